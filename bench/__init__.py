@@ -1,0 +1,1 @@
+"""fusedstep and its peers side by side on one machine: `python -m bench`."""

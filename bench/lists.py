@@ -1,0 +1,68 @@
+"""The parameter lists that are raced, and the bytes that a step over one must at least move."""
+
+from dataclasses import dataclass
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+# Reads and writes of one element in a step that touches memory as seldom as the rule allows, as
+# (matrix, vector). AdamW reads p g m v and writes p m v. Adafactor reads g twice, since the update
+# needs the sums, and reads and writes p; the second read of g is left out because it can come from
+# cache, and so can the row and column factors. Adafactor's vectors keep a full v, read and written.
+FLOOR_ACCESSES = {"adamw": (7, 7), "adafactor": (3, 5)}
+
+MEBI = 1 << 20
+
+
+@dataclass(frozen=True)
+class ParameterList:
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    families: tuple[str, ...] = ("adamw", "adafactor")
+    host_bound: bool = False
+
+    @property
+    def elements(self) -> int:
+        return sum(torch.Size(shape).numel() for shape in self.shapes)
+
+    def floor_bytes(self, family: str, dtype: torch.dtype) -> int:
+        matrix, vector = FLOOR_ACCESSES[family]
+        accesses = sum(
+            torch.Size(shape).numel() * (matrix if len(shape) > 1 else vector)
+            for shape in self.shapes
+        )
+        return accesses * dtype.itemsize
+
+    def tensors(self, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Parameter and gradient values, the same ones at every call."""
+        noise = torch.Generator().manual_seed(0)
+        return [
+            (
+                torch.randn(shape, generator=noise, dtype=dtype),
+                torch.randn(shape, generator=noise, dtype=dtype).mul_(1e-2),
+            )
+            for shape in self.shapes
+        ]
+
+
+LISTS = {
+    entry.name: entry
+    for entry in (
+        ParameterList("10x8M", ((8 * MEBI,),) * 10, families=("adamw",)),
+        ParameterList("68M", ((2048, 2048),) * 8 + ((2048, 5632),) * 3),
+        ParameterList("small", ((64, 64),) * 600 + ((64,),) * 600),
+        ParameterList("tiny", ((1024,),) * 1200, families=("adamw",)),
+        ParameterList("host", ((1,),) * 1200, host_bound=True),
+    )
+}
+
+
+def parameters(values: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.nn.Parameter]:
+    """A provider's own copy of the values; the gradients stay in place between steps."""
+    copies = []
+    for value, gradient in values:
+        parameter = torch.nn.Parameter(value.clone())
+        parameter.grad = gradient.clone()
+        copies.append(parameter)
+    return copies

@@ -1,0 +1,90 @@
+"""The optimizers that are raced: for every rule ours, and the peers with the same settings."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from bench.lists import ParameterList
+
+OURS = "fusedstep"
+
+Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Rule:
+    family: str
+    dtypes: tuple[str, ...]
+    providers: dict[str, Build]
+
+
+@dataclass(frozen=True)
+class Race:
+    rule: str
+    chosen: ParameterList
+    dtype: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.chosen.name} {self.dtype}"
+
+
+def lazily(module: str, name: str, **settings: Any) -> Build:
+    """Import at the first use: an absent peer costs its own rows and no others."""
+    return lambda params: getattr(import_module(module), name)(params, **settings)
+
+
+ADAMW = {"lr": 1e-3}
+# What transformers' Trainer passes for optim="adafactor".
+TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+
+RULES = {
+    "adamw": Rule(
+        "adamw",
+        ("float32",),
+        {
+            OURS: lazily("fusedstep.optim", "AdamW", **ADAMW),
+            "torch-fused": lazily("torch.optim", "AdamW", fused=True, **ADAMW),
+            "torch-foreach": lazily("torch.optim", "AdamW", foreach=True, **ADAMW),
+            "torch-plain": lazily("torch.optim", "AdamW", foreach=False, **ADAMW),
+        },
+    ),
+    "adafactor-hf-trainer": Rule(
+        "adafactor",
+        ("float32", "bfloat16"),
+        {
+            OURS: lazily("fusedstep.hf", "Adafactor", **TRAINER),
+            "transformers": lazily("transformers.optimization", "Adafactor", **TRAINER),
+        },
+    ),
+    "adafactor-hf-defaults": Rule(
+        "adafactor",
+        ("float32", "bfloat16"),
+        {
+            OURS: lazily("fusedstep.hf", "Adafactor"),
+            "transformers": lazily("transformers.optimization", "Adafactor"),
+        },
+    ),
+    "adafactor-torch": Rule(
+        "adafactor",
+        ("float32", "bfloat16"),
+        {
+            OURS: lazily("fusedstep.optim", "Adafactor"),
+            "torch-foreach": lazily("torch.optim", "Adafactor", foreach=True),
+            "torch-plain": lazily("torch.optim", "Adafactor", foreach=False),
+        },
+    ),
+}
+
+PROVIDERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.providers))
+
+
+def reason(error: Exception) -> str:
+    """One line for the table: why a provider has no time."""
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return f"{error.name} is not installed"
+    said = (str(error).strip() or "no message").splitlines()[0][:100]
+    return f"failed: {type(error).__name__}: {said}"

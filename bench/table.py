@@ -1,0 +1,127 @@
+"""One race becomes rows; the rows become the aligned table and its Markdown twin."""
+
+import statistics
+from dataclasses import dataclass
+
+from bench.clock import Outcome
+from bench.lists import DTYPES
+from bench.providers import OURS, RULES, Race
+
+HEADINGS = (
+    *("rule", "list", "dtype", "provider", "ms", "quartiles", "GB/s", "of copy"),
+    *("ratio", "us/param", "rounds", "rejected", "note"),
+)
+LEFT_ALIGNED = {"rule", "list", "dtype", "provider", "note"}
+
+LEGEND = """\
+ms: median time of one whole opt.step(). ratio: median over rounds of the paired ratio to
+fusedstep; above 1 is slower. GB/s: the fewest bytes the rule must move (bench/lists.py) over that
+time. of copy: that over the measured speed of tensor.copy_; it passes 100 % where the list fits
+the caches, and where writing in place saves the fetch of the lines that a copy overwrites.
+us/param: host time a parameter, from 1200 tensors of one element. rejected: rounds not counted
+because other processes used the CPU; a disturbed race had mostly such rounds, and counts them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    rule: str
+    list: str
+    dtype: str
+    provider: str
+    parameters: int
+    elements: int
+    floor_bytes: int
+    ms: float | None = None
+    quartiles_ms: tuple[float, float] | None = None
+    gigabytes_a_second: float | None = None
+    share_of_copy: float | None = None
+    ratio: float | None = None
+    us_per_parameter: float | None = None
+    rounds: int = 0
+    rejected: int = 0
+    note: str = ""
+
+
+def rows_of(race: Race, outcome: Outcome, copy: float) -> list[Row]:
+    """`copy` is the copy bandwidth in bytes a second."""
+    chosen = race.chosen
+    floor = chosen.floor_bytes(RULES[race.rule].family, DTYPES[race.dtype])
+    who = (race.rule, chosen.name, race.dtype)
+    size = (len(chosen.shapes), chosen.elements, floor)
+    ours = outcome.seconds.get(OURS)
+    rows = []
+    for name in race.names:
+        seconds = outcome.seconds.get(name)
+        if not seconds:
+            note = outcome.failures.get(name, "failed: no round was finished")
+            rows.append(Row(*who, name, *size, note=note))
+            continue
+        median = statistics.median(seconds)
+        low, _, high = (
+            statistics.quantiles(seconds, method="inclusive") if seconds[1:] else seconds * 3
+        )
+        rows.append(
+            Row(
+                *who,
+                name,
+                *size,
+                ms=median * 1e3,
+                quartiles_ms=(low * 1e3, high * 1e3),
+                gigabytes_a_second=None if chosen.host_bound else floor / median / 1e9,
+                share_of_copy=None if chosen.host_bound else floor / median / copy,
+                ratio=statistics.median(map(float.__truediv__, seconds, ours)) if ours else None,
+                us_per_parameter=median * 1e6 / len(chosen.shapes) if chosen.host_bound else None,
+                rounds=len(seconds),
+                rejected=0 if outcome.disturbed else outcome.rejected,
+                note=f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else "",
+            )
+        )
+    return rows
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    quartiles = row.quartiles_ms
+    return (
+        *(row.rule, row.list, row.dtype, row.provider),
+        shown(row.ms, "{:.3f}"),
+        "{:.3f}..{:.3f}".format(*quartiles) if quartiles else "-",
+        shown(row.gigabytes_a_second, "{:.1f}"),
+        shown(row.share_of_copy, "{:.0%}"),
+        shown(row.ratio, "{:.2f}"),
+        shown(row.us_per_parameter, "{:.2f}"),
+        *(str(row.rounds), str(row.rejected), row.note),
+    )
+
+
+def race_key(row: Row) -> tuple[str, str, str]:
+    return row.rule, row.list, row.dtype
+
+
+def text(rows: list[Row]) -> str:
+    """The aligned table, an empty line between races."""
+    lines = [HEADINGS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def aligned(line: tuple[str, ...]) -> str:
+        return "  ".join(
+            cell.ljust(width) if heading in LEFT_ALIGNED else cell.rjust(width)
+            for heading, cell, width in zip(HEADINGS, line, widths, strict=True)
+        ).rstrip()
+
+    printed, previous = [aligned(HEADINGS)], None
+    for row in rows:
+        if race_key(row) != previous:
+            printed.append("")
+        previous = race_key(row)
+        printed.append(aligned(cells(row)))
+    return "\n".join(printed)
+
+
+def markdown(rows: list[Row], headline: str) -> str:
+    rule = [":--" if heading in LEFT_ALIGNED else "--:" for heading in HEADINGS]
+    body = [[cell.replace("|", "\\|") for cell in cells(row)] for row in rows]
+    lines = ["| " + " | ".join(line) + " |" for line in [HEADINGS, rule, *body]]
+    return "\n".join(["# One optimizer step", "", headline, "", *lines, "", LEGEND, ""])

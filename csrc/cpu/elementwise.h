@@ -1,0 +1,70 @@
+// Walks an elementwise rule over the tensors of a launch, a tile at a time.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "../plan.h"
+#include "tile.h"
+
+namespace fusedstep {
+namespace {
+
+// Elements converted at a time; the buffers of all slots fit the first-level cache.
+constexpr int64_t kElements = 512;
+
+// One row of scalars, rounded once, as the rule's fields. The first number is the gradient's sign.
+template <class Rule, class T>
+Rule rule_of(const Launch& launch, int64_t tensor) {
+  Rule rule;
+  static_assert(sizeof(Rule) % sizeof(T) == 0, "a rule holds nothing but scalars");
+  const double* row = launch.scalars + launch.row_of[tensor] * launch.row_length;
+  T field[sizeof(Rule) / sizeof(T)];
+  for (size_t k = 0; k < sizeof(Rule) / sizeof(T); ++k) field[k] = T(row[1 + k]);
+  std::memcpy(&rule, field, sizeof(Rule));
+  return rule;
+}
+
+template <class T>
+T gradient_scale(const Launch& launch, int64_t tensor) {
+  return T(launch.grad_scale) * T(launch.scalars[launch.row_of[tensor] * launch.row_length]);
+}
+
+template <class Rule, class T, size_t... K>
+void update_all(const Rule& rule, T* p, const T* g, T* const (&state)[sizeof...(K)], int64_t n,
+                std::index_sequence<K...>) {
+  FUSEDSTEP_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) rule.update(p[i], g[i], state[K][i]...);
+}
+
+template <class Rule, class T, int States>
+void walk_elementwise(const Launch& launch, const Entry& entry) {
+  const int64_t* tensor = launch.table + entry.tensor * launch.fields;
+  const Rule rule = rule_of<Rule, T>(launch, entry.tensor);
+  const T scale = gradient_scale<T>(launch, entry.tensor);
+  const int64_t elements = tensor[2 + States];
+  const int64_t end = std::min<int64_t>(entry.index + kPiece, elements);
+  T p_buffer[kElements], g_buffer[kElements], state_buffer[States][kElements];
+
+  auto at = [&](int slot, int64_t i) {
+    return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
+  };
+  bool direct = scale == T(1);
+  for (int slot = 0; slot < 2 + States; ++slot) direct &= launch.dtypes[slot] == dtype_of<T>();
+  const int64_t stride = direct ? kPiece : kElements;
+
+  for (int64_t i = entry.index; i < end; i += stride) {
+    const int64_t n = std::min(stride, end - i);
+    T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
+    const T* g = load<T>(launch.dtypes[1], at(1, i), n, scale, g_buffer);
+    T* state[States];
+    for (int k = 0; k < States; ++k)
+      state[k] = load(launch.dtypes[2 + k], at(2 + k, i), n, state_buffer[k]);
+    update_all(rule, p, g, state, n, std::make_index_sequence<States>());
+    store(launch.dtypes[0], at(0, i), n, p);
+    for (int k = 0; k < States; ++k) store(launch.dtypes[2 + k], at(2 + k, i), n, state[k]);
+  }
+}
+
+}  // namespace
+}  // namespace fusedstep

@@ -1,0 +1,68 @@
+// torch's pool is entered by its symbol, so there is one pool, sized by torch.set_num_threads, and any
+// compiler will do. GNU's OpenMP, LLVM's and Intel's all export it; it is bound when torch is loaded.
+#include "threads.h"
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), void* data,
+                                                    unsigned threads, unsigned flags);
+
+namespace fusedstep {
+namespace {
+
+struct alignas(64) Phase {
+  std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int64_t> done{0};
+};
+
+struct Team {
+  const Launch& launch;
+  Walk walk;
+  std::unique_ptr<Phase[]> phases;
+  std::atomic<int64_t> members{0};
+};
+
+void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
+  for (int spins = 0; done.load(std::memory_order_acquire) < runs; ++spins) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+    if (spins >= 2000) std::this_thread::yield();  // another process may hold the core of a member
+  }
+}
+
+// A phase is over when its runs are done, however many threads the pool gave us.
+void work_through(void* data) {
+  Team& team = *static_cast<Team*>(data);
+  const Launch& launch = team.launch;
+  const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
+  char* scratch = launch.thread_scratch + team.members.fetch_add(1) * launch.thread_bytes;
+  for (int64_t phase = 0; phase < launch.n_phases; ++phase) {
+    const int64_t first = launch.phases[phase], runs = launch.phases[phase + 1] - first;
+    Phase& state = team.phases[phase];
+    for (int64_t run; (run = state.next.fetch_add(1, std::memory_order_relaxed)) < runs;) {
+      for (int64_t e = launch.runs[first + run]; e < launch.runs[first + run + 1]; ++e)
+        team.walk(launch, entries[e], scratch);
+      state.done.fetch_add(1, std::memory_order_release);
+    }
+    wait_until(state.done, runs);
+  }
+}
+
+}  // namespace
+
+bool has_pool() { return GOMP_parallel != nullptr; }
+
+void carry_out(const Launch& launch, Walk walk) {
+  if (launch.n_phases == 0) return;
+  Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), {}};
+  const bool one_run = launch.phases[launch.n_phases] == 1;
+  if (launch.threads > 1 && !one_run && has_pool())
+    GOMP_parallel(work_through, &team, unsigned(launch.threads), 0);
+  else
+    work_through(&team);
+}
+
+}  // namespace fusedstep

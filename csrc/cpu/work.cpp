@@ -1,0 +1,95 @@
+// Cuts a bucket into entries: small tensors in runs, large ones in pieces, phase by phase.
+#include "work.h"
+
+namespace fusedstep {
+namespace {
+
+// Elements in one run of small tensors: enough to hide the cost of taking it, few enough to balance.
+constexpr int64_t kRun = kPiece / 2;
+
+int64_t slots(const Launch& launch) {
+  // The sizes that follow the addresses: one for elementwise rules, else rms first.
+  const bool factored = launch.rule == kAdafactor || launch.rule == kAdafactorMomentum;
+  return launch.fields - (!factored ? 1 : launch.vectors ? 2 : 4);
+}
+
+MatrixCut cut_of(const Launch& launch, int64_t tensor) {
+  const int64_t* sizes = launch.table + tensor * launch.fields + slots(launch) + 1;
+  // A vector's pieces are cut like a batch of single elements.
+  if (launch.vectors) return MatrixCut(sizes[0], 1, 1);
+  return MatrixCut(sizes[0], sizes[1], sizes[2]);
+}
+
+}  // namespace
+
+Work elementwise_work(const Launch& launch, int64_t tensors) {
+  Work work;
+  int64_t elements = 0;
+  for (int64_t t = 0; t < tensors; ++t) {
+    const int64_t n = launch.table[t * launch.fields + slots(launch)];
+    for (int64_t i = 0; i < n; i += kPiece) {
+      const int64_t taken = std::min<int64_t>(kPiece, n - i);
+      work.add(kUpdate, t, i);
+      elements += taken;
+      if (elements >= kRun) work.end_run(), elements = 0;
+    }
+  }
+  work.end_phase();
+  return work;
+}
+
+Work factored_work(const Launch& launch, int64_t tensors) {
+  Work work;
+  const int64_t item = launch.wide ? 8 : 4;
+  const int64_t kPhases = 6;
+  const int64_t phase_kinds[kPhases] = {kStatistics, kColumns, kEnergy, kFinish, kUpdate, kReport};
+  work.scratch_of.assign(tensors, 0);
+  int64_t small = 0;
+  std::vector<int64_t> large;
+  for (int64_t t = 0; t < tensors; ++t) {
+    const MatrixCut cut = cut_of(launch, t);
+    const int64_t elements = cut.batch * cut.rows * cut.cols;
+    if (elements == 0) continue;
+    if (!launch.vectors) {
+      const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
+      work.thread_bytes = std::max(work.thread_bytes, (partials + cut.cols) * item + 64);
+    }
+    if (cut.pieces > 1 || cut.blocked) {
+      large.push_back(t);
+      continue;
+    }
+    work.add(kWhole, t, 0);
+    small += elements;
+    if (small >= kRun) work.end_run(), small = 0;
+  }
+  work.end_phase();
+
+  for (size_t first = 0, last = 0; first < large.size(); first = last) {
+    int64_t elements = 0, bytes = 0;
+    for (last = first; last < large.size() && (last == first || elements < kWave); ++last) {
+      const MatrixCut cut = cut_of(launch, large[last]);
+      elements += cut.batch * cut.rows * cut.cols;
+      work.scratch_of[large[last]] = bytes;
+      bytes += Sums(nullptr, cut, item).bytes;
+    }
+    work.scratch_bytes = std::max(work.scratch_bytes, bytes);
+    for (int64_t kind : phase_kinds) {
+      for (size_t k = first; k < last; ++k) {
+        const MatrixCut cut = cut_of(launch, large[k]);
+        const bool of_blocks = kind == kColumns || kind == kEnergy;
+        const bool of_tensor = kind == kFinish || kind == kReport;
+        if (of_blocks && !cut.blocked) continue;
+        const int64_t column_entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
+        const int64_t n = of_tensor ? 1 : kind == kColumns ? cut.batch * column_entries : cut.pieces;
+        for (int64_t index = 0; index < n; ++index) {
+          work.add(kind, large[k], index);
+          if (!of_tensor) work.end_run();
+        }
+      }
+      work.end_phase();
+    }
+  }
+  return work;
+}
+
+}  // namespace fusedstep

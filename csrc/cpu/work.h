@@ -1,0 +1,80 @@
+// How a bucket's tensors are cut: pieces by shape alone, entries and phases for the threads, scratch.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../plan.h"
+#include "../rules.h"
+
+namespace fusedstep {
+
+// A tensor of matrices as pieces: runs of whole matrices, or blocks of rows where one is too large.
+struct MatrixCut {
+  int64_t batch, rows, cols;
+  bool blocked;
+  int64_t blocks;     // of one matrix
+  int64_t tiles;      // of one row
+  int64_t per_piece;  // matrices
+  int64_t pieces;
+
+  MatrixCut(int64_t batch, int64_t rows, int64_t cols) : batch(batch), rows(rows), cols(cols) {
+    const int64_t area = rows * cols;
+    blocked = area > kPiece;
+    blocks = (rows + kBlock - 1) / kBlock;
+    tiles = (cols + kTile - 1) / kTile;
+    per_piece = blocked || area == 0 ? 1 : std::max<int64_t>(1, kPiece / area);
+    pieces = blocked ? batch * blocks : (batch + per_piece - 1) / per_piece;
+  }
+};
+
+// Tiles of columns that one entry finishes.
+constexpr int64_t kColumnTiles = 4;
+
+// Elements of gradient whose read 2 should find them in the last-level cache after read 1.
+constexpr int64_t kWave = 4 << 20;
+
+// Where a tensor's sums lie between the phases.
+struct Sums {
+  double *step, *p, *u;                             // step: step_size, keep; p, u: one for each piece
+  double *mean, *smallest_row, *energy, *smallest_col;  // blocked matrices only
+  char* partial;                                    // s then h of each block, in the compute type
+  int64_t bytes;
+
+  Sums(char* base, const MatrixCut& cut, int64_t item) {
+    const int64_t tiles = cut.blocked ? cut.batch * cut.tiles : 0;
+    const int64_t blocks = cut.blocked ? cut.pieces : 0;
+    double* at = reinterpret_cast<double*>(base);
+    auto take = [&](int64_t n) { return (at += n) - n; };
+    step = take(2);
+    p = take(cut.pieces);
+    u = take(cut.pieces);
+    mean = take(cut.blocked ? cut.batch : 0);
+    smallest_row = take(blocks);
+    energy = take(tiles);
+    smallest_col = take(tiles);
+    partial = reinterpret_cast<char*>(at);
+    bytes = partial - base + 2 * blocks * cut.cols * item;
+    bytes = (bytes + 63) / 64 * 64;
+  }
+};
+
+struct Work {
+  std::vector<Entry> entries;
+  std::vector<int64_t> runs{0}, phases{0}, scratch_of;
+  int64_t scratch_bytes = 0, thread_bytes = 0;
+
+  void add(int64_t kind, int64_t tensor, int64_t index) { entries.push_back({kind, tensor, index}); }
+  void end_run() {
+    if (int64_t(entries.size()) > runs.back()) runs.push_back(entries.size());
+  }
+  void end_phase() {
+    end_run();
+    if (int64_t(runs.size()) - 1 > phases.back()) phases.push_back(runs.size() - 1);
+  }
+};
+
+Work elementwise_work(const Launch& launch, int64_t tensors);
+Work factored_work(const Launch& launch, int64_t tensors);
+
+}  // namespace fusedstep

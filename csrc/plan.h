@@ -1,0 +1,45 @@
+// What a launch receives: plain addresses and sizes, laid out by python/fusedstep/plan.py.
+#pragma once
+
+#include <cstdint>
+
+namespace fusedstep {
+
+constexpr int kMaxSlots = 6;
+
+// One bucket of tensors that share a rule, a device and all dtypes.
+//
+// `table` has a row of `fields` numbers for each tensor: the addresses of its slots, then its sizes.
+//   elementwise   p g states...            | elements
+//   matrices      p g row col states...    | address of rms(p) or 0, batch, rows, columns
+//   vectors       p g v states...          | address of rms(p) or 0, elements
+// `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
+// `entries` are triples (kind of work, tensor, index); a run of entries is what a thread takes at once;
+// a phase is a range of runs that may go in any order, after all of the phase before.
+struct Launch {
+  int64_t rule = 0;
+  int64_t wide = 0;  // 1: compute in float64, 0: in float32
+  int64_t vectors = 0;
+  int64_t dtypes[kMaxSlots] = {};
+  const int64_t* table = nullptr;
+  int64_t fields = 0;
+  const int64_t* row_of = nullptr;
+  const double* scalars = nullptr;
+  int64_t row_length = 0;
+  const int64_t* entries = nullptr;
+  const int64_t* runs = nullptr;
+  const int64_t* phases = nullptr;
+  int64_t n_phases = 0;
+  char* scratch = nullptr;               // of the pieces; tensor t's starts at scratch_of[t]
+  const int64_t* scratch_of = nullptr;
+  char* thread_scratch = nullptr;        // thread_bytes for each thread
+  int64_t thread_bytes = 0;
+  double grad_scale = 1.0;
+  int64_t threads = 1;
+};
+
+struct Entry {
+  int64_t kind, tensor, index;
+};
+
+}  // namespace fusedstep

@@ -1,0 +1,137 @@
+// One walk over parameters, gradients and states: the first time it records, later it compares.
+#include "watch.h"
+
+namespace fusedstep {
+namespace {
+
+// The C interface of DLPack 1.3, as far as it is used.
+struct DlTensor {
+  void* data;
+  int32_t device_type, device_id, ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+};
+struct DlExchangeApi {
+  uint32_t major, minor;
+  void* previous;
+  void* allocate;
+  void* managed_from_object;
+  void* managed_to_object;
+  int (*tensor_from_object)(void* object, DlTensor* out);
+};
+
+int64_t number(const void* pointer) { return reinterpret_cast<int64_t>(pointer); }
+
+PyObject* grad_name() {
+  static PyObject* name = PyUnicode_InternFromString("grad");
+  return name;
+}
+
+struct Recorder {
+  std::vector<int64_t>& seen;
+  bool operator()(int64_t value) {
+    seen.push_back(value);
+    return true;
+  }
+  bool address(int64_t value, int64_t) { return (*this)(value); }
+};
+
+struct Comparer {
+  const int64_t* at;
+  const int64_t* end;
+  int64_t moved = 0;
+  bool operator()(int64_t value) { return at != end && *at++ == value; }
+  // A gradient may move, as long as it stays as aligned as it was.
+  bool address(int64_t value, int64_t cell) {
+    if (at == end) return false;
+    int64_t& seen = const_cast<int64_t&>(*at++);
+    if (seen == value) return true;
+    if ((seen ^ value) & 15) return false;
+    seen = value;
+    if (cell) *reinterpret_cast<int64_t*>(cell) = value, ++moved;
+    return true;
+  }
+};
+
+// Everything about a tensor but its address.
+template <class Visit>
+bool visit_layout(const DlTensor& t, Visit& visit) {
+  const int64_t kind = int64_t(t.code) | int64_t(t.bits) << 8 | int64_t(t.ndim) << 16;
+  if (!visit(kind) || !visit(int64_t(t.device_type) << 32 | t.device_id)) return false;
+  for (int32_t d = 0; d < t.ndim; ++d)
+    if (!visit(t.shape[d]) || (t.strides && !visit(t.strides[d]))) return false;
+  return true;
+}
+
+}  // namespace
+
+template <class Visit>
+bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) const {
+  const auto tensor_from_object = static_cast<const DlExchangeApi*>(api_)->tensor_from_object;
+  DlTensor t;
+  auto tensor = [&](PyObject* object) {
+    return visit(number(object)) && tensor_from_object(object, &t) == 0 &&
+           visit(number(t.data) + int64_t(t.byte_offset)) && visit_layout(t, visit);
+  };
+
+  size_t index = 0;
+  const Py_ssize_t groups = PyList_GET_SIZE(param_lists);
+  if (!visit(groups)) return false;
+  for (Py_ssize_t g = 0; g < groups; ++g) {
+    PyObject* params = PyList_GET_ITEM(param_lists, g);
+    if (!PyList_Check(params) || !visit(PyList_GET_SIZE(params))) return false;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i, ++index) {
+      PyObject* param = PyList_GET_ITEM(params, i);
+      if (!tensor(param)) return false;
+      PyObject* grad = PyObject_GetAttr(param, grad_name());
+      if (grad == nullptr) return false;
+      const int64_t cell = index < cells_.size() ? cells_[index] : 0;
+      bool same = visit(grad != Py_None);
+      if (same && grad != Py_None) {
+        same = tensor_from_object(grad, &t) == 0 &&
+               visit.address(number(t.data) + int64_t(t.byte_offset), cell) &&
+               visit_layout(t, visit);
+      }
+      Py_DECREF(grad);
+      if (!same) return false;
+    }
+  }
+
+  PyObject *key, *value;
+  Py_ssize_t position = 0;
+  if (!visit(PyDict_Size(state))) return false;
+  while (PyDict_Next(state, &position, &key, &value)) {
+    if (!PyDict_Check(value) || !visit(number(key)) || !visit(number(value))) return false;
+    if (!visit(PyDict_Size(value))) return false;
+    for (PyObject* name : keys_) {
+      PyObject* entry = PyDict_GetItemWithError(value, name);
+      if (PyErr_Occurred() || !visit(entry != nullptr)) return false;
+      if (entry != nullptr && !tensor(entry)) return false;
+    }
+  }
+  return true;
+}
+
+Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
+             std::vector<int64_t> cells)
+    : api_(PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api")), cells_(std::move(cells)) {
+  if (api_ == nullptr) return;
+  for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(keys); ++k) {
+    PyObject* name = PyTuple_GET_ITEM(keys, k);
+    Py_INCREF(name);  // a handful of interned names, which live as long as the program
+    keys_.push_back(name);
+  }
+  if (!walk(param_lists, state, Recorder{seen_}) && !PyErr_Occurred())
+    PyErr_SetString(PyExc_TypeError, "param groups hold something else than lists of tensors");
+}
+
+int64_t Watch::check(PyObject* param_lists, PyObject* state) const {
+  Comparer compare{seen_.data(), seen_.data() + seen_.size()};
+  if (walk(param_lists, state, compare) && compare.at == compare.end) return compare.moved;
+  PyErr_Clear();  // what cannot be looked at has changed; making the plan anew says what is wrong
+  return -1;
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,72 @@
+"""The backends behind one signature, and which of them runs where."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import cpu, reference
+from .plan import Bucket
+
+VARIABLE = "FUSEDSTEP_BACKEND"
+
+
+class Backend(Protocol):
+    """What a backend module offers. `launch` is the one signature: a bucket, a float64 row of scalars
+    for each key of the bucket, and the inverse gradient scale and found_inf as device scalars."""
+
+    name: str
+
+    def why_absent(self) -> str: ...
+    def devices(self) -> tuple[str, ...]: ...
+    def about(self) -> str: ...
+    def prepare(self, bucket: Bucket) -> None: ...
+    def scratch_bytes(self, bucket: Bucket) -> int: ...
+    def launch(
+        self,
+        bucket: Bucket,
+        scalars: Tensor,
+        inv_grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> None: ...
+
+
+# In the order in which `auto` prefers them.
+BACKENDS: dict[str, Any] = {backend.name: backend for backend in (cpu, reference)}
+
+
+def check_name(name: str | None) -> str | None:
+    """A backend's name as an optimizer was given it; None and "auto" leave the choice to us."""
+    if name is None or name == "auto":
+        return name
+    if name not in BACKENDS:
+        choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
+        raise ValueError(f"backend should be one of {choices} but is: {name!r}")
+    return name
+
+
+def choose(name: str | None, device: torch.device, where: str) -> Backend:
+    """The backend for tensors on `device`. What was asked for by name is taken or refused, never
+    replaced; `where` names a parameter for the refusal."""
+    asked = name if name is not None else os.environ.get(VARIABLE) or "auto"
+    source = "backend" if name is not None else VARIABLE
+    if asked != "auto":
+        if asked not in BACKENDS:
+            choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
+            raise ValueError(f"{source} should be one of {choices} but is: {asked!r}")
+        backend: Backend = BACKENDS[asked]
+        if backend.why_absent():
+            raise RuntimeError(f"{source}={asked!r} is not available: {backend.why_absent()}")
+        if device.type not in backend.devices():
+            raise RuntimeError(
+                f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, not {where}. "
+                f"Ask for 'auto', or move the parameter."
+            )
+        return backend
+    for candidate in BACKENDS.values():
+        if not candidate.why_absent() and device.type in candidate.devices():
+            return candidate  # type: ignore[no-any-return]
+    raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")

@@ -1,0 +1,106 @@
+"""Checks at the door: what a step cannot take is refused by name, before anything has changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
+
+
+def describe(groups: list[dict[str, Any]], group: int, index: int) -> str:
+    """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`."""
+    param = groups[group]["params"][index]
+    names = groups[group].get("param_names")
+    name = f"'{names[index]}', " if names else ""
+    return (
+        f"parameter {index} of group {group} "
+        f"({name}shape {tuple(param.shape)}, {param.dtype}, on {param.device})"
+    )
+
+
+def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> None:
+    """Refuses a parameter or gradient that no backend could update rightly."""
+    for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
+        if is_traceable_wrapper_subclass(tensor):
+            raise TypeError(
+                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version updates plain "
+                "tensors only; use torch's own optimizer for sharded or wrapped parameters."
+            )
+        if tensor.device.type == "meta":
+            raise RuntimeError(
+                f"{optimizer}: {where}: {what} is on the meta device, which holds no data. Move the "
+                "model to a real device first, for instance with model.to_empty(device=...)."
+            )
+        if tensor.dtype not in FLOATS + COMPLEX:
+            known = ", ".join(str(dtype) for dtype in FLOATS)
+            raise TypeError(
+                f"{optimizer}: {where}: {what} has dtype {tensor.dtype}, expected one of {known}. "
+                "Convert it, or leave it out of the optimizer."
+            )
+    if grad.shape != param.shape:
+        raise RuntimeError(
+            f"{optimizer}: {where}: its gradient has shape {tuple(grad.shape)}. Set .grad again after "
+            "the parameter's .data was replaced."
+        )
+    if grad.device != param.device:
+        raise RuntimeError(
+            f"{optimizer}: {where}: its gradient is on {grad.device}. Move both to the same device."
+        )
+    if grad.is_complex() != param.is_complex():
+        raise TypeError(f"{optimizer}: {where}: only one of parameter and gradient is complex.")
+    if param.numel() and any(
+        size > 1 and stride == 0 for size, stride in zip(param.shape, param.stride(), strict=True)
+    ):
+        raise RuntimeError(
+            f"{optimizer}: {where}: elements of the parameter share memory (it was expanded), so an "
+            "update in place has no meaning. Make it a tensor of its own with .clone()."
+        )
+
+
+def check_state(
+    where: str, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
+) -> None:
+    """Refuses a state that does not belong to its parameter any more."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{optimizer}: {where}: state '{key}' is {value!r}, expected a tensor of shape "
+            f"{tuple(shape)}. Load a checkpoint of the same optimizer, or clear the state."
+        )
+    if value.shape != shape:
+        hint = (
+            "A flattened or sharded matrix has lost its rows and columns, which Adafactor needs: do "
+            "not flatten it, or use an elementwise optimizer. "
+            if value.dim() != param.dim()
+            else ""
+        )
+        raise RuntimeError(
+            f"{optimizer}: {where}: state '{key}' has shape {tuple(value.shape)}, expected "
+            f"{tuple(shape)}. {hint}If the parameter was replaced, clear its state."
+        )
+    if value.device != param.device:
+        raise RuntimeError(
+            f"{optimizer}: {where}: state '{key}' is on {value.device}. Move it with the parameter, for "
+            "instance by opt.load_state_dict(opt.state_dict())."
+        )
+    if value.dtype not in (COMPLEX if param.is_complex() else FLOATS):
+        raise TypeError(
+            f"{optimizer}: {where}: state '{key}' has dtype {value.dtype}, expected one of "
+            f"{', '.join(str(dtype) for dtype in FLOATS)}."
+        )
+
+
+def number(value: Any, name: str) -> Any:
+    """`value` with numbers that were given as strings (as YAML reads 1e-3) converted, at any depth."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{name} should be a number but is: {value!r}") from None
+    if isinstance(value, (tuple, list)):
+        return type(value)(number(item, name) for item in value)
+    return value

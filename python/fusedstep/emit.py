@@ -1,0 +1,125 @@
+"""Prints csrc/rules.h: every rule of fusedstep.rules as a C++ struct.
+
+Run `python -m fusedstep.emit csrc/rules.h` after a rule changed; a test fails while the file is stale.
+A rule is straight-line arithmetic, which reads the same in Python and in C++.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+
+from .rules import RULES, Rule, layout
+
+HEADER = """\
+// The update rules as C++. GENERATED from python/fusedstep/rules by `python -m fusedstep.emit`: do not edit.
+#pragma once
+
+#include "numeric.h"
+
+namespace fusedstep {
+"""
+
+
+def rules_header() -> str:
+    """The whole text of csrc/rules.h."""
+    constants = [
+        f"constexpr int k{_camel(name)} = {value};"
+        for name, value in vars(layout).items()
+        if name.isupper()
+    ]
+    families: dict[str, list[Rule]] = {}
+    for rule in RULES.values():
+        families.setdefault(rule.family or rule.name, []).append(rule)
+    parts = [
+        HEADER,
+        "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.",
+        *constants,
+        "",
+        "enum RuleId {",
+        *(f"  k{_camel(rule.name)}," for rule in RULES.values()),
+        "};",
+        "",
+        "namespace {",
+        *(f"\n{_struct(name, rules)}" for name, rules in families.items()),
+        "",
+        "}  // namespace",
+        "}  // namespace fusedstep",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _camel(name: str) -> str:
+    return "".join(word.title() for word in name.lower().split("_"))
+
+
+def _struct(family: str, rules: list[Rule]) -> str:
+    fields = textwrap.fill(
+        f"T {', '.join(rules[0].scalars)};", 98, initial_indent="  ", subsequent_indent="      "
+    )
+    methods = {function: rule for rule in rules for function in rule.functions}
+    return "\n".join(
+        [
+            "template <class T>",
+            f"struct {_camel(family)} {{",
+            fields,
+            *(f"\n{_method(rule, function)}" for function, rule in methods.items()),
+            "};",
+        ]
+    )
+
+
+def _method(rule: Rule, function: Callable[..., object]) -> str:
+    """One rule text as a member: values are arguments, scalars are fields. A returned argument is
+    updated in place, another returned name is an output, a returned expression is the result."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    arguments = [a.arg for a in tree.args.args if a.arg not in rule.scalars]
+    *body, last = [s for s in tree.body if not isinstance(s, ast.Expr)]
+    assert isinstance(last, ast.Return) and last.value is not None
+    is_update = function is rule.functions[0]
+
+    returned: list[str] = []
+    if isinstance(last.value, ast.Tuple):
+        for name in last.value.elts:
+            assert isinstance(name, ast.Name), f"{function.__name__} returns more than names"
+            returned.append(name.id)
+    outputs = [name for name in returned if name not in arguments]
+    parameters = [f"T{'&' if a in returned else ''} {a}" for a in arguments]
+    parameters += [f"T& {name}" for name in outputs]
+
+    known = {*arguments, *outputs}
+    lines = []
+    for statement in body:
+        assert isinstance(statement, ast.Assign), f"{function.__name__} has a branch or a loop"
+        (target,) = statement.targets
+        assert isinstance(target, ast.Name)
+        declare = "" if target.id in known else "T "
+        known.add(target.id)
+        lines.append(f"{declare}{target.id} = {_expression(statement.value)};")
+    if not returned:
+        lines.append(f"return {_expression(last.value)};")
+
+    name = "update" if is_update else function.__name__
+    head = f"FUSEDSTEP_INLINE {'void' if returned else 'T'} {name}({', '.join(parameters)}) const {{"
+    return textwrap.indent("\n".join([head, *(f"  {line}" for line in lines), "}"]), "  ")
+
+
+class _Literals(ast.NodeTransformer):
+    """1.0 -> T(1.0): a bare literal would be a double and widen the expression."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Call(ast.Name("T", ast.Load()), [node], [])
+
+
+def _expression(node: ast.expr) -> str:
+    return ast.unparse(ast.fix_missing_locations(_Literals().visit(node)))
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], "w") as file:
+        file.write(rules_header())

@@ -1,0 +1,130 @@
+"""transformers.optimization.Adafactor, in a constant number of launches for all parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import check
+from ..optim.base import Group, State
+from ..optim.factored import FactoredOptimizer
+from ..optim.scalars import scalar
+from ..rules import adafactor
+
+
+class Adafactor(FactoredOptimizer):
+    """Adafactor: same arguments and states as ``transformers.optimization.Adafactor``.
+
+        rho   = min(1e-2 or 1e-6 t, 1/sqrt(t)) if relative_step else lr
+        alpha = rho max(eps2, rms(p)) if scale_parameter else rho;      beta2 = 1 - t^decay_rate
+        R = beta2 R + (1-beta2) mean_j(g^2 + eps1),   C = beta2 C + (1-beta2) mean_i(g^2 + eps1)
+        u = g / sqrt(R C / mean(R)),   u = alpha u / max(1, rms(u)/clip_threshold)
+        beta1 given:  m = beta1 m + (1-beta1) u,  u = m
+        p = (1 - weight_decay alpha) p - u
+
+    All arithmetic is at least float32, and so are the states. Give either ``lr`` or
+    ``relative_step=True`` (the default).
+
+    Arguments:
+        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = Adafactor(model.parameters(), lr=1e-3, scale_parameter=False, relative_step=False)
+        >>> model(torch.ones(8)).sum().backward()
+        >>> opt.step()
+    """
+
+    steps_are_tensors = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor | None = None,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        decay_rate: float = -0.8,
+        beta1: float | None = None,
+        weight_decay: float = 0.0,
+        scale_parameter: bool = True,
+        relative_step: bool = True,
+        warmup_init: bool = False,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        if lr is not None and relative_step:
+            raise ValueError("Cannot combine manual `lr` and `relative_step=True` options")
+        if warmup_init and not relative_step:
+            raise ValueError("`warmup_init=True` requires `relative_step=True`")
+        defaults = {
+            "lr": check.number(lr, "lr"),
+            "eps": check.number(eps, "eps"),
+            "clip_threshold": check.number(clip_threshold, "clip_threshold"),
+            "decay_rate": check.number(decay_rate, "decay_rate"),
+            "beta1": check.number(beta1, "beta1"),
+            "weight_decay": check.number(weight_decay, "weight_decay"),
+            "scale_parameter": scale_parameter,
+            "relative_step": relative_step,
+            "warmup_init": warmup_init,
+        }
+        super().__init__(params, defaults, backend)
+
+    @staticmethod
+    def _get_lr(param_group: Group, param_state: State) -> Any:
+        """The step size of a parameter at its last step, as AdafactorSchedule shows it."""
+        rho = param_group["lr"]
+        if param_group["relative_step"]:
+            rho = adafactor.relative_step_size(param_state["step"], param_group["warmup_init"])
+        if param_group["scale_parameter"]:
+            return max(param_group["eps"][1], param_state["RMS"]) * rho
+        return 1.0 * rho
+
+    def _check_group(self, group: Group) -> None:
+        if group["lr"] is None and not group["relative_step"]:
+            raise ValueError(
+                "Adafactor: lr=None needs relative_step=True; give lr, or let relative_step choose it"
+            )
+
+    def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        dtype = grad.dtype if grad.dtype == torch.float64 else torch.float32
+        shapes = self._state_shapes(group, param)
+        state: State = {"step": 0}
+        for key in sorted(shapes):
+            order = torch.preserve_format if shapes[key] == param.shape else torch.contiguous_format
+            like = grad if shapes[key] == param.shape else grad.new_empty(shapes[key])
+            state[key] = torch.zeros_like(like, dtype=dtype, memory_format=order)
+        return {**state, "RMS": 0}
+
+    def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
+        momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}
+        if param.dim() < 2:
+            return {"exp_avg_sq": param.shape, **momentum}
+        *batch, rows, cols = param.shape
+        return {
+            "exp_avg_sq_row": torch.Size((*batch, rows)),
+            "exp_avg_sq_col": torch.Size((*batch, cols)),
+            **momentum,
+        }
+
+    def _rule(self, group: Group, param: Tensor) -> str:
+        return "adafactor" if group["beta1"] is None else "adafactor_momentum"
+
+    def _rms_key(self) -> str:
+        return "RMS"
+
+    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+        return adafactor.transformers_scalars(
+            int(step),
+            lr=None if group["lr"] is None else scalar(group["lr"]),
+            eps=group["eps"],
+            clip_threshold=group["clip_threshold"],
+            decay_rate=group["decay_rate"],
+            beta1=group["beta1"],
+            weight_decay=group["weight_decay"],
+            scale_parameter=group["scale_parameter"],
+            relative_step=group["relative_step"],
+            warmup_init=group["warmup_init"],
+        )

@@ -1,0 +1,100 @@
+"""The AdamW that transformers had until version 4: eps outside the bias correction, decay last."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import check
+from ..optim.base import FusedOptimizer, Group, State
+from ..optim.scalars import scalar
+from ..rules import adamw
+
+
+class AdamW(FusedOptimizer):
+    """Adam with weight decay fix: same arguments and states as ``transformers.optimization.AdamW``.
+
+        m = beta1 m + (1 - beta1) g               v = beta2 v + (1 - beta2) g^2
+        size = lr sqrt(1 - beta2^t) / (1 - beta1^t) if correct_bias else lr
+        p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
+
+    Arguments:
+        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = AdamW(model.parameters(), lr=1e-3, no_deprecation_warning=True)
+        >>> model(torch.ones(8)).sum().backward()
+        >>> opt.step()
+    """
+
+    steps_are_tensors = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        correct_bias: bool = True,
+        no_deprecation_warning: bool = False,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        lr, betas = check.number(lr, "lr"), check.number(betas, "betas")
+        eps, weight_decay = check.number(eps, "eps"), check.number(weight_decay, "weight_decay")
+        if not no_deprecation_warning:
+            warnings.warn(
+                "transformers has removed this AdamW; fusedstep.optim.AdamW is torch's. "
+                "Set no_deprecation_warning=True to keep using this one without this message.",
+                FutureWarning,
+                stacklevel=2,
+            )
+        if lr < 0.0:
+            raise ValueError(f"Invalid learning rate: {lr} - should be >= 0.0")
+        for beta in betas:
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter: {beta} - should be in [0.0, 1.0)")
+        if not 0.0 <= eps:
+            raise ValueError(f"Invalid epsilon value: {eps} - should be >= 0.0")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "correct_bias": correct_bias,
+        }
+        super().__init__(params, defaults, backend)
+
+    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+        if grad.is_sparse or param.is_sparse:
+            raise RuntimeError(
+                "Adam does not support sparse gradients, please consider SparseAdam instead: "
+                f"AdamW: {where}"
+            )
+
+    def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        shapes = self._state_shapes(group, param)
+        return {"step": 0, **{key: torch.zeros_like(param) for key in shapes}}
+
+    def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
+        return {"exp_avg": param.shape, "exp_avg_sq": param.shape}
+
+    def _rule(self, group: Group, param: Tensor) -> str:
+        return "adamw_decay_last"
+
+    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+        return adamw.transformers_scalars(
+            step,
+            lr=scalar(group["lr"]),
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            correct_bias=group["correct_bias"],
+        )

@@ -1,0 +1,20 @@
+"""The C++ module, or the reason why it is absent. torch comes first: it brings the thread pool."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch  # noqa: F401
+
+module: Any
+try:
+    from . import _native as module
+
+    reason = ""
+except ImportError as error:
+    module = None
+    reason = f"the C++ module is not built or does not load: {error}"
+
+if module is not None and os.environ.get("FUSEDSTEP_CPU_LEVEL"):
+    module.use_level(os.environ["FUSEDSTEP_CPU_LEVEL"])

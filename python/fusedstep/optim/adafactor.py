@@ -1,0 +1,120 @@
+"""torch.optim.Adafactor, in a constant number of launches for all parameters of all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import check
+from ..rules import adafactor
+from .base import Group, State
+from .factored import FactoredOptimizer
+from .scalars import scalar, scalar_dtype
+
+
+class Adafactor(FactoredOptimizer):
+    """Adafactor: same arguments, states and errors as ``torch.optim.Adafactor``.
+
+        c = t^beta2_decay,  rho = min(lr, 1/sqrt(t)),  alpha = max(eps2, rms(p)) rho
+        R = (1-c) R + c mean_j(g^2),   C = (1-c) C + c mean_i(g^2),   V = R C / max(mean(R), eps1)
+        u = g / max(sqrt(V), eps1)                     (a vector: V = (1-c) V + c g^2)
+        p = (1 - lr weight_decay) p - alpha / max(1, rms(u)/d) u
+
+    All arithmetic is at least float32, whatever the dtypes. ``eps[0]=None`` is the machine epsilon of
+    each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
+
+    Arguments:
+        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = Adafactor(model.parameters(), lr=1e-2)
+        >>> model(torch.ones(8)).sum().backward()
+        >>> opt.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        lr, beta2_decay = check.number(lr, "lr"), check.number(beta2_decay, "beta2_decay")
+        eps, d = check.number(eps, "eps"), check.number(d, "d")
+        weight_decay = check.number(weight_decay, "weight_decay")
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not 0.0 <= lr:
+            raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
+        if not 0.0 >= beta2_decay:
+            raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
+        if eps[0] is not None and not 0.0 <= eps[0]:
+            raise ValueError(f"epsilon1 should be >= 0 but is: {eps[0]}")
+        if not 0.0 <= eps[1]:
+            raise ValueError(f"epsilon2 should be >= 0 but is: {eps[1]}")
+        if not 1.0 <= d:
+            raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
+        if not 0.0 <= weight_decay:
+            raise ValueError(f"weight_decay should be >= 0 but is: {weight_decay}")
+        defaults = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, backend)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("foreach", None)
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                if own and not isinstance(own["step"], Tensor):
+                    own["step"] = torch.tensor(float(own["step"]), dtype=scalar_dtype())
+
+    def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        return {
+            "step": torch.zeros((), dtype=scalar_dtype()),
+            **{
+                key: grad.new_zeros(shape) if key != "variance" else torch.zeros_like(grad)
+                for key, shape in self._state_shapes(group, param).items()
+            },
+        }
+
+    def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
+        if param.dim() < 2:
+            return {"variance": param.shape}
+        *batch, rows, cols = param.shape
+        return {
+            "row_var": torch.Size((*batch, rows, 1)),
+            "col_var": torch.Size((*batch, 1, cols)),
+        }
+
+    def _rule(self, group: Group, param: Tensor) -> str:
+        return "adafactor"
+
+    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+        eps1, eps2 = group["eps"]
+        return adafactor.torch_scalars(
+            step,
+            lr=scalar(group["lr"]),
+            beta2_decay=group["beta2_decay"],
+            eps1=torch.finfo(dtype).eps if eps1 is None else eps1,
+            eps2=eps2,
+            d=group["d"],
+            weight_decay=group["weight_decay"],
+        )

@@ -1,0 +1,165 @@
+"""torch.optim.AdamW, in one launch for all parameters of all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import check
+from ..rules import adamw
+from .base import FusedOptimizer, Group, State
+from .scalars import scalar, scalar_dtype
+
+
+class AdamW(FusedOptimizer):
+    """Adam with decoupled weight decay: same arguments, states and errors as ``torch.optim.AdamW``.
+
+        m = beta1 m + (1 - beta1) g                    v = beta2 v + (1 - beta2) g^2
+        p = (1 - lr weight_decay) p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
+
+    ``foreach`` and ``fused`` are accepted and kept, as checkpoints and configs carry them; they do not
+    choose how a step is computed. ``fused=True`` lets a ``GradScaler`` pass its scale to the step.
+
+    Arguments:
+        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = AdamW(model.parameters(), lr=1e-3)
+        >>> model(torch.ones(8)).sum().backward()
+        >>> opt.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        backend: str | None = None,
+    ) -> None:
+        lr, betas = check.number(lr, "lr"), check.number(betas, "betas")
+        eps, weight_decay = check.number(eps, "eps"), check.number(weight_decay, "weight_decay")
+        fixed_for_foreach = bool(foreach) and not capturable
+        if isinstance(lr, Tensor):
+            if fixed_for_foreach:
+                raise ValueError(
+                    "lr as a Tensor is not supported for capturable=False and foreach=True"
+                )
+            if lr.numel() != 1:
+                raise ValueError("Tensor lr must be 1-element")
+        if not 0.0 <= lr:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if not 0.0 <= eps:
+            raise ValueError(f"Invalid epsilon value: {eps}")
+        for index in (0, 1):
+            if not 0.0 <= betas[index] < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {index}: {betas[index]}")
+        if not 0.0 <= weight_decay:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if not any(all(isinstance(beta, kind) for beta in betas) for kind in (float, Tensor)):
+            raise ValueError("betas must be either both floats or both Tensors")
+        for index, beta in enumerate(betas):
+            if isinstance(beta, Tensor):
+                if fixed_for_foreach:
+                    raise ValueError(
+                        f"betas[{index}] as a Tensor is not supported for capturable=False "
+                        "and foreach=True"
+                    )
+                if beta.numel() != 1:
+                    raise ValueError(f"Tensor betas[{index}] must be 1-element")
+        if fused and differentiable:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        defaults = {
+            "lr": lr,
+            "betas": tuple(b.squeeze() if isinstance(b, Tensor) else b for b in betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": True,
+        }
+        super().__init__(params, defaults, backend)
+        for group in self.param_groups:
+            self._check_group(group)
+        if fused:
+            self._step_supports_amp_scaling = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for flag in ("amsgrad", "maximize", "capturable", "differentiable"):
+                group.setdefault(flag, False)
+            group.setdefault("foreach", None)
+            fused = group.setdefault("fused", None)
+            group["decoupled_weight_decay"] = True
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                if own and not isinstance(own["step"], Tensor):
+                    own["step"] = torch.tensor(float(own["step"]), dtype=scalar_dtype(fused))
+
+    def _check_group(self, group: Group) -> None:
+        if group["differentiable"]:
+            raise RuntimeError(
+                "differentiable=True is not supported: a fused step cannot be differentiated through. "
+                "Use torch.optim.AdamW(..., differentiable=True)."
+            )
+
+    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+        if grad.is_sparse or param.is_sparse:
+            raise RuntimeError(
+                "Adam does not support sparse gradients, please consider SparseAdam instead: "
+                f"AdamW: {where}"
+            )
+        if group["capturable"] and param.device.type == "cpu":
+            raise AssertionError(
+                "If capturable=True, params and state_steps must be on supported devices: "
+                f"['cuda', 'xpu']. AdamW: {where}"
+            )
+        if group["fused"] and not torch.is_floating_point(param):
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors of supported "
+                f"devices, as in torch. AdamW: {where}"
+            )
+
+    def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        device = param.device if group["capturable"] or group["fused"] else "cpu"
+        return {
+            "step": torch.zeros((), dtype=scalar_dtype(group["fused"]), device=device),
+            **{key: torch.zeros_like(param) for key in self._state_shapes(group, param)},
+        }
+
+    def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
+        keys = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
+        return dict.fromkeys(keys, param.shape)
+
+    def _rule(self, group: Group, param: Tensor) -> str:
+        return "adamw_amsgrad" if group["amsgrad"] else "adamw"
+
+    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+        beta1, beta2 = group["betas"]
+        return adamw.torch_scalars(
+            step,
+            lr=scalar(group["lr"]),
+            beta1=scalar(beta1),
+            beta2=scalar(beta2),
+            eps=scalar(group["eps"]),
+            weight_decay=scalar(group["weight_decay"]),
+        )

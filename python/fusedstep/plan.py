@@ -1,0 +1,246 @@
+"""Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar rows.
+
+This is the one file that knows how tensors lie in memory. A bucket's tensors share a rule, a device
+and all dtypes, whatever group they come from; what differs between groups and step counts is a row of
+scalars. A backend gets addresses and sizes, and never a tensor that it could not walk flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rules import RULES, Rule
+
+SlotTensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One parameter that takes part in a step, with the states its rule needs, in the rule's order."""
+
+    param: Tensor
+    state: dict[str, Any]
+    group: int
+    rule: str
+    state_keys: tuple[str, ...]
+    rms_key: str | None = None  # where rms(p) is kept, for those who show it
+
+    @property
+    def kind(self) -> str:
+        if not RULES[self.rule].factored:
+            return "elementwise"
+        return "matrix" if self.param.dim() >= 2 else "vector"
+
+
+@dataclass
+class Stage:
+    """A flat copy of a tensor that cannot be walked as it lies: strided, expanded, transposed."""
+
+    copy: Tensor
+    source: Callable[[], Tensor]
+    written: bool
+
+
+@dataclass
+class Bucket:
+    """What one launch holds: see `csrc/plan.h` for the layout of `table`."""
+
+    rule: Rule
+    kind: str
+    device: torch.device
+    dtypes: tuple[torch.dtype, ...]
+    members: list[Member] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # of the members in the plan
+    slots: list[list[Tensor | None]] = field(default_factory=list)  # None: the gradient itself
+    rms: Tensor | None = None  # one number for each member
+    table: Tensor = field(default_factory=lambda: torch.empty(0))
+    row_of: Tensor = field(default_factory=lambda: torch.empty(0))
+    keys: list[tuple[int, float]] = field(default_factory=list)  # (group, step) of each row
+    stages: list[Stage] = field(default_factory=list)
+    backend_data: Any = None  # what a backend keeps: work lists, scratch
+    _pattern: object = None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
+
+    def tensors(self, index: int) -> SlotTensors:
+        """The tensors of one member, as its rule takes them, gradient included."""
+        return tuple(
+            real(self.members[index].param.grad) if slot is None else slot  # type: ignore[arg-type]
+            for slot in self.slots[index]
+        )
+
+    def assign_rows(self, steps: float | list[float]) -> None:
+        """Gives each (group, step) that occurs a row of scalars. Most steps find all counters equal,
+        or all ahead by one: then the rows stay and only their step numbers change."""
+        if not isinstance(steps, list):
+            if self._pattern != "one step":
+                groups = sorted({member.group for member in self.members})
+                index = {group: row for row, group in enumerate(groups)}
+                self._set_rows([index[member.group] for member in self.members], "one step")
+                self.keys = [(group, 0.0) for group in groups]
+            self.keys = [(group, steps) for group, _ in self.keys]
+            return
+        own = [
+            (member.group, steps[position])
+            for member, position in zip(self.members, self.positions, strict=True)
+        ]
+        self.keys = sorted(set(own))
+        index_of = {key: row for row, key in enumerate(self.keys)}
+        rows = [index_of[key] for key in own]
+        if self._pattern != rows:
+            self._set_rows(rows, rows)
+
+    def _set_rows(self, rows: list[int], pattern: object) -> None:
+        self.row_of = torch.tensor(rows, dtype=torch.int64)
+        self._pattern = pattern
+
+    def copy_in(self) -> None:
+        for stage in self.stages:
+            stage.copy.copy_(stage.source())
+
+    def copy_out(self) -> None:
+        for stage in self.stages:
+            if stage.written:
+                stage.source().copy_(stage.copy)
+
+
+def make_buckets(members: list[Member]) -> list[Bucket]:
+    """Groups the members and lays out each bucket's table. Empty parameters need no work."""
+    buckets: dict[tuple[Any, ...], Bucket] = {}
+    for position, member in enumerate(members):
+        if member.param.numel() == 0:
+            continue
+        tensors = [real(t) for t in _member_tensors(member)]
+        dtypes = tuple(t.dtype for t in tensors)
+        key = (member.rule, member.kind, member.param.device, dtypes)
+        bucket = buckets.get(key)
+        if bucket is None:
+            rule = RULES[member.rule]
+            bucket = buckets[key] = Bucket(rule, member.kind, member.param.device, dtypes)
+        bucket.members.append(member)
+        bucket.positions.append(position)
+        bucket.slots.append(_flat_slots(member, tensors, bucket.stages))
+    for bucket in buckets.values():
+        _collect_rms(bucket)
+        bucket.table = torch.tensor(
+            [_table_row(bucket, index) for index in range(len(bucket.members))], dtype=torch.int64
+        )
+    return list(buckets.values())
+
+
+def gradient_cells(buckets: Iterable[Bucket]) -> dict[int, int]:
+    """Position of a member -> address of the table cell that holds its gradient's address. A copied
+    gradient has none: its copy stays where it is."""
+    cells = {}
+    for bucket in buckets:
+        base, fields = bucket.table.data_ptr(), bucket.table.shape[1]
+        for index, position in enumerate(bucket.positions):
+            if bucket.slots[index][1] is None:
+                cells[position] = base + 8 * (index * fields + 1)
+    return cells
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, as torch's optimizers treat it."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _member_tensors(member: Member) -> list[Tensor]:
+    return [member.param, _gradient(member), *(member.state[key] for key in member.state_keys)]
+
+
+def _gradient(member: Member) -> Tensor:
+    grad = member.param.grad
+    assert grad is not None, "members are parameters with a gradient"
+    return grad.resolve_conj()
+
+
+def _flat_slots(
+    member: Member, tensors: list[Tensor], stages: list[Stage]
+) -> list[Tensor | None]:
+    """Each tensor as it can be walked: itself if it lies flat in the bucket's order, else a copy.
+
+    Elementwise rules walk memory in the parameter's own order, if that is dense; factored ones need
+    rows. States that are not as large as the parameter are rows or columns in plain order.
+    """
+    param = tensors[0]
+    order = _plain_strides(param.shape)
+    if member.kind == "elementwise" and _is_dense(param):
+        order = param.stride()
+    slots: list[Tensor | None] = []
+    for slot, tensor in enumerate(tensors):
+        want = order if tensor.shape == param.shape else _plain_strides(tensor.shape)
+        key = member.state_keys[slot - 2] if slot >= 2 else None
+        lazy = slot == 1 and (member.param.is_complex() or tensor.is_neg())
+        if _same_order(tensor, want) and not lazy:
+            slots.append(None if slot == 1 else tensor)
+            continue
+        copy = torch.empty_strided(
+            tensor.shape, want, dtype=tensor.dtype, device=tensor.device
+        )
+        stages.append(Stage(copy, _source(member, slot, key), written=slot != 1))
+        slots.append(copy)
+    return slots
+
+
+def _source(member: Member, slot: int, key: str | None) -> Callable[[], Tensor]:
+    def find() -> Tensor:
+        if slot == 0:
+            return real(member.param)
+        if key is not None:
+            return real(member.state[key])
+        return real(_gradient(member))
+
+    return find
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps, in some order of dimensions."""
+    return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+
+
+def _plain_strides(shape: torch.Size) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def _same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
+    return all(
+        size == 1 or own == want
+        for size, own, want in zip(tensor.shape, tensor.stride(), strides, strict=True)
+    )
+
+
+def _collect_rms(bucket: Bucket) -> None:
+    """Makes the members' rms states views of one tensor that the backend writes."""
+    keys = [member.rms_key for member in bucket.members]
+    if not any(keys):
+        return
+    values = [float(m.state[m.rms_key]) if m.rms_key else 0.0 for m in bucket.members]
+    bucket.rms = torch.tensor(values, dtype=bucket.compute_dtype, device=bucket.device)
+    for member, view in zip(bucket.members, bucket.rms.unbind(), strict=True):
+        if member.rms_key:
+            member.state[member.rms_key] = view
+
+
+def _table_row(bucket: Bucket, index: int) -> list[int]:
+    param, *_ = tensors = bucket.tensors(index)
+    row = [tensor.data_ptr() for tensor in tensors]
+    if bucket.kind == "elementwise":
+        return [*row, param.numel()]
+    wanted = bucket.rms is not None and bucket.members[index].rms_key is not None
+    row.append(bucket.rms[index].data_ptr() if wanted and bucket.rms is not None else 0)
+    if bucket.kind == "vector":
+        return [*row, param.numel()]
+    rows, cols = param.shape[-2:]
+    return [*row, param.numel() // (rows * cols), rows, cols]

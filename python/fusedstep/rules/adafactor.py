@@ -1,0 +1,196 @@
+"""Adafactor: one family of rules; the dialects of transformers and torch are numbers.
+
+For a matrix (the last two dimensions, rows i, columns j; leading dimensions are a batch):
+
+    row_i  = second_moment(row_i, mean_j g^2)          col_j = second_moment(col_j, mean_i g^2)
+    u_ij   = damped(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
+    p_ij   = update(p_ij, u_ij, step_size, keep)
+
+The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet infinities.
+A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `keep` are of the whole
+tensor (`finish`), since the update is clipped by its root mean square. That needs sum(u^2) before any
+u is final, and yet no extra read: where nothing is capped,
+
+    sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
+
+and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`, `col`
+and `v` are used as they were stored, rounded to the state's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .numbers import div, maximum, minimum, sqrt, where
+from .spec import Rule
+
+SCALARS = (
+    "beta2",
+    "one_minus_beta2",
+    "eps_stat",  # added to g^2 before it is averaged
+    "mean_floor",  # least mean of the row factors
+    "cap",  # largest product of the two factors
+    "rho",  # step size before it is scaled by the parameter
+    "scaled",  # 1: the step is scaled by rms(p); 0: it is not
+    "scale_floor",  # least such scale
+    "clip",  # largest rms(u) that is not scaled down
+    "divisor_if_nan",  # what a rms(u) of nan divides the step by
+    "decay",  # weight decay of a step: decay + decay_scaled * scale
+    "decay_scaled",
+    "beta1",
+    "one_minus_beta1",
+)
+
+
+def update(p, u, step_size, keep):
+    p = keep * p - step_size * u
+    return (p,)
+
+
+def update_momentum(p, m, u, step_size, keep, beta1, one_minus_beta1):
+    m = beta1 * m + one_minus_beta1 * (step_size * u)
+    p = keep * p - m
+    return p, m
+
+
+def second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat):
+    return beta2 * old + one_minus_beta2 * (mean_square + eps_stat)
+
+
+def floored_mean(mean, mean_floor):
+    return maximum(mean, mean_floor)
+
+
+def row_factor(row, mean):
+    return sqrt(div(mean, row))
+
+
+def col_factor(col):
+    return div(1.0, sqrt(col))
+
+
+def damped(g, factor, cap):
+    return g * minimum(factor, cap)
+
+
+def inverse(row):
+    return div(1.0, row)
+
+
+def col_energy(h, col, mean):
+    return div(mean * h, col)
+
+
+def rms(sum_of_squares, count):
+    return sqrt(div(sum_of_squares, count))
+
+
+def finish(
+    rms_p,
+    rms_u,
+    rho,
+    scaled,
+    scale_floor,
+    clip,
+    divisor_if_nan,
+    decay,
+    decay_scaled,
+):
+    """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have it."""
+    scale = where(scaled > 0.0, where(rms_p > scale_floor, rms_p, scale_floor), 1.0)
+    excess = div(rms_u, clip)
+    divisor = where(excess == excess, maximum(excess, 1.0), divisor_if_nan)
+    step_size = div(rho * scale, divisor)
+    keep = 1.0 - (decay + decay_scaled * scale)
+    return step_size, keep
+
+
+def transformers_scalars(
+    step: int,
+    *,
+    lr: float | None,
+    eps: tuple[float, float],
+    clip_threshold: float,
+    decay_rate: float,
+    beta1: float | None,
+    weight_decay: float,
+    scale_parameter: bool,
+    relative_step: bool,
+    warmup_init: bool,
+) -> tuple[float, ...]:
+    """The dialect of transformers at `step` = 1, 2, ...: eps is added to g^2, nothing is capped."""
+    rho = relative_step_size(step, warmup_init) if relative_step else lr
+    assert rho is not None, "the optimizer checks that lr is given unless relative_step"
+    beta2 = 1.0 - math.pow(step, decay_rate)
+    decay = weight_decay * rho
+    return (
+        beta2,
+        1.0 - beta2,
+        eps[0],
+        0.0,
+        math.inf,
+        rho,
+        float(scale_parameter),
+        eps[1],
+        clip_threshold,
+        math.nan,
+        0.0 if scale_parameter else decay,
+        decay if scale_parameter else 0.0,
+        beta1 or 0.0,
+        1.0 - (beta1 or 0.0),
+    )
+
+
+def relative_step_size(step: int, warmup_init: bool) -> float:
+    """min(1e-6 t or 1e-2, 1/sqrt(t)): the paper's time-dependent step."""
+    return min(1e-6 * step if warmup_init else 1e-2, 1.0 / math.sqrt(step))
+
+
+def torch_scalars(
+    step: float,
+    *,
+    lr: float,
+    beta2_decay: float,
+    eps1: float,
+    eps2: float,
+    d: float,
+    weight_decay: float,
+) -> tuple[float, ...]:
+    """The dialect of torch at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the scale."""
+    one_minus_beta2 = step**beta2_decay
+    return (
+        1.0 - one_minus_beta2,
+        one_minus_beta2,
+        0.0,
+        eps1,
+        1.0 / eps1 if eps1 > 0.0 else math.inf,
+        min(lr, 1.0 / math.sqrt(step)),
+        1.0,
+        eps2,
+        d,
+        1.0,
+        lr * weight_decay,
+        0.0,
+        0.0,
+        1.0,
+    )
+
+
+_SHARED = (
+    second_moment,
+    floored_mean,
+    row_factor,
+    col_factor,
+    damped,
+    inverse,
+    col_energy,
+    rms,
+    finish,
+)
+
+RULES = (
+    Rule("adafactor", (), SCALARS, (update, *_SHARED), "adafactor", factored=True),
+    Rule(
+        "adafactor_momentum", ("m",), SCALARS, (update_momentum, *_SHARED), "adafactor", factored=True
+    ),
+)
