@@ -106,7 +106,7 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t>())
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
-  py::class_<Watch>(module, "Watch").def(py::init(&make_watch)).def("check", [](const Watch& watch, py::list param_lists, py::dict state) {
+  py::class_<Watch>(module, "Watch").def(py::init(&make_watch)).def("check", [](Watch& watch, py::list param_lists, py::dict state) {
     return watch.check(param_lists.ptr(), state.ptr());
   });
 }

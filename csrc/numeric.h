@@ -9,6 +9,9 @@
 #define FUSEDSTEP_INLINE inline __attribute__((always_inline))
 #endif
 
+// The same for a lambda, between its parameters and its body.
+#define FUSEDSTEP_LAMBDA __attribute__((always_inline))
+
 // Iterations of the next loop touch different elements, whatever the compiler fears about aliasing.
 #if defined(__clang__)
 #define FUSEDSTEP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")

@@ -55,6 +55,15 @@ struct Comparer {
   }
 };
 
+// A step's data pushes the tensors' own headers out of the caches, and waiting for one after the other
+// costs more than all the rest. So the lines of the object some places ahead are asked for early.
+constexpr size_t kAhead = 12;
+
+void fetch(const Watch::Place& place) {
+  __builtin_prefetch(place.object);
+  for (int offset : {-80, -16, 48, 112}) __builtin_prefetch(place.shape + offset);
+}
+
 // Everything about a tensor but its address.
 template <class Visit>
 bool visit_layout(const DlTensor& t, Visit& visit) {
@@ -68,11 +77,19 @@ bool visit_layout(const DlTensor& t, Visit& visit) {
 }  // namespace
 
 template <class Visit>
-bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) const {
+bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   const auto tensor_from_object = static_cast<const DlExchangeApi*>(api_)->tensor_from_object;
   DlTensor t;
+  size_t place = 0;  // counts the objects looked at
+  auto look = [&](PyObject* object) {
+    if (place >= places_.size()) places_.resize(place + 1);
+    if (place + kAhead < places_.size()) fetch(places_[place + kAhead]);
+    if (tensor_from_object(object, &t) != 0) return false;
+    places_[place++] = {reinterpret_cast<char*>(object), reinterpret_cast<char*>(t.shape)};
+    return true;
+  };
   auto tensor = [&](PyObject* object) {
-    return visit(number(object)) && tensor_from_object(object, &t) == 0 &&
+    return visit(number(object)) && look(object) &&
            visit(number(t.data) + int64_t(t.byte_offset)) && visit_layout(t, visit);
   };
 
@@ -90,7 +107,7 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) const {
       const int64_t cell = index < cells_.size() ? cells_[index] : 0;
       bool same = visit(grad != Py_None);
       if (same && grad != Py_None) {
-        same = tensor_from_object(grad, &t) == 0 &&
+        same = look(grad) &&
                visit.address(number(t.data) + int64_t(t.byte_offset), cell) &&
                visit_layout(t, visit);
       }
@@ -107,8 +124,13 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) const {
     if (!visit(PyDict_Size(value))) return false;
     for (PyObject* name : keys_) {
       PyObject* entry = PyDict_GetItemWithError(value, name);
-      if (PyErr_Occurred() || !visit(entry != nullptr)) return false;
-      if (entry != nullptr && !tensor(entry)) return false;
+      if (!visit(number(entry))) return false;
+      if (entry == nullptr) {
+        if (PyErr_Occurred()) return false;
+        continue;
+      }
+      if (!look(entry) || !visit(number(t.data) + int64_t(t.byte_offset)) || !visit_layout(t, visit))
+        return false;
     }
   }
   return true;
@@ -127,7 +149,7 @@ Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyO
     PyErr_SetString(PyExc_TypeError, "param groups hold something else than lists of tensors");
 }
 
-int64_t Watch::check(PyObject* param_lists, PyObject* state) const {
+int64_t Watch::check(PyObject* param_lists, PyObject* state) {
   Comparer compare{seen_.data(), seen_.data() + seen_.size()};
   if (walk(param_lists, state, compare) && compare.at == compare.end) return compare.moved;
   PyErr_Clear();  // what cannot be looked at has changed; making the plan anew says what is wrong

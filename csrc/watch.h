@@ -22,17 +22,23 @@ class Watch {
         std::vector<int64_t> cells);
 
   // The number of gradients that moved, whose cells were written; -1 if anything else changed.
-  int64_t check(PyObject* param_lists, PyObject* state) const;
+  int64_t check(PyObject* param_lists, PyObject* state);
+
+  // Where an object was last seen: the object, and its list of sizes inside the tensor behind it.
+  struct Place {
+    char *object, *shape;
+  };
 
  private:
   // Walks everything in a fixed order and appends it to `out`; the same walk compares.
   template <class Visit>
-  bool walk(PyObject* param_lists, PyObject* state, Visit&& visit) const;
+  bool walk(PyObject* param_lists, PyObject* state, Visit&& visit);
 
   const void* api_;
   std::vector<PyObject*> keys_;
   std::vector<int64_t> cells_;
   std::vector<int64_t> seen_;
+  std::vector<Place> places_;
 };
 
 }  // namespace fusedstep

@@ -76,13 +76,13 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   // One small matrix: read 1, its columns, and sum(u^2), which is returned.
   double read_matrix(const Matrix<T>& x, double& p) const {
     double smallest_row = INFINITY, smallest_col = INFINITY, least;
-    if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
     for (int64_t b = 0; b < cut.blocks; ++b) {
       T* s = partial + 2 * b * cut.cols;
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
       smallest_row =
           std::min(smallest_row, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
     }
+    if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
     const T mean = mean_of_rows<T>(rule, x);
     double energy = 0.0;
     for (int64_t column = 0; column < cut.cols; column += kTile) {
@@ -104,14 +104,14 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) u += read_matrix(matrix(b), p);
   }
 
-  void update_piece(int64_t piece, const double* step, double& p) const {
+  void update_piece(int64_t piece, const double* step, double& p,
+                    const char* next_gradient = nullptr) const {
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
       const Matrix<T> x = matrix(b);
-      if (this->sums_late()) add_parameter_squares(x, 0, cut.rows, p);
       column_factors(rule, x, factor);
       update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of_rows<T>(rule, x), factor, T(step[0]),
-                               T(step[1]));
+                               T(step[1]), this->sums_late() ? &p : nullptr, next_gradient);
     }
   }
 
@@ -185,14 +185,13 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     if (!cut.blocked) return update_piece(piece, sums.step, sums.p[piece]);
     const Block at = block_at(piece);
     const Matrix<T> x = matrix(at.matrix);
-    if (this->sums_late()) add_parameter_squares(x, at.begin, at.end, sums.p[piece]);
+    double* squares = this->sums_late() ? &sums.p[piece] : nullptr;
     column_factors(rule, x, factor);
     update_rows<T, Momentum>(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor,
-                             T(sums.step[0]), T(sums.step[1]));
+                             T(sums.step[0]), T(sums.step[1]), squares, nullptr);
   }
 };
 
-// Elements of a vector that are converted at a time; a sum's tile is a whole number of them.
 template <class T, bool Momentum>
 struct VectorTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
@@ -213,41 +212,43 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
   }
 
   double parameter_squares(int64_t begin, int64_t end) const {
-    T buffer[kStrip];
-    double total[1];
-    auto strip = [&](int64_t i, int64_t n, const T* (&x)[1]) {
-      x[0] = load(launch.dtypes[0], at(0, begin + i), n, T(1), buffer);
-    };
-    row_square_sums<T>(end - begin, strip, total);
-    return total[0];
+    return with_storage(launch.dtypes[0], [&](auto* storage) {
+      using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+      double total[1];
+      row_square_sums<T>(end - begin, RowGroup<T, S>(at(0, begin), 0, 1, T(1)), total);
+      return total[0];
+    });
   }
 
+  // The sums run tile by tile, so v and u are made a tile at a time.
   void read_piece(int64_t piece, double& p, double& u) const {
     const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
-    T g_buffer[kStrip], v_buffer[kStrip], update[kStrip];
     p = this->scaled() ? parameter_squares(begin, end) : 0.0;
-    auto strip = [&](int64_t i, int64_t n, const T* (&x)[1]) {
-      const T* g = load(launch.dtypes[1], at(1, begin + i), n, this->grad_scale, g_buffer);
-      T* v = load(launch.dtypes[2], at(2, begin + i), n, v_buffer);
+    u = 0.0;
+    for (int64_t i = begin; i < end; i += kTile) {
+      const int64_t n = std::min<int64_t>(kTile, end - i);
+      T g_buffer[kTile], v_buffer[kTile], square[kTile];
+      const T* g = load<T>(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
+      T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) v[j] = rule.second_moment(v[j], g[j] * g[j]);
-      settle(launch.dtypes[2], at(2, begin + i), n, v);
+      settle(launch.dtypes[2], at(2, i), n, v);
       FUSEDSTEP_INDEPENDENT
-      for (int64_t j = 0; j < n; ++j) update[j] = rule.damped(g[j], rule.col_factor(v[j]));
-      x[0] = update;
-    };
-    double total[1];
-    row_square_sums<T>(end - begin, strip, total);
-    u = total[0];
+      for (int64_t j = 0; j < n; ++j) {
+        const T update = rule.damped(g[j], rule.col_factor(v[j]));
+        square[j] = update * update;
+      }
+      u += double(tile_sum(square, n));
+    }
   }
 
-  void update_piece(int64_t piece, const double* step, double& p) const {
+  void update_piece(int64_t piece, const double* step, double& p, const char* = nullptr) const {
     const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
     const T step_size = T(step[0]), keep = T(step[1]);
-    T p_buffer[kStrip], g_buffer[kStrip], v_buffer[kStrip], m_buffer[kStrip];
+    T p_buffer[kTile], g_buffer[kTile], v_buffer[kTile], m_buffer[kTile];
     if (this->sums_late()) p = parameter_squares(begin, end);
-    for (int64_t i = begin; i < end; i += kStrip) {
-      const int64_t n = std::min(kStrip, end - i);
+    for (int64_t i = begin; i < end; i += kTile) {
+      const int64_t n = std::min<int64_t>(kTile, end - i);
       T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
       const T* g = load(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
       const T* v = load(launch.dtypes[2], at(2, i), n, T(1), v_buffer);
@@ -283,7 +284,8 @@ void walk_factored(const Launch& launch, const Entry& entry, char* thread_scratc
       double p, u, step[2];
       tensor.read_piece(0, p, u);
       tensor.finish(p, u, step);
-      tensor.update_piece(0, step, p);
+      const char* next=nullptr; if ((&entry)[1].kind == kWhole && (&entry)[1].tensor==entry.tensor+1) next=reinterpret_cast<const char*>(tensor.tensor[launch.fields+1]);
+      tensor.update_piece(0, step, p, next);
       return tensor.report(p);
     }
     case kStatistics:

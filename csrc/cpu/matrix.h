@@ -26,74 +26,98 @@ struct Matrix {
   }
 };
 
-template <class T>
-const T kZeros[kStrip] = {};
+// Rows whose sums run side by side: one chain of additions would wait for itself, eight would read
+// memory in more streams than the hardware follows (2 beat 1, 4 and 8 on AMD EPYC, 2026-11-21).
+constexpr int kAbreast = 2;
 
-// Up to kGroup rows of p or g; rows past the last one are zeros.
-template <class T>
+// Up to kGroup rows of p or g in storage type S. Rows past the last one are zeros.
+template <class T, class S>
 struct RowGroup {
-  Dtype dtype;
-  const char* first;
+  const S* first;
   int64_t cols;
   int count;
   T scale;
-  T buffer[kGroup][kStrip];
 
-  void operator()(int64_t column, int64_t width, const T* (&x)[kGroup]) {
-    const int64_t item = item_bytes(dtype);
-    for (int r = 0; r < kGroup; ++r)
-      x[r] = r < count ? load(dtype, first + (r * cols + column) * item, width, scale, buffer[r])
-                       : kZeros<T>;
+  RowGroup(const char* first, int64_t cols, int64_t rows, T scale)
+      : first(reinterpret_cast<const S*>(first)),
+        cols(cols),
+        count(int(std::min<int64_t>(kGroup, rows))),
+        scale(scale) {}
+
+  template <class N>
+  FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {
+    if (r >= count) return Lanes<T>{};
+    const S* from = first + r * cols + j;
+    if constexpr (std::is_same_v<N, int64_t>)
+      return widen_partial<T>(from, n) * scale;
+    else
+      return widen_lanes<T>(from) * scale;
   }
 };
 
-template <class T>
-RowGroup<T> gradient_rows(const Matrix<T>& x, int64_t i, int64_t end) {
-  RowGroup<T> group;
-  group.dtype = x.dtypes[1], group.first = x.g + x.offset(1, i, 0), group.cols = x.cols;
-  group.count = int(std::min<int64_t>(kGroup, end - i)), group.scale = x.grad_scale;
-  return group;
+// Asks for memory that will be read soon: hardware follows neither eight rows at once nor a jump to the
+// next small tensor.
+inline void fetch_lines(const char* from, int64_t bytes) {
+  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(from + k);
 }
 
-// The sum of squares of the parameter's rows begin..end, which belong to one block or piece.
+// Adds the parameter's squares, row after row, to the sum of their block or piece.
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
-  for (int64_t i = begin; i < end; i += kGroup) {
-    RowGroup<T> group;
-    group.dtype = x.dtypes[0], group.first = x.p + x.offset(0, i, 0), group.cols = x.cols;
-    group.count = int(std::min<int64_t>(kGroup, end - i)), group.scale = T(1);
-    double total[kGroup];
-    row_square_sums<T>(x.cols, group, total);
-    for (int r = 0; r < group.count; ++r) sum += total[r];
-  }
+  with_storage(x.dtypes[0], [&](auto* storage) {
+    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    for (int64_t i = begin; i < end; ++i) {
+      double total[1];
+      row_square_sums<T>(x.cols, RowGroup<T, S>(x.p + x.offset(0, i, 0), x.cols, 1, T(1)), total);
+      sum += total[0];
+    }
+  });
 }
 
-// What kGroup rows add to the columns at j: the sum of g^2, and of g^2 / row.
-template <class V, class T>
-FUSEDSTEP_INLINE void add_columns(const T* const (&x)[kGroup], const T (&inverse)[kGroup], int64_t j,
-                                  T* s, T* h) {
-  V square[kGroup], weighted[kGroup];
-#pragma GCC unroll 8
-  for (int r = 0; r < kGroup; ++r) {
-    V v = get<V>(x[r] + j);
-    square[r] = v * v;
-    weighted[r] = square[r] * inverse[r];
+// The sums of g^2 and of g^2 / row.
+template <class T>
+struct ColumnSums {
+  Lanes<T> s, h;
+  FUSEDSTEP_INLINE ColumnSums operator+(const ColumnSums& other) const {
+    return {s + other.s, h + other.h};
   }
-  put(s + j, get<V>(s + j) + fold(square));
-  put(h + j, get<V>(h + j) + fold(weighted));
+};
+
+// Adds what kGroup rows have at the n columns from j on.
+template <class T, class S, class N>
+FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse)[kGroup], int64_t j,
+                                  N n, T* s, T* h) {
+  const ColumnSums<T> sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
+    const Lanes<T> g = group(r, j, n);
+    return ColumnSums<T>{g * g, g * g * inverse[r]};
+  });
+  if constexpr (std::is_same_v<N, int64_t>) {
+    for (int64_t k = 0; k < n; ++k) s[j + k] += sums.s[k], h[j + k] += sums.h[k];
+  } else {
+    put(s + j, get<Lanes<T>>(s + j) + sums.s);
+    put(h + j, get<Lanes<T>>(h + j) + sums.h);
+  }
 }
 
 // Read 1 of the rows begin..end of one block: `row`, and the block's part of the columns' sums.
 // Returns the smallest `row`.
-template <class T, class Rule>
+template <class T, class S, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
+  constexpr std::integral_constant<int64_t, kLanes> all;
   std::fill(s, s + x.cols, T(0));
   std::fill(h, h + x.cols, T(0));
   double smallest = INFINITY;
+  const bool small = x.rows * x.cols <= kPiece;
   for (int64_t i = begin; i < end; i += kGroup) {
-    RowGroup<T> group = gradient_rows(x, i, end);
+    const RowGroup<T, S> group(x.g + x.offset(1, i, 0), x.cols, end - i, x.grad_scale);
+    if (small) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
-    row_square_sums<T>(x.cols, group, total);
+    for (int first = 0; first < kGroup; first += kAbreast) {
+      auto rows = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA { return group(first + r, j, n); };
+      double part[kAbreast];
+      row_square_sums<T>(x.cols, rows, part);
+      for (int r = 0; r < kAbreast; ++r) total[first + r] = part[r];
+    }
 
     T buffer[kGroup], inverse[kGroup] = {};
     T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
@@ -105,17 +129,25 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
       if (row[r] < smallest) smallest = row[r];
     }
 
-    for (int64_t column = 0; column < x.cols; column += kStrip) {
-      const int64_t width = std::min(kStrip, x.cols - column);
-      const T* strip[kGroup];
-      group(column, width, strip);
-      int64_t j = 0;
-      for (; j + kLanes <= width; j += kLanes)
-        add_columns<Lanes<T>>(strip, inverse, j, s + column, h + column);
-      for (; j < width; ++j) add_columns<T>(strip, inverse, j, s + column, h + column);
+    // The rows are in the cache now: time to ask for the next ones.
+    const RowGroup<T, S> next(x.g + x.offset(1, i + kGroup, 0), x.cols, end - i - kGroup, T(1));
+    int64_t j = 0;
+    for (; j + kLanes <= x.cols; j += kLanes) {
+      if (!small)
+        for (int r = 0; r < next.count; ++r) __builtin_prefetch(next.first + r * x.cols + j);
+      add_columns(group, inverse, j, all, s, h);
     }
+    if (j < x.cols) add_columns(group, inverse, j, x.cols - j, s, h);
   }
   return smallest;
+}
+
+template <class T, class Rule>
+double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
+  return with_storage(x.dtypes[1], [&](auto* storage) {
+    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    return read_block<T, S>(rule, x, begin, end, s, h);
+  });
 }
 
 template <class T, class Rule>
@@ -167,62 +199,92 @@ void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   for (int64_t j = 0; j < x.cols; ++j) factor[j] = rule.col_factor(col[j]);
 }
 
-// The sum of u^2 over the rows begin..end of one block.
+// The row factors of up to kGroup rows; `count` of them are of use.
 template <class T, class Rule>
-double block_energy(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    const T* factor) {
+FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i, int64_t end, T mean,
+                                 T (&factor)[kGroup]) {
+  const int count = int(std::min<int64_t>(kGroup, end - i));
+  T buffer[kGroup], row[kGroup] = {};
+  const T* stored = load(x.dtypes[2], x.row_at(i), count, T(1), buffer);
+  for (int r = 0; r < count; ++r) row[r] = stored[r];
+  for (int r = 0; r < kGroup; ++r) factor[r] = rule.row_factor(row[r], mean);
+  return count;
+}
+
+// The sum of u^2 over the rows begin..end of one block. The rule runs on kLanes numbers at once.
+template <class T, class S>
+double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+                    const T* col_factor) {
+  Adafactor<Lanes<T>> lanes_rule;
+  lanes_rule.cap = Lanes<T>{} + rule.cap;
   double sum = 0.0;
   for (int64_t i = begin; i < end; i += kGroup) {
-    RowGroup<T> group = gradient_rows(x, i, end);
-    T buffer[kGroup], u[kGroup][kStrip];
-    const T* row = load(x.dtypes[2], x.row_at(i), group.count, T(1), buffer);
-    auto strip = [&](int64_t column, int64_t width, const T* (&at)[kGroup]) {
-      const T* g[kGroup];
-      group(column, width, g);
-      for (int r = 0; r < kGroup; ++r) {
-        at[r] = r < group.count ? u[r] : kZeros<T>;
-        if (r >= group.count) continue;
-        const T row_factor = rule.row_factor(row[r], mean);
-        FUSEDSTEP_INDEPENDENT
-        for (int64_t j = 0; j < width; ++j)
-          u[r][j] = rule.damped(g[r][j], row_factor * factor[column + j]);
-      }
+    const RowGroup<T, S> group(x.g + x.offset(1, i, 0), x.cols, end - i, x.grad_scale);
+    T row_factor[kGroup];
+    row_factors(rule, x, i, end, mean, row_factor);
+    auto update = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA {
+      Lanes<T> c;
+      if constexpr (std::is_same_v<decltype(n), int64_t>)
+        c = widen_partial<T>(col_factor + j, n);
+      else
+        c = get<Lanes<T>>(col_factor + j);
+      return lanes_rule.damped(group(r, j, n), row_factor[r] * c);
     };
     double total[kGroup];
-    row_square_sums<T>(x.cols, strip, total);
+    row_square_sums<T>(x.cols, update, total);
     for (int r = 0; r < group.count; ++r) sum += total[r];
   }
   return sum;
 }
 
-// Read 2 of the rows begin..end.
+template <class T>
+double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+                    const T* col_factor) {
+  return with_storage(x.dtypes[1], [&](auto* storage) {
+    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    return block_energy<T, S>(rule, x, begin, end, mean, col_factor);
+  });
+}
+
+// Read 2 of the rows begin..end. Where `squares` is given, the parameter's squares are added to it on
+// the way; where `next_gradient` is, the next tensor's gradient is fetched.
 template <class T, bool Momentum, class Rule>
 void update_rows(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* factor, T step_size, T keep) {
-  T p_buffer[kStrip], g_buffer[kStrip], m_buffer[kStrip], row_buffer[kGroup];
+                 const T* col_factor, T step_size, T keep, double* squares,
+                 const char* next_gradient) {
+  T p_buffer[kTile], g_buffer[kTile], m_buffer[kTile], row_factor[kGroup];
+  bool direct = in_place(x.dtypes[0], T(1)) && in_place(x.dtypes[1], x.grad_scale);
+  if (Momentum) direct &= in_place(x.dtypes[4], T(1));
+  const int64_t strip = direct && squares == nullptr ? x.cols : kTile;
   for (int64_t i = begin; i < end; ++i) {
-    const T row = *load(x.dtypes[2], x.row_at(i), 1, T(1), row_buffer);
-    const T row_factor = rule.row_factor(row, mean);
-    for (int64_t column = 0; column < x.cols; column += kStrip) {
-      const int64_t n = std::min(kStrip, x.cols - column);
+    if ((i - begin) % kGroup == 0) {
+      const int count = row_factors(rule, x, i, end, mean, row_factor);
+      if (next_gradient != nullptr)
+        fetch_lines(next_gradient + x.offset(1, i, 0), x.offset(1, count, 0));
+    }
+    const T r = row_factor[(i - begin) % kGroup];
+    double row_squares = 0.0;
+    for (int64_t column = 0; column < x.cols; column += strip) {
+      const int64_t n = std::min(strip, x.cols - column);
       char* p_at = x.p + x.offset(0, i, column);
       const T* g = load(x.dtypes[1], x.g + x.offset(1, i, column), n, x.grad_scale, g_buffer);
       T* p = load(x.dtypes[0], p_at, n, p_buffer);
-      const T* c = factor + column;
+      const T* c = col_factor + column;
+      if (squares != nullptr) row_squares += double(tile_square_sum(p, n));
       if constexpr (Momentum) {
         char* m_at = x.m + x.offset(4, i, column);
         T* m = load(x.dtypes[4], m_at, n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.damped(g[j], row_factor * c[j]), step_size, keep);
+          rule.update(p[j], m[j], rule.damped(g[j], r * c[j]), step_size, keep);
         store(x.dtypes[4], m_at, n, m);
       } else {
         FUSEDSTEP_INDEPENDENT
-        for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], rule.damped(g[j], row_factor * c[j]), step_size, keep);
+        for (int64_t j = 0; j < n; ++j) rule.update(p[j], rule.damped(g[j], r * c[j]), step_size, keep);
       }
       store(x.dtypes[0], p_at, n, p);
     }
+    if (squares != nullptr) *squares += row_squares;
   }
 }
 

@@ -2,16 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "tile.h"
 
 namespace fusedstep {
 namespace {
 
-// Columns that are converted at a time: the rows of a group fit the first-level cache.
-constexpr int64_t kStrip = 256;
-static_assert(kTile % kStrip == 0 && kStrip % kLanes == 0, "strips must not cut a tile or the lanes");
-
+// kLanes numbers side by side. On a machine with narrower registers the compiler takes several.
 template <class T>
 struct LanesOf {
   typedef T Vector __attribute__((vector_size(kLanes * sizeof(T))));
@@ -19,86 +17,148 @@ struct LanesOf {
 template <class T>
 using Lanes = typename LanesOf<T>::Vector;
 
-template <class V, class T>
-FUSEDSTEP_INLINE V get(const T* from) {
+// The storage types as C++ types, for the loops that widen in registers.
+struct Bfloat16 {
+  uint16_t bits;
+};
+using Float16 = _Float16;
+
+template <class V>
+FUSEDSTEP_INLINE V get(const void* from) {
   V x;
   std::memcpy(&x, from, sizeof(V));
   return x;
 }
 
-template <class V, class T>
-FUSEDSTEP_INLINE void put(T* to, V x) {
+template <class V>
+FUSEDSTEP_INLINE void put(void* to, V x) {
   std::memcpy(to, &x, sizeof(V));
 }
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> get_partial(const T* from, int64_t n) {
+// Calls `function` with a null pointer of the storage type of `dtype`.
+template <class Function>
+FUSEDSTEP_INLINE auto with_storage(Dtype dtype, Function&& function) {
+  switch (dtype) {
+    case kBfloat16:
+      return function(static_cast<const Bfloat16*>(nullptr));
+    case kFloat16:
+      return function(static_cast<const Float16*>(nullptr));
+    case kFloat64:
+      return function(static_cast<const double*>(nullptr));
+    default:
+      return function(static_cast<const float*>(nullptr));
+  }
+}
+
+// One stored number, or kLanes of them, as numbers of the compute type.
+template <class T, class S>
+FUSEDSTEP_INLINE T widen(const S* from) {
+  if constexpr (std::is_same_v<S, Bfloat16>)
+    return T(from_bfloat16(from->bits));
+  else
+    return T(*from);
+}
+
+template <class T, class S>
+FUSEDSTEP_INLINE Lanes<T> widen_lanes(const S* from) {
+  if constexpr (std::is_same_v<S, Bfloat16>) {
+#if defined(__AVX512F__)  // the compiler's own conversion takes both halves apart
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+    const auto bits = __builtin_convertvector(get<Lanes<uint16_t>>(from), Lanes<uint32_t>) << 16;
+#endif
+    return __builtin_convertvector(__builtin_bit_cast(Lanes<float>, bits), Lanes<T>);
+  } else if constexpr (std::is_same_v<S, Float16>) {
+    T wide[kLanes];
+    widen_half(reinterpret_cast<const char*>(from), kLanes, wide);
+    return get<Lanes<T>>(wide);
+  } else {
+    return __builtin_convertvector(get<Lanes<S>>(from), Lanes<T>);
+  }
+}
+
+// The first n of kLanes numbers; the others are zeros, which change no sum.
+template <class T, class S>
+FUSEDSTEP_INLINE Lanes<T> widen_partial(const S* from, int64_t n) {
   T padded[kLanes] = {};
-  for (int64_t k = 0; k < n; ++k) padded[k] = from[k];
+  for (int64_t k = 0; k < n; ++k) padded[k] = widen<T>(from + k);
   return get<Lanes<T>>(padded);
 }
 
-template <class X, int N>
-FUSEDSTEP_INLINE X fold(X (&x)[N]) {
-  for (int half = N / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) x[k] += x[k + half];
-  return x[0];
+// The fold of kGroup numbers that `at(k)` yields, from the inside out, so that few are alive at once.
+template <int First = 0, int Step = 1, class At>
+FUSEDSTEP_INLINE auto fold_group(At&& at) {
+  if constexpr (Step == kGroup)
+    return at(First);
+  else
+    return fold_group<First, 2 * Step>(at) + fold_group<First + Step, 2 * Step>(at);
 }
 
+// The fold of kLanes numbers: halves of a vector are added until one lane is left.
 template <class T>
 FUSEDSTEP_INLINE T fold_lanes(Lanes<T> x) {
-  T lane[kLanes];
-  put(lane, x);
-  return fold(lane);
+  static_assert(kLanes == 16, "the halves below are those of sixteen lanes");
+  auto a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+           __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  auto b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+  auto c = __builtin_shufflevector(b, b, 0, 1) + __builtin_shufflevector(b, b, 2, 3);
+  return c[0] + c[1];
 }
 
-// Adds to each row's lanes the squares of `width` numbers.
-template <class T, int Rows>
-FUSEDSTEP_INLINE void add_squares(const T* const (&x)[Rows], int64_t width, Lanes<T> (&sum)[Rows]) {
-  Lanes<T> acc[Rows];
-  for (int r = 0; r < Rows; ++r) acc[r] = sum[r];
-  int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes) {
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      Lanes<T> v = get<Lanes<T>>(x[r] + j);
-      acc[r] += v * v;
-    }
-  }
-  if (j < width) {
-    for (int r = 0; r < Rows; ++r) {
-      Lanes<T> v = get_partial(x[r] + j, width - j);
-      acc[r] += v * v;
-    }
-  }
-  for (int r = 0; r < Rows; ++r) sum[r] = acc[r];
-}
-
-// The sums of squares of `Rows` rows of m columns; `strip(column, width, x)` points x at their numbers.
-template <class T, int Rows, class Strip>
-FUSEDSTEP_INLINE void row_square_sums(int64_t m, Strip&& strip, double (&total)[Rows]) {
+// The sums of squares of `Rows` rows of m columns. `numbers(r, j, n)` yields n <= kLanes numbers of row
+// r from column j on; a full kLanes is asked for with n = kLanes, known when compiled.
+template <class T, int Rows, class Numbers>
+FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&total)[Rows]) {
   for (double& sum : total) sum = 0.0;
   for (int64_t tile = 0; tile < m; tile += kTile) {
-    Lanes<T> lanes[Rows] = {};
     const int64_t end = std::min<int64_t>(tile + kTile, m);
-    for (int64_t column = tile; column < end; column += kStrip) {
-      const int64_t width = std::min(kStrip, end - column);
-      const T* x[Rows];
-      strip(column, width, x);
-      add_squares(x, width, lanes);
+    Lanes<T> sum[Rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) sum[r] = Lanes<T>{};
+    int64_t j = tile;
+    for (; j + kLanes <= end; j += kLanes) {
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const Lanes<T> x = numbers(r, j, std::integral_constant<int64_t, kLanes>());
+        sum[r] += x * x;
+      }
     }
-    for (int r = 0; r < Rows; ++r) total[r] += double(fold_lanes<T>(lanes[r]));
+    if (j < end) {
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const Lanes<T> x = numbers(r, j, end - j);
+        sum[r] += x * x;
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) total[r] += double(fold_lanes<T>(sum[r]));
   }
 }
 
 // The sum of at most a tile of numbers.
 template <class T>
 inline T tile_sum(const T* x, int64_t n) {
-  Lanes<T> acc = {};
+  Lanes<T> sum = {};
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) acc += get<Lanes<T>>(x + j);
-  if (j < n) acc += get_partial(x + j, n - j);
-  return fold_lanes<T>(acc);
+  for (; j + kLanes <= n; j += kLanes) sum += get<Lanes<T>>(x + j);
+  if (j < n) sum += widen_partial<T>(x + j, n - j);
+  return fold_lanes<T>(sum);
+}
+
+template <class T>
+FUSEDSTEP_INLINE T tile_square_sum(const T* x, int64_t n) {
+  Lanes<T> sum = {};
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    const Lanes<T> v = get<Lanes<T>>(x + j);
+    sum += v * v;
+  }
+  if (j < n) {
+    const Lanes<T> v = widen_partial<T>(x + j, n - j);
+    sum += v * v;
+  }
+  return fold_lanes<T>(sum);
 }
 
 // The sum of n stored numbers.

@@ -72,10 +72,15 @@ void convert(const char* from, int64_t n, T* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = T(x[i]);
 }
 
-// The n elements at `from`, times `scale`: where they lie if nothing has to change, else in `buffer`.
+// Whether numbers of the compute type can be used where they lie.
 template <class T>
-const T* load(Dtype dtype, const char* from, int64_t n, T scale, T* buffer) {
-  if (dtype == dtype_of<T>() && scale == T(1)) return reinterpret_cast<const T*>(from);
+FUSEDSTEP_INLINE bool in_place(Dtype dtype, T scale) {
+  return dtype == dtype_of<T>() && scale == T(1);
+}
+
+template <class T>
+__attribute__((noinline)) const T* load_copy(Dtype dtype, const char* from, int64_t n, T scale,
+                                             T* buffer) {
   if (dtype == kFloat32) convert<T, float>(from, n, buffer);
   if (dtype == kFloat64) convert<T, double>(from, n, buffer);
   if (dtype == kFloat16) widen_half(from, n, buffer);
@@ -92,14 +97,7 @@ const T* load(Dtype dtype, const char* from, int64_t n, T scale, T* buffer) {
 }
 
 template <class T>
-T* load(Dtype dtype, char* from, int64_t n, T* buffer) {
-  return const_cast<T*>(load<T>(dtype, from, n, T(1), buffer));
-}
-
-// Rounds `x`, which came from `load`, back to where it lies in the tensor.
-template <class T>
-void store(Dtype dtype, char* to, int64_t n, const T* x) {
-  if (reinterpret_cast<const char*>(x) == to) return;
+__attribute__((noinline)) void store_copy(Dtype dtype, char* to, int64_t n, const T* x) {
   if (dtype == kFloat16) return narrow_half(x, n, to);
   if (dtype == kBfloat16) {
     uint16_t* out = reinterpret_cast<uint16_t*>(to);
@@ -116,9 +114,27 @@ void store(Dtype dtype, char* to, int64_t n, const T* x) {
   }
 }
 
+// The n elements at `from`, times `scale`: where they lie if nothing has to change, else in `buffer`.
+template <class T>
+FUSEDSTEP_INLINE const T* load(Dtype dtype, const char* from, int64_t n, T scale, T* buffer) {
+  if (in_place(dtype, scale)) return reinterpret_cast<const T*>(from);
+  return load_copy(dtype, from, n, scale, buffer);
+}
+
+template <class T>
+FUSEDSTEP_INLINE T* load(Dtype dtype, char* from, int64_t n, T* buffer) {
+  return const_cast<T*>(load<T>(dtype, from, n, T(1), buffer));
+}
+
+// Rounds `x`, which came from `load`, back to where it lies in the tensor.
+template <class T>
+FUSEDSTEP_INLINE void store(Dtype dtype, char* to, int64_t n, const T* x) {
+  if (reinterpret_cast<const char*>(x) != to) store_copy(dtype, to, n, x);
+}
+
 // Stores `x` and makes it what was stored: a factored second moment is used as the next step finds it.
 template <class T>
-void settle(Dtype dtype, char* to, int64_t n, T* x) {
+FUSEDSTEP_INLINE void settle(Dtype dtype, char* to, int64_t n, T* x) {
   store(dtype, to, n, x);
   if (dtype != dtype_of<T>()) load(dtype, to, n, x);
 }

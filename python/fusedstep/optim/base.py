@@ -42,9 +42,6 @@ class Plan:
         position = {id(member.param): index for index, member in enumerate(self.members)}
         cells = gradient_cells(self.buckets)
         keys = {key for member in self.members for key in member.state_keys}
-        keys |= {member.rms_key for member in self.members if member.rms_key}
-        if optimizer.steps_are_tensors:
-            keys.add("step")
         cell_of_each = [
             cells.get(position.get(id(param), -1), 0) for params in lists for param in params
         ]
@@ -134,6 +131,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         for bucket in plan.buckets:
             bucket.assign_rows(each)
         rows = [self._scalar_rows(bucket) for bucket in plan.buckets]
+        torch.autograd.graph.increment_version(plan.written)
         for launcher, bucket, scalars in zip(plan.launchers, plan.buckets, rows, strict=True):
             if bucket.stages:
                 bucket.copy_in()
@@ -141,7 +139,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             if bucket.stages:
                 bucket.copy_out()
         plan.steps.count(found_inf)
-        torch.autograd.graph.increment_version(plan.written)
         if inv_grad_scale is not None:
             self._unscale(plan, inv_grad_scale, found_inf)
 
