@@ -1,4 +1,5 @@
-"""Builds fusedstep._native with CMake as part of pip install. Everything else is in pyproject.toml."""
+"""Builds fusedstep._native with CMake as part of pip install. Everything else is in
+pyproject.toml."""
 
 import shutil
 import subprocess

@@ -66,7 +66,8 @@ class Bucket {
   void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads) {
     py::gil_scoped_release unlocked;
     if (!scratch_) scratch_ = allocate(work_.scratch_bytes);
-    if (threads > threads_) thread_scratch_ = allocate(threads * work_.thread_bytes), threads_ = threads;
+    if (threads > threads_)
+      thread_scratch_ = allocate(threads * work_.thread_bytes), threads_ = threads;
     launch_.scratch = scratch_.get();
     launch_.thread_scratch = thread_scratch_.get();
     launch_.row_of = reinterpret_cast<const int64_t*>(row_of);
@@ -106,9 +107,11 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t>())
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
-  py::class_<Watch>(module, "Watch").def(py::init(&make_watch)).def("check", [](Watch& watch, py::list param_lists, py::dict state) {
-    return watch.check(param_lists.ptr(), state.ptr());
-  });
+  py::class_<Watch>(module, "Watch")
+      .def(py::init(&make_watch))
+      .def("check", [](Watch& watch, py::list param_lists, py::dict state) {
+        return watch.check(param_lists.ptr(), state.ptr());
+      });
 }
 
 }  // namespace

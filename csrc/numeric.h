@@ -1,4 +1,5 @@
-// The named operations of a rule, exact and alike for every compiler: no fma, IEEE division and square root.
+// The named operations of a rule, exact and alike for every compiler: no fma, IEEE division and square
+// root.
 #pragma once
 
 #include <cstdint>

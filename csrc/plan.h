@@ -30,9 +30,9 @@ struct Launch {
   const int64_t* runs = nullptr;
   const int64_t* phases = nullptr;
   int64_t n_phases = 0;
-  char* scratch = nullptr;               // of the pieces; tensor t's starts at scratch_of[t]
+  char* scratch = nullptr;  // of the pieces; tensor t's starts at scratch_of[t]
   const int64_t* scratch_of = nullptr;
-  char* thread_scratch = nullptr;        // thread_bytes for each thread
+  char* thread_scratch = nullptr;  // thread_bytes for each thread
   int64_t thread_bytes = 0;
   double grad_scale = 1.0;
   int64_t threads = 1;

@@ -1,4 +1,5 @@
-// The update rules as C++. GENERATED from python/fusedstep/rules by `python -m fusedstep.emit`: do not edit.
+// The update rules as C++. GENERATED from python/fusedstep/rules by `make rules`: do not edit.
+// clang-format off
 #pragma once
 
 #include "numeric.h"

@@ -89,8 +89,8 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
     return true;
   };
   auto tensor = [&](PyObject* object) {
-    return visit(number(object)) && look(object) &&
-           visit(number(t.data) + int64_t(t.byte_offset)) && visit_layout(t, visit);
+    return visit(number(object)) && look(object) && visit(number(t.data) + int64_t(t.byte_offset)) &&
+           visit_layout(t, visit);
   };
 
   size_t index = 0;
@@ -107,8 +107,7 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
       const int64_t cell = index < cells_.size() ? cells_[index] : 0;
       bool same = visit(grad != Py_None);
       if (same && grad != Py_None) {
-        same = look(grad) &&
-               visit.address(number(t.data) + int64_t(t.byte_offset), cell) &&
+        same = look(grad) && visit.address(number(t.data) + int64_t(t.byte_offset), cell) &&
                visit_layout(t, visit);
       }
       Py_DECREF(grad);

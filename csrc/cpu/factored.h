@@ -67,8 +67,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
     };
     const int64_t area = cut.rows * cut.cols;
-    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols), nullptr, at(1, area),
-                cut.rows,      cut.cols,    this->grad_scale};
+    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols), nullptr,
+                at(1, area),   cut.rows,    cut.cols,        this->grad_scale};
     if (Momentum) x.m = at(4, area);
     return x;
   }
@@ -79,8 +79,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     for (int64_t b = 0; b < cut.blocks; ++b) {
       T* s = partial + 2 * b * cut.cols;
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
-      smallest_row =
-          std::min(smallest_row, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
+      smallest_row = std::min(smallest_row, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
     }
     if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
     const T mean = mean_of_rows<T>(rule, x);
@@ -284,7 +283,9 @@ void walk_factored(const Launch& launch, const Entry& entry, char* thread_scratc
       double p, u, step[2];
       tensor.read_piece(0, p, u);
       tensor.finish(p, u, step);
-      const char* next=nullptr; if ((&entry)[1].kind == kWhole && (&entry)[1].tensor==entry.tensor+1) next=reinterpret_cast<const char*>(tensor.tensor[launch.fields+1]);
+      const char* next = nullptr;
+      if ((&entry)[1].kind == kWhole && (&entry)[1].tensor == entry.tensor + 1)
+        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + 1]);
       tensor.update_piece(0, step, p, next);
       return tensor.report(p);
     }

@@ -174,8 +174,7 @@ double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T 
   T buffer[kTile], energy[kTile];
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
-  for (int64_t j = 0; j < width; ++j)
-    col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
+  for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
   settle(x.dtypes[3], x.col_at(column), width, col);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) energy[j] = rule.col_energy(T(h[j]), col[j], mean);
@@ -223,12 +222,15 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
     T row_factor[kGroup];
     row_factors(rule, x, i, end, mean, row_factor);
     auto update = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA {
-      Lanes<T> c;
-      if constexpr (std::is_same_v<decltype(n), int64_t>)
-        c = widen_partial<T>(col_factor + j, n);
-      else
-        c = get<Lanes<T>>(col_factor + j);
-      return lanes_rule.damped(group(r, j, n), row_factor[r] * c);
+      if constexpr (std::is_same_v<decltype(n), int64_t>) {
+        // Lane by lane: a padded column factor of zero would meet an infinite row factor.
+        T u[kLanes] = {};
+        const Lanes<T> g = group(r, j, n);
+        for (int64_t k = 0; k < n; ++k) u[k] = rule.damped(g[k], row_factor[r] * col_factor[j + k]);
+        return get<Lanes<T>>(u);
+      } else {
+        return lanes_rule.damped(group(r, j, n), row_factor[r] * get<Lanes<T>>(col_factor + j));
+      }
     };
     double total[kGroup];
     row_square_sums<T>(x.cols, update, total);
@@ -250,8 +252,7 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 // the way; where `next_gradient` is, the next tensor's gradient is fetched.
 template <class T, bool Momentum, class Rule>
 void update_rows(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T keep, double* squares,
-                 const char* next_gradient) {
+                 const T* col_factor, T step_size, T keep, double* squares, const char* next_gradient) {
   T p_buffer[kTile], g_buffer[kTile], m_buffer[kTile], row_factor[kGroup];
   bool direct = in_place(x.dtypes[0], T(1)) && in_place(x.dtypes[1], x.grad_scale);
   if (Momentum) direct &= in_place(x.dtypes[4], T(1));

@@ -1,4 +1,5 @@
-// Built once for each instruction set, with FUSEDSTEP_LEVEL as its name: (rule, compute type) -> walker.
+// Built once for each instruction set, with FUSEDSTEP_LEVEL as its name: (rule, compute type) ->
+// walker.
 #include "walk.h"
 
 #include "factored.h"

@@ -15,8 +15,8 @@ VARIABLE = "FUSEDSTEP_BACKEND"
 
 
 class Backend(Protocol):
-    """What a backend module offers. `launch` is the one signature: a bucket, a float64 row of scalars
-    for each key of the bucket, and the inverse gradient scale and found_inf as device scalars."""
+    """What a backend module offers. `launch` is the one signature: a bucket, a float64 row of
+    scalars for each key of the bucket, then inverse gradient scale and found_inf on the device."""
 
     name: str
 
@@ -62,11 +62,12 @@ def choose(name: str | None, device: torch.device, where: str) -> Backend:
             raise RuntimeError(f"{source}={asked!r} is not available: {backend.why_absent()}")
         if device.type not in backend.devices():
             raise RuntimeError(
-                f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, not {where}. "
-                f"Ask for 'auto', or move the parameter."
+                f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, "
+                f"not {where}. Ask for 'auto', or move the parameter."
             )
         return backend
     for candidate in BACKENDS.values():
         if not candidate.why_absent() and device.type in candidate.devices():
-            return candidate  # type: ignore[no-any-return]
+            found: Backend = candidate
+            return found
     raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")

@@ -28,13 +28,13 @@ def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> No
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
-                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version updates plain "
-                "tensors only; use torch's own optimizer for sharded or wrapped parameters."
+                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version updates "
+                "plain tensors only; use torch's own optimizer for sharded or wrapped parameters."
             )
         if tensor.device.type == "meta":
             raise RuntimeError(
-                f"{optimizer}: {where}: {what} is on the meta device, which holds no data. Move the "
-                "model to a real device first, for instance with model.to_empty(device=...)."
+                f"{optimizer}: {where}: {what} is on the meta device, which holds no data. "
+                "Move the model to a real device first, as with model.to_empty(device=...)."
             )
         if tensor.dtype not in FLOATS + COMPLEX:
             known = ", ".join(str(dtype) for dtype in FLOATS)
@@ -44,8 +44,8 @@ def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> No
             )
     if grad.shape != param.shape:
         raise RuntimeError(
-            f"{optimizer}: {where}: its gradient has shape {tuple(grad.shape)}. Set .grad again after "
-            "the parameter's .data was replaced."
+            f"{optimizer}: {where}: its gradient has shape {tuple(grad.shape)}. Set .grad again "
+            "after the parameter's .data was replaced."
         )
     if grad.device != param.device:
         raise RuntimeError(
@@ -57,8 +57,8 @@ def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> No
         size > 1 and stride == 0 for size, stride in zip(param.shape, param.stride(), strict=True)
     ):
         raise RuntimeError(
-            f"{optimizer}: {where}: elements of the parameter share memory (it was expanded), so an "
-            "update in place has no meaning. Make it a tensor of its own with .clone()."
+            f"{optimizer}: {where}: elements of the parameter share memory (it was expanded), so "
+            "an update in place has no meaning. Make it a tensor of its own with .clone()."
         )
 
 
@@ -73,8 +73,8 @@ def check_state(
         )
     if value.shape != shape:
         hint = (
-            "A flattened or sharded matrix has lost its rows and columns, which Adafactor needs: do "
-            "not flatten it, or use an elementwise optimizer. "
+            "A flattened or sharded matrix has lost its rows and columns, which Adafactor needs: "
+            "do not flatten it, or use an elementwise optimizer. "
             if value.dim() != param.dim()
             else ""
         )
@@ -84,8 +84,8 @@ def check_state(
         )
     if value.device != param.device:
         raise RuntimeError(
-            f"{optimizer}: {where}: state '{key}' is on {value.device}. Move it with the parameter, for "
-            "instance by opt.load_state_dict(opt.state_dict())."
+            f"{optimizer}: {where}: state '{key}' is on {value.device}. Move it with the "
+            "parameter, for instance by opt.load_state_dict(opt.state_dict())."
         )
     if value.dtype not in (COMPLEX if param.is_complex() else FLOATS):
         raise TypeError(
@@ -95,7 +95,7 @@ def check_state(
 
 
 def number(value: Any, name: str) -> Any:
-    """`value` with numbers that were given as strings (as YAML reads 1e-3) converted, at any depth."""
+    """`value` with numbers given as strings (as YAML reads 1e-3) converted, at any depth."""
     if isinstance(value, str):
         try:
             return float(value)

@@ -32,7 +32,9 @@ def devices() -> tuple[str, ...]:
 def about() -> str:
     """What it was built for and what it runs on, in a line."""
     built = native.module
-    pool = f"{torch.get_num_threads()} threads of torch" if built.has_pool() else "1 thread, no OpenMP"
+    pool = (
+        f"{torch.get_num_threads()} threads of torch" if built.has_pool() else "1 thread, no OpenMP"
+    )
     return f"C++, {built.active_level()} (this machine runs {', '.join(built.levels())}), {pool}"
 
 

@@ -1,6 +1,6 @@
 """Prints csrc/rules.h: every rule of fusedstep.rules as a C++ struct.
 
-Run `python -m fusedstep.emit csrc/rules.h` after a rule changed; a test fails while the file is stale.
+Run `make rules` after a rule changed; a test fails while the file is stale.
 A rule is straight-line arithmetic, which reads the same in Python and in C++.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from .rules import RULES, Rule, layout
 
 HEADER = """\
-// The update rules as C++. GENERATED from python/fusedstep/rules by `python -m fusedstep.emit`: do not edit.
+// The update rules as C++. GENERATED from python/fusedstep/rules by `make rules`: do not edit.
+// clang-format off
 #pragma once
 
 #include "numeric.h"
@@ -79,15 +80,15 @@ def _method(rule: Rule, function: Callable[..., object]) -> str:
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     assert isinstance(tree, ast.FunctionDef)
     arguments = [a.arg for a in tree.args.args if a.arg not in rule.scalars]
-    *body, last = [s for s in tree.body if not isinstance(s, ast.Expr)]
+    *body, last = (s for s in tree.body if not isinstance(s, ast.Expr))
     assert isinstance(last, ast.Return) and last.value is not None
     is_update = function is rule.functions[0]
 
     returned: list[str] = []
     if isinstance(last.value, ast.Tuple):
-        for name in last.value.elts:
-            assert isinstance(name, ast.Name), f"{function.__name__} returns more than names"
-            returned.append(name.id)
+        for output in last.value.elts:
+            assert isinstance(output, ast.Name), f"{function.__name__} returns more than names"
+            returned.append(output.id)
     outputs = [name for name in returned if name not in arguments]
     parameters = [f"T{'&' if a in returned else ''} {a}" for a in arguments]
     parameters += [f"T& {name}" for name in outputs]
@@ -105,7 +106,9 @@ def _method(rule: Rule, function: Callable[..., object]) -> str:
         lines.append(f"return {_expression(last.value)};")
 
     name = "update" if is_update else function.__name__
-    head = f"FUSEDSTEP_INLINE {'void' if returned else 'T'} {name}({', '.join(parameters)}) const {{"
+    head = (
+        f"FUSEDSTEP_INLINE {'void' if returned else 'T'} {name}({', '.join(parameters)}) const {{"
+    )
     return textwrap.indent("\n".join([head, *(f"  {line}" for line in lines), "}"]), "  ")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 import torch  # noqa: F401
 
-module: Any
+module: Any = None
+reason = ""
 try:
-    from . import _native as module
-
-    reason = ""
+    module = importlib.import_module("fusedstep._native")
 except ImportError as error:
-    module = None
     reason = f"the C++ module is not built or does not load: {error}"
 
 if module is not None and os.environ.get("FUSEDSTEP_CPU_LEVEL"):

@@ -1,8 +1,9 @@
-"""Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar rows.
+"""Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar
+rows.
 
 This is the one file that knows how tensors lie in memory. A bucket's tensors share a rule, a device
-and all dtypes, whatever group they come from; what differs between groups and step counts is a row of
-scalars. A backend gets addresses and sizes, and never a tensor that it could not walk flat.
+and all dtypes, whatever group they come from; what differs between groups and step counts is a row
+of scalars. A backend gets addresses and sizes, and never a tensor that it could not walk flat.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ SlotTensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter that takes part in a step, with the states its rule needs, in the rule's order."""
+    """One parameter that takes part in a step, with the states its rule needs, in the rule's
+    order."""
 
     param: Tensor
     state: dict[str, Any]
@@ -77,8 +79,8 @@ class Bucket:
         )
 
     def assign_rows(self, steps: float | list[float]) -> None:
-        """Gives each (group, step) that occurs a row of scalars. Most steps find all counters equal,
-        or all ahead by one: then the rows stay and only their step numbers change."""
+        """Gives each (group, step) that occurs a row of scalars. Most steps find all counters
+        equal, or all ahead by one: then the rows stay and only their step numbers change."""
         if not isinstance(steps, list):
             if self._pattern != "one step":
                 groups = sorted({member.group for member in self.members})
@@ -162,9 +164,7 @@ def _gradient(member: Member) -> Tensor:
     return grad.resolve_conj()
 
 
-def _flat_slots(
-    member: Member, tensors: list[Tensor], stages: list[Stage]
-) -> list[Tensor | None]:
+def _flat_slots(member: Member, tensors: list[Tensor], stages: list[Stage]) -> list[Tensor | None]:
     """Each tensor as it can be walked: itself if it lies flat in the bucket's order, else a copy.
 
     Elementwise rules walk memory in the parameter's own order, if that is dense; factored ones need
@@ -182,9 +182,7 @@ def _flat_slots(
         if _same_order(tensor, want) and not lazy:
             slots.append(None if slot == 1 else tensor)
             continue
-        copy = torch.empty_strided(
-            tensor.shape, want, dtype=tensor.dtype, device=tensor.device
-        )
+        copy = torch.empty_strided(tensor.shape, want, dtype=tensor.dtype, device=tensor.device)
         stages.append(Stage(copy, _source(member, slot, key), written=slot != 1))
         slots.append(copy)
     return slots

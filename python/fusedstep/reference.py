@@ -1,7 +1,7 @@
 """The plain torch backend, for any device: the rule texts themselves, run on tensors.
 
-It is slow and it is the measure: sums run in the order of `rules/layout.py`, so on a CPU every other
-backend's result is compared with this one bit for bit. Nothing is read back to the host.
+It is slow and it is the measure: sums run in the order of `rules/layout.py`, so on a CPU every
+other backend's result is compared with this one bit for bit. Nothing is read back to the host.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def launch(
             written, results = [*written, bucket.rms[index]], [*results, rms.to(compute)]
         for old, new in zip(written, results, strict=True):
             new = new.to(old.dtype)
-            old.copy_(new if found_inf is None else torch.where(found_inf.to(old.device) != 0, old, new))
+            old.copy_(
+                new if found_inf is None else torch.where(found_inf.to(old.device) != 0, old, new)
+            )
 
 
 Results = tuple[list[Tensor], Tensor]
@@ -255,6 +257,4 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition, a, b)
 
 
-OPERATIONS = {
-    operation.__name__: operation for operation in (div, sqrt, maximum, minimum, where)
-}
+OPERATIONS = {operation.__name__: operation for operation in (div, sqrt, maximum, minimum, where)}

@@ -56,12 +56,12 @@ class IntSteps:
         for state in states:
             state["step"] = int(state["step"])
 
-    def next_of_all(self) -> int | None:
+    def next_of_all(self) -> float | None:
         values = [state["step"] for state in self.states]
         low = min(values)
         return low + 1 if low == max(values) else None
 
-    def next_of_each(self) -> list[int]:
+    def next_of_each(self) -> list[float]:
         return [state["step"] + 1 for state in self.states]
 
     def count(self, found_inf: Tensor | None) -> None:

@@ -85,7 +85,7 @@ class Adafactor(FactoredOptimizer):
     def _check_group(self, group: Group) -> None:
         if group["lr"] is None and not group["relative_step"]:
             raise ValueError(
-                "Adafactor: lr=None needs relative_step=True; give lr, or let relative_step choose it"
+                "Adafactor: lr=None needs relative_step=True; give lr, or relative_step=True"
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:

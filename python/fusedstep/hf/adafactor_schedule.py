@@ -1,4 +1,4 @@
-"""AdafactorSchedule: shows the step size that Adafactor chose by itself where a scheduler is expected."""
+"""AdafactorSchedule: the step size that Adafactor chose, where a scheduler is expected."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class AdafactorSchedule(LambdaLR):
     def __init__(self, optimizer: Optimizer, initial_lr: float = 0.0) -> None:
         if not hasattr(optimizer, "_get_lr"):
             raise TypeError(
-                f"AdafactorSchedule needs an Adafactor of transformers' dialect, which knows its own "
-                f"step size, but got {type(optimizer).__name__}. Pass the raw optimizer, not a wrapper."
+                "AdafactorSchedule needs an Adafactor of transformers' dialect, which knows its "
+                f"own step size, but got {type(optimizer).__name__}. Pass the raw optimizer, "
+                "not a wrapper."
             )
 
         def lr_lambda(_: int) -> float:

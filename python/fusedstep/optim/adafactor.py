@@ -23,8 +23,8 @@ class Adafactor(FactoredOptimizer):
         u = g / max(sqrt(V), eps1)                     (a vector: V = (1-c) V + c g^2)
         p = (1 - lr weight_decay) p - alpha / max(1, rms(u)/d) u
 
-    All arithmetic is at least float32, whatever the dtypes. ``eps[0]=None`` is the machine epsilon of
-    each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
+    All arithmetic is at least float32, whatever the dtypes. ``eps[0]=None`` is the machine epsilon
+    of each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
 
     Arguments:
         backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.

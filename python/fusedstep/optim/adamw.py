@@ -20,8 +20,9 @@ class AdamW(FusedOptimizer):
         m = beta1 m + (1 - beta1) g                    v = beta2 v + (1 - beta2) g^2
         p = (1 - lr weight_decay) p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
 
-    ``foreach`` and ``fused`` are accepted and kept, as checkpoints and configs carry them; they do not
-    choose how a step is computed. ``fused=True`` lets a ``GradScaler`` pass its scale to the step.
+    ``foreach`` and ``fused`` are accepted and kept, as checkpoints and configs carry them; they do
+    not choose how a step is computed. With ``fused=True`` a ``GradScaler`` hands its scale to the
+    step.
 
     Arguments:
         backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
@@ -118,8 +119,8 @@ class AdamW(FusedOptimizer):
     def _check_group(self, group: Group) -> None:
         if group["differentiable"]:
             raise RuntimeError(
-                "differentiable=True is not supported: a fused step cannot be differentiated through. "
-                "Use torch.optim.AdamW(..., differentiable=True)."
+                "differentiable=True is not supported: a fused step cannot be differentiated "
+                "through. Use torch.optim.AdamW(..., differentiable=True)."
             )
 
     def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:

@@ -1,4 +1,5 @@
-"""The step that every optimizer shares: gather, plan, scalars, launch. Subclasses know one rule each."""
+"""The step that every optimizer shares: gather, plan, scalars, launch. Subclasses know one rule
+each."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ State = dict[str, Any]
 
 
 class Plan:
-    """What a step can use again as long as nothing moved: buckets, counters, and the watch on both."""
+    """What a step can use again as long as nothing moved: buckets, counters, and the watch on
+    both."""
 
     def __init__(self, optimizer: FusedOptimizer, members: list[Member]) -> None:
         self.members = members
@@ -48,7 +50,8 @@ class Plan:
         return watch(lists, optimizer.state, tuple(sorted(keys)), cell_of_each)
 
     def scratch_bytes(self) -> int:
-        """Memory that the launches use beside the tensors: scratch, and copies of strided tensors."""
+        """Memory that the launches use beside the tensors: scratch, and copies of strided
+        tensors."""
         copies = sum(s.copy.nbytes for bucket in self.buckets for s in bucket.stages)
         return copies + sum(
             launcher.scratch_bytes(bucket)
@@ -61,16 +64,14 @@ def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
 
 
 class FusedOptimizer(torch.optim.Optimizer):
-    """Base of all optimizers here. A subclass says which rule a parameter takes and with what states
-    (`_member`), how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
+    """Base of all optimizers here. A subclass says which rule a parameter takes and with what
+    states (`_member`), how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
 
     steps_are_tensors = True
     backend: str | None = None
     _plan: Plan | None = None
 
-    def __init__(
-        self, params: Any, defaults: dict[str, Any], backend: str | None
-    ) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
         super().__init__(params, defaults)
 
@@ -101,7 +102,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     # The step.
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates all parameters that have a gradient.
 
         Arguments:
@@ -193,7 +194,8 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def _need(state: State, key: str) -> Any:
-        """A missing state is the peers' KeyError: an option was switched on after the first step."""
+        """A missing state is the peers' KeyError: an option was switched on after the first
+        step."""
         return state[key]
 
     def where(self, member: Member) -> str:
@@ -211,8 +213,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of ours or of the peer. States keep the dtype they were saved in: torch
-        would round them to the parameter's, and a bfloat16 run would not go on as it was."""
+        """Loads a state dict of ours or of the peer. States keep the dtype they were saved in:
+        torch would round them to the parameter's, and a bfloat16 run would not go on as it was."""
         seen: dict[str, Any] = {}
 
         def remember(_: Any, loaded: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the two dialects of Adafactor share: which parameters can be factored, and which cannot be."""
+"""What the two dialects of Adafactor share: which parameters can be factored, which cannot."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class FactoredOptimizer(FusedOptimizer):
             )
         if getattr(param, "_fsdp_flattened", False):
             raise RuntimeError(
-                f"Adafactor: {where} is a flat shard of FSDP1, which has lost the rows and columns of "
-                "its matrices: steps would be silently wrong. Use an elementwise optimizer such as "
-                "AdamW with FSDP1."
+                f"Adafactor: {where} is a flat shard of FSDP1, which has lost the rows and columns "
+                "of its matrices: steps would be silently wrong. Use an elementwise optimizer "
+                "such as AdamW with FSDP1."
             )
         if self._was_flattened(group):
             raise RuntimeError(
-                f"Adafactor: {where}: the group was made with matrices and now holds one flat vector. "
-                "An engine that flattens parameters (ZeRO) takes away the rows and columns that "
-                "Adafactor needs: use an elementwise optimizer such as AdamW with it."
+                f"Adafactor: {where}: the group was made with matrices and now holds one flat "
+                "vector. An engine that flattens parameters (ZeRO) takes away the rows and columns "
+                "that Adafactor needs: use an elementwise optimizer such as AdamW with it."
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

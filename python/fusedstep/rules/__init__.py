@@ -1,11 +1,11 @@
 """The spec: every update rule, written once as arithmetic on numbers.
 
-A rule's functions use `+ - *` and, by name, `div sqrt minimum maximum where`. Run as they stand they
-work on Python floats. `fusedstep.reference` runs the same code objects on torch tensors, and
+A rule's functions use `+ - *` and, by name, `div sqrt minimum maximum where`. Run as they stand
+they work on Python floats. `fusedstep.reference` runs the same code objects on torch tensors, and
 `fusedstep.emit` prints them as the C++ structs of `csrc/rules.h`.
 
-Letters, everywhere in this folder: `p` parameter, `g` gradient, `m` and `v` first and second moment,
-`w` running maximum of `v`, `row` and `col` the factored second moment, `u` update.
+Letters, everywhere in this folder: `p` parameter, `g` gradient, `m` and `v` first and second
+moment, `w` running maximum of `v`, `row` and `col` the factored second moment, `u` update.
 """
 
 from __future__ import annotations

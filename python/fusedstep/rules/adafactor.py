@@ -6,15 +6,15 @@ For a matrix (the last two dimensions, rows i, columns j; leading dimensions are
     u_ij   = damped(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
     p_ij   = update(p_ij, u_ij, step_size, keep)
 
-The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet infinities.
-A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `keep` are of the whole
-tensor (`finish`), since the update is clipped by its root mean square. That needs sum(u^2) before any
-u is final, and yet no extra read: where nothing is capped,
+The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet
+infinities. A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `keep` are
+of the whole tensor (`finish`), since the update is clipped by its root mean square. That needs
+sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
 
     sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
 
-and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`, `col`
-and `v` are used as they were stored, rounded to the state's dtype.
+and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`,
+`col` and `v` are used as they were stored, rounded to the state's dtype.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def finish(
     decay,
     decay_scaled,
 ):
-    """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have it."""
+    """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have
+    it."""
     scale = where(scaled > 0.0, where(rms_p > scale_floor, rms_p, scale_floor), 1.0)
     excess = div(rms_u, clip)
     divisor = where(excess == excess, maximum(excess, 1.0), divisor_if_nan)
@@ -156,7 +157,8 @@ def torch_scalars(
     d: float,
     weight_decay: float,
 ) -> tuple[float, ...]:
-    """The dialect of torch at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the scale."""
+    """The dialect of torch at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the
+    scale."""
     one_minus_beta2 = step**beta2_decay
     return (
         1.0 - one_minus_beta2,
@@ -191,6 +193,11 @@ _SHARED = (
 RULES = (
     Rule("adafactor", (), SCALARS, (update, *_SHARED), "adafactor", factored=True),
     Rule(
-        "adafactor_momentum", ("m",), SCALARS, (update_momentum, *_SHARED), "adafactor", factored=True
+        "adafactor_momentum",
+        ("m",),
+        SCALARS,
+        (update_momentum, *_SHARED),
+        "adafactor",
+        factored=True,
     ),
 )

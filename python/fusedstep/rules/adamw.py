@@ -29,7 +29,19 @@ def adamw(
 
 
 def adamw_amsgrad(
-    p, g, m, v, w, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, keep, step_size, inv_root_bias2
+    p,
+    g,
+    m,
+    v,
+    w,
+    beta1,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    eps,
+    keep,
+    step_size,
+    inv_root_bias2,
 ):
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
