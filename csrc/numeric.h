@@ -44,8 +44,9 @@ FUSEDSTEP_INLINE T minimum(T a, T b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-template <class T>
-FUSEDSTEP_INLINE T where(bool condition, T a, T b) {
+// The condition is a bool, or one for each lane where T is a vector.
+template <class C, class T>
+FUSEDSTEP_INLINE T where(C condition, T a, T b) {
   return condition ? a : b;
 }
 

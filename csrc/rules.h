@@ -94,7 +94,7 @@ struct Adafactor {
   }
 
   FUSEDSTEP_INLINE T damped(T g, T factor) const {
-    return g * minimum(factor, cap);
+    return g * where(factor > cap, cap, factor);
   }
 
   FUSEDSTEP_INLINE T inverse(T row) const {

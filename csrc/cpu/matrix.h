@@ -248,45 +248,87 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
   });
 }
 
-// Read 2 of the rows begin..end. Where `squares` is given, the parameter's squares are added to it on
-// the way; where `next_gradient` is, the next tensor's gradient is fetched.
-template <class T, bool Momentum, class Rule>
-void update_rows(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T keep, double* squares, const char* next_gradient) {
-  T p_buffer[kTile], g_buffer[kTile], m_buffer[kTile], row_factor[kGroup];
-  bool direct = in_place(x.dtypes[0], T(1)) && in_place(x.dtypes[1], x.grad_scale);
-  if (Momentum) direct &= in_place(x.dtypes[4], T(1));
-  const int64_t strip = direct && squares == nullptr ? x.cols : kTile;
+// n <= kLanes numbers of p, and of m if there is one, after their update. Full lanes have their n known
+// when compiled.
+template <class T, class P, class G, class N>
+FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, const G* g_at, T* m_at,
+                                   const T* col_factor, T row_factor, T scale, Lanes<T> step_size,
+                                   Lanes<T> keep, N n, Lanes<T>& squares) {
+  Lanes<T> p, g, c, m = {};
+  if constexpr (std::is_same_v<N, int64_t>) {
+    p = widen_partial<T>(p_at, n), g = widen_partial<T>(g_at, n), c = widen_partial<T>(col_factor, n);
+    if (m_at != nullptr) m = widen_partial<T>(m_at, n);
+  } else {
+    p = widen_lanes<T>(p_at), g = widen_lanes<T>(g_at), c = get<Lanes<T>>(col_factor);
+    if (m_at != nullptr) m = get<Lanes<T>>(m_at);
+  }
+  squares += p * p;
+  const Lanes<T> u = rule.damped(g * scale, row_factor * c);
+  if (m_at != nullptr)
+    rule.update(p, m, u, step_size, keep);
+  else
+    rule.update(p, u, step_size, keep);
+  if constexpr (std::is_same_v<N, int64_t>) {
+    narrow_partial<T>(p_at, p, n);
+    if (m_at != nullptr) narrow_partial<T>(m_at, m, n);
+  } else {
+    narrow_lanes<T>(p_at, p);
+    if (m_at != nullptr) put(m_at, m);
+  }
+}
+
+// Read 2 of the rows begin..end. The squares of the parameter before its update are added to `squares`;
+// where `next_gradient` is given, the next tensor's gradient is fetched on the way.
+template <class T, bool Momentum, class P, class G>
+void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+                 const T* col_factor, T step_size, T keep, double& squares, const char* next_gradient) {
+  constexpr std::integral_constant<int64_t, kLanes> all;
+  Adafactor<Lanes<T>> lanes_rule;
+  lanes_rule.cap = Lanes<T>{} + rule.cap;
+  lanes_rule.beta1 = Lanes<T>{} + rule.beta1;
+  lanes_rule.one_minus_beta1 = Lanes<T>{} + rule.one_minus_beta1;
+  const Lanes<T> step_lanes = Lanes<T>{} + step_size, keep_lanes = Lanes<T>{} + keep;
+  T m_buffer[Momentum ? kTile : 1], row_factor[kGroup];
   for (int64_t i = begin; i < end; ++i) {
     if ((i - begin) % kGroup == 0) {
       const int count = row_factors(rule, x, i, end, mean, row_factor);
       if (next_gradient != nullptr)
         fetch_lines(next_gradient + x.offset(1, i, 0), x.offset(1, count, 0));
     }
+    P* p = reinterpret_cast<P*>(x.p) + i * x.cols;
+    const G* g = reinterpret_cast<const G*>(x.g) + i * x.cols;
     const T r = row_factor[(i - begin) % kGroup];
     double row_squares = 0.0;
-    for (int64_t column = 0; column < x.cols; column += strip) {
-      const int64_t n = std::min(strip, x.cols - column);
-      char* p_at = x.p + x.offset(0, i, column);
-      const T* g = load(x.dtypes[1], x.g + x.offset(1, i, column), n, x.grad_scale, g_buffer);
-      T* p = load(x.dtypes[0], p_at, n, p_buffer);
-      const T* c = col_factor + column;
-      if (squares != nullptr) row_squares += double(tile_square_sum(p, n));
-      if constexpr (Momentum) {
-        char* m_at = x.m + x.offset(4, i, column);
-        T* m = load(x.dtypes[4], m_at, n, m_buffer);
-        FUSEDSTEP_INDEPENDENT
-        for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.damped(g[j], r * c[j]), step_size, keep);
-        store(x.dtypes[4], m_at, n, m);
-      } else {
-        FUSEDSTEP_INDEPENDENT
-        for (int64_t j = 0; j < n; ++j) rule.update(p[j], rule.damped(g[j], r * c[j]), step_size, keep);
-      }
-      store(x.dtypes[0], p_at, n, p);
+    for (int64_t tile = 0; tile < x.cols; tile += kTile) {
+      const int64_t tile_end = std::min<int64_t>(tile + kTile, x.cols);
+      char* m_at = Momentum ? x.m + x.offset(4, i, tile) : nullptr;
+      T* m = Momentum ? load(x.dtypes[4], m_at, tile_end - tile, m_buffer) - tile : nullptr;
+      Lanes<T> sum = {};
+      int64_t j = tile;
+      for (; j + kLanes <= tile_end; j += kLanes)
+        update_lanes(lanes_rule, p + j, g + j, Momentum ? m + j : nullptr, col_factor + j, r,
+                     x.grad_scale, step_lanes, keep_lanes, all, sum);
+      if (j < tile_end)
+        update_lanes(lanes_rule, p + j, g + j, Momentum ? m + j : nullptr, col_factor + j, r,
+                     x.grad_scale, step_lanes, keep_lanes, tile_end - j, sum);
+      if (Momentum) store(x.dtypes[4], m_at, tile_end - tile, m + tile);
+      row_squares += double(fold_lanes<T>(sum));
     }
-    if (squares != nullptr) *squares += row_squares;
+    squares += row_squares;
   }
+}
+
+template <class T, bool Momentum>
+void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+                 const T* col_factor, T step_size, T keep, double& squares, const char* next_gradient) {
+  with_storage(x.dtypes[0], [&](auto* p) {
+    with_storage(x.dtypes[1], [&](auto* g) {
+      using P = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+      using G = std::remove_cv_t<std::remove_pointer_t<decltype(g)>>;
+      update_rows<T, Momentum, P, G>(rule, x, begin, end, mean, col_factor, step_size, keep, squares,
+                                     next_gradient);
+    });
+  });
 }
 
 }  // namespace

@@ -86,6 +86,31 @@ FUSEDSTEP_INLINE Lanes<T> widen_partial(const S* from, int64_t n) {
   return get<Lanes<T>>(padded);
 }
 
+template <class T, class S>
+FUSEDSTEP_INLINE void narrow_lanes(S* to, Lanes<T> x) {
+  if constexpr (std::is_same_v<S, Bfloat16>) {
+    // to_bfloat16, in lanes.
+    const Lanes<float> f = __builtin_convertvector(x, Lanes<float>);
+    const Lanes<uint32_t> bits = __builtin_bit_cast(Lanes<uint32_t>, f);
+    Lanes<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    rounded = f != f ? Lanes<uint32_t>{} + 0x7fc0 : rounded;
+    put(to, __builtin_convertvector(rounded, Lanes<uint16_t>));
+  } else if constexpr (std::is_same_v<S, Float16>) {
+    T wide[kLanes];
+    put(wide, x);
+    narrow_half(wide, kLanes, reinterpret_cast<char*>(to));
+  } else {
+    put(to, __builtin_convertvector(x, Lanes<S>));
+  }
+}
+
+template <class T, class S>
+FUSEDSTEP_INLINE void narrow_partial(S* to, Lanes<T> x, int64_t n) {
+  S narrow[kLanes];
+  narrow_lanes<T>(narrow, x);
+  for (int64_t k = 0; k < n; ++k) to[k] = narrow[k];
+}
+
 // The fold of kGroup numbers that `at(k)` yields, from the inside out, so that few are alive at once.
 template <int First = 0, int Step = 1, class At>
 FUSEDSTEP_INLINE auto fold_group(At&& at) {
@@ -143,21 +168,6 @@ inline T tile_sum(const T* x, int64_t n) {
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) sum += get<Lanes<T>>(x + j);
   if (j < n) sum += widen_partial<T>(x + j, n - j);
-  return fold_lanes<T>(sum);
-}
-
-template <class T>
-FUSEDSTEP_INLINE T tile_square_sum(const T* x, int64_t n) {
-  Lanes<T> sum = {};
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    const Lanes<T> v = get<Lanes<T>>(x + j);
-    sum += v * v;
-  }
-  if (j < n) {
-    const Lanes<T> v = widen_partial<T>(x + j, n - j);
-    sum += v * v;
-  }
   return fold_lanes<T>(sum);
 }
 

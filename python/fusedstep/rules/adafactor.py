@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from .numbers import div, maximum, minimum, sqrt, where
+from .numbers import div, maximum, sqrt, where
 from .spec import Rule
 
 SCALARS = (
@@ -70,7 +70,8 @@ def col_factor(col):
 
 
 def damped(g, factor, cap):
-    return g * minimum(factor, cap)
+    # A nan factor stays nan, and the cap is a number: one instruction where minimum takes four.
+    return g * where(factor > cap, cap, factor)
 
 
 def inverse(row):
