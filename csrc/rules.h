@@ -36,45 +36,46 @@ namespace {
 
 template <class T>
 struct Adamw {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, keep, step_size, inv_root_bias2;
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, step_size, inv_root_bias2;
 
   FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
-    p = keep * p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
+    p = p - decay * p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
   }
 };
 
 template <class T>
 struct AdamwAmsgrad {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, keep, step_size, inv_root_bias2;
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, step_size, inv_root_bias2;
 
   FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v, T& w) const {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
     w = maximum(w, v);
-    p = keep * p - step_size * div(m, sqrt(w) * inv_root_bias2 + eps);
+    p = p - decay * p - step_size * div(m, sqrt(w) * inv_root_bias2 + eps);
   }
 };
 
 template <class T>
 struct AdamwDecayLast {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, keep, step_size, inv_root_bias2;
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, step_size, inv_root_bias2;
 
   FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
-    p = keep * (p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps));
+    p = p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
+    p = p - decay * p;
   }
 };
 
 template <class T>
 struct Adafactor {
   T beta2, one_minus_beta2, eps_stat, mean_floor, cap, rho, scaled, scale_floor, clip,
-      divisor_if_nan, decay, decay_scaled, beta1, one_minus_beta1;
+      divisor_if_nan, decay_fixed, decay_scaled, beta1, one_minus_beta1;
 
-  FUSEDSTEP_INLINE void update(T& p, T u, T step_size, T keep) const {
-    p = keep * p - step_size * u;
+  FUSEDSTEP_INLINE void update(T& p, T u, T step_size, T decay) const {
+    p = p - decay * p - step_size * u;
   }
 
   FUSEDSTEP_INLINE T second_moment(T old, T mean_square) const {
@@ -109,17 +110,17 @@ struct Adafactor {
     return sqrt(div(sum_of_squares, count));
   }
 
-  FUSEDSTEP_INLINE void finish(T rms_p, T rms_u, T& step_size, T& keep) const {
+  FUSEDSTEP_INLINE void finish(T rms_p, T rms_u, T& step_size, T& decay) const {
     T scale = where(scaled > T(0.0), where(rms_p > scale_floor, rms_p, scale_floor), T(1.0));
     T excess = div(rms_u, clip);
     T divisor = where(excess == excess, maximum(excess, T(1.0)), divisor_if_nan);
     step_size = div(rho * scale, divisor);
-    keep = T(1.0) - (decay + decay_scaled * scale);
+    decay = decay_fixed + decay_scaled * scale;
   }
 
-  FUSEDSTEP_INLINE void update(T& p, T& m, T u, T step_size, T keep) const {
+  FUSEDSTEP_INLINE void update(T& p, T& m, T u, T step_size, T decay) const {
     m = beta1 * m + one_minus_beta1 * (step_size * u);
-    p = keep * p - m;
+    p = p - decay * p - m;
   }
 };
 

@@ -128,6 +128,7 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
         if (PyErr_Occurred()) return false;
         continue;
       }
+      if (PyLong_Check(entry) || PyFloat_Check(entry)) continue;
       if (!look(entry) || !visit(number(t.data) + int64_t(t.byte_offset)) || !visit_layout(t, visit))
         return false;
     }

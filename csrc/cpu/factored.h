@@ -245,7 +245,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
 
   void update_piece(int64_t piece, const double* step, double& p, const char* = nullptr) const {
     const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
-    const T step_size = T(step[0]), keep = T(step[1]);
+    const T step_size = T(step[0]), decay = T(step[1]);
     T p_buffer[kTile], g_buffer[kTile], v_buffer[kTile], m_buffer[kTile];
     if (this->sums_late()) p = parameter_squares(begin, end);
     for (int64_t i = begin; i < end; i += kTile) {
@@ -257,12 +257,12 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
         T* m = load(launch.dtypes[3], at(3, i), n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, keep);
+          rule.update(p[j], m[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
         store(launch.dtypes[3], at(3, i), n, m);
       } else {
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, keep);
+          rule.update(p[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
       }
       store(launch.dtypes[0], at(0, i), n, p);
     }

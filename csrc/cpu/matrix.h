@@ -253,7 +253,7 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 template <class T, class P, class G, class N>
 FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, const G* g_at, T* m_at,
                                    const T* col_factor, T row_factor, T scale, Lanes<T> step_size,
-                                   Lanes<T> keep, N n, Lanes<T>& squares) {
+                                   Lanes<T> decay, N n, Lanes<T>& squares) {
   Lanes<T> p, g, c, m = {};
   if constexpr (std::is_same_v<N, int64_t>) {
     p = widen_partial<T>(p_at, n), g = widen_partial<T>(g_at, n), c = widen_partial<T>(col_factor, n);
@@ -265,9 +265,9 @@ FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, con
   squares += p * p;
   const Lanes<T> u = rule.damped(g * scale, row_factor * c);
   if (m_at != nullptr)
-    rule.update(p, m, u, step_size, keep);
+    rule.update(p, m, u, step_size, decay);
   else
-    rule.update(p, u, step_size, keep);
+    rule.update(p, u, step_size, decay);
   if constexpr (std::is_same_v<N, int64_t>) {
     narrow_partial<T>(p_at, p, n);
     if (m_at != nullptr) narrow_partial<T>(m_at, m, n);
@@ -281,13 +281,14 @@ FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, con
 // where `next_gradient` is given, the next tensor's gradient is fetched on the way.
 template <class T, bool Momentum, class P, class G>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T keep, double& squares, const char* next_gradient) {
+                 const T* col_factor, T step_size, T decay, double& squares,
+                 const char* next_gradient) {
   constexpr std::integral_constant<int64_t, kLanes> all;
   Adafactor<Lanes<T>> lanes_rule;
   lanes_rule.cap = Lanes<T>{} + rule.cap;
   lanes_rule.beta1 = Lanes<T>{} + rule.beta1;
   lanes_rule.one_minus_beta1 = Lanes<T>{} + rule.one_minus_beta1;
-  const Lanes<T> step_lanes = Lanes<T>{} + step_size, keep_lanes = Lanes<T>{} + keep;
+  const Lanes<T> step_lanes = Lanes<T>{} + step_size, decay_lanes = Lanes<T>{} + decay;
   T m_buffer[Momentum ? kTile : 1], row_factor[kGroup];
   for (int64_t i = begin; i < end; ++i) {
     if ((i - begin) % kGroup == 0) {
@@ -307,10 +308,10 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       int64_t j = tile;
       for (; j + kLanes <= tile_end; j += kLanes)
         update_lanes(lanes_rule, p + j, g + j, Momentum ? m + j : nullptr, col_factor + j, r,
-                     x.grad_scale, step_lanes, keep_lanes, all, sum);
+                     x.grad_scale, step_lanes, decay_lanes, all, sum);
       if (j < tile_end)
         update_lanes(lanes_rule, p + j, g + j, Momentum ? m + j : nullptr, col_factor + j, r,
-                     x.grad_scale, step_lanes, keep_lanes, tile_end - j, sum);
+                     x.grad_scale, step_lanes, decay_lanes, tile_end - j, sum);
       if (Momentum) store(x.dtypes[4], m_at, tile_end - tile, m + tile);
       row_squares += double(fold_lanes<T>(sum));
     }
@@ -320,12 +321,13 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
 
 template <class T, bool Momentum>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T keep, double& squares, const char* next_gradient) {
+                 const T* col_factor, T step_size, T decay, double& squares,
+                 const char* next_gradient) {
   with_storage(x.dtypes[0], [&](auto* p) {
     with_storage(x.dtypes[1], [&](auto* g) {
       using P = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
       using G = std::remove_cv_t<std::remove_pointer_t<decltype(g)>>;
-      update_rows<T, Momentum, P, G>(rule, x, begin, end, mean, col_factor, step_size, keep, squares,
+      update_rows<T, Momentum, P, G>(rule, x, begin, end, mean, col_factor, step_size, decay, squares,
                                      next_gradient);
     });
   });

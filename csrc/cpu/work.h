@@ -36,7 +36,7 @@ constexpr int64_t kWave = 4 << 20;
 
 // Where a tensor's sums lie between the phases.
 struct Sums {
-  double *step, *p, *u;  // step: step_size, keep; p, u: one for each piece
+  double *step, *p, *u;  // step: step_size, decay; p, u: one for each piece
   double *mean, *smallest_row, *energy, *smallest_col;  // blocked matrices only
   char* partial;                                        // s then h of each block, in the compute type
   int64_t bytes;

@@ -112,6 +112,13 @@ def _method(rule: Rule, function: Callable[..., object]) -> str:
     return textwrap.indent("\n".join([head, *(f"  {line}" for line in lines), "}"]), "  ")
 
 
+# What reads the same in Python and in C++; a chained comparison, for one, does not.
+ARITHMETIC = (
+    ast.Name, ast.Constant, ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Load,
+    ast.Add, ast.Sub, ast.Mult, ast.USub, ast.Lt, ast.Gt, ast.LtE, ast.GtE, ast.Eq, ast.NotEq,
+)  # fmt: skip
+
+
 class _Literals(ast.NodeTransformer):
     """1.0 -> T(1.0): a bare literal would be a double and widen the expression."""
 
@@ -120,6 +127,9 @@ class _Literals(ast.NodeTransformer):
 
 
 def _expression(node: ast.expr) -> str:
+    for part in ast.walk(node):
+        chained = isinstance(part, ast.Compare) and len(part.ops) > 1
+        assert isinstance(part, ARITHMETIC) and not chained, f"not arithmetic: {ast.unparse(node)}"
     return ast.unparse(ast.fix_missing_locations(_Literals().visit(node)))
 
 

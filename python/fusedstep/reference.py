@@ -6,6 +6,7 @@ other backend's result is compared with this one bit for bit. Nothing is read ba
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -121,10 +122,10 @@ def _finish(
     count = torch.full_like(sum_u, p.numel())
     rms = rule.rms(sum_p, count)
     seen = rms if rule.scaled > 0.0 else torch.zeros_like(rms)
-    step_size, keep = rule.finish(seen, rule.rms(sum_u, count))
-    keep = _tensor(keep, step_size)  # a plain number where the decay does not depend on the tensor
-    step_size, keep = step_size.to(p.dtype), keep.to(p.dtype)
-    return list(rule.update(p, *momentum, u, step_size, keep)), rms
+    step_size, decay = rule.finish(seen, rule.rms(sum_u, count))
+    decay = _tensor(decay, step_size)  # a plain number where it does not depend on the tensor
+    step_size, decay = step_size.to(p.dtype), decay.to(p.dtype)
+    return list(rule.update(p, *momentum, u, step_size, decay)), rms
 
 
 def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -239,7 +240,8 @@ def _sqrt_float64(x: Tensor) -> Tensor:
     high = high - (high - root)
     low = root - high
     error = ((mantissa - high * high) - 2.0 * high * low) - low * low
-    root = torch.ldexp(root + error / (2.0 * root), (exponent + odd) // 2)
+    root = (root + error / (2.0 * root)).clamp(max=1.0 - 2.0**-53)  # the root of less than one
+    root = torch.ldexp(root, (exponent + odd) // 2)
     return torch.where((x > 0) & x.isfinite(), root, x.sqrt())
 
 
@@ -257,4 +259,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition, a, b)
 
 
-OPERATIONS = {operation.__name__: operation for operation in (div, sqrt, maximum, minimum, where)}
+OPERATIONS: dict[str, Any] = {
+    "__builtins__": builtins,
+    **{operation.__name__: operation for operation in (div, sqrt, maximum, minimum, where)},
+}

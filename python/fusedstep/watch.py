@@ -78,7 +78,9 @@ class PythonWatch:
             fixed += (id(key), id(values), len(values))
             for name in self.keys:
                 value = values.get(name)
-                fixed += (id(value), None if value is None else (value.data_ptr(), _layout(value)))
+                fixed.append(id(value))
+                if isinstance(value, Tensor):
+                    fixed += (value.data_ptr(), _layout(value))
         return fixed, grads
 
 

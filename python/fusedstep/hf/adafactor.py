@@ -39,6 +39,7 @@ class Adafactor(FactoredOptimizer):
     """
 
     steps_are_tensors = False
+    choosing = ("beta1",)
 
     def __init__(
         self,

@@ -34,6 +34,8 @@ class AdamW(FusedOptimizer):
         >>> opt.step()
     """
 
+    choosing = ("amsgrad", "capturable", "fused")
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -25,6 +25,7 @@ class Plan:
     def __init__(self, optimizer: FusedOptimizer, members: list[Member]) -> None:
         self.members = members
         self.backend = optimizer.backend
+        self.choices = optimizer.choices()
         counters = TensorSteps if optimizer.steps_are_tensors else IntSteps
         self.steps = counters([member.state for member in members]) if members else None
         self.buckets = make_buckets(members)
@@ -44,6 +45,9 @@ class Plan:
         position = {id(member.param): index for index, member in enumerate(self.members)}
         cells = gradient_cells(self.buckets)
         keys = {key for member in self.members for key in member.state_keys}
+        keys |= {member.rms_key for member in self.members if member.rms_key}
+        if optimizer.steps_are_tensors:
+            keys.add("step")
         cell_of_each = [
             cells.get(position.get(id(param), -1), 0) for params in lists for param in params
         ]
@@ -68,6 +72,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     states (`_member`), how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
 
     steps_are_tensors = True
+    choosing: tuple[str, ...] = ()
     backend: str | None = None
     _plan: Plan | None = None
 
@@ -114,11 +119,26 @@ class FusedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         plan = self._plan
         lists = param_lists(self)
-        if plan is None or plan.backend != self.backend or plan.watch.check(lists, self.state) < 0:
+        if plan is None or self._is_stale(plan, lists):
             plan = self._plan = self._make_plan()
         if plan.steps is not None:
             self._launch(plan)
         return loss
+
+    def _is_stale(self, plan: Plan, lists: ParamLists) -> bool:
+        return (
+            plan.backend != self.backend
+            or plan.choices != self.choices()
+            or plan.watch.check(lists, self.state) < 0
+        )
+
+    def choices(self) -> list[Any]:
+        """Of every group, the options that choose a rule, its states, or what is refused."""
+        names = self.choosing
+        return [
+            [group[name] is not None and group[name] is not False for name in names]
+            for group in self.param_groups
+        ]
 
     def _launch(self, plan: Plan) -> None:
         assert plan.steps is not None

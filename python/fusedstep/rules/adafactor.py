@@ -4,11 +4,11 @@ For a matrix (the last two dimensions, rows i, columns j; leading dimensions are
 
     row_i  = second_moment(row_i, mean_j g^2)          col_j = second_moment(col_j, mean_i g^2)
     u_ij   = damped(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
-    p_ij   = update(p_ij, u_ij, step_size, keep)
+    p_ij   = update(p_ij, u_ij, step_size, decay)
 
 The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet
-infinities. A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `keep` are
-of the whole tensor (`finish`), since the update is clipped by its root mean square. That needs
+infinities. A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `decay`
+are of the whole tensor (`finish`), since the update is clipped by its root mean square. That needs
 sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
 
     sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
@@ -35,21 +35,21 @@ SCALARS = (
     "scale_floor",  # least such scale
     "clip",  # largest rms(u) that is not scaled down
     "divisor_if_nan",  # what a rms(u) of nan divides the step by
-    "decay",  # weight decay of a step: decay + decay_scaled * scale
+    "decay_fixed",  # weight decay of a step: decay_fixed + decay_scaled * scale
     "decay_scaled",
     "beta1",
     "one_minus_beta1",
 )
 
 
-def update(p, u, step_size, keep):
-    p = keep * p - step_size * u
+def update(p, u, step_size, decay):
+    p = p - decay * p - step_size * u
     return (p,)
 
 
-def update_momentum(p, m, u, step_size, keep, beta1, one_minus_beta1):
+def update_momentum(p, m, u, step_size, decay, beta1, one_minus_beta1):
     m = beta1 * m + one_minus_beta1 * (step_size * u)
-    p = keep * p - m
+    p = p - decay * p - m
     return p, m
 
 
@@ -94,7 +94,7 @@ def finish(
     scale_floor,
     clip,
     divisor_if_nan,
-    decay,
+    decay_fixed,
     decay_scaled,
 ):
     """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have
@@ -103,8 +103,8 @@ def finish(
     excess = div(rms_u, clip)
     divisor = where(excess == excess, maximum(excess, 1.0), divisor_if_nan)
     step_size = div(rho * scale, divisor)
-    keep = 1.0 - (decay + decay_scaled * scale)
-    return step_size, keep
+    decay = decay_fixed + decay_scaled * scale
+    return step_size, decay
 
 
 def transformers_scalars(

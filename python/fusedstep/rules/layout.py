@@ -4,16 +4,15 @@ The order of every sum is fixed, so that a result does not depend on how the wor
 along the rows or down the columns of a matrix; a vector is one row. All sizes are functions of a
 tensor's shape alone, never of the number of threads.
 
-along a row    tiles of TILE columns; in a tile LANES lanes, lane k takes columns k, k + LANES, ...
-in
-               order; the lanes are folded; tile sums are added in float64, in order
+along a row    tiles of TILE columns; in a tile LANES lanes, lane k takes columns k, k + LANES and
+               so on in order; the lanes are folded; tile sums are added in float64, in order
 down a column  blocks of BLOCK rows; in a block groups of GROUP rows, folded, then added in order;
                block sums are added in float64, in order
 fold           x[k] + x[k + n/2] until one is left
 
 PIECE elements are what one thread takes at a time: a whole tensor, a run of small matrices, a part
-of a vector. A matrix above it is cut into its blocks. A tensor's pieces are added in float64, in
-order.
+of a vector. A matrix above it is cut into its blocks. A tensor's pieces are added in float64,
+in order.
 """
 
 from __future__ import annotations
