@@ -1,22 +1,19 @@
 """`python -m bench`: race fusedstep against its peers and write table, numbers and picture."""
 
 import argparse
-import gc
 import json
 import shlex
 import sys
-import time
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
-from bench.clock import Outcome, Step, copy_bandwidth, take_turns
+from bench.clock import copy_bandwidth
 from bench.environment import environment, headline
-from bench.lists import DTYPES, LISTS, parameters
+from bench.lists import DTYPES, LISTS
 from bench.plot import plot
-from bench.providers import OURS, PROVIDERS, RULES, Race, reason
+from bench.providers import OURS, PROVIDERS, RULES, Race
+from bench.race import Options, Progress, run_apart
 from bench.table import LEGEND, Row, markdown, rows_of, text
 
 # Seconds of timed rounds a race: all of them, and making their tensors, fit into five minutes.
@@ -64,42 +61,6 @@ def arguments() -> tuple[argparse.Namespace, list[Race]]:
     return asked, races
 
 
-class Progress:
-    """One line a race on stderr; on a terminal the line also counts its rounds."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.live, self.begin = title, sys.stderr.isatty(), time.perf_counter()
-        self.show("preparing")
-
-    def show(self, state: str) -> None:
-        if self.live:
-            print(f"\r\x1b[K{self.title}  {state}", end="", file=sys.stderr, flush=True)
-
-    def on_round(self, number: int, rounds: int, rejected: int) -> None:
-        self.show(f"round {number} of {rounds}, {rejected} rejected")
-
-    def done(self, summary: str) -> None:
-        erase = "\r\x1b[K" if self.live else ""
-        spent = time.perf_counter() - self.begin
-        print(f"{erase}{self.title}  {summary}  ({spent:.1f} s)", file=sys.stderr, flush=True)
-
-
-def run(race: Race, asked: argparse.Namespace, progress: Progress) -> Outcome:
-    values = race.chosen.tensors(DTYPES[race.dtype])
-    steps: dict[str, Step] = {}
-    failures: dict[str, str] = {}
-    for name in race.names:
-        try:
-            steps[name] = RULES[race.rule].providers[name](parameters(values)).step
-        except Exception as error:  # a provider that cannot be made is a row of its own
-            failures[name] = reason(error)
-    del values
-    budget = QUICK_BUDGET if asked.quick else BUDGET
-    outcome = take_turns(steps, asked.rounds, budget, progress.on_round)
-    outcome.failures |= failures
-    return outcome
-
-
 def summary(rows: list[Row]) -> str:
     return ", ".join(
         f"{row.provider} " + (f"{row.ms:.3f} ms" if row.ms else row.note) for row in rows
@@ -108,8 +69,8 @@ def summary(rows: list[Row]) -> str:
 
 def main() -> int:
     asked, races = arguments()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    options = Options(asked.rounds, QUICK_BUDGET if asked.quick else BUDGET, asked.threads)
+    options.set_threads()
     asked.out.mkdir(parents=True, exist_ok=True)
     facts = environment(shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
     rows: list[Row] = []
@@ -121,11 +82,9 @@ def main() -> int:
         progress.done(f"{copy / 1e9:.1f} GB/s" + (", disturbed" if disturbed else ""))
         for number, race in enumerate(races, 1):
             progress = Progress(f"[{number}/{len(races)}] {race}")
-            finished = rows_of(race, run(race, asked, progress), copy)
+            finished = rows_of(race, run_apart(race, options, progress), copy)
             rows += finished
             progress.done(summary(finished))
-            # Optimizers hold cycles, and the next race needs the room.
-            gc.collect()
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted: only finished races follow", file=sys.stderr)

@@ -24,9 +24,10 @@ class Watch {
   // The number of gradients that moved, whose cells were written; -1 if anything else changed.
   int64_t check(PyObject* param_lists, PyObject* state);
 
-  // Where an object was last seen: the object, and its list of sizes inside the tensor behind it.
+  // Where an object was last seen, and a place inside what it holds: a tensor's list of sizes, the
+  // keys of a dict.
   struct Place {
-    char *object, *shape;
+    char *object, *inside;
   };
 
  private:
