@@ -18,7 +18,7 @@ test: $(VENV)/built ## everything but the slow sweeps
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
 	$(BIN)/python -m pytest
 
-style: $(VENV)/built ## what CI accepts: ruff, mypy, clang-format
+style: $(VENV)/built ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -45,6 +45,7 @@ class Bucket {
  public:
   Bucket(int64_t rule, bool wide, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
          int64_t tensors, int64_t fields) {
+    if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
     launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     for (size_t k = 0; k < dtypes.size() && k < size_t(kMaxSlots); ++k) launch_.dtypes[k] = dtypes[k];
@@ -57,6 +58,17 @@ class Bucket {
     launch_.n_phases = int64_t(work_.phases.size()) - 1;
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
+    if (kLevels[active_level].find(launch_) == nullptr)
+      throw std::invalid_argument("the CPU backend has no walker for this rule: csrc/cpu/walk.cpp");
+  }
+
+  // Allocates what a launch on so many threads needs, so that no step fails half done.
+  void reserve(int64_t threads) {
+    if (!scratch_) scratch_ = allocate(work_.scratch_bytes);
+    if (threads > threads_) {
+      thread_scratch_ = allocate(threads * work_.thread_bytes);
+      threads_ = threads;
+    }
   }
 
   int64_t scratch_bytes(int64_t threads) const {
@@ -65,9 +77,7 @@ class Bucket {
 
   void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads) {
     py::gil_scoped_release unlocked;
-    if (!scratch_) scratch_ = allocate(work_.scratch_bytes);
-    if (threads > threads_)
-      thread_scratch_ = allocate(threads * work_.thread_bytes), threads_ = threads;
+    reserve(threads);
     launch_.scratch = scratch_.get();
     launch_.thread_scratch = thread_scratch_.get();
     launch_.row_of = reinterpret_cast<const int64_t*>(row_of);
@@ -105,8 +115,10 @@ PYBIND11_MODULE(_native, module) {
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t>())
+      .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
+  module.def("can_watch", [](py::object api) { return Watch::usable(api.ptr()); });
   py::class_<Watch>(module, "Watch")
       .def(py::init(&make_watch))
       .def("check", [](Watch& watch, py::list param_lists, py::dict state) {

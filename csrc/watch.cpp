@@ -76,6 +76,13 @@ bool visit_layout(const DlTensor& t, Visit& visit) {
 
 }  // namespace
 
+bool Watch::usable(PyObject* exchange_api) {
+  const void* api = PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api");
+  PyErr_Clear();
+  const auto* table = static_cast<const DlExchangeApi*>(api);
+  return table != nullptr && table->major == 1 && table->tensor_from_object != nullptr;
+}
+
 template <class Visit>
 bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   const auto tensor_from_object = static_cast<const DlExchangeApi*>(api_)->tensor_from_object;

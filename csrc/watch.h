@@ -16,6 +16,9 @@ namespace fusedstep {
 // which is plain C: no torch header, and 20 to 40 ns a tensor (2 cores of AMD EPYC, 2026-11-21).
 class Watch {
  public:
+  // Whether the published table is of a version that is understood here.
+  static bool usable(PyObject* exchange_api);
+
   // `cells` holds, for each parameter, where its gradient's address belongs in a table, or 0.
   // Raises a Python exception where a tensor cannot be looked at.
   Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,

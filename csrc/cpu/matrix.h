@@ -155,8 +155,8 @@ T mean_of_rows(const Rule& rule, const Matrix<T>& x) {
   return rule.floored_mean(T(stored_sum<T>(x.dtypes[2], x.row, x.rows) / double(x.rows)));
 }
 
-// One tile of columns, after all blocks were read: `col`, and the tile's part of sum(u^2) / mean(row)
-// times mean(row). `partial` holds s then h of each block. Returns the smallest `col` by reference.
+// One tile of columns, after all blocks were read: `col`, and the tile's part of sum(u^2). `partial`
+// holds s then h of each block. Returns the smallest `col` by reference.
 template <class T, class Rule>
 double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T mean, int64_t column,
                       double& smallest) {

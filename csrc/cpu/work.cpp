@@ -89,6 +89,8 @@ Work factored_work(const Launch& launch, int64_t tensors) {
       work.end_phase();
     }
   }
+  // A walker looks at the entry after its own, to fetch what comes next: let there be one.
+  work.entries.push_back({-1, -1, -1});
   return work;
 }
 

@@ -9,6 +9,9 @@
 
 namespace fusedstep {
 
+// Unnamed: the walkers of every instruction set have their own copy of these.
+namespace {
+
 // A tensor of matrices as pieces: runs of whole matrices, or blocks of rows where one is too large.
 struct MatrixCut {
   int64_t batch, rows, cols;
@@ -58,6 +61,8 @@ struct Sums {
     bytes = (bytes + 63) / 64 * 64;
   }
 };
+
+}  // namespace
 
 struct Work {
   std::vector<Entry> entries;

@@ -48,7 +48,7 @@ def check_name(name: str | None) -> str | None:
     return name
 
 
-def choose(name: str | None, device: torch.device, where: str) -> Backend:
+def choose(name: str | None, device: torch.device, where: object) -> Backend:
     """The backend for tensors on `device`. What was asked for by name is taken or refused, never
     replaced; `where` names a parameter for the refusal."""
     asked = name if name is not None else os.environ.get(VARIABLE) or "auto"

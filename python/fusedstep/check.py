@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,24 +13,37 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 
 
-def describe(groups: list[dict[str, Any]], group: int, index: int) -> str:
-    """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`."""
-    param = groups[group]["params"][index]
-    names = groups[group].get("param_names")
-    name = f"'{names[index]}', " if names else ""
-    return (
-        f"parameter {index} of group {group} "
-        f"({name}shape {tuple(param.shape)}, {param.dtype}, on {param.device})"
-    )
+@dataclass(frozen=True)
+class Where:
+    """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`. The
+    text is made when an error needs it."""
+
+    groups: list[dict[str, Any]]
+    group: int
+    index: int
+
+    def __str__(self) -> str:
+        param = self.groups[self.group]["params"][self.index]
+        names = self.groups[self.group].get("param_names") or ()
+        name = f"'{names[self.index]}', " if self.index < len(names) else ""
+        return (
+            f"parameter {self.index} of group {self.group} "
+            f"({name}shape {tuple(param.shape)}, {param.dtype}, on {param.device})"
+        )
 
 
-def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> None:
+def check_tensors(where: Where, param: Tensor, grad: Tensor, optimizer: str) -> None:
     """Refuses a parameter or gradient that no backend could update rightly."""
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
                 f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version updates "
                 "plain tensors only; use torch's own optimizer for sharded or wrapped parameters."
+            )
+        if tensor.layout != torch.strided:
+            raise RuntimeError(
+                f"{optimizer}: {where}: {what} has layout {tensor.layout}, expected a dense one. "
+                "Convert it with .to_dense()."
             )
         if tensor.device.type == "meta":
             raise RuntimeError(
@@ -63,7 +77,7 @@ def check_tensors(where: str, param: Tensor, grad: Tensor, optimizer: str) -> No
 
 
 def check_state(
-    where: str, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
+    where: Where, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
 ) -> None:
     """Refuses a state that does not belong to its parameter any more."""
     if not isinstance(value, Tensor):

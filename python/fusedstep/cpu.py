@@ -48,6 +48,7 @@ def prepare(bucket: Bucket) -> None:
         bucket.table.data_ptr(),
         *bucket.table.shape,
     )
+    bucket.backend_data.reserve(torch.get_num_threads())
 
 
 def scratch_bytes(bucket: Bucket) -> int:

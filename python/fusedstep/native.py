@@ -16,4 +16,10 @@ except ImportError as error:
     reason = f"the C++ module is not built or does not load: {error}"
 
 if module is not None and os.environ.get("FUSEDSTEP_CPU_LEVEL"):
+    # Asks for a narrower instruction set than the machine has, to compare or to debug.
+    if os.environ["FUSEDSTEP_CPU_LEVEL"] not in module.levels():
+        raise ValueError(
+            f"FUSEDSTEP_CPU_LEVEL should be one of {', '.join(module.levels())} "
+            f"but is: {os.environ['FUSEDSTEP_CPU_LEVEL']!r}"
+        )
     module.use_level(os.environ["FUSEDSTEP_CPU_LEVEL"])

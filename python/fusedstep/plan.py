@@ -178,7 +178,7 @@ def _flat_slots(member: Member, tensors: list[Tensor], stages: list[Stage]) -> l
     for slot, tensor in enumerate(tensors):
         want = order if tensor.shape == param.shape else _plain_strides(tensor.shape)
         key = member.state_keys[slot - 2] if slot >= 2 else None
-        lazy = slot == 1 and (member.param.is_complex() or tensor.is_neg())
+        lazy = tensor.is_neg() or (slot == 1 and member.param.is_complex())
         if _same_order(tensor, want) and not lazy:
             slots.append(None if slot == 1 else tensor)
             continue
@@ -224,7 +224,7 @@ def _collect_rms(bucket: Bucket) -> None:
     keys = [member.rms_key for member in bucket.members]
     if not any(keys):
         return
-    values = [float(m.state[m.rms_key]) if m.rms_key else 0.0 for m in bucket.members]
+    values = [float(m.state.get(m.rms_key, 0)) if m.rms_key else 0.0 for m in bucket.members]
     bucket.rms = torch.tensor(values, dtype=bucket.compute_dtype, device=bucket.device)
     for member, view in zip(bucket.members, bucket.rms.unbind(), strict=True):
         if member.rms_key:

@@ -54,7 +54,7 @@ def launch(
         compute = bucket.compute_dtype
         numbers = [t.to(compute) for t in tensors]
         # The two signs of scale multiply first: one rounding, as in every walker.
-        scale = sign if inv_grad_scale is None else inv_grad_scale.to(compute) * sign
+        scale = sign if inv_grad_scale is None else inv_grad_scale.to(bucket.device, compute) * sign
         if inv_grad_scale is not None or sign != 1.0:
             numbers[1] = numbers[1] * scale
         results, rms = step_one(rule, numbers, [t.dtype for t in tensors])

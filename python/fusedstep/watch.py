@@ -31,8 +31,8 @@ def watch(
     parameter the address of the table cell of its gradient, or 0. The caller keeps parameters and
     state dicts alive."""
     exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if native.module is not None and exchange is not None:
-        return native.module.Watch(exchange, param_lists, dict(state), keys, cells)
+    if native.module is not None and exchange is not None and native.module.can_watch(exchange):
+        return native.module.Watch(exchange, param_lists, state, keys, cells)
     return PythonWatch(param_lists, state, keys, cells)
 
 
@@ -87,4 +87,4 @@ class PythonWatch:
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     if tensor.layout != torch.strided:
         return (tensor.layout, tensor.dtype)
-    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())

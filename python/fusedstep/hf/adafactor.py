@@ -29,7 +29,7 @@ class Adafactor(FactoredOptimizer):
     ``relative_step=True`` (the default).
 
     Arguments:
-        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
@@ -39,7 +39,6 @@ class Adafactor(FactoredOptimizer):
     """
 
     steps_are_tensors = False
-    choosing = ("beta1",)
 
     def __init__(
         self,
@@ -109,6 +108,9 @@ class Adafactor(FactoredOptimizer):
             "exp_avg_sq_col": torch.Size((*batch, cols)),
             **momentum,
         }
+
+    def _choice(self, group: Group) -> object:
+        return group["beta1"] is None
 
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adafactor" if group["beta1"] is None else "adafactor_momentum"

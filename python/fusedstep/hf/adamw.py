@@ -1,4 +1,4 @@
-"""The AdamW that transformers had until version 4: eps outside the bias correction, decay last."""
+"""The AdamW that transformers had before version 5: eps outside the bias correction, decay last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AdamW(FusedOptimizer):
         p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
 
     Arguments:
-        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
@@ -71,7 +71,7 @@ class AdamW(FusedOptimizer):
         }
         super().__init__(params, defaults, backend)
 
-    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+    def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         if grad.is_sparse or param.is_sparse:
             raise RuntimeError(
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "

@@ -27,7 +27,7 @@ class Adafactor(FactoredOptimizer):
     of each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
 
     Arguments:
-        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

@@ -1,4 +1,4 @@
-"""torch.optim.AdamW, in one launch for all parameters of all groups."""
+"""torch.optim.AdamW, in one launch for all parameters of a kind, whatever their group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AdamW(FusedOptimizer):
     step.
 
     Arguments:
-        backend: ``"auto"`` (default), ``"cpu"`` or ``"reference"``.
+        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
@@ -33,8 +33,6 @@ class AdamW(FusedOptimizer):
         >>> model(torch.ones(8)).sum().backward()
         >>> opt.step()
     """
-
-    choosing = ("amsgrad", "capturable", "fused")
 
     def __init__(
         self,
@@ -125,7 +123,7 @@ class AdamW(FusedOptimizer):
                 "through. Use torch.optim.AdamW(..., differentiable=True)."
             )
 
-    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+    def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         if grad.is_sparse or param.is_sparse:
             raise RuntimeError(
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "
@@ -152,6 +150,9 @@ class AdamW(FusedOptimizer):
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         keys = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
         return dict.fromkeys(keys, param.shape)
+
+    def _choice(self, group: Group) -> object:
+        return bool(group["amsgrad"]), bool(group["capturable"]), bool(group["fused"])
 
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw_amsgrad" if group["amsgrad"] else "adamw"

@@ -29,8 +29,6 @@ class Plan:
         counters = TensorSteps if optimizer.steps_are_tensors else IntSteps
         self.steps = counters([member.state for member in members]) if members else None
         self.buckets = make_buckets(members)
-        for bucket in self.buckets:
-            bucket.backend_data = None
         self.launchers = [
             backends.choose(optimizer.backend, bucket.device, optimizer.where(bucket.members[0]))
             for bucket in self.buckets
@@ -67,12 +65,17 @@ def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
     return [group["params"] for group in optimizer.param_groups]
 
 
+def inverse(grad_scale: Tensor) -> Tensor:
+    """1 / grad_scale, in float64 where the device has it."""
+    wide = torch.float32 if grad_scale.device.type == "mps" else torch.float64
+    return grad_scale.to(wide).reciprocal()
+
+
 class FusedOptimizer(torch.optim.Optimizer):
     """Base of all optimizers here. A subclass says which rule a parameter takes and with what
     states (`_member`), how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
 
     steps_are_tensors = True
-    choosing: tuple[str, ...] = ()
     backend: str | None = None
     _plan: Plan | None = None
 
@@ -85,7 +88,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _check_group(self, group: Group) -> None:
         """Refuses a group whose hyper-parameters cannot be carried out."""
 
-    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+    def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
@@ -134,11 +137,10 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def choices(self) -> list[Any]:
         """Of every group, the options that choose a rule, its states, or what is refused."""
-        names = self.choosing
-        return [
-            [group[name] is not None and group[name] is not False for name in names]
-            for group in self.param_groups
-        ]
+        return [self._choice(group) for group in self.param_groups]
+
+    def _choice(self, group: Group) -> object:
+        return None
 
     def _launch(self, plan: Plan) -> None:
         assert plan.steps is not None
@@ -146,7 +148,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._check_group(group)
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
-        inv_grad_scale = None if grad_scale is None else grad_scale.double().reciprocal()
+        inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
         steps = plan.steps.next_of_all()
         each = plan.steps.next_of_each() if steps is None else steps
         for bucket in plan.buckets:
@@ -178,10 +180,16 @@ class FusedOptimizer(torch.optim.Optimizer):
         factor = inv_grad_scale
         if found_inf is not None:
             factor = torch.where(found_inf.to(factor.device) != 0, torch.ones_like(factor), factor)
+        unscaled: dict[int, Tensor] = {}  # by the gradient, which parameters may share
         for member in plan.members:
             grad = member.param.grad
             assert grad is not None
-            grad.mul_(factor.to(grad.device))
+            if id(grad) not in unscaled:
+                shared = any(s == 0 for s in grad.stride())  # an expanded one cannot be written
+                scale = factor.to(grad.device, grad.dtype)
+                unscaled[id(grad)] = grad * scale if shared else grad.mul_(scale)
+            if unscaled[id(grad)] is not grad:
+                member.param.grad = unscaled[id(grad)]
 
     def _make_plan(self) -> Plan:
         """Checks everything first; states are made only when nothing can be refused any more."""
@@ -193,14 +201,17 @@ class FusedOptimizer(torch.optim.Optimizer):
                 grad = param.grad
                 if grad is None:
                     continue
-                where = check.describe(self.param_groups, index, i)
+                where = check.Where(self.param_groups, index, i)
                 self._check_param(where, group, param, grad)
                 check.check_tensors(where, param, grad, name)
                 backends.choose(self.backend, param.device, where)
                 state = self.state.get(param)
                 if state:
+                    if "step" not in state:
+                        raise KeyError(f"step: {name}: {where} has a state without its counter")
                     for key, shape in self._state_shapes(group, param).items():
-                        check.check_state(where, key, self._need(state, key), shape, param, name)
+                        # A missing one is the peers' KeyError: an option was switched on later.
+                        check.check_state(where, key, state[key], shape, param, name)
                 found.append((index, group, param, grad))
         members = []
         for index, group, param, grad in found:
@@ -212,16 +223,10 @@ class FusedOptimizer(torch.optim.Optimizer):
             members.append(Member(param, state, index, rule, keys, self._rms_key()))
         return Plan(self, members)
 
-    @staticmethod
-    def _need(state: State, key: str) -> Any:
-        """A missing state is the peers' KeyError: an option was switched on after the first
-        step."""
-        return state[key]
-
-    def where(self, member: Member) -> str:
+    def where(self, member: Member) -> check.Where:
         params = self.param_groups[member.group]["params"]
         index = next(i for i, param in enumerate(params) if param is member.param)
-        return check.describe(self.param_groups, member.group, index)
+        return check.Where(self.param_groups, member.group, index)
 
     # Saving and loading.
 

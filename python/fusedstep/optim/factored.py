@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ..check import Where
 from .base import FusedOptimizer, Group
 
 
 class FactoredOptimizer(FusedOptimizer):
     """Base of the Adafactors: refuses what has lost its rows and columns."""
 
-    def _check_param(self, where: str, group: Group, param: Tensor, grad: Tensor) -> None:
+    def _check_param(self, where: Where, group: Group, param: Tensor, grad: Tensor) -> None:
         if param.is_complex():
             raise RuntimeError(
                 f"Adafactor does not support complex parameters: {where}. Optimize "

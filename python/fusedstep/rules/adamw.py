@@ -1,4 +1,4 @@
-"""AdamW: torch's, torch's with amsgrad, and the one transformers had until version 4.
+"""AdamW: torch's, torch's with amsgrad, and the one transformers had before version 5.
 
 Decoupled decay is `p - decay * p`: the factor 1 - decay, rounded to float32, would drift by its own
 rounding, step after step (4e-6 after 300 steps with decay 1e-5).

@@ -23,8 +23,3 @@ class Rule:
     functions: tuple[Callable[..., object], ...]
     family: str = ""
     factored: bool = False
-
-    @property
-    def row_length(self) -> int:
-        """Numbers in one row of scalars: the gradient's sign (-1 maximizes), then the scalars."""
-        return 1 + len(self.scalars)
