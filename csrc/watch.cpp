@@ -29,6 +29,11 @@ PyObject* grad_name() {
   return name;
 }
 
+PyObject* is_neg_name() {
+  static PyObject* name = PyUnicode_InternFromString("is_neg");
+  return name;
+}
+
 struct Recorder {
   std::vector<int64_t>& seen;
   bool operator()(int64_t value) {
@@ -90,13 +95,27 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   size_t place = 0;  // counts the objects looked at
   auto remember = [&](void* object, void* inside) {
     if (place >= places_.size()) places_.resize(place + 1);
-    places_[place++] = {static_cast<char*>(object), static_cast<char*>(inside)};
+    places_[place].object = static_cast<char*>(object);
+    places_[place++].inside = static_cast<char*>(inside);
     if (place + kAhead < places_.size()) fetch(places_[place + kAhead]);
   };
   auto look = [&](PyObject* object) {
     if (tensor_from_object(object, &t) != 0) return false;
     remember(object, t.shape);
     return true;
+  };
+  // Whether a gradient's numbers are to be read with the other sign, which DLPack does not say. The
+  // answer is asked of new objects only.
+  auto negated = [&](PyObject* grad) -> int64_t {
+    if (place >= places_.size()) places_.resize(place + 1);
+    Place& seen = places_[place];
+    if (seen.object != reinterpret_cast<char*>(grad)) {
+      PyObject* answer = PyObject_CallMethodNoArgs(grad, is_neg_name());
+      if (answer == nullptr) return -1;
+      seen.negated = answer == Py_True;
+      Py_DECREF(answer);
+    }
+    return seen.negated;
   };
   auto tensor = [&](PyObject* object) {
     return visit(number(object)) && look(object) && visit(number(t.data) + int64_t(t.byte_offset)) &&
@@ -117,8 +136,8 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
       const int64_t cell = index < cells_.size() ? cells_[index] : 0;
       bool same = visit(grad != Py_None);
       if (same && grad != Py_None) {
-        same = look(grad) && visit.address(number(t.data) + int64_t(t.byte_offset), cell) &&
-               visit_layout(t, visit);
+        same = visit(negated(grad)) && look(grad) &&
+               visit.address(number(t.data) + int64_t(t.byte_offset), cell) && visit_layout(t, visit);
       }
       Py_DECREF(grad);
       if (!same) return false;

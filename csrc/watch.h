@@ -31,6 +31,7 @@ class Watch {
   // keys of a dict.
   struct Place {
     char *object, *inside;
+    bool negated;  // of gradients
   };
 
  private:

@@ -115,3 +115,17 @@ def test_a_grad_scaler_trains_as_with_torch(ours, peer, options):
 def test_a_scaler_unscales_by_itself_unless_asked_for(make):
     """Lightning and accelerate take the attribute for a promise that the step unscales."""
     assert not getattr(make(make_params(SHAPES)), "_step_supports_amp_scaling", False)
+
+
+def test_a_scale_is_taken_out_of_expanded_and_shared_gradients_once():
+    params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(3)]
+    optimizer = fusedstep.optim.AdamW(params, fused=True)
+    shared = torch.full((3, 4), 8.0)
+    for param, grad in zip(
+        params, (shared, shared, torch.full((1, 1), 8.0).expand(3, 4)), strict=True
+    ):
+        param.grad = grad
+    optimizer.grad_scale = torch.tensor(4.0)
+    optimizer.step()
+    assert all(torch.equal(param.grad, torch.full((3, 4), 2.0)) for param in params)
+    assert all(torch.equal(param, params[0]) for param in params)

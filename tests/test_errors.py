@@ -251,3 +251,12 @@ def test_a_refused_step_can_be_taken_after_the_repair(case):
     params[BAD].grad = grad
     optimizer.step()
     assert all(map(torch.equal, params, expected_params))
+
+
+def test_parameters_of_another_layout():
+    param = torch.nn.Parameter(torch.ones(5, 6).to_sparse_csr())
+    param.grad = torch.ones(5, 6).to_sparse_csr()
+    optimizer = fusedstep.optim.AdamW([("head.weight", param)])
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0 \('head.weight'.*sparse_csr"):
+        optimizer.step()
+    assert not optimizer.state

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fusedstep.optim
 from cases import CASES, assert_same, each
 
 SHAPES = [(6, 5), (33, 17), (300, 270), (3, 5, 7), (4, 3, 2, 5), (25,), (1, 9), (9, 1), ()]
@@ -155,3 +156,17 @@ def test_gradients_may_change_their_layout_every_step(case):
             param.grad = layout(grad)
         optimizer.step()
     assert_same(optimizer, params, *expected)
+
+
+def test_a_gradient_that_is_read_with_the_other_sign_is_noticed():
+    """torch negates lazily: such a gradient lies in memory with the wrong sign."""
+    runs = []
+    for lazy in (False, True):
+        param = torch.nn.Parameter(torch.ones(8))
+        optimizer = fusedstep.optim.AdamW([param], lr=0.1)
+        for sign in (1.0, -1.0, 1.0):
+            grad = torch.full((8,), 0.5)
+            param.grad = torch._neg_view(grad) if lazy and sign < 0 else grad * sign
+            optimizer.step()
+        runs.append(param.detach())
+    assert torch.equal(*runs)
