@@ -1,9 +1,10 @@
 """Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar
 rows.
 
-This is the one file that knows how tensors lie in memory. A bucket's tensors share a rule, a device
-and all dtypes, whatever group they come from; what differs between groups and step counts is a row
-of scalars. A backend gets addresses and sizes, and never a tensor that it could not walk flat.
+Beside the watch, this is the one file that knows how tensors lie in memory. A bucket's tensors
+share a rule, a device and all dtypes, whatever group they come from; what differs between groups
+and step counts is a row of scalars. A backend gets addresses and sizes, and never a tensor that it
+could not walk flat.
 """
 
 from __future__ import annotations

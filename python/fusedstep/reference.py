@@ -1,4 +1,4 @@
-"""The plain torch backend, for any device: the rule texts themselves, run on tensors.
+"""The plain torch backend, for every kind of device: the rule texts themselves, run on tensors.
 
 It is slow and it is the measure: sums run in the order of `rules/layout.py`, so on a CPU every
 other backend's result is compared with this one bit for bit. Nothing is read back to the host.
@@ -30,7 +30,7 @@ def devices() -> tuple[str, ...]:
 
 
 def about() -> str:
-    return f"plain torch {torch.__version__}, any device"
+    return f"plain torch {torch.__version__}, on {', '.join(devices())}"
 
 
 def prepare(bucket: Bucket) -> None:
@@ -53,7 +53,7 @@ def launch(
         tensors = bucket.tensors(index)
         compute = bucket.compute_dtype
         numbers = [t.to(compute) for t in tensors]
-        # The two signs of scale multiply first: one rounding, as in every walker.
+        # The sign goes into the scale: one multiplication, and one rounding, as in every walker.
         scale = sign if inv_grad_scale is None else inv_grad_scale.to(bucket.device, compute) * sign
         if inv_grad_scale is not None or sign != 1.0:
             numbers[1] = numbers[1] * scale

@@ -72,8 +72,9 @@ def inverse(grad_scale: Tensor) -> Tensor:
 
 
 class FusedOptimizer(torch.optim.Optimizer):
-    """Base of all optimizers here. A subclass says which rule a parameter takes and with what
-    states (`_member`), how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
+    """Base of all optimizers here. A subclass says which rule a parameter takes (`_rule`), with
+    what states (`_state_shapes`), how a state begins (`_new_state`), and a row of scalars
+    (`_scalars`)."""
 
     steps_are_tensors = True
     backend: str | None = None
@@ -120,6 +121,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            self._check_group(group)
         plan = self._plan
         lists = param_lists(self)
         if plan is None or self._is_stale(plan, lists):
@@ -140,12 +143,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         return [self._choice(group) for group in self.param_groups]
 
     def _choice(self, group: Group) -> object:
+        """Those options of one group; a plan is made anew when they change."""
         return None
 
     def _launch(self, plan: Plan) -> None:
         assert plan.steps is not None
-        for group in self.param_groups:
-            self._check_group(group)
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
@@ -196,7 +198,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         name = type(self).__name__
         found = []
         for index, group in enumerate(self.param_groups):
-            self._check_group(group)
             for i, param in enumerate(group["params"]):
                 grad = param.grad
                 if grad is None:
