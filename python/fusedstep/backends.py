@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import cpu, reference
+from . import cpu, reference, triton
 from .plan import Bucket
 
 VARIABLE = "FUSEDSTEP_BACKEND"
@@ -35,7 +35,7 @@ class Backend(Protocol):
 
 
 # In the order in which `auto` prefers them.
-BACKENDS: dict[str, Any] = {backend.name: backend for backend in (cpu, reference)}
+BACKENDS: dict[str, Any] = {backend.name: backend for backend in (cpu, triton, reference)}
 
 
 def check_name(name: str | None) -> str | None:

@@ -63,8 +63,12 @@ class Bucket:
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0))
     row_of: Tensor = field(default_factory=lambda: torch.empty(0))
-    keys: list[tuple[int, float]] = field(default_factory=list)  # (group, step) of each row
+    # (group, step) of each row; none where only a device knows the steps.
+    keys: list[tuple[int, float]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    # Whether `table` was written: a backend that keeps a copy elsewhere sets it False once it has
+    # copied. The tensor itself is never replaced, for the watch knows its address.
+    table_changed: bool = True
     backend_data: Any = None  # what a backend keeps: work lists, scratch
     _pattern: object = None
 
@@ -99,6 +103,13 @@ class Bucket:
         rows = [index_of[key] for key in own]
         if self._pattern != rows:
             self._set_rows(rows, rows)
+
+    def assign_own_rows(self) -> None:
+        """Gives each member a row of its own: where only the device knows which counters are
+        equal."""
+        if self._pattern != "own rows":
+            self._set_rows(list(range(len(self.members))), "own rows")
+            self.keys = []
 
     def _set_rows(self, rows: list[int], pattern: object) -> None:
         self.row_of = torch.tensor(rows, dtype=torch.int64)

@@ -7,16 +7,19 @@ other backend's result is compared with this one bit for bit. Nothing is read ba
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import steps
 from .plan import Bucket
 from .rules import Rule
 from .rules.layout import BLOCK, GROUP, LANES, PIECE, TILE
+from .steps import moved, wide
 
 name = "reference"
 
@@ -45,7 +48,10 @@ def launch(
     bucket: Bucket, scalars: Tensor, inv_grad_scale: Tensor | None, found_inf: Tensor | None
 ) -> None:
     """Carries out one step of the bucket; nothing is written where `found_inf` is not zero."""
-    rows = scalars.tolist()
+    # On a device a scalar stays a tensor: its number is not known here.
+    rows = (
+        scalars.tolist() if steps.on_host(scalars) else [row.unbind() for row in scalars.unbind()]
+    )
     step_one = {"elementwise": _elementwise, "matrix": _matrix, "vector": _vector}[bucket.kind]
     for index, row in enumerate(bucket.row_of.tolist()):
         sign, *values = rows[row]
@@ -54,8 +60,12 @@ def launch(
         compute = bucket.compute_dtype
         numbers = [t.to(compute) for t in tensors]
         # The sign goes into the scale: one multiplication, and one rounding, as in every walker.
-        scale = sign if inv_grad_scale is None else inv_grad_scale.to(bucket.device, compute) * sign
-        if inv_grad_scale is not None or sign != 1.0:
+        if isinstance(sign, Tensor):
+            sign = sign.to(compute)
+        scale = sign
+        if inv_grad_scale is not None:
+            scale = moved(inv_grad_scale, bucket.device, compute) * sign
+        if inv_grad_scale is not None or isinstance(sign, Tensor) or sign != 1.0:
             numbers[1] = numbers[1] * scale
         results, rms = step_one(rule, numbers, [t.dtype for t in tensors])
         written = [tensors[0], *tensors[2:]]
@@ -63,9 +73,9 @@ def launch(
             written, results = [*written, bucket.rms[index]], [*results, rms.to(compute)]
         for old, new in zip(written, results, strict=True):
             new = new.to(old.dtype)
-            old.copy_(
-                new if found_inf is None else torch.where(found_inf.to(old.device) != 0, old, new)
-            )
+            if found_inf is not None:
+                new = torch.where(moved(found_inf, old.device) != 0, old, new)
+            old.copy_(new)
 
 
 Results = tuple[list[Tensor], Tensor]
@@ -121,7 +131,7 @@ def _finish(
 ) -> tuple[list[Tensor], Tensor]:
     count = torch.full_like(sum_u, p.numel())
     rms = rule.rms(sum_p, count)
-    seen = rms if rule.scaled > 0.0 else torch.zeros_like(rms)
+    seen = where(rule.scaled > 0.0, rms, torch.zeros_like(rms))
     step_size, decay = rule.finish(seen, rule.rms(sum_u, count))
     decay = _tensor(decay, step_size)  # a plain number where it does not depend on the tensor
     step_size, decay = step_size.to(p.dtype), decay.to(p.dtype)
@@ -137,11 +147,6 @@ def _least(x: Tensor) -> Tensor:
 
 
 # The order of sums.
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The dtype of long sums: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def row_sums(x: Tensor) -> Tensor:
@@ -194,8 +199,9 @@ def _round_up(n: int, step: int) -> int:
 # The rule texts on tensors.
 
 
-def bind(rule: Rule, values: list[float]) -> Any:
-    """The rule's functions with torch's operations, and one row of scalars filled in."""
+def bind(rule: Rule, values: Sequence[Any]) -> Any:
+    """The rule's functions with torch's operations, and one row of scalars filled in: numbers, or
+    0-d tensors."""
     scalars = dict(zip(rule.scalars, values, strict=True))
     bound = {
         "update" if function is rule.functions[0] else function.__name__: _bind_function(
@@ -206,12 +212,34 @@ def bind(rule: Rule, values: list[float]) -> Any:
     return SimpleNamespace(**bound, **scalars)
 
 
-def _bind_function(function: Any, scalars: dict[str, float]) -> Callable[..., Any]:
+def _bind_function(function: Any, scalars: dict[str, Any]) -> Callable[..., Any]:
     code = function.__code__
     text = FunctionType(code, OPERATIONS, function.__name__)
     arguments = code.co_varnames[: code.co_argcount]
     own = {name: scalars[name] for name in arguments if name in scalars}
-    return lambda *numbers: text(*numbers, **own)
+    if not any(isinstance(value, Tensor) for value in own.values()):
+        return lambda *numbers: text(*numbers, **own)
+
+    def run(*numbers: Tensor) -> Any:
+        # As a number would be: rounded to what it meets. A 0-d parameter would be widened instead.
+        return text(*numbers, **{k: value.to(numbers[0].dtype) for k, value in own.items()})
+
+    return run
+
+
+@functools.cache
+def on_tensors(formula: Any) -> Callable[..., Any]:
+    """A formula of host scalars, such as `rules.adamw.torch_scalars`, that takes tensors where it
+    took numbers. What it calls of its own file does, too."""
+    room = formula.__globals__
+    # One call for a root: correctly rounded on an accelerator, and on a CPU within a unit.
+    bound = {**room, **OPERATIONS, "sqrt": torch.sqrt}
+    for name, text in room.items():
+        if isinstance(text, FunctionType) and text.__globals__ is room:
+            bound[name] = FunctionType(text.__code__, bound, name, text.__defaults__)
+            bound[name].__kwdefaults__ = text.__kwdefaults__
+    own: Callable[..., Any] = bound[formula.__name__]
+    return own
 
 
 def _tensor(x: Any, like: Any) -> Tensor:

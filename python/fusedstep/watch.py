@@ -16,7 +16,7 @@ ParamLists = list[list[Tensor]]
 class Watch(Protocol):
     """`check` returns the number of gradients that moved (their table cells were written), or -1 if
     anything else is not as it was: parameters, states, shapes, strides, dtypes, gradients come or
-    gone."""
+    gone. Then some cells may have been written, too."""
 
     def check(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int: ...
 

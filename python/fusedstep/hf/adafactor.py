@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import check
 from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
-from ..optim.scalars import scalar
+from ..optim.scalars import for_steps
 from ..rules import adafactor
 
 
@@ -39,6 +39,7 @@ class Adafactor(FactoredOptimizer):
     """
 
     steps_are_tensors = False
+    scalars_on_tensors = True
 
     def __init__(
         self,
@@ -118,9 +119,10 @@ class Adafactor(FactoredOptimizer):
     def _rms_key(self) -> str:
         return "RMS"
 
-    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
-        return adafactor.transformers_scalars(
-            int(step),
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        scalar, formula = for_steps(step, adafactor.transformers_scalars)
+        return formula(
+            step,
             lr=None if group["lr"] is None else scalar(group["lr"]),
             eps=group["eps"],
             clip_threshold=group["clip_threshold"],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import check
 from ..optim.base import FusedOptimizer, Group, State
-from ..optim.scalars import scalar
+from ..optim.scalars import for_steps
 from ..rules import adamw
 
 
@@ -33,6 +33,7 @@ class AdamW(FusedOptimizer):
     """
 
     steps_are_tensors = False
+    scalars_on_tensors = True
 
     def __init__(
         self,
@@ -88,12 +89,13 @@ class AdamW(FusedOptimizer):
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw_decay_last"
 
-    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
-        return adamw.transformers_scalars(
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        scalar, formula = for_steps(step, adamw.transformers_scalars)
+        return formula(
             step,
             lr=scalar(group["lr"]),
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
+            beta1=scalar(group["betas"][0]),
+            beta2=scalar(group["betas"][1]),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             correct_bias=group["correct_bias"],

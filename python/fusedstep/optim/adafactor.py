@@ -12,7 +12,7 @@ from .. import check
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
-from .scalars import scalar, scalar_dtype
+from .scalars import for_steps, scalar_dtype
 
 
 class Adafactor(FactoredOptimizer):
@@ -27,6 +27,10 @@ class Adafactor(FactoredOptimizer):
     of each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
 
     Arguments:
+        capturable: torch's Adafactor has no such option. The step counters are on the GPU, as with
+            AdamW: a step waits for nothing and can be captured in a CUDA graph, after one step
+            outside it. A graph repeats numbers as they were when it was captured, so a learning
+            rate that changes has to be a tensor. Not for parameters on the CPU.
         backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
@@ -35,6 +39,8 @@ class Adafactor(FactoredOptimizer):
         >>> model(torch.ones(8)).sum().backward()
         >>> opt.step()
     """
+
+    scalars_on_tensors = True
 
     def __init__(
         self,
@@ -47,6 +53,7 @@ class Adafactor(FactoredOptimizer):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        capturable: bool = False,
         backend: str | None = None,
     ) -> None:
         lr, beta2_decay = check.number(lr, "lr"), check.number(beta2_decay, "beta2_decay")
@@ -74,6 +81,7 @@ class Adafactor(FactoredOptimizer):
             "weight_decay": weight_decay,
             "foreach": foreach,
             "maximize": maximize,
+            "capturable": capturable,
         }
         super().__init__(params, defaults, backend)
 
@@ -81,14 +89,27 @@ class Adafactor(FactoredOptimizer):
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("foreach", None)
+            # A checkpoint of torch's knows nothing of it: then what was asked for here counts.
+            group.setdefault("capturable", self.defaults.get("capturable", False))
             for param in group["params"]:
                 own = self.state.get(param, {})
                 if own and not isinstance(own["step"], Tensor):
                     own["step"] = torch.tensor(float(own["step"]), dtype=scalar_dtype())
 
+    def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
+        super()._check_param(where, group, param, grad)
+        self._check_capturable(where, group, param)
+
+    def _counts_on_device(self, group: Group) -> bool:
+        return bool(group["capturable"])
+
+    def _choice(self, group: Group) -> object:
+        return bool(group["capturable"])
+
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        device = param.device if self._counts_on_device(group) else "cpu"
         return {
-            "step": torch.zeros((), dtype=scalar_dtype()),
+            "step": torch.zeros((), dtype=scalar_dtype(), device=device),
             **{
                 key: grad.new_zeros(shape) if key != "variance" else torch.zeros_like(grad)
                 for key, shape in self._state_shapes(group, param).items()
@@ -107,9 +128,10 @@ class Adafactor(FactoredOptimizer):
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adafactor"
 
-    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        scalar, formula = for_steps(step, adafactor.torch_scalars)
         eps1, eps2 = group["eps"]
-        return adafactor.torch_scalars(
+        return formula(
             step,
             lr=scalar(group["lr"]),
             beta2_decay=group["beta2_decay"],

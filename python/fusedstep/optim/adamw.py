@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import check
 from ..rules import adamw
 from .base import FusedOptimizer, Group, State
-from .scalars import scalar, scalar_dtype
+from .scalars import for_steps, scalar_dtype
 
 
 class AdamW(FusedOptimizer):
@@ -22,7 +22,9 @@ class AdamW(FusedOptimizer):
 
     ``foreach`` and ``fused`` are accepted and kept, as checkpoints and configs carry them; they do
     not choose how a step is computed. With ``fused=True`` a ``GradScaler`` hands its scale to the
-    step.
+    step. With ``capturable=True`` (GPU) a step waits for nothing and can be captured in a CUDA
+    graph, after one step outside it; a graph repeats numbers as they were when it was captured, so
+    a learning rate that changes has to be a tensor.
 
     Arguments:
         backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
@@ -33,6 +35,8 @@ class AdamW(FusedOptimizer):
         >>> model(torch.ones(8)).sum().backward()
         >>> opt.step()
     """
+
+    scalars_on_tensors = True
 
     def __init__(
         self,
@@ -129,11 +133,7 @@ class AdamW(FusedOptimizer):
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "
                 f"AdamW: {where}"
             )
-        if group["capturable"] and param.device.type == "cpu":
-            raise AssertionError(
-                "If capturable=True, params and state_steps must be on supported devices: "
-                f"['cuda', 'xpu']. AdamW: {where}"
-            )
+        self._check_capturable(where, group, param)
         if group["fused"] and not torch.is_floating_point(param):
             raise RuntimeError(
                 "`fused=True` requires all the params to be floating point Tensors of supported "
@@ -141,7 +141,7 @@ class AdamW(FusedOptimizer):
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        device = param.device if group["capturable"] or group["fused"] else "cpu"
+        device = param.device if self._counts_on_device(group) else "cpu"
         return {
             "step": torch.zeros((), dtype=scalar_dtype(group["fused"]), device=device),
             **{key: torch.zeros_like(param) for key in self._state_shapes(group, param)},
@@ -151,15 +151,19 @@ class AdamW(FusedOptimizer):
         keys = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
         return dict.fromkeys(keys, param.shape)
 
+    def _counts_on_device(self, group: Group) -> bool:
+        return bool(group["capturable"] or group["fused"])
+
     def _choice(self, group: Group) -> object:
         return bool(group["amsgrad"]), bool(group["capturable"]), bool(group["fused"])
 
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw_amsgrad" if group["amsgrad"] else "adamw"
 
-    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        scalar, formula = for_steps(step, adamw.torch_scalars)
         beta1, beta2 = group["betas"]
-        return adamw.torch_scalars(
+        return formula(
             step,
             lr=scalar(group["lr"]),
             beta1=scalar(beta1),

@@ -4,71 +4,32 @@ each."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backends, check
-from ..plan import Bucket, Member, gradient_cells, make_buckets
-from ..steps import IntSteps, TensorSteps
-from ..watch import ParamLists, Watch, watch
+from .. import backends, check, steps
+from ..plan import Bucket, Member
+from ..steps import moved, wide
+from ..watch import ParamLists
+from .capture import keep_if_capturing, refuse_new_plan_while_capturing
+from .planned import Plan, param_lists
 
 Group = dict[str, Any]
 State = dict[str, Any]
 
 
-class Plan:
-    """What a step can use again as long as nothing moved: buckets, counters, and the watch on
-    both."""
-
-    def __init__(self, optimizer: FusedOptimizer, members: list[Member]) -> None:
-        self.members = members
-        self.backend = optimizer.backend
-        self.choices = optimizer.choices()
-        counters = TensorSteps if optimizer.steps_are_tensors else IntSteps
-        self.steps = counters([member.state for member in members]) if members else None
-        self.buckets = make_buckets(members)
-        self.launchers = [
-            backends.choose(optimizer.backend, bucket.device, optimizer.where(bucket.members[0]))
-            for bucket in self.buckets
-        ]
-        for launcher, bucket in zip(self.launchers, self.buckets, strict=True):
-            launcher.prepare(bucket)
-        self.written = [member.param for member in members]
-        self.watch = self._make_watch(optimizer)
-
-    def _make_watch(self, optimizer: FusedOptimizer) -> Watch:
-        lists = param_lists(optimizer)
-        position = {id(member.param): index for index, member in enumerate(self.members)}
-        cells = gradient_cells(self.buckets)
-        keys = {key for member in self.members for key in member.state_keys}
-        keys |= {member.rms_key for member in self.members if member.rms_key}
-        if optimizer.steps_are_tensors:
-            keys.add("step")
-        cell_of_each = [
-            cells.get(position.get(id(param), -1), 0) for params in lists for param in params
-        ]
-        return watch(lists, optimizer.state, tuple(sorted(keys)), cell_of_each)
-
-    def scratch_bytes(self) -> int:
-        """Memory that the launches use beside the tensors: scratch, and copies of strided
-        tensors."""
-        copies = sum(s.copy.nbytes for bucket in self.buckets for s in bucket.stages)
-        return copies + sum(
-            launcher.scratch_bytes(bucket)
-            for launcher, bucket in zip(self.launchers, self.buckets, strict=True)
-        )
-
-
-def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
-    return [group["params"] for group in optimizer.param_groups]
-
-
 def inverse(grad_scale: Tensor) -> Tensor:
     """1 / grad_scale, in float64 where the device has it."""
-    wide = torch.float32 if grad_scale.device.type == "mps" else torch.float64
-    return grad_scale.to(wide).reciprocal()
+    return grad_scale.to(wide(grad_scale.device)).reciprocal()
+
+
+def _is_group_away(group: Group) -> bool:
+    """Whether the host would have to wait for a hyper-parameter."""
+    values = (group.get("lr"), *(group.get("betas") or ()))
+    return any(isinstance(value, Tensor) and not steps.on_host(value) for value in values)
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -77,17 +38,26 @@ class FusedOptimizer(torch.optim.Optimizer):
     (`_scalars`)."""
 
     steps_are_tensors = True
+    scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
     _plan: Plan | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
+        self._captured: list[Plan] = []  # what graphs read, for as long as they may be replayed
         super().__init__(params, defaults)
 
     # What a subclass defines.
 
     def _check_group(self, group: Group) -> None:
         """Refuses a group whose hyper-parameters cannot be carried out."""
+
+    def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
+        if group["capturable"] and steps.on_host(param):
+            raise AssertionError(
+                "If capturable=True, params and state_steps must be on supported devices: "
+                f"['cuda', 'xpu']. {type(self).__name__}: {where}"
+            )
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
@@ -105,7 +75,13 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _rms_key(self) -> str | None:
         return None
 
-    def _scalars(self, group: Group, step: float, dtype: torch.dtype) -> tuple[float, ...]:
+    def _counts_on_device(self, group: Group) -> bool:
+        """Whether the group's step counters lie where their parameters do."""
+        return False
+
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+        """The rule's scalars at a step. If `scalars_on_tensors`, `step` may be a tensor of many
+        steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
 
     # The step.
@@ -126,17 +102,25 @@ class FusedOptimizer(torch.optim.Optimizer):
         plan = self._plan
         lists = param_lists(self)
         if plan is None or self._is_stale(plan, lists):
+            refuse_new_plan_while_capturing(self, plan)
             plan = self._plan = self._make_plan()
+        if plan.devices and not plan.captured:
+            keep_if_capturing(self, plan)
         if plan.steps is not None:
             self._launch(plan)
         return loss
 
     def _is_stale(self, plan: Plan, lists: ParamLists) -> bool:
-        return (
-            plan.backend != self.backend
-            or plan.choices != self.choices()
-            or plan.watch.check(lists, self.state) < 0
-        )
+        if plan.backend != self.backend or plan.choices != self.choices():
+            return True
+        moves = plan.watch.check(lists, self.state)
+        if moves == 0:
+            return False
+        for bucket in plan.buckets:
+            bucket.table_changed = True
+        if plan.captured:  # the graph goes on with the old addresses, so nobody may use it again
+            self._plan = None
+        return moves < 0 or plan.captured
 
     def choices(self) -> list[Any]:
         """Of every group, the options that choose a rule, its states, or what is refused."""
@@ -151,11 +135,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
-        steps = plan.steps.next_of_all()
-        each = plan.steps.next_of_each() if steps is None else steps
-        for bucket in plan.buckets:
-            bucket.assign_rows(each)
-        rows = [self._scalar_rows(bucket) for bucket in plan.buckets]
+        rows = self._rows(plan)
         torch.autograd.graph.increment_version(plan.written)
         for launcher, bucket, scalars in zip(plan.launchers, plan.buckets, rows, strict=True):
             if bucket.stages:
@@ -166,6 +146,52 @@ class FusedOptimizer(torch.optim.Optimizer):
         plan.steps.count(found_inf)
         if inv_grad_scale is not None:
             self._unscale(plan, inv_grad_scale, found_inf)
+
+    def _rows(self, plan: Plan) -> list[Tensor]:
+        """The scalars of each bucket, on the host if all that they depend on is there, else on the
+        bucket's device."""
+        assert plan.steps is not None
+        own = plan.counted_away
+        if plan.away:
+            groups = {k for k, group in enumerate(self.param_groups) if _is_group_away(group)}
+            if groups:
+                own = own.union(k for k in plan.away if not groups.isdisjoint(plan.groups[k]))
+        if len(own) < len(plan.buckets):
+            coming = plan.steps.next_of_all()
+            each = plan.steps.next_of_each() if coming is None else coming
+        rows = []
+        for k, bucket in enumerate(plan.buckets):
+            if k in own:
+                rows.append(self._device_rows(bucket, plan.coming_steps(k)()))
+            else:
+                bucket.assign_rows(each)
+                rows.append(self._scalar_rows(bucket))
+        return rows
+
+    def _device_rows(self, bucket: Bucket, step: Tensor) -> Tensor:
+        """A row for each member, in a number of calls that depends on the groups alone."""
+        bucket.assign_own_rows()
+        dtype = bucket.members[0].param.dtype
+        # What is known goes to the device as an argument of one launch: it adds to -0, exactly.
+        rows = step.new_full((1 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
+        known: list[tuple[Tensor, float]] = []
+        computed: list[tuple[Tensor, Tensor]] = []
+        first = 0
+        for index, run in groupby(member.group for member in bucket.members):
+            last = first + len(list(run))
+            group = self.param_groups[index]
+            sign = -1.0 if group.get("maximize") else 1.0
+            values = (sign, *self._scalars(group, step[first:last], dtype))
+            for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
+                if isinstance(value, Tensor):
+                    computed.append((row, value.expand_as(row)))
+                else:
+                    known.append((row, float(value)))
+            first = last
+        torch._foreach_add_([row for row, _ in known], [value for _, value in known])
+        if computed:
+            torch._foreach_copy_([row for row, _ in computed], [value for _, value in computed])
+        return rows.t().contiguous()
 
     def _scalar_rows(self, bucket: Bucket) -> Tensor:
         dtype = bucket.members[0].param.dtype
@@ -181,14 +207,19 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Leaves unscaled gradients behind, as torch's fused optimizers do."""
         factor = inv_grad_scale
         if found_inf is not None:
-            factor = torch.where(found_inf.to(factor.device) != 0, torch.ones_like(factor), factor)
+            found = moved(found_inf, factor.device) != 0
+            factor = torch.where(found, torch.ones_like(factor), factor)
+        factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         unscaled: dict[int, Tensor] = {}  # by the gradient, which parameters may share
         for member in plan.members:
             grad = member.param.grad
             assert grad is not None
             if id(grad) not in unscaled:
                 shared = any(s == 0 for s in grad.stride())  # an expanded one cannot be written
-                scale = factor.to(grad.device, grad.dtype)
+                kind = (grad.device, grad.dtype)
+                if kind not in factors:
+                    factors[kind] = moved(factor, *kind)
+                scale = factors[kind]
                 unscaled[id(grad)] = grad * scale if shared else grad.mul_(scale)
             if unscaled[id(grad)] is not grad:
                 member.param.grad = unscaled[id(grad)]
@@ -219,6 +250,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             state = self.state[param]
             if not state:
                 state.update(self._new_state(group, param, grad))
+            if self._counts_on_device(group) and isinstance(state["step"], Tensor):
+                state["step"] = moved(state["step"], param.device)
             keys = tuple(self._state_shapes(group, param))
             rule = self._rule(group, param)
             members.append(Member(param, state, index, rule, keys, self._rms_key()))
@@ -236,6 +269,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_captured", [])
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

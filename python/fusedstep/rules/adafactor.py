@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from .numbers import div, maximum, sqrt, where
+from .numbers import div, maximum, minimum, sqrt, where
 from .spec import Rule
 
 SCALARS = (
@@ -123,7 +123,7 @@ def transformers_scalars(
     """The dialect of transformers at `step` = 1, 2, ...: eps is added to g^2, nothing is capped."""
     rho = relative_step_size(step, warmup_init) if relative_step else lr
     assert rho is not None, "the optimizer checks that lr is given unless relative_step"
-    beta2 = 1.0 - math.pow(step, decay_rate)
+    beta2 = 1.0 - step**decay_rate
     decay = weight_decay * rho
     return (
         beta2,
@@ -145,7 +145,7 @@ def transformers_scalars(
 
 def relative_step_size(step: int, warmup_init: bool) -> float:
     """min(1e-6 t or 1e-2, 1/sqrt(t)): the paper's time-dependent step."""
-    return min(1e-6 * step if warmup_init else 1e-2, 1.0 / math.sqrt(step))
+    return minimum(1e-6 * step if warmup_init else 1e-2, 1.0 / sqrt(step))
 
 
 def torch_scalars(
@@ -167,7 +167,7 @@ def torch_scalars(
         0.0,
         eps1,
         1.0 / eps1 if eps1 > 0.0 else math.inf,
-        min(lr, 1.0 / math.sqrt(step)),
+        minimum(lr, 1.0 / sqrt(step)),
         1.0,
         eps2,
         d,

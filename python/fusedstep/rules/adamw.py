@@ -6,8 +6,6 @@ rounding, step after step (4e-6 after 300 steps with decay 1e-5).
 
 from __future__ import annotations
 
-import math
-
 from .numbers import div, maximum, sqrt
 from .spec import Rule
 
@@ -100,7 +98,7 @@ def torch_scalars(
         eps,
         lr * weight_decay,
         lr / (1.0 - beta1**step),
-        1.0 / math.sqrt(1.0 - beta2**step),
+        1.0 / sqrt(1.0 - beta2**step),
     )
 
 
@@ -115,7 +113,7 @@ def transformers_scalars(
     correct_bias: bool,
 ) -> tuple[float, ...]:
     """Scalars of `adamw_decay_last` at `step` = 1, 2, ..."""
-    bias = math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step) if correct_bias else 1.0
+    bias = sqrt(1.0 - beta2**step) / (1.0 - beta1**step) if correct_bias else 1.0
     decay = lr * weight_decay if weight_decay > 0.0 else 0.0
     return (beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, decay, lr * bias, 1.0)
 

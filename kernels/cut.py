@@ -1,0 +1,178 @@
+"""How tensors of a factored rule are cut into work, by shape alone, and where their sums lie.
+
+A matrix is cut into units of whole rows. Rows that no tile holds are cut into chunks too, and then
+their sums are known one phase later; so are long rows if there are few, for the sake of
+parallelism. Many tiny matrices share a unit, a matrix to a thread. A vector is cut into pieces.
+Everything here is plain Python: no tensor, no Triton.
+
+kind           unit                        makes
+ROW_SUMS       rows x chunk                sums of g^2 along the rows of a chunk
+ROWS           rows of several chunks      row
+STATISTICS     rows                        row; sums of g^2 and of g^2 / row down the columns
+WIDE           rows x chunk                the sums down the columns
+TINY, VECTOR   tiny matrices, a piece      all moments, sums of u^2 and p^2
+SQUARES        a few rows x chunk          sum of p^2, where the step depends on it
+COLUMNS        a run of columns            col, from the units' sums; its part of sum(u^2)
+ENERGY         a few rows x chunk          sum of u^2 where the cap may have changed u
+FINISH         a tensor                    step size, decay, rms(p)
+UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
+REPORT         a tensor                    rms(p) where the step did not need it
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+ROW_WIDTHS = (32, 256, 1024, 2048, 4096, 8192)  # of tiles that hold whole rows
+FLAT_WIDTH = 2048  # of the widest tile that can finish its columns, having all their rows
+ELEMENT_WIDTHS = (32, 256, 512)  # of tiles that hold any elements
+COLUMNS_WIDTH = 64
+TINY_ELEMENTS = 256  # of a matrix that one thread takes
+TINY_MATRICES = 512  # of a unit
+PIECE = 16384  # elements of a vector
+
+# Work of one phase goes in any order, after all of the phase before.
+PHASES = {
+    "ROW_SUMS": 0,
+    "ROWS": 1,
+    "STATISTICS": 2,
+    "WIDE": 2,
+    "TINY": 2,
+    "VECTOR": 2,
+    "SQUARES": 2,
+    "COLUMNS": 3,
+    "ENERGY": 4,
+    "FINISH": 5,
+    "UPDATE": 6,
+    "TINY_UPDATE": 6,
+    "VECTOR_UPDATE": 6,
+    "REPORT": 7,
+}
+
+
+@dataclass
+class Cut:
+    """Numbers of one tensor that kernels read from a table, in this order. `*_at` are places in
+    the scratch of sums, except `partials_at`, which is in that of the units' columns."""
+
+    unit_rows: int = 0
+    row_blocks: int = 0
+    chunk_cols: int = 0  # columns of a unit
+    chunks: int = 0
+    tiles: int = 0  # parts in which a matrix's columns are finished
+    update_rows: int = 0
+    update_blocks: int = 0
+    partials_at: int = 0
+    step_at: int = 0  # step size and decay
+    p_at: int = 0  # sums of p^2 of the first read
+    p_count: int = 0
+    u_at: int = 0  # sums of u^2
+    u_count: int = 0
+    late_at: int = 0  # exact sums of u^2, and later the sums of p^2 of the second read
+    late_count: int = 0
+    exact_count: int = 0  # 0 where u_at holds exact sums already
+    rows_at: int = 0  # sum and minimum of row, by matrix and block of rows
+    least_col_at: int = 0  # minimum of col, by matrix and tile
+    mean_at: int = 0  # of row, by matrix
+
+
+FIELDS = tuple(field.name for field in fields(Cut))
+
+
+@dataclass(frozen=True, order=True)
+class Kind:
+    """A kind of work, and the width of its tiles where there is a choice."""
+
+    phase: int
+    name: str
+    width: int = 0
+
+
+def kind(name: str, width: int = 0) -> Kind:
+    return Kind(PHASES[name], name, width)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def holding(columns: int, widths: tuple[int, ...]) -> int:
+    """The smallest width that holds so many columns, else the largest."""
+    return next((width for width in widths if columns <= width), widths[-1])
+
+
+class Layout:
+    """The cuts of a bucket's tensors, the work on each, and how much scratch they share.
+    `item_bytes` is the size of a number that is computed with."""
+
+    def __init__(self, item_bytes: int) -> None:
+        # Tiles of float64 are half as large.
+        self.row_widths = ROW_WIDTHS[:-1] if item_bytes == 8 else ROW_WIDTHS
+        self.cuts: list[Cut] = []
+        self.work: list[dict[Kind, int]] = []  # of each tensor, how many units of which kind
+        self.partials = 0  # numbers of the type that is computed in
+        self.sums = 0  # float64 numbers
+
+    def rows(self) -> list[tuple[int, ...]]:
+        return [astuple(cut) for cut in self.cuts]
+
+    def add_vector(self, elements: int) -> None:
+        self._add_pieces("VECTOR", ceil_div(elements, PIECE))
+
+    def add_matrices(self, batch: int, rows: int, cols: int) -> None:
+        if batch > 1 and rows * cols <= TINY_ELEMENTS:
+            self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
+        else:
+            self._add_blocks(batch, rows, cols)
+
+    def _add_pieces(self, name: str, units: int) -> None:
+        cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
+        cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
+        self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units})
+
+    def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
+        row_width, element_width = holding(cols, self.row_widths), holding(cols, ELEMENT_WIDTHS)
+        cut = Cut(step_at=self._take(2))
+        # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
+        # leaves some of its own too, so narrow matrices take more rows.
+        cut.unit_rows = max(256, 65536 // row_width)
+        cut.row_blocks = ceil_div(rows, cut.unit_rows)
+        flat = cut.row_blocks == 1
+        if flat and cols > FLAT_WIDTH:
+            row_width = FLAT_WIDTH
+        cut.chunk_cols = row_width
+        cut.chunks = ceil_div(cols, row_width)
+        cut.tiles = cut.chunks if flat else ceil_div(cols, COLUMNS_WIDTH)
+        cut.update_rows = max(16, 32768 // row_width)
+        cut.update_blocks = ceil_div(rows, cut.update_rows)
+        units = batch * cut.row_blocks * cut.chunks
+        updates = batch * cut.update_blocks * cut.chunks
+        cut.p_count = cut.late_count = cut.exact_count = updates
+        cut.u_count = batch * cut.tiles
+        cut.p_at, cut.late_at, cut.u_at = map(self._take, (updates, updates, cut.u_count))
+        cut.rows_at = self._take(2 * batch * cut.row_blocks)
+        cut.least_col_at = self._take(batch * cut.tiles)
+        cut.mean_at = self._take(batch)
+        cut.partials_at = self.partials
+        columns_need = 0 if flat else 2 * batch * cut.row_blocks * cols
+        # The sums of the chunks of rows are done with before those down the columns come.
+        rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
+        self.partials += max(columns_need, rows_need)
+        work = {kind("STATISTICS", row_width): units}
+        if cut.chunks > 1:
+            work = {kind("ROWS"): batch * cut.row_blocks}
+            work[kind("ROW_SUMS", row_width)] = work[kind("WIDE", row_width)] = units
+        if not flat:
+            work[kind("COLUMNS")] = cut.u_count
+        for name in ("SQUARES", "ENERGY", "UPDATE"):
+            work[kind(name, element_width)] = updates
+        self._add(cut, work)
+
+    def _add(self, cut: Cut, work: dict[Kind, int]) -> None:
+        self.cuts.append(cut)
+        self.work.append({**work, kind("FINISH"): 1, kind("REPORT"): 1})
+
+    def _take(self, count: int) -> int:
+        at = self.sums
+        self.sums += count
+        return at

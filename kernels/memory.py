@@ -1,0 +1,138 @@
+"""Where an item of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
+
+`lists` is what all items of a launch share: table, cuts, row_of, scalars, controls, partials, sums
+(see `launch.py`). Kernels take numbers out of it here and nowhere else.
+"""
+
+import triton
+import triton.language as tl
+
+from . import cut as layout
+from . import scalars
+
+CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
+FLAT_WIDTH = tl.constexpr(layout.FLAT_WIDTH)
+
+
+def _place(name: str) -> tl.constexpr:
+    return tl.constexpr(layout.FIELDS.index(name))
+
+
+UNIT_ROWS = _place("unit_rows")
+ROW_BLOCKS = _place("row_blocks")
+CHUNK_COLS = _place("chunk_cols")
+CHUNKS = _place("chunks")
+TILES = _place("tiles")
+UPDATE_ROWS = _place("update_rows")
+UPDATE_BLOCKS = _place("update_blocks")
+PARTIALS_AT = _place("partials_at")
+STEP_AT = _place("step_at")
+P_AT = _place("p_at")
+P_COUNT = _place("p_count")
+U_AT = _place("u_at")
+U_COUNT = _place("u_count")
+LATE_AT = _place("late_at")
+LATE_COUNT = _place("late_count")
+EXACT_COUNT = _place("exact_count")
+ROWS_AT = _place("rows_at")
+LEAST_COL_AT = _place("least_col_at")
+MEAN_AT = _place("mean_at")
+
+# What stands in a row of the table behind the slots, as `fusedstep.plan` lays it out.
+RMS = tl.constexpr(0)
+BATCH = tl.constexpr(1)
+ROWS = tl.constexpr(2)
+COLS = tl.constexpr(3)
+ELEMENTS = tl.constexpr(1)  # of a vector
+
+
+@triton.jit
+def cells(lists, tensor, DTYPES: tl.constexpr, VECTOR: tl.constexpr):
+    """The tensor's row of the table."""
+    if VECTOR:
+        return lists[0] + tensor * (len(DTYPES) + 2)
+    else:
+        return lists[0] + tensor * (len(DTYPES) + 4)
+
+
+@triton.jit
+def slot(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
+    pointer = tl.load(cells + K).to(tl.pointer_type(DTYPES[K]))
+    if ALIGNED:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer
+
+
+@triton.jit
+def size(cells, K: tl.constexpr, DTYPES: tl.constexpr):
+    return tl.load(cells + len(DTYPES) + K)
+
+
+@triton.jit
+def aligned_size(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
+    """A size along which tiles are loaded. The promise is attached to the load itself: the result
+    of a call would lose it."""
+    count = tl.load(cells + len(DTYPES) + K)
+    if ALIGNED:
+        count = tl.multiple_of(count, 16)
+    return count
+
+
+@triton.jit
+def cut(lists, tensor, place):
+    return tl.load(lists[1] + tensor * CUT_FIELDS + place)
+
+
+@triton.jit
+def chunk_cols(lists, tensor):
+    """How many columns a unit has, if its matrix has as many: a multiple of the narrowest tile."""
+    width = tl.load(lists[1] + tensor * CUT_FIELDS + CHUNK_COLS)
+    return tl.multiple_of(width, 16)
+
+
+@triton.jit
+def count(lists, tensor, place):
+    """A number of the cut that is less than 2^31."""
+    return cut(lists, tensor, place).to(tl.int32)
+
+
+@triton.jit
+def scalar_row(lists, tensor):
+    return lists[3] + tl.load(lists[2] + tensor) * scalars.ROW_LENGTH
+
+
+@triton.jit
+def gradient_scale(lists, tensor, T: tl.constexpr):
+    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, T)
+    return tl.load(lists[4]).to(T) * sign
+
+
+@triton.jit
+def sums(lists, tensor, place):
+    """The place of a tensor's sums in the scratch."""
+    return lists[6] + cut(lists, tensor, place)
+
+
+@triton.jit
+def partials(lists, tensor):
+    return lists[5] + cut(lists, tensor, PARTIALS_AT)
+
+
+@triton.jit
+def total(first, count, STRIDE: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum of `count` numbers of the scratch, always in the same order."""
+    sum_of_lane = tl.zeros((BLOCK,), W)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        sum_of_lane += tl.load(first + i * STRIDE, i < count, other=0.0)
+    return tl.sum(sum_of_lane, 0)
+
+
+@triton.jit
+def least(first, count, STRIDE: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr):
+    least_of_lane = tl.full((BLOCK,), float("inf"), W)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        found = tl.load(first + i * STRIDE, i < count, other=float("inf"))
+        least_of_lane = tl.minimum(least_of_lane, found)
+    return tl.min(least_of_lane, 0)

@@ -1,0 +1,54 @@
+"""The named operations of a rule in Triton, exact, and how numbers are stored.
+
+Nothing may be fused or approximated, so every launch passes `enable_fp_fusion=False`. Triton's
+plain float32 division and square root are approximations; its float64 ones are exact.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sqrt(x):
+    if x.dtype == tl.float32:
+        return tl.sqrt_rn(x)
+    else:
+        return tl.sqrt(x)
+
+
+@triton.jit
+def div(a, b):
+    if b.dtype == tl.float32:
+        return tl.div_rn(a, b)
+    else:
+        return a / b
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def minimum(a, b):
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@triton.jit
+def where(condition, a, b):
+    return tl.where(condition, a, b)
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """`x` as it is stored: to the nearest, ties to even, by way of float32 as torch does it. Done
+    in integers for bfloat16, which Triton's interpreter would truncate; nan becomes torch's."""
+    if dtype == tl.float64:
+        return x.to(tl.float64)
+    elif dtype == tl.bfloat16:
+        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        high = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        high = tl.where(x != x, 0x7FC0, high)
+        return high.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(tl.float32).to(dtype)

@@ -1,0 +1,107 @@
+"""What kernels read besides tensors, kept on a bucket's device: addresses, rows, scalars.
+
+Nothing here waits for the device. Uploads go through page-locked memory, and only when something
+changed; the allocator releases that memory after the copy was carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedstep import steps
+from fusedstep.plan import Bucket
+
+
+def on_device(device: torch.device) -> Any:
+    """Makes `device`, with its current stream, the one that kernels are launched on."""
+    if device.type == "cpu":  # Triton's interpreter
+        return torch.no_grad()
+    return torch.get_device_module(device).device(device)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a tensor of the host."""
+    if device.type == "cpu":
+        return tensor.clone()
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Tables:
+    """The changing ones of a bucket: `table`, `row_of`, `scalars`, `controls`."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.device = bucket.device
+        self.wide = steps.wide(bucket.device)
+        self.table = self.row_of = torch.empty(0)
+        self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
+        self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide), self.device)
+        # A graph reads its page-locked memory whenever it runs, and none can be had in a capture.
+        self.for_graph = self._page_locked(bucket)
+        self.of_graphs: list[Tensor] = []
+
+    def _page_locked(self, bucket: Bucket) -> Tensor | None:
+        if self.device.type != "cuda":
+            return None
+        return torch.empty_like(bucket.table, pin_memory=True)
+
+    def current(
+        self,
+        bucket: Bucket,
+        scalars: Tensor,
+        inv_grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The arguments of a step's kernels."""
+        if self.row_of_host is not bucket.row_of:
+            self.row_of_host = bucket.row_of
+            self.row_of = upload(bucket.row_of, self.device)
+        on_host = scalars.device.type == "cpu"
+        rows = scalars.to(self.wide)
+        return {
+            "table": self._table(bucket),
+            "row_of": self.row_of,
+            "scalars": upload(rows, self.device) if on_host else rows,
+            "controls": self._controls(inv_grad_scale, found_inf),
+        }
+
+    def _table(self, bucket: Bucket) -> Tensor:
+        if steps.is_capturing(self.device):
+            return self._table_of_graph(bucket)
+        if bucket.table_changed:
+            self.table = upload(bucket.table, self.device)
+            bucket.table_changed = False
+        if self.for_graph is None:
+            self.for_graph = self._page_locked(bucket)
+        return self.table
+
+    def _table_of_graph(self, bucket: Bucket) -> Tensor:
+        """A copy of the graph's own: later steps may move gradients, the graph may not."""
+        kept = next((own for own in self.of_graphs if torch.equal(own, bucket.table)), None)
+        if kept is None:
+            kept, self.for_graph = self.for_graph, None
+            if kept is None:
+                raise RuntimeError(
+                    "a second CUDA graph with other gradients cannot be captured right after the "
+                    "first: run one step outside of a graph between the captures."
+                )
+            kept.copy_(bucket.table)
+            self.of_graphs.append(kept)
+        return kept.to(self.device, non_blocking=True)
+
+    def _controls(self, inv_grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
+        """Inverse gradient scale and found_inf, wherever they are, as one tensor here."""
+        if inv_grad_scale is None and found_inf is None:
+            return self.idle
+        given = (inv_grad_scale, found_inf)
+        return torch.stack(
+            [
+                own if value is None else steps.moved(value.reshape(()), self.device, self.wide)
+                for own, value in zip(self.idle.unbind(), given, strict=True)
+            ]
+        )
+
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.table, self.row_of, *self.of_graphs))

@@ -1,0 +1,69 @@
+"""The Triton backend for GPU tensors: says whether it can run here; `kernels/` does the work.
+
+Triton and the kernels are imported by the first plan that needs them. With TRITON_INTERPRET=1 they
+run on CPU tensors, slowly, for those who want to look into them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from .plan import Bucket
+
+name = "triton"
+
+
+def why_absent() -> str:
+    """Empty if the backend can run here, else the reason."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton, or pip install fusedstep[triton])"
+    if not _is_interpreted() and not _gpus():
+        return f"no GPU: torch finds no {' and no '.join(GPUS)} device"
+    return ""
+
+
+GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
+
+
+def _gpus() -> list[str]:
+    return [kind for kind in GPUS if torch.get_device_module(kind).is_available()]
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def devices() -> tuple[str, ...]:
+    return ("cpu",) if _is_interpreted() else GPUS
+
+
+def about() -> str:
+    """What it runs on, in a line."""
+    if _is_interpreted():
+        return f"Triton {version('triton')}, interpreted on the CPU (TRITON_INTERPRET is set)"
+    modules = [torch.get_device_module(kind) for kind in _gpus()]
+    names = {m.get_device_name(index) for m in modules for index in range(m.device_count())}
+    return f"Triton {version('triton')}, on {', '.join(sorted(names))}"
+
+
+def prepare(bucket: Bucket) -> None:
+    """Cuts the bucket's tensors into work lists on their device. Once for each plan."""
+    importlib.import_module("fusedstep.kernels.launch").prepare(bucket)
+
+
+def scratch_bytes(bucket: Bucket) -> int:
+    return int(importlib.import_module("fusedstep.kernels.launch").scratch_bytes(bucket))
+
+
+def launch(
+    bucket: Bucket, scalars: Tensor, inv_grad_scale: Tensor | None, found_inf: Tensor | None
+) -> None:
+    """Carries out one step of the bucket; nothing is written if `found_inf` is not zero."""
+    run = importlib.import_module("fusedstep.kernels.launch").launch
+    run(bucket, scalars, inv_grad_scale, found_inf)

@@ -1,0 +1,284 @@
+"""Exchange within a warp: shuffles, votes, matches, reductions, matrix loads and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import floats
+from .arithmetic import extreme
+from .cta import Cta
+from .decode import SINK, TYPES, Action, Decoder, instruction
+from .faults import Fault
+from .places import locate, place
+from .syntax import Register
+
+Array = NDArray[Any]
+
+
+def by_warp(cta: Cta, values: Array, filler: Any) -> Array:
+    """One row of 32 a warp; `filler` where no thread is active."""
+    rows = np.full((-(-cta.threads // 32), 32), filler, values.dtype)
+    rows.reshape(-1)[: cta.threads] = np.where(cta.mask, values, filler)
+    return rows
+
+
+def ballot(cta: Cta, votes: Array) -> Array:
+    """For each thread, the bits of its warp's active threads that vote yes."""
+    rows = by_warp(cta, votes, False)
+    words = np.packbits(rows, axis=1, bitorder="little").view(np.uint32)
+    return np.repeat(words.reshape(-1), 32)[: cta.threads]
+
+
+def require_members(cta: Cta, members: int) -> None:
+    """Each active thread is named by its mask, and all threads named are here with that mask."""
+    cta.demand(members, "a mask of lanes")
+    mask = cta.registers[members]
+    here = ballot(cta, np.ones(cta.threads, bool))
+    lane = np.uint32(1) << (cta.all_lanes % 32).astype(np.uint32)
+    last = cta.threads - cta.threads % 32  # lanes beyond the CTA may be named by -1
+    beyond = np.uint32(0xFFFFFFFF << (cta.threads % 32) & 0xFFFFFFFF)
+    named = np.where(cta.all_lanes >= last, mask & ~beyond, mask) if cta.threads % 32 else mask
+    absent = (named & ~here) != 0
+    for problem, bad in (
+        ("names lanes that are not here", absent),
+        ("does not name its own lane", (mask & lane) == 0),
+    ):
+        bad = bad & cta.mask
+        if bad.any():
+            raise Fault(f"the mask of lanes of thread {int(np.flatnonzero(bad)[0])} {problem}")
+
+
+@instruction("shfl")
+def shuffle(d: Decoder) -> Action:
+    mode = d.take("up", "down", "bfly", "idx")
+    if d.take("sync") is None or mode is None or d.type().name != "b32":
+        raise d.unknown()
+    d.finish(5)
+    targets = d.members(0)
+    target = d.target(targets[0], 32)
+    predicate = d.target(targets[1], 1) if len(targets) > 1 else SINK
+    b32 = TYPES["b32"]
+    value, by, limits, members = (d.source(place, b32) for place in (1, 2, 3, 4))
+    lane = (np.arange(d.program.threads) % 32).astype(np.int64)
+    first_of_warp = np.arange(d.program.threads) - lane
+
+    def action(cta: Cta) -> None:
+        require_members(cta, members)
+        for control in (by, limits):
+            cta.demand(control, "a lane")
+        registers = cta.registers
+        step = (registers[by] & np.uint32(31)).astype(np.int64)
+        clamp = (registers[limits] & np.uint32(31)).astype(np.int64)
+        segment = (registers[limits] >> np.uint32(8) & np.uint32(31)).astype(np.int64)
+        lowest = lane & segment
+        highest = lowest | (clamp & ~segment)
+        source = {
+            "up": lane - step,
+            "down": lane + step,
+            "bfly": lane ^ step,
+            "idx": lowest | (step & ~segment),
+        }[mode]
+        inside = source >= highest if mode == "up" else source <= highest
+        source = first_of_warp + np.where(inside, source, lane)
+        reaches = source < cta.threads
+        present = reaches & cta.mask[np.where(reaches, source, 0)]
+        if (cta.mask & ~present).any():
+            thread = int(np.flatnonzero(cta.mask & ~present)[0])
+            raise Fault(f"thread {thread} reads the lane of a thread that is not here")
+        source = np.where(present, source, cta.all_lanes)
+        unknown = cta.undefined.get(value)
+        bits = None if unknown is None else unknown[source]
+        cta.write_bits(target, registers[value][source], bits)
+        if predicate != SINK:
+            cta.write_bits(predicate, inside, None)
+
+    return action
+
+
+@instruction("vote")
+def vote(d: Decoder) -> Action:
+    mode = d.take("all", "any", "uni", "ballot")
+    if d.take("sync") is None or mode is None:
+        raise d.unknown()
+    type_ = d.type()
+    d.finish(3)
+    given = d.operands[1]
+    if not isinstance(given, Register) or type_.name != ("b32" if mode == "ballot" else "pred"):
+        raise d.unknown()
+    target, members = d.target(0, type_.bits), d.source(2, TYPES["b32"])
+
+    def action(cta: Cta) -> None:
+        require_members(cta, members)
+        cta.demand(given.number, "a vote")
+        yes = ballot(cta, cta.registers[given.number] ^ given.negated)
+        everyone = ballot(cta, np.ones(cta.threads, bool))
+        outcome = {
+            "ballot": yes,
+            "any": yes != 0,
+            "all": yes == everyone,
+            "uni": (yes == 0) | (yes == everyone),
+        }[mode]
+        cta.write_bits(target, outcome, None)
+
+    return action
+
+
+@instruction("activemask")
+def active_mask(d: Decoder) -> Action:
+    d.type()
+    d.finish(1)
+    target = d.target(0, 32)
+    return lambda cta: cta.write_bits(target, ballot(cta, np.ones(cta.threads, bool)), None)
+
+
+@instruction("match")
+def match(d: Decoder) -> Action:
+    mode, sync, type_ = d.take("any", "all"), d.take("sync"), d.type()
+    d.finish(3)
+    if sync is None or mode is None or type_.bits not in (32, 64):
+        raise d.unknown()
+    targets = d.members(0)
+    target = d.target(targets[0], 32)
+    predicate = d.target(targets[1], 1) if len(targets) > 1 else SINK
+    value, members = d.source(1, type_), d.source(2, TYPES["b32"])
+
+    def action(cta: Cta) -> None:
+        require_members(cta, members)
+        cta.demand(value, "a value to match")
+        values = cta.registers[value]
+        result = np.zeros(cta.threads, np.uint32)
+        everyone = ballot(cta, np.ones(cta.threads, bool))
+        for lane in cta.lanes:
+            same = ballot(cta, values == values[lane])
+            result[lane] = same[lane]
+        if mode == "all":
+            agreed = result == everyone
+            cta.write_bits(predicate, agreed, None)
+            result = np.where(agreed, result, np.uint32(0))
+        cta.write_bits(target, result, None)
+
+    return action
+
+
+@instruction("elect")
+def elect(d: Decoder) -> Action:
+    """The lowest lane of the warp is elected; hardware may elect another."""
+    if d.take("sync") is None:
+        raise d.unknown()
+    d.finish(2)
+    targets = d.members(0)
+    lane_target, predicate = d.target(targets[0], 32), d.target(targets[1], 1)
+    members = d.source(1, TYPES["b32"])
+
+    def action(cta: Cta) -> None:
+        require_members(cta, members)
+        everyone = ballot(cta, np.ones(cta.threads, bool))
+        lowest = np.bitwise_count((everyone & (~everyone + np.uint32(1))) - np.uint32(1))
+        cta.write_bits(lane_target, lowest.astype(np.uint32), None)
+        cta.write_bits(predicate, lowest == cta.all_lanes % 32, None)
+
+    return action
+
+
+@instruction("redux")
+def reduce(d: Decoder) -> Action:
+    operation = d.take("add", "min", "max", "and", "or", "xor")
+    takes_abs, keeps_nan = d.take("abs") is not None, d.take("NaN") is not None
+    if d.take("sync") is None or operation is None:
+        raise d.unknown()
+    type_ = d.type()
+    d.finish(3)
+    logical = operation in ("and", "or", "xor")
+    allowed = ("b32",) if logical else ("u32", "s32")
+    if type_.name == "f32" and operation in ("min", "max"):
+        function: Callable[..., Array] = extreme("f32", operation == "max", keeps_nan)
+    elif type_.name in allowed and not (takes_abs or keeps_nan):
+        function = {
+            "add": np.add,
+            "min": np.minimum,
+            "max": np.maximum,
+            "and": np.bitwise_and,
+            "or": np.bitwise_or,
+            "xor": np.bitwise_xor,
+        }[operation]
+    else:
+        raise d.unknown()
+    target, source = d.target(0, 32), d.source(1, type_)
+    members = d.source(2, TYPES["b32"])
+
+    def action(cta: Cta) -> None:
+        require_members(cta, members)
+        values = cta.registers[source].view(type_.view)
+        values = np.abs(values) if takes_abs else values
+        unknown = cta.undefined.get(source)
+        result, bad = values.copy(), np.zeros(cta.threads, bool)
+        for start in range(0, cta.threads, 32):
+            lanes = np.flatnonzero(cta.mask[start : start + 32]) + start
+            if not len(lanes):
+                continue
+            total = values[lanes[:1]]
+            for lane in lanes[1:]:
+                total = function(total, values[lane : lane + 1])
+            result[start : start + 32] = total
+            bad[start : start + 32] = unknown is not None and bool(unknown[lanes].any())
+        if type_.is_float:
+            result = floats.canonical(result)
+        bits = np.where(bad, np.uint32(0xFFFFFFFF), np.uint32(0)) if bad.any() else None
+        cta.write_bits(target, result.view(np.uint32), bits)
+
+    return action
+
+
+@instruction("ldmatrix", "stmatrix")
+def matrix(d: Decoder) -> Action:
+    """8x8 matrices of 16-bit words; lanes 8i to 8i+7 hold the addresses of the rows of matrix i."""
+    loads, transposed = d.opcode == "ldmatrix", d.take("trans") is not None
+    count = d.take("x1", "x2", "x4")
+    known = [d.take("sync"), d.take("aligned"), d.take("m8n8"), d.take("shared", "shared::cta")]
+    if None in known or count is None or d.type().name != "b16":
+        raise d.unknown()
+    matrices = int(count[1])
+    d.finish(2)
+    registers = d.members(0 if loads else 1)
+    if len(registers) != matrices:
+        raise d.unknown()
+    numbers = [d.target(r, 32) if loads else d.source(r, TYPES["b32"]) for r in registers]
+    rows = place(d, 1 if loads else 0, "shared", 16)
+    half = place(d, 1 if loads else 0, "shared", 2)
+    lane = np.arange(32)
+    # A thread's register holds two neighbours of a row, or of a column if transposed.
+    pair, line = lane % 4 * 2, lane // 4
+    row = np.stack([pair, pair + 1], 1) if transposed else np.stack([line, line], 1)
+    column = np.stack([line, line], 1) if transposed else np.stack([pair, pair + 1], 1)
+
+    def action(cta: Cta) -> None:
+        if cta.active != cta.threads or cta.threads % 32:
+            raise Fault("a matrix access needs whole warps")
+        _, addresses = locate(cta, rows, cta.all_lanes)
+        warps = addresses.reshape(-1, 32)
+        for index, number in enumerate(numbers):
+            starts = warps[:, 8 * index : 8 * index + 8]
+            cta.shared.check(starts.reshape(-1), 16, cta.all_lanes, cta.shared.size)
+            offsets = (starts[:, row] + 2 * column).reshape(cta.threads, 2)
+            for part in range(2):
+                each = offsets[:, part]
+                if loads:
+                    cta.shared_races.read(each, half.width, cta.all_lanes)
+            if loads:
+                words, unknown = cta.shared.load(offsets // 2, 2)
+                cta.write_bits(
+                    number, words.view(np.uint32).reshape(-1), unknown.view(np.uint32).reshape(-1)
+                )
+                continue
+            words = cta.registers[number].view(np.uint16).reshape(-1, 2)
+            unknown = cta.undefined.get(number, np.zeros(cta.threads, np.uint32))
+            for part in range(2):
+                raw = np.ascontiguousarray(words[:, part]).view(np.uint8).reshape(-1, 2)
+                cta.shared_races.write(offsets[:, part], half.width, cta.all_lanes, raw)
+            cta.shared.store(offsets // 2, 2, words, unknown.view(np.uint16).reshape(-1, 2))
+
+    return action
