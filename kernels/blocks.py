@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from . import cut
 
+WAVE_WARPS = 8
+
 
 class Block(NamedTuple):
     width: int  # columns of a tile

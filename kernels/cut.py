@@ -62,6 +62,7 @@ class Cut:
     tiles: int = 0  # parts in which a matrix's columns are finished
     update_rows: int = 0
     update_blocks: int = 0
+    partials: int = 0
     partials_at: int = 0
     step_at: int = 0  # step size and decay
     p_at: int = 0  # sums of p^2 of the first read
@@ -119,23 +120,23 @@ class Layout:
     def add_vector(self, elements: int) -> None:
         self._add_pieces("VECTOR", ceil_div(elements, PIECE))
 
-    def add_matrices(self, batch: int, rows: int, cols: int) -> None:
+    def add_matrices(self, batch: int, rows: int, cols: int, least_rows: int = 256) -> None:
         if batch > 1 and rows * cols <= TINY_ELEMENTS:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
-            self._add_blocks(batch, rows, cols)
+            self._add_blocks(batch, rows, cols, least_rows)
 
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units})
 
-    def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
+    def _add_blocks(self, batch: int, rows: int, cols: int, least_rows: int) -> None:
         row_width, element_width = holding(cols, self.row_widths), holding(cols, ELEMENT_WIDTHS)
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
         # leaves some of its own too, so narrow matrices take more rows.
-        cut.unit_rows = max(256, 65536 // row_width)
+        cut.unit_rows = max(least_rows, 65536 // row_width)
         cut.row_blocks = ceil_div(rows, cut.unit_rows)
         flat = cut.row_blocks == 1
         if flat and cols > FLAT_WIDTH:
@@ -157,7 +158,8 @@ class Layout:
         columns_need = 0 if flat else 2 * batch * cut.row_blocks * cols
         # The sums of the chunks of rows are done with before those down the columns come.
         rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
-        self.partials += max(columns_need, rows_need)
+        cut.partials = max(columns_need, rows_need)
+        self.partials += cut.partials
         work = {kind("STATISTICS", row_width): units}
         if cut.chunks > 1:
             work = {kind("ROWS"): batch * cut.row_blocks}

@@ -3,6 +3,7 @@ a constant number of launches, on the current stream, and waits for nothing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from fusedstep.plan import Bucket
 from fusedstep.rules.adafactor import SCALARS
 
-from . import blocks, cut
+from . import blocks, cut, waves
 from .elementwise import elementwise
 from .rules import UPDATES
-from .tables import Tables, on_device, upload
+from .tables import Tables, on_device, processors, upload
 from .walk import phase
 
 TYPES = {
@@ -25,6 +26,7 @@ TYPES = {
     torch.float16: tl.float16,
     torch.float64: tl.float64,
 }
+WAVES = "FUSEDSTEP_TRITON_WAVES"
 CAP, SCALED = (1 + SCALARS.index(name) for name in ("cap", "scaled"))
 
 
@@ -41,6 +43,7 @@ class Launch(NamedTuple):
     programs: int
     arguments: dict[str, Any]
     warps: int
+    counters: Tensor | None = None  # of what is done; zero when a launch begins
 
 
 class Prepared:
@@ -74,42 +77,75 @@ class Prepared:
         return launches
 
     def _factored(self, bucket: Bucket, lists: list[tuple[bool, list[int]]]) -> list[Launch]:
-        layout = cut.Layout(bucket.compute_dtype.itemsize)
         sizes = bucket.table[:, len(bucket.dtypes) + 1 :].tolist()
-        for own in sizes:
-            (layout.add_vector if bucket.kind == "vector" else layout.add_matrices)(*own)
-        device = bucket.device
-        wide = self.tables.wide
-        self.sums = torch.empty(layout.sums, dtype=wide, device=device)
-        self.partials = torch.empty(layout.partials, dtype=bucket.compute_dtype, device=device)
-        self.nbytes += self.sums.nbytes + self.partials.nbytes
+        layout, in_waves = _cut(bucket, sizes, lists)
+        runs = waves.cut_into_waves(
+            [_gradient_bytes(bucket, i) for i in range(len(sizes))], in_waves
+        )
+        waves.share_partials(layout, runs)
+        wide, device = self.tables.wide, bucket.device
+        sums = torch.empty(layout.sums, dtype=wide, device=device)
+        partials = torch.empty(layout.partials, dtype=bucket.compute_dtype, device=device)
+        self.nbytes += sums.nbytes + partials.nbytes
         shared = {
             "cuts": self._keep(torch.tensor(layout.rows()), bucket),
-            "partials": self.partials,
-            "sums": self.sums,
+            "partials": partials,
+            "sums": sums,
             "UPDATE": UPDATES[bucket.rule.name],
             "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
             "T": TYPES[bucket.compute_dtype],
             "W": TYPES[wide],
             "VECTOR": bucket.kind == "vector",
         }
-        launches = []
+        launches = [self._in_waves(bucket, layout, runs, shared)] if runs else []
+        taken = set(in_waves)
         for aligned, tensors in lists:
-            kinds = sorted({kind for i in tensors for kind in layout.work[i]})
-            for kind in kinds:
-                units = ((i, layout.work[i].get(kind, 0)) for i in tensors)
-                entries = _entries(units)
-                block = blocks.factored(kind, bucket.compute_dtype.itemsize, aligned)
-                arguments = {
-                    **shared,
-                    "entries": self._keep(entries, bucket),
-                    "KIND": kind.name,
-                    "WIDTH": block.width,
-                    "TILE": block.tile,
-                    "ALIGNED": aligned,
-                }
-                launches.append(Launch(kind, phase, len(entries), arguments, block.warps))
+            rest = [i for i in tensors if i not in taken]
+            launches += self._in_phases(bucket, layout, rest, {**shared, "ALIGNED": aligned})
         return launches
+
+    def _in_phases(
+        self, bucket: Bucket, layout: cut.Layout, tensors: list[int], shared: dict[str, Any]
+    ) -> list[Launch]:
+        launches = []
+        for kind in sorted({kind for i in tensors for kind in layout.work[i]}):
+            entries = _entries((i, layout.work[i].get(kind, 0)) for i in tensors)
+            block = blocks.factored(kind, bucket.compute_dtype.itemsize, shared["ALIGNED"])
+            arguments = {
+                **shared,
+                "entries": self._keep(entries, bucket),
+                "KIND": kind.name,
+                "WIDTH": block.width,
+                "TILE": block.tile,
+            }
+            launches.append(Launch(kind, phase, len(entries), arguments, block.warps))
+        return launches
+
+    def _in_waves(
+        self,
+        bucket: Bucket,
+        layout: cut.Layout,
+        runs: list[list[int]],
+        shared: dict[str, Any],
+    ) -> Launch:
+        kinds = sorted({kind for run in runs for i in run for kind in layout.work[i]})
+        tiles = [blocks.factored(kind, bucket.compute_dtype.itemsize, True) for kind in kinds]
+        entries = torch.tensor(waves.entries(layout, runs, kinds), dtype=torch.int32)
+        counters = torch.empty(
+            1 + len(layout.cuts) + len(runs), dtype=torch.int32, device=bucket.device
+        )
+        arguments = {
+            **shared,
+            "entries": self._keep(entries, bucket),
+            "count": len(entries),
+            "counters": counters,
+            "NAMES": tuple(kind.name for kind in kinds),
+            "WIDTHS": tuple(block.width for block in tiles),
+            "TILES": tuple(block.tile for block in tiles),
+            "ALIGNED": True,
+        }
+        programs = min(len(entries), 2 * processors(bucket.device))
+        return Launch(None, waves.walk, programs, arguments, blocks.WAVE_WARPS, counters)
 
     def _keep(self, tensor: Tensor, bucket: Bucket) -> Tensor:
         self.nbytes += tensor.nbytes
@@ -134,7 +170,9 @@ def launch(
     idle = _idle_kinds(bucket, scalars)
     with on_device(bucket.device):
         current = prepared.tables.current(bucket, scalars, inv_grad_scale, found_inf)
-        for kind, kernel, programs, arguments, warps in prepared.launches:
+        for kind, kernel, programs, arguments, warps, counters in prepared.launches:
+            if counters is not None:
+                counters.zero_()
             if kind is None or kind.name not in idle:
                 run(kernel, programs, {**arguments, **current}, warps)
 
@@ -152,6 +190,28 @@ def _idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
         if bucket.rms is None or scaled.all():
             idle.add("REPORT")
     return idle
+
+
+def _cut(
+    bucket: Bucket, sizes: list[list[int]], lists: list[tuple[bool, list[int]]]
+) -> tuple[cut.Layout, list[int]]:
+    """The bucket's cuts, and the tensors that go in waves."""
+    layout = cut.Layout(bucket.compute_dtype.itemsize)
+    may = {i for aligned, tensors in lists if aligned for i in tensors}
+    in_waves = []
+    for i, own in enumerate(sizes):
+        if bucket.kind == "vector":
+            layout.add_vector(*own)
+        elif os.environ.get(WAVES) == "1" and i in may and waves.take(*own):
+            layout.add_matrices(*own, least_rows=waves.LEAST_ROWS)
+            in_waves.append(i)
+        else:
+            layout.add_matrices(*own)
+    return layout, in_waves
+
+
+def _gradient_bytes(bucket: Bucket, index: int) -> int:
+    return bucket.members[index].param.numel() * bucket.dtypes[1].itemsize
 
 
 def _entries(units: Iterable[tuple[int, int]]) -> Tensor:

@@ -229,6 +229,8 @@ def finish_columns(
     ok = col < cols
     col_at = memory.slot(cells, 3, DTYPES, False) + batch * cols + col
     old = tl.load(col_at, ok, other=1.0).to(T)
+    # Several threads may hold a column; one of them will store it, after all have loaded it.
+    tl.debug_barrier()
     decay_rates = scalars.decay_rates(memory.scalar_row(lists, tensor), T)
     stored = new_moment(old, mean_square, decay_rates, DTYPES[3])
     tl.store(col_at, stored, ok)

@@ -22,6 +22,14 @@ def on_device(device: torch.device) -> Any:
     return torch.get_device_module(device).device(device)
 
 
+def processors(device: torch.device) -> int:
+    """How many groups of threads the device works on at a time, each with registers of its own."""
+    if device.type == "cpu":
+        return 1
+    properties = torch.get_device_module(device).get_device_properties(device)
+    return int(getattr(properties, "multi_processor_count", 0) or properties.gpu_subslice_count)
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy of a tensor of the host."""
     if device.type == "cpu":

@@ -20,6 +20,17 @@ def branch(d: Decoder) -> None:
     d.step.flow = "branch"
 
 
+@instruction("brx")
+def indexed_branch(d: Decoder) -> None:
+    if not d.take("idx"):
+        raise d.unknown()
+    d.take("uni")
+    d.finish(2)
+    d.step.index = d.source(0, TYPES["u32"])
+    d.step.targets = d.program.places_of(d.operands[1])
+    d.step.flow = "switch"
+
+
 @instruction("ret", "exit")
 def leave(d: Decoder) -> None:
     d.take("uni")

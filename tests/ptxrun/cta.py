@@ -187,6 +187,8 @@ class Cta:
             if took:
                 if step.flow == "branch":
                     self._park(step.target, taken)
+                elif step.flow == "switch":
+                    self._scatter(step, taken)
                 elif step.flow == "exit":
                     self._exit(taken)
                 else:
@@ -201,6 +203,15 @@ class Cta:
     def _park(self, place: int, group: Mask) -> None:
         there = self.groups.get(place)
         self.groups[place] = group if there is None else there | group
+
+    def _scatter(self, step: Step, taken: Mask) -> None:
+        """An indexed branch: threads go where their own index says."""
+        self.demand(step.index, "the index of a branch")
+        index = self.registers[step.index]
+        for value in np.unique(index[taken]):
+            if value >= len(step.targets):
+                raise Fault(f"branch {value} of {len(step.targets)}: {step.text}")
+            self._park(step.targets[value], taken & (index == value))
 
     def _exit(self, group: Mask) -> None:
         self.live = self.live & ~group

@@ -64,8 +64,10 @@ class Step:
     action: Action | None = None
     guard: int | None = None
     guard_negated: bool = False
-    flow: str = ""  # branch, exit or barrier
+    flow: str = ""  # branch, switch, exit or barrier
     target: int = 0
+    targets: list[int] = field(default_factory=list)  # of a switch, by the value of its index
+    index: int = 0  # the register that holds it
     yields: bool = False
     barrier_done: Action | None = None
     tags: list[str] = field(default_factory=list)  # executions are counted under these names

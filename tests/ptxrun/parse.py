@@ -63,6 +63,7 @@ class Kernel:
         self.register_names: dict[int, str] = {}
         self.instructions: list[Instruction] = []
         self.labels: dict[str, int] = {}
+        self.branch_targets: dict[str, list[str]] = {}  # of each table of them, the labels
         self.programs: dict[Any, Any] = {}  # decoded for a block and a size of shared memory
         self._scopes: list[dict[str, int]] = [{}]
         self._location: Location | None = None
@@ -108,7 +109,10 @@ class Kernel:
         elif statement == "}":
             self._scopes.pop()
         elif statement.endswith(":"):
-            self.labels[statement[:-1]] = len(self.instructions)
+            self._label = statement[:-1]
+            self.labels[self._label] = len(self.instructions)
+        elif statement.startswith(".branchtargets"):
+            self.branch_targets[self._label] = split_list(statement.split(None, 1)[1])
         elif statement.startswith(".reg"):
             self._declare_registers(statement)
         elif statement.split()[0] == ".loc":
@@ -210,6 +214,10 @@ class Kernel:
             for operand in instruction.operands:
                 if isinstance(operand, Label) and operand.name not in self.labels:
                     raise Fault(f"unknown name {operand.name} in: {instruction.text}")
+        for table, labels in self.branch_targets.items():
+            for label in labels:
+                if label not in self.labels:
+                    raise Fault(f"unknown label {label} among the targets {table}")
 
 
 def table_of(declared: re.Match[str]) -> NDArray[Any]:

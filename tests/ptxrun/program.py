@@ -144,3 +144,8 @@ class Program:
         if not isinstance(operand, Label):
             raise Fault("a branch needs a label")
         return self.kernel.labels[operand.name]
+
+    def places_of(self, operand: Operand | None) -> list[int]:
+        if not isinstance(operand, Label) or operand.name not in self.kernel.branch_targets:
+            raise Fault("an indexed branch needs a table of labels")
+        return [self.kernel.labels[name] for name in self.kernel.branch_targets[operand.name]]

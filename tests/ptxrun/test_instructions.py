@@ -218,6 +218,29 @@ def test_divergent_threads_meet_again() -> None:
     assert x.tolist() == [i * (i - 1) // 2 if i <= 20 else 0 for i in range(32)]
 
 
+SWITCH = """
+    and.b32 %r4, %r0, 3;
+    TABLE: .branchtargets ZERO, ONE, REST, REST;
+    brx.idx %r4, TABLE;
+    ZERO: mov.u32 %r5, 10; bra MET;
+    ONE: mov.u32 %r5, 20; bra MET;
+    REST: add.u32 %r5, %r4, 30;
+    MET: st.global.b32 [%d0], %r5;
+    """
+
+
+def test_an_indexed_branch_sends_each_thread_its_own_way() -> None:
+    x = np.zeros(32, np.uint32)
+    launch(kernel_of(CELL + SWITCH, "x"), 1, 32, x=x)
+    assert x.tolist() == [10, 20, 32, 33] * 8
+
+
+def test_an_indexed_branch_beyond_its_table_is_a_fault() -> None:
+    x = np.zeros(32, np.uint32)
+    with pytest.raises(Fault, match="branch 4 of 4"):
+        launch(kernel_of(CELL + SWITCH.replace(", 3;", ", 7;"), "x"), 1, 32, x=x)
+
+
 def test_undefined_bits_are_followed_through_packing() -> None:
     """One half of a word is undefined: the other half may be used, the undefined one may not."""
     body = (
