@@ -1,4 +1,14 @@
-"""The place of the Triton backend: the rules as Triton functions, and the walkers over a plan.
+"""The Triton backend: the rules as Triton functions, and what walks them over lists of tensors.
 
-There is no kernel here yet; `python -m fusedstep info` says so too.
+rules       the rules' own code objects, compiled by Triton; numbers: their operations, exact
+elementwise a rule without sums: one kernel, one launch
+cut         Adafactor: how shapes are cut into units of work, in phases; plain Python
+matrix      ... moments and sums, in one read; matrix_elements: the update, in a second one
+tiny        ... a matrix to a thread; vector: unfactored; tensor: what is known of a whole tensor
+memory      ... where a unit finds its tensor, numbers and scratch; scalars: places in a row of them
+walk        the kernel of one phase; waves: one kernel for all phases, ordered for the L2 cache
+blocks      sizes of tiles
+launch      the host's side: prepares a bucket once, then launches; tables: what it uploads
+
+`fusedstep.triton` is the door; nothing is imported from here before a plan needs it.
 """

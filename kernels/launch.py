@@ -17,7 +17,7 @@ from fusedstep.rules.adafactor import SCALARS
 from . import blocks, cut, waves
 from .elementwise import elementwise
 from .rules import UPDATES
-from .tables import Tables, on_device, processors, upload
+from .tables import Tables, current_stream, on_device, processors, upload
 from .walk import phase
 
 TYPES = {
@@ -51,7 +51,8 @@ class Prepared:
 
     def __init__(self, bucket: Bucket) -> None:
         self.tables = Tables(bucket)
-        self.nbytes = 0  # of work lists and scratch
+        self.kept: list[Tensor] = []  # work lists and scratch
+        self.stream = current_stream(bucket.device)
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
         self.launches = make(bucket, _by_alignment(bucket))
         # Phases in order; in a phase, and for elementwise rules, the order does not matter.
@@ -64,7 +65,7 @@ class Prepared:
         for aligned, tensors in lists:
             entries = _entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
             arguments = {
-                "chunks": self._keep(entries, bucket),
+                "chunks": self._upload(entries, bucket),
                 "UPDATE": UPDATES[bucket.rule.name],
                 "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
                 "COMPUTE": TYPES[bucket.compute_dtype],
@@ -83,14 +84,11 @@ class Prepared:
             [_gradient_bytes(bucket, i) for i in range(len(sizes))], in_waves
         )
         waves.share_partials(layout, runs)
-        wide, device = self.tables.wide, bucket.device
-        sums = torch.empty(layout.sums, dtype=wide, device=device)
-        partials = torch.empty(layout.partials, dtype=bucket.compute_dtype, device=device)
-        self.nbytes += sums.nbytes + partials.nbytes
+        wide = self.tables.wide
         shared = {
-            "cuts": self._keep(torch.tensor(layout.rows()), bucket),
-            "partials": partials,
-            "sums": sums,
+            "cuts": self._upload(torch.tensor(layout.rows()), bucket),
+            "partials": self._scratch(layout.partials, bucket.compute_dtype, bucket),
+            "sums": self._scratch(layout.sums, wide, bucket),
             "UPDATE": UPDATES[bucket.rule.name],
             "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
             "T": TYPES[bucket.compute_dtype],
@@ -113,7 +111,7 @@ class Prepared:
             block = blocks.factored(kind, bucket.compute_dtype.itemsize, shared["ALIGNED"])
             arguments = {
                 **shared,
-                "entries": self._keep(entries, bucket),
+                "entries": self._upload(entries, bucket),
                 "KIND": kind.name,
                 "WIDTH": block.width,
                 "TILE": block.tile,
@@ -131,15 +129,13 @@ class Prepared:
         kinds = sorted({kind for run in runs for i in run for kind in layout.work[i]})
         tiles = [blocks.factored(kind, bucket.compute_dtype.itemsize, True) for kind in kinds]
         entries = torch.tensor(waves.entries(layout, runs, kinds), dtype=torch.int32)
-        counters = torch.empty(
-            1 + len(layout.cuts) + len(runs), dtype=torch.int32, device=bucket.device
-        )
+        counters = self._scratch(1 + len(layout.cuts) + len(runs), torch.int32, bucket)
         arguments = {
             **shared,
-            "entries": self._keep(entries, bucket),
+            "entries": self._upload(entries, bucket),
             "count": len(entries),
             "counters": counters,
-            "NAMES": tuple(kind.name for kind in kinds),
+            "NAMES": tuple(tl.constexpr(kind.name) for kind in kinds),
             "WIDTHS": tuple(block.width for block in tiles),
             "TILES": tuple(block.tile for block in tiles),
             "ALIGNED": True,
@@ -147,9 +143,25 @@ class Prepared:
         programs = min(len(entries), 2 * processors(bucket.device))
         return Launch(None, waves.walk, programs, arguments, blocks.WAVE_WARPS, counters)
 
-    def _keep(self, tensor: Tensor, bucket: Bucket) -> Tensor:
-        self.nbytes += tensor.nbytes
-        return upload(tensor, bucket.device)
+    def _upload(self, tensor: Tensor, bucket: Bucket) -> Tensor:
+        self.kept.append(upload(tensor, bucket.device))
+        return self.kept[-1]
+
+    def _scratch(self, count: int, dtype: torch.dtype, bucket: Bucket) -> Tensor:
+        self.kept.append(torch.empty(count, dtype=dtype, device=bucket.device))
+        return self.kept[-1]
+
+    def follow_stream(self, device: torch.device) -> None:
+        """Tells the allocator when the work moves to another stream: memory that a kernel may
+        still read there is not given away when the plan is dropped."""
+        stream = current_stream(device)
+        if stream != self.stream:
+            self.stream = stream
+            for tensor in (*self.kept, *self.tables.held()):
+                tensor.record_stream(stream)
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.kept, *self.tables.held()))
 
 
 def prepare(bucket: Bucket) -> None:
@@ -159,7 +171,7 @@ def prepare(bucket: Bucket) -> None:
 
 def scratch_bytes(bucket: Bucket) -> int:
     prepared: Prepared = bucket.backend_data
-    return prepared.nbytes + prepared.tables.nbytes()
+    return prepared.nbytes()
 
 
 def launch(
@@ -169,6 +181,7 @@ def launch(
     prepared: Prepared = bucket.backend_data
     idle = _idle_kinds(bucket, scalars)
     with on_device(bucket.device):
+        prepared.follow_stream(bucket.device)
         current = prepared.tables.current(bucket, scalars, inv_grad_scale, found_inf)
         for kind, kernel, programs, arguments, warps, counters in prepared.launches:
             if counters is not None:

@@ -79,7 +79,7 @@ def row_sums(
 
 
 @triton.jit
-def rows(
+def row_moments(
     lists,
     tensor,
     unit,

@@ -6,6 +6,7 @@ changed; the allocator releases that memory after the copy was carried out.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,8 +19,15 @@ from fusedstep.plan import Bucket
 def on_device(device: torch.device) -> Any:
     """Makes `device`, with its current stream, the one that kernels are launched on."""
     if device.type == "cpu":  # Triton's interpreter
-        return torch.no_grad()
+        return nullcontext()
     return torch.get_device_module(device).device(device)
+
+
+def current_stream(device: torch.device) -> Any:
+    """Of a GPU; None on the CPU."""
+    if device.type == "cpu":
+        return None
+    return torch.get_device_module(device).current_stream(device)
 
 
 def processors(device: torch.device) -> int:
@@ -43,7 +51,7 @@ class Tables:
     def __init__(self, bucket: Bucket) -> None:
         self.device = bucket.device
         self.wide = steps.wide(bucket.device)
-        self.table = self.row_of = torch.empty(0)
+        self.table = self.row_of = torch.empty(0, device=self.device)
         self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
         self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide), self.device)
         # A graph reads its page-locked memory whenever it runs, and none can be had in a capture.
@@ -111,5 +119,6 @@ class Tables:
             ]
         )
 
-    def nbytes(self) -> int:
-        return sum(t.nbytes for t in (self.table, self.row_of, *self.of_graphs))
+    def held(self) -> tuple[Tensor, ...]:
+        """What is on the device."""
+        return self.table, self.row_of, self.idle

@@ -56,7 +56,7 @@ def item(
     if KIND == "ROW_SUMS":
         matrix.row_sums(lists, at, unit, DTYPES, T, ALIGNED, WIDTH, TILE)
     elif KIND == "ROWS":
-        matrix.rows(lists, at, unit, DTYPES, T, W, WIDTH)
+        matrix.row_moments(lists, at, unit, DTYPES, T, W, WIDTH)
     elif KIND == "STATISTICS":
         matrix.statistics(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE, False)
     elif KIND == "WIDE":

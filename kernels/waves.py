@@ -109,7 +109,7 @@ def wait(counter, need):
             pass
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def walk(
     entries,
     count,

@@ -15,8 +15,9 @@ VARIABLE = "FUSEDSTEP_BACKEND"
 
 
 class Backend(Protocol):
-    """What a backend module offers. `launch` is the one signature: a bucket, a float64 row of
-    scalars for each key of the bucket, then inverse gradient scale and found_inf on the device."""
+    """What a backend module offers. `launch` is the one signature: a bucket, its float64 rows of
+    scalars, then inverse gradient scale and found_inf on a device. The rows are on the host, or on
+    the bucket's device if that is where its counters are: then nothing may wait for them."""
 
     name: str
 

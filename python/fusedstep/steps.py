@@ -27,6 +27,8 @@ def is_capturing(device: torch.device) -> bool:
 
 def wide(device: torch.device) -> torch.dtype:
     """The dtype of scalars and long sums: float64, where the device has it."""
+    if device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64:
+        return torch.float32
     return torch.float32 if device.type == "mps" else torch.float64
 
 

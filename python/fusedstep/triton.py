@@ -17,12 +17,15 @@ from torch import Tensor
 from .plan import Bucket
 
 name = "triton"
+OLDEST = (3, 4)  # that the kernels were compiled with
 
 
 def why_absent() -> str:
     """Empty if the backend can run here, else the reason."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton, or pip install fusedstep[triton])"
+        return "Triton is not installed (pip install fusedstep[triton])"
+    if tuple(int(part) for part in version("triton").split(".")[:2]) < OLDEST:
+        return f"Triton {version('triton')} is older than {OLDEST[0]}.{OLDEST[1]}"
     if not _is_interpreted() and not _gpus():
         return f"no GPU: torch finds no {' and no '.join(GPUS)} device"
     return ""

@@ -29,7 +29,8 @@ class Adafactor(FactoredOptimizer):
     ``relative_step=True`` (the default).
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
+        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

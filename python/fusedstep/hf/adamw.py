@@ -23,7 +23,8 @@ class AdamW(FusedOptimizer):
         p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
+        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

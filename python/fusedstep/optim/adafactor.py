@@ -31,7 +31,8 @@ class Adafactor(FactoredOptimizer):
             AdamW: a step waits for nothing and can be captured in a CUDA graph, after one step
             outside it. A graph repeats numbers as they were when it was captured, so a learning
             rate that changes has to be a tensor. Not for parameters on the CPU.
-        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
+        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

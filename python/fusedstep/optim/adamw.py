@@ -27,7 +27,8 @@ class AdamW(FusedOptimizer):
     a learning rate that changes has to be a tensor.
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"reference"``; by default ``FUSEDSTEP_BACKEND`` or auto.
+        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
