@@ -4,10 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: bench bench-pytest test test-all style rules info clean
+# What `make gpu` runs, where its results go, and the seconds each part may take.
+GPU_PARTS ?= facts tests sanitizer bench
+GPU_OUT ?=
+GPU_BUILD_SECONDS ?= 150
+GPU_TESTS_SECONDS ?= 420
+GPU_SANITIZER_SECONDS ?= 240
+GPU_BENCH_SECONDS ?= 400
 
-bench: $(VENV)/built ## ours and the peers on this machine: a table, and a plot in bench/out
-	$(BIN)/python -m bench
+.PHONY: bench bench-pytest test test-all gpu predict style rules info clean
+
+bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
+	$(BIN)/python -m bench --device all
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only
@@ -17,6 +25,14 @@ test: $(VENV)/built ## everything but the slow sweeps
 
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
 	$(BIN)/python -m pytest
+
+gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmark
+	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) \
+		--build-seconds $(GPU_BUILD_SECONDS) --tests-seconds $(GPU_TESTS_SECONDS) \
+		--sanitizer-seconds $(GPU_SANITIZER_SECONDS) --bench-seconds $(GPU_BENCH_SECONDS)
+
+predict: $(VENV)/built ## what an H200 should measure, by arithmetic: bench/results/predicted-h200.md
+	$(BIN)/python -m bench.predict
 
 style: $(VENV)/built ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

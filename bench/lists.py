@@ -11,6 +11,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 # needs the sums, and reads and writes p; the second read of g is left out because it can come from
 # cache, and so can the row and column factors. Adafactor's vectors keep a full v, read and written.
 FLOOR_ACCESSES = {"adamw": (7, 7), "adafactor": (3, 5)}
+# How many tensors of a parameter's size there are: p g m v, or p g, or p g v.
+HELD = {"adamw": (4, 4), "adafactor": (2, 3)}
 
 MEBI = 1 << 20
 
@@ -27,23 +29,37 @@ class ParameterList:
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     def floor_bytes(self, family: str, dtype: torch.dtype) -> int:
-        matrix, vector = FLOOR_ACCESSES[family]
+        return self._bytes(FLOOR_ACCESSES[family], dtype)
+
+    def held_bytes(self, family: str, dtype: torch.dtype) -> int:
+        return self._bytes(HELD[family], dtype)
+
+    def _bytes(self, of_an_element: tuple[int, int], dtype: torch.dtype) -> int:
+        matrix, vector = of_an_element
         accesses = sum(
             torch.Size(shape).numel() * (matrix if len(shape) > 1 else vector)
             for shape in self.shapes
         )
         return accesses * dtype.itemsize
 
-    def tensors(self, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def tensors(
+        self, dtype: torch.dtype, device: str = "cpu"
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Parameter and gradient values, the same ones at every call."""
-        noise = torch.Generator().manual_seed(0)
-        return [
-            (
-                torch.randn(shape, generator=noise, dtype=dtype),
-                torch.randn(shape, generator=noise, dtype=dtype).mul_(1e-2),
-            )
-            for shape in self.shapes
-        ]
+        noise = torch.Generator(device).manual_seed(0)
+
+        def random(shape: tuple[int, ...]) -> torch.Tensor:
+            return torch.randn(shape, generator=noise, dtype=dtype, device=device)
+
+        return [(random(shape), random(shape).mul_(1e-2)) for shape in self.shapes]
+
+
+# Llama 3.2 1B, the embedding tied: in each layer q, k, v, o, gate, up, down and two norms.
+LLAMA_LAYER = (
+    *((2048, 2048), (512, 2048), (512, 2048), (2048, 2048)),
+    *((8192, 2048), (8192, 2048), (2048, 8192), (2048,), (2048,)),
+)
+LLAMA_1B = ((128256, 2048), *(16 * LLAMA_LAYER), (2048,))
 
 
 LISTS = {
@@ -54,6 +70,10 @@ LISTS = {
         ParameterList("small", ((64, 64),) * 600 + ((64,),) * 600),
         ParameterList("tiny", ((1024,),) * 1200, families=("adamw",)),
         ParameterList("host", ((1,),) * 1200, host_bound=True),
+        # For GPUs.
+        ParameterList("1e9", ((100_000_000,),) * 10, families=("adamw",)),
+        ParameterList("llama-1b", LLAMA_1B),
+        ParameterList("2000 small", ((1024,),) * 2000, families=("adamw",)),
     )
 }
 

@@ -1,7 +1,7 @@
 """The optimizers that are raced: for every rule ours, and the peers with the same settings."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from bench.lists import ParameterList
 
 OURS = "fusedstep"
+OURS_CAPTURABLE = "fusedstep-capturable"
 
 Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -19,6 +20,10 @@ class Rule:
     family: str
     dtypes: tuple[str, ...]
     providers: dict[str, Build]
+    only_on_gpus: dict[str, Build] = field(default_factory=dict)
+
+    def providers_on(self, kind: str) -> dict[str, Build]:
+        return self.providers if kind == "cpu" else {**self.providers, **self.only_on_gpus}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ RULES = {
             "torch-foreach": lazily("torch.optim", "AdamW", foreach=True, **ADAMW),
             "torch-plain": lazily("torch.optim", "AdamW", foreach=False, **ADAMW),
         },
+        {
+            OURS_CAPTURABLE: lazily("fusedstep.optim", "AdamW", capturable=True, **ADAMW),
+            "torch-capturable": lazily("torch.optim", "AdamW", capturable=True, **ADAMW),
+        },
     ),
     "adafactor-hf-trainer": Rule(
         "adafactor",
@@ -76,10 +85,13 @@ RULES = {
             "torch-foreach": lazily("torch.optim", "Adafactor", foreach=True),
             "torch-plain": lazily("torch.optim", "Adafactor", foreach=False),
         },
+        {OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True)},
     ),
 }
 
-PROVIDERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.providers))
+PROVIDERS = tuple(
+    dict.fromkeys(name for rule in RULES.values() for name in rule.providers_on("cuda"))
+)
 
 
 def reason(error: Exception) -> str:

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 import torch
 
-from bench.clock import Outcome, Step, take_turns
+from bench.clock import Outcome, take_turns
+from bench.devices import DEVICES, Step
 from bench.lists import DTYPES, parameters
 from bench.providers import RULES, Race, reason
 
@@ -18,6 +19,7 @@ class Options:
     rounds: int | None
     budget: float  # seconds
     threads: int | None
+    device: str
 
     def set_threads(self) -> None:
         if self.threads:
@@ -46,22 +48,50 @@ class Progress:
 
 def run_apart(race: Race, options: Options, progress: Progress) -> Outcome:
     """A race in a process of its own. What earlier races leave in the allocator decides whether a
-    peer's temporaries are new pages at each step, which changes its time by a factor of two."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as apart:
-        return apart.submit(run, race, options, progress).result()
+    peer's temporaries are new pages at each step, which changes its time by a factor of two. And a
+    kernel that fails leaves nothing on a GPU that another race could use."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    apart = context.Process(target=run_and_send, args=(sender, race, options, progress))
+    apart.start()
+    sender.close()
+    try:
+        limit = DEVICES[options.device].race_seconds
+        if receiver.poll(limit):
+            return receiver.recv()
+        note = f"failed: given up after {limit:.0f} s"
+    except EOFError:
+        apart.join()
+        note = f"failed: its process ended with status {apart.exitcode}"
+    finally:
+        apart.kill()
+        apart.join()
+    return Outcome(failures=dict.fromkeys(race.names, note))
+
+
+def run_and_send(sender: Connection, race: Race, options: Options, progress: Progress) -> None:
+    try:
+        outcome = run(race, options, progress)
+    except KeyboardInterrupt:  # the parent was told, too
+        return
+    except Exception as error:  # a list that does not fit, for one
+        outcome = Outcome(failures=dict.fromkeys(race.names, reason(error)))
+    sender.send(outcome)
 
 
 def run(race: Race, options: Options, progress: Progress) -> Outcome:
     options.set_threads()
-    values = race.chosen.tensors(DTYPES[race.dtype])
+    device = DEVICES[options.device]
+    values = race.chosen.tensors(DTYPES[race.dtype], device.kind)
+    builds = RULES[race.rule].providers_on(device.kind)
     steps: dict[str, Step] = {}
     failures: dict[str, str] = {}
     for name in race.names:
         try:
-            steps[name] = RULES[race.rule].providers[name](parameters(values)).step
+            steps[name] = builds[name](parameters(values)).step
         except Exception as error:  # a provider that cannot be made is a row of its own
             failures[name] = reason(error)
     del values
-    outcome = take_turns(steps, options.rounds, options.budget, progress.on_round)
+    outcome = take_turns(steps, options.rounds, options.budget, device, progress.on_round)
     outcome.failures |= failures
     return outcome

@@ -4,11 +4,12 @@ import statistics
 from dataclasses import dataclass
 
 from bench.clock import Outcome
+from bench.devices import Device
 from bench.lists import DTYPES
 from bench.providers import OURS, RULES, Race
 
 HEADINGS = (
-    *("rule", "list", "dtype", "provider", "ms", "quartiles", "GB/s", "of copy"),
+    *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "of copy"),
     *("ratio", "us/param", "rounds", "rejected", "note"),
 )
 LEFT_ALIGNED = {"rule", "list", "dtype", "provider", "note"}
@@ -40,12 +41,14 @@ class Row:
     rounds: int = 0
     rejected: int = 0
     note: str = ""
+    host_ms: float | None = None
 
 
-def rows_of(race: Race, outcome: Outcome, copy: float) -> list[Row]:
+def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[Row]:
     """`copy` is the copy bandwidth in bytes a second."""
     chosen = race.chosen
-    floor = chosen.floor_bytes(RULES[race.rule].family, DTYPES[race.dtype])
+    kind = (RULES[race.rule].family, DTYPES[race.dtype])
+    floor, cache_note = chosen.floor_bytes(*kind), device.cache_note(chosen.held_bytes(*kind))
     who = (race.rule, chosen.name, race.dtype)
     size = (len(chosen.shapes), chosen.elements, floor)
     ours = outcome.seconds.get(OURS)
@@ -57,6 +60,7 @@ def rows_of(race: Race, outcome: Outcome, copy: float) -> list[Row]:
             rows.append(Row(*who, name, *size, note=note))
             continue
         median = statistics.median(seconds)
+        on_host = outcome.host_seconds.get(name)
         low, _, high = (
             statistics.quantiles(seconds, method="inclusive") if seconds[1:] else seconds * 3
         )
@@ -73,7 +77,8 @@ def rows_of(race: Race, outcome: Outcome, copy: float) -> list[Row]:
                 us_per_parameter=median * 1e6 / len(chosen.shapes) if chosen.host_bound else None,
                 rounds=len(seconds),
                 rejected=0 if outcome.disturbed else outcome.rejected,
-                note=f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else "",
+                note=f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else cache_note,
+                host_ms=statistics.median(on_host) * 1e3 if on_host else None,
             )
         )
     return rows
@@ -88,6 +93,7 @@ def cells(row: Row) -> tuple[str, ...]:
         *(row.rule, row.list, row.dtype, row.provider),
         shown(row.ms, "{:.3f}"),
         "{:.3f}..{:.3f}".format(*quartiles) if quartiles else "-",
+        shown(row.host_ms, "{:.3f}"),
         shown(row.gigabytes_a_second, "{:.1f}"),
         shown(row.share_of_copy, "{:.0%}"),
         shown(row.ratio, "{:.2f}"),
@@ -96,32 +102,43 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def columns(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Headings, then the cells of each row; without host times where no row has one."""
+    lines = [HEADINGS, *map(cells, rows)]
+    if any(row.host_ms is not None for row in rows):
+        return lines
+    without = HEADINGS.index("host ms")
+    return [(*line[:without], *line[without + 1 :]) for line in lines]
+
+
 def race_key(row: Row) -> tuple[str, str, str]:
     return row.rule, row.list, row.dtype
 
 
 def text(rows: list[Row]) -> str:
     """The aligned table, an empty line between races."""
-    lines = [HEADINGS, *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    headings, *lines = columns(rows)
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
 
     def aligned(line: tuple[str, ...]) -> str:
         return "  ".join(
             cell.ljust(width) if heading in LEFT_ALIGNED else cell.rjust(width)
-            for heading, cell, width in zip(HEADINGS, line, widths, strict=True)
+            for heading, cell, width in zip(headings, line, widths, strict=True)
         ).rstrip()
 
-    printed, previous = [aligned(HEADINGS)], None
-    for row in rows:
+    printed, previous = [aligned(headings)], None
+    for row, line in zip(rows, lines, strict=True):
         if race_key(row) != previous:
             printed.append("")
         previous = race_key(row)
-        printed.append(aligned(cells(row)))
+        printed.append(aligned(line))
     return "\n".join(printed)
 
 
-def markdown(rows: list[Row], headline: str) -> str:
-    rule = [":--" if heading in LEFT_ALIGNED else "--:" for heading in HEADINGS]
-    body = [[cell.replace("|", "\\|") for cell in cells(row)] for row in rows]
-    lines = ["| " + " | ".join(line) + " |" for line in [HEADINGS, rule, *body]]
-    return "\n".join(["# One optimizer step", "", headline, "", *lines, "", LEGEND, ""])
+def markdown(rows: list[Row], headline: str, device: Device) -> str:
+    headings, *found = columns(rows)
+    rule = [":--" if heading in LEFT_ALIGNED else "--:" for heading in headings]
+    body = [[cell.replace("|", "\\|") for cell in line] for line in found]
+    lines = ["| " + " | ".join(line) + " |" for line in [headings, rule, *body]]
+    legend = LEGEND + device.legend
+    return "\n".join(["# One optimizer step", "", headline, "", *lines, "", legend, ""])

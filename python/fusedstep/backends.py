@@ -68,7 +68,7 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
             )
         return backend
     for candidate in BACKENDS.values():
-        if not candidate.why_absent() and device.type in candidate.devices():
+        if device.type in candidate.devices() and not candidate.why_absent():
             found: Backend = candidate
             return found
     raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")

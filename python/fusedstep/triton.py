@@ -6,6 +6,7 @@ run on CPU tensors, slowly, for those who want to look into them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -22,12 +23,18 @@ OLDEST = (3, 4)  # that the kernels were compiled with
 
 def why_absent() -> str:
     """Empty if the backend can run here, else the reason."""
+    reason = _why_not_installed()
+    if not reason and not _is_interpreted() and not _gpus():
+        reason = f"no GPU: torch finds no {' and no '.join(GPUS)} device"
+    return reason
+
+
+@functools.cache
+def _why_not_installed() -> str:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install fusedstep[triton])"
     if tuple(int(part) for part in version("triton").split(".")[:2]) < OLDEST:
         return f"Triton {version('triton')} is older than {OLDEST[0]}.{OLDEST[1]}"
-    if not _is_interpreted() and not _gpus():
-        return f"no GPU: torch finds no {' and no '.join(GPUS)} device"
     return ""
 
 

@@ -1,0 +1,163 @@
+"""The devices that can be raced on: how each keeps time, what it is called, what is raced there."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench.machine import cpu_model, installed
+
+Step = Callable[[], object]
+Facts = dict[str, str | int | None]
+
+# Of one CPU, over a round.
+TOLERATED_LOAD = 0.05
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of one step; the host is free again earlier than a device that works on."""
+
+    seconds: float
+    host_seconds: float | None = None
+
+
+def cpu_seconds_of_others() -> float | None:
+    """CPU time used on this machine by everyone else since boot; None where nobody counts it."""
+    try:
+        with open("/proc/stat") as stat:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+                int, stat.readline().split()[1:9]
+            )
+    except (OSError, ValueError):
+        return None
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - time.process_time()
+
+
+class Cpu:
+    kind = "cpu"
+    lists = ("10x8M", "68M", "small", "tiny", "host")
+    dtypes: tuple[str, ...] | None = None  # of every rule; None: each rule's own
+    copy_elements = 1 << 26
+    budget = 5.0  # seconds of timed rounds a race: all races fit into five minutes
+    race_seconds: float | None = None  # after which a race is given up
+    legend = ""
+
+    def why_absent(self) -> str:
+        return ""
+
+    def sample(self, step: Step, repeats: int) -> Sample:
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        return Sample((time.perf_counter() - begin) / repeats)
+
+    def watch(self) -> Callable[[], bool]:
+        """Begins to look, and tells later whether others left the device alone since."""
+        others_before, begin = cpu_seconds_of_others(), time.perf_counter()
+
+        def was_quiet() -> bool:
+            elapsed, others_after = time.perf_counter() - begin, cpu_seconds_of_others()
+            if others_before is None or others_after is None:
+                return True
+            # The kernel charges whole ticks, so each of our threads may leave one on the wrong
+            # account.
+            rounding = torch.get_num_threads() / os.sysconf("SC_CLK_TCK")
+            return others_after - others_before <= TOLERATED_LOAD * elapsed + rounding
+
+        return was_quiet
+
+    def release_memory(self) -> None:
+        """Before other processes need it."""
+
+    def cache_note(self, held_bytes: int) -> str:
+        return ""
+
+    def facts(self) -> Facts:
+        return {
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def title(self, facts: Facts) -> str:
+        return f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
+
+
+class Cuda:
+    """An NVIDIA or AMD GPU: the current one of torch's cuda devices. Other processes cannot be
+    seen there, so no round is rejected."""
+
+    kind = "cuda"
+    lists = ("1e9", "llama-1b", "2000 small", "small", "tiny", "host")
+    dtypes: tuple[str, ...] | None = ("float32", "bfloat16")
+    copy_elements = 1 << 29  # 2 GiB into 2 GiB
+    budget = 2.0  # rounds are short, and starting a process takes longer
+    race_seconds: float | None = 120.0  # a kernel that waits for ever would take all time there is
+    legend = """
+On the GPU, ms is taken by events around several steps back to back: the longer one of the device's
+and the host's time. host ms: until opt.step() returned, when the device may still be at work. No
+cache is flushed between steps: a list that fits the L2 cache says so, all others are far larger."""
+
+    def why_absent(self) -> str:
+        return "" if torch.cuda.is_available() else "torch finds no cuda device"
+
+    def sample(self, step: Step, repeats: int) -> Sample:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        host_seconds = time.perf_counter() - begin
+        last.record()
+        last.synchronize()
+        return Sample(first.elapsed_time(last) / 1e3 / repeats, host_seconds / repeats)
+
+    def watch(self) -> Callable[[], bool]:
+        return lambda: True
+
+    def release_memory(self) -> None:
+        torch.cuda.empty_cache()
+
+    def cache_note(self, held_bytes: int) -> str:
+        cache = getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0)
+        return "fits L2" if held_bytes <= cache else ""
+
+    def facts(self) -> Facts:
+        own = torch.cuda.get_device_properties()
+        return {
+            "gpu": own.name,
+            "gpus": torch.cuda.device_count(),
+            "driver": driver(),
+            "cuda": torch.version.cuda or torch.version.hip,
+            "compute_capability": f"{own.major}.{own.minor}",
+            "multiprocessors": own.multi_processor_count,
+            "l2_bytes": getattr(own, "L2_cache_size", None),
+            "gpu_bytes": own.total_memory,
+            "triton": installed("triton"),
+            **Cpu().facts(),
+        }
+
+    def title(self, facts: Facts) -> str:
+        return (
+            f"{facts['gpu']}, driver {facts['driver']}, CUDA {facts['cuda']}, "
+            f"triton {facts['triton']}; {facts['cpu']}, {facts['cores']} cores"
+        )
+
+
+def driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return next(iter(said.stdout.split()), "unknown")
+
+
+Device = Cpu | Cuda
+DEVICES: dict[str, Device] = {device.kind: device for device in (Cpu(), Cuda())}

@@ -1,0 +1,68 @@
+"""A few steps of every kind of work on small tensors, for compute-sanitizer. Sizes are ragged, some
+addresses misaligned; values are looked at elsewhere."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+import fusedstep.hf
+import fusedstep.optim
+
+# One tile and several, rows longer than a tile, tiny matrices, one piece and several.
+SHAPES = [(), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)]
+# Whether misaligned, and whether matrices go in one launch, which needs alignment: few runs, since
+# each has kernels of its own to be compiled.
+RUNS = [
+    (torch.float32, True, "0"),
+    (torch.bfloat16, False, "0"),
+    (torch.bfloat16, False, "1"),
+]
+FIXED = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
+OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
+    "AdamW": lambda p: fusedstep.optim.AdamW(p),
+    "AdamW, amsgrad": lambda p: fusedstep.optim.AdamW(p, amsgrad=True),
+    "Adafactor": lambda p: fusedstep.optim.Adafactor(p),
+    "Adafactor, capped": lambda p: fusedstep.optim.Adafactor(p, eps=(0.1, 1e-2)),
+    "transformers' Adafactor, Trainer's settings": lambda p: fusedstep.hf.Adafactor(p, **FIXED),
+    "transformers' Adafactor, momentum": lambda p: fusedstep.hf.Adafactor(p, beta1=0.9),
+}
+
+
+def parameters(device: str, dtype: torch.dtype, misaligned: bool) -> list[torch.nn.Parameter]:
+    noise = torch.Generator(device).manual_seed(0)
+
+    def random(shape: tuple[int, ...]) -> torch.Tensor:
+        skipped = int(misaligned)
+        count = torch.Size(shape).numel()
+        flat = torch.randn(count + skipped, generator=noise, dtype=dtype, device=device)
+        return flat[skipped:].view(shape)
+
+    params = [torch.nn.Parameter(random(shape)) for shape in SHAPES]
+    for param, shape in zip(params, SHAPES, strict=True):
+        param.grad = random(shape)
+    return params
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m bench.small_step", description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    device = parser.parse_args().device
+    for name, make in OPTIMIZERS.items():
+        for dtype, misaligned, waves in RUNS:
+            os.environ["FUSEDSTEP_TRITON_WAVES"] = waves
+            params = parameters(device, dtype, misaligned)
+            optimizer = make(params)
+            for _ in range(2):
+                optimizer.step()
+            if not all(bool(param.isfinite().all()) for param in params):
+                print(f"{name}, {dtype}: a parameter is not finite")
+                return 1
+        print(f"{name}: done", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

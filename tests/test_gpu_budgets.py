@@ -1,0 +1,156 @@
+"""On a GPU: a step waits for nothing, makes no large temporary, and launches a constant number of
+kernels."""
+
+import collections
+import contextlib
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import fusedstep.hf
+import fusedstep.optim
+from gpu_runs import WAVES
+from test_budgets import LISTS
+
+pytestmark = pytest.mark.gpu
+
+QUIET = {"no_deprecation_warning": True}
+FIXED = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+OPTIMIZERS = {
+    "adamw": lambda params: fusedstep.optim.AdamW(params),
+    "adamw-amsgrad": lambda params: fusedstep.optim.AdamW(params, amsgrad=True),
+    "adamw-capturable": lambda params: fusedstep.optim.AdamW(params, capturable=True),
+    "adamw-fused": lambda params: fusedstep.optim.AdamW(params, fused=True),
+    "old-adamw": lambda params: fusedstep.hf.AdamW(params, **QUIET),
+    "adafactor": lambda params: fusedstep.optim.Adafactor(params),
+    "adafactor-capturable": lambda params: fusedstep.optim.Adafactor(params, capturable=True),
+    "hf-adafactor": lambda params: fusedstep.hf.Adafactor(params),
+    "hf-adafactor-trainer": lambda params: fusedstep.hf.Adafactor(params, **FIXED),
+    "hf-adafactor-momentum": lambda params: fusedstep.hf.Adafactor(params, beta1=0.9),
+    "hf-adafactor-in-waves": lambda params: fusedstep.hf.Adafactor(params),
+}
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+SHAPES = [(7,), (1025,), (33, 17), (300, 260), (9000, 3, 3), (20, 20_000), (0,)]
+
+
+@pytest.fixture(autouse=True)
+def _order(request, monkeypatch):
+    monkeypatch.setenv(WAVES, str(int("waves" in request.node.name)))
+
+
+def a_list(shapes, device, dtype=torch.float32):
+    params = [torch.nn.Parameter(torch.ones(shape, device=device, dtype=dtype)) for shape in shapes]
+    new_gradients(params)
+    return params
+
+
+def new_gradients(params):
+    """At other addresses than before, as after `zero_grad`."""
+    for param in params:
+        param.grad = torch.full_like(param, 0.5)
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """An error wherever torch makes the host wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@each_optimizer
+def test_a_step_on_the_device_waits_for_nothing(name, gpu):
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    for _ in range(2):  # kernels are compiled, states and the plan are made
+        optimizer.step()
+    for group in optimizer.param_groups:
+        if group["lr"] is not None:
+            group["lr"] *= 0.5
+    with no_waiting():
+        optimizer.step()
+        new_gradients(params)
+        optimizer.step()
+    assert optimizer._plan.launchers[0].name == "triton"
+
+
+@pytest.mark.parametrize("name", ["adamw-fused", "adamw-capturable"])
+def test_a_step_with_a_scale_on_the_device_waits_for_nothing(name, gpu):
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    optimizer.grad_scale = torch.tensor(4.0, device=gpu)
+    optimizer.found_inf = torch.tensor(0.0, device=gpu)
+    for _ in range(2):
+        optimizer.step()
+    with no_waiting():
+        new_gradients(params)
+        optimizer.step()
+
+
+def test_the_guard_against_waiting_sees_a_read(gpu):
+    x = torch.ones(3, device=gpu)
+    with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
+        x[0].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", LISTS)
+@each_optimizer
+def test_a_step_takes_no_more_than_two_percent_of_memory(name, shapes, dtype, gpu):
+    """At its peak, by torch's allocator; scratch, tables and temporaries together."""
+    params = a_list(LISTS[shapes], gpu, dtype)
+    size = sum(p.nbytes for p in params)
+    optimizer = OPTIMIZERS[name](params)
+
+    def peak_of_a_step():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        optimizer.step()
+        return torch.cuda.max_memory_allocated() - before
+
+    first = peak_of_a_step()
+    states = sum(
+        x.nbytes for s in optimizer.state.values() for x in s.values() if torch.is_tensor(x)
+    )
+    assert first - states <= 0.02 * size, f"first step: {(first - states) / size:.2%}"
+    later = peak_of_a_step()
+    assert later <= 0.02 * size, f"{later / size:.2%}"
+
+
+def work_of(step):
+    """What the device was given during one step, by name, as the profiler saw it."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    return collections.Counter(e.name for e in seen.events() if e.device_type == on_device)
+
+
+@each_optimizer
+def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, gpu):
+    counts = []
+    for n in (3, 150):
+        params = a_list(n * [(3,), (40, 50), (16, 16)], gpu)
+        optimizer = OPTIMIZERS[name](params)
+        for _ in range(2):
+            optimizer.step()
+        work_of(optimizer.step)  # the profiler's own first time
+        counts.append(work_of(optimizer.step))
+    assert sum(counts[0].values()) >= 1, "the profiler saw nothing on the device"
+    assert counts[0] == counts[1]
+    assert sum(counts[1].values()) <= 80, counts[1]
+
+
+def test_the_count_of_launches_sees_what_grows(gpu):
+    counts = []
+    for n in (3, 30):
+        params = a_list(n * [(3,), (4, 5)], gpu)
+        optimizer = fusedstep.optim.AdamW(params, backend="reference")
+        optimizer.step()
+        counts.append(sum(work_of(optimizer.step).values()))
+    assert counts[1] > 5 * counts[0]
