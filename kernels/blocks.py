@@ -19,6 +19,9 @@ class Block(NamedTuple):
     width: int  # columns of a tile
     tile: int  # its elements
     warps: int
+    # Of a thread, at most. Left alone, ptxas aims at a round number and spills a few bytes to meet
+    # it; told a number, it does not. 64 leave room for 1024 threads, 128 for 512.
+    registers: int | None = None
 
 
 class Chunk(NamedTuple):
@@ -32,26 +35,34 @@ def elementwise(item_bytes: int) -> Chunk:
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
-def factored(kind: cut.Kind, item_bytes: int, aligned: bool) -> Block:
+def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
     """For numbers of `item_bytes` that are computed with."""
     name, width = kind.name, kind.width
+    light = item_bytes == 4 and (aligned or name.startswith("TINY"))
+    light = light and not (momentum and name.endswith("UPDATE"))
+    registers: int | None = 64 if light else 128
+    if light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
+        registers = 72  # sm_100 spills at 64
     by_name = {
-        "ROWS": Block(256, 256, 4),
-        "COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8),
-        "TINY": Block(cut.TINY_MATRICES, 0, 8),
-        "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8),
-        "VECTOR": Block(2048, cut.PIECE, 8),
-        "VECTOR_UPDATE": Block(2048, cut.PIECE, 8),
-        "FINISH": Block(1024, 0, 8),
-        "REPORT": Block(1024, 0, 8),
+        "ROWS": Block(256, 256, 4, registers),
+        "COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        "TINY": Block(cut.TINY_MATRICES, 0, 8, registers),
+        "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8, registers),
+        "VECTOR": Block(2048, cut.PIECE, 8, registers),
+        "VECTOR_UPDATE": Block(2048, cut.PIECE, 8, registers),
+        "FINISH": Block(1024, 0, 8, 64),
+        "REPORT": Block(1024, 0, 8, 64),
     }
     if name in by_name:
         return by_name[name]
     if name in ("ROW_SUMS", "WIDE"):  # one row: its columns may be too many for 32 bits
-        return Block(width, width, max(4, width // 512))
+        most = 255 if name == "WIDE" and width < 8192 else None
+        return Block(width, width, max(4, width // 512), most)
     if name == "STATISTICS":
         tile = 2048 if item_bytes == 8 else 4096
         return Block(width, max(width, tile), 16 if width == 8192 else 8)
+    if name == "SQUARES":
+        registers = None
     if name == "ENERGY" and width == 32:
-        return Block(width, 1024, 4)
-    return Block(width, 2048 if aligned or width < 512 else 1024, 8)
+        return Block(width, 1024, 4, registers)
+    return Block(width, 2048 if aligned or width < 512 else 1024, 8, registers)

@@ -30,9 +30,16 @@ WAVES = "FUSEDSTEP_TRITON_WAVES"
 CAP, SCALED = (1 + SCALARS.index(name) for name in ("cap", "scaled"))
 
 
-def run(kernel: Any, programs: int, arguments: dict[str, Any], warps: int) -> None:
+def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
     """Every launch goes through here. Arithmetic is exact: nothing is fused."""
-    kernel[(programs,)](**arguments, num_warps=warps, enable_fp_fusion=False)
+    kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
+
+
+def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
+    """How a kernel is compiled; only CUDA can be told how many registers a thread may have."""
+    if registers is None or device.type == "xpu" or torch.version.hip is not None:
+        return {"num_warps": warps}
+    return {"num_warps": warps, "maxnreg": registers}
 
 
 class Launch(NamedTuple):
@@ -42,7 +49,7 @@ class Launch(NamedTuple):
     kernel: Any
     programs: int
     arguments: dict[str, Any]
-    warps: int
+    options: dict[str, Any]  # of the compiler
     counters: Tensor | None = None  # of what is done; zero when a launch begins
 
 
@@ -74,7 +81,8 @@ class Prepared:
                 "BLOCK": size.block,
                 "CHUNK": size.chunk,
             }
-            launches.append(Launch(None, elementwise, len(entries), arguments, size.warps))
+            options = options_of(bucket.device, size.warps)
+            launches.append(Launch(None, elementwise, len(entries), arguments, options))
         return launches
 
     def _factored(self, bucket: Bucket, lists: list[tuple[bool, list[int]]]) -> list[Launch]:
@@ -108,7 +116,7 @@ class Prepared:
         launches = []
         for kind in sorted({kind for i in tensors for kind in layout.work[i]}):
             entries = _entries((i, layout.work[i].get(kind, 0)) for i in tensors)
-            block = blocks.factored(kind, bucket.compute_dtype.itemsize, shared["ALIGNED"])
+            block = _block(bucket, kind, shared["ALIGNED"])
             arguments = {
                 **shared,
                 "entries": self._upload(entries, bucket),
@@ -116,7 +124,8 @@ class Prepared:
                 "WIDTH": block.width,
                 "TILE": block.tile,
             }
-            launches.append(Launch(kind, phase, len(entries), arguments, block.warps))
+            options = options_of(bucket.device, block.warps, block.registers)
+            launches.append(Launch(kind, phase, len(entries), arguments, options))
         return launches
 
     def _in_waves(
@@ -127,7 +136,7 @@ class Prepared:
         shared: dict[str, Any],
     ) -> Launch:
         kinds = sorted({kind for run in runs for i in run for kind in layout.work[i]})
-        tiles = [blocks.factored(kind, bucket.compute_dtype.itemsize, True) for kind in kinds]
+        tiles = [_block(bucket, kind, True) for kind in kinds]
         entries = torch.tensor(waves.entries(layout, runs, kinds), dtype=torch.int32)
         counters = self._scratch(1 + len(layout.cuts) + len(runs), torch.int32, bucket)
         arguments = {
@@ -141,7 +150,8 @@ class Prepared:
             "ALIGNED": True,
         }
         programs = min(len(entries), 2 * processors(bucket.device))
-        return Launch(None, waves.walk, programs, arguments, blocks.WAVE_WARPS, counters)
+        options = options_of(bucket.device, blocks.WAVE_WARPS)
+        return Launch(None, waves.walk, programs, arguments, options, counters)
 
     def _upload(self, tensor: Tensor, bucket: Bucket) -> Tensor:
         self.kept.append(upload(tensor, bucket.device))
@@ -183,11 +193,11 @@ def launch(
     with on_device(bucket.device):
         prepared.follow_stream(bucket.device)
         current = prepared.tables.current(bucket, scalars, inv_grad_scale, found_inf)
-        for kind, kernel, programs, arguments, warps, counters in prepared.launches:
+        for kind, kernel, programs, arguments, options, counters in prepared.launches:
             if counters is not None:
                 counters.zero_()
             if kind is None or kind.name not in idle:
-                run(kernel, programs, {**arguments, **current}, warps)
+                run(kernel, programs, {**arguments, **current}, options)
 
 
 def _idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
@@ -221,6 +231,11 @@ def _cut(
         else:
             layout.add_matrices(*own)
     return layout, in_waves
+
+
+def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:
+    momentum = bool(bucket.rule.states)
+    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum)
 
 
 def _gradient_bytes(bucket: Bucket, index: int) -> int:

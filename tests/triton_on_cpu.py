@@ -55,6 +55,7 @@ class Problem:
     steps: int = 2
     offset: int = 0  # of parameters and gradients, from where they would lie well
     groups: tuple[dict[str, Any], ...] = ({},)  # what differs between groups, in turns
+    chain: int = 0  # additions one after the other in the longest sum, if they are many
     prepare: Callable[[Any, Params, int], None] | None = None  # before each step
 
     def run(self, backend: str, exact: bool = False) -> Run:
@@ -124,6 +125,10 @@ class Problem:
         moments     of each number, half a unit for each such step, and UNITS
         rms         as moments, stored as the parameter is: it is that of the step before
 
+        A sum of a `chain` of numbers has an error of sqrt(chain / 3) / 5 units (one sigma: the
+        partial sums grow steadily, and each rounding is uniform); the worst of some thousand sums
+        has four to five times that. So moments may be sqrt(chain) / 2 units further away.
+
         A dozen half units may come together in a number, from a sum of positive numbers, the
         average with the old, a quotient and two roots. Here 4 of 5 were seen (sums of 2048 in
         float32, 2026-11-21), with UNITS = 2.
@@ -160,7 +165,8 @@ class Problem:
                     update = (right - start).abs().max() if name == "parameter" else largest
                     floor, scale = stored * largest + UNITS * unit * update, torch.ones(())
                 else:
-                    floor, scale = torch.tensor(stored + UNITS * unit), right.abs()
+                    units = UNITS + math.sqrt(self.chain) / 2
+                    floor, scale = torch.tensor(stored + units * unit), right.abs()
                 yield index, name, *(_error(x, right, scale) for x in (own, other)), floor
 
 
@@ -212,7 +218,7 @@ def on_ptx(
                 own.arguments.get(name, torch.empty(0)).fill_(math.nan)
         real(bucket, *rest)
 
-    def run(kernel: Any, programs: int, arguments: dict[str, Any], warps: int) -> None:
+    def run(kernel: Any, programs: int, arguments: dict[str, Any], options: Any) -> None:
         (bucket,), memory = buckets, Memory()
         if plant:
             kernel, arguments = plant(kernel, dict(arguments))
@@ -228,7 +234,13 @@ def on_ptx(
                 memory.add(value, name)
         counted.update(
             device(arch).launch(
-                kernel, programs, arguments, warps, memory, schedule, enable_fp_fusion=False
+                kernel,
+                programs,
+                arguments,
+                options["num_warps"],
+                memory,
+                schedule,
+                enable_fp_fusion=False,
             )
         )
 
