@@ -12,7 +12,7 @@ GPU_TESTS_SECONDS ?= 420
 GPU_SANITIZER_SECONDS ?= 240
 GPU_BENCH_SECONDS ?= 400
 
-.PHONY: bench bench-pytest test test-all gpu predict style rules info clean
+.PHONY: bench bench-pytest test test-all tests tests-compiled tests-interpreted gpu predict style rules info clean
 
 bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
 	$(BIN)/python -m bench --device all
@@ -21,10 +21,17 @@ bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only
 
 test: $(VENV)/built ## everything but the slow sweeps
-	$(BIN)/python -m pytest -m "not slow"
+	$(MAKE) --jobs=2 --output-sync=target tests SELECT='-m "not slow"'
 
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
+
+# Triton decides when it is loaded whether it compiles or interprets, so there are two runs.
+tests: tests-compiled tests-interpreted
+tests-compiled:
+	$(BIN)/python -m pytest $(SELECT)
+tests-interpreted:
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/interpreted
 
 gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmark
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) \
