@@ -38,7 +38,7 @@ def elementwise(item_bytes: int) -> Chunk:
 def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
     """For numbers of `item_bytes` that are computed with."""
     name, width = kind.name, kind.width
-    light = item_bytes == 4 and (aligned or name.startswith("TINY"))
+    light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
     light = light and not (momentum and name.endswith("UPDATE"))
     registers: int | None = 64 if light else 128
     if light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):

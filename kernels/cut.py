@@ -48,6 +48,8 @@ PHASES = {
     "VECTOR_UPDATE": 6,
     "REPORT": 7,
 }
+# These load no tile of a tensor, so that it does not matter where tensors lie.
+WITHOUT_TILES = frozenset(("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "REPORT"))
 
 
 @dataclass

@@ -105,27 +105,35 @@ class Prepared:
         }
         launches = [self._in_waves(bucket, layout, runs, shared)] if runs else []
         taken = set(in_waves)
-        for aligned, tensors in lists:
-            rest = [i for i in tensors if i not in taken]
-            launches += self._in_phases(bucket, layout, rest, {**shared, "ALIGNED": aligned})
-        return launches
+        rest = [(aligned, [i for i in tensors if i not in taken]) for aligned, tensors in lists]
+        return launches + self._in_phases(bucket, layout, rest, shared)
 
     def _in_phases(
-        self, bucket: Bucket, layout: cut.Layout, tensors: list[int], shared: dict[str, Any]
+        self,
+        bucket: Bucket,
+        layout: cut.Layout,
+        lists: list[tuple[bool, list[int]]],
+        shared: dict[str, Any],
     ) -> list[Launch]:
         launches = []
-        for kind in sorted({kind for i in tensors for kind in layout.work[i]}):
-            entries = _entries((i, layout.work[i].get(kind, 0)) for i in tensors)
-            block = _block(bucket, kind, shared["ALIGNED"])
-            arguments = {
-                **shared,
-                "entries": self._upload(entries, bucket),
-                "KIND": kind.name,
-                "WIDTH": block.width,
-                "TILE": block.tile,
-            }
-            options = options_of(bucket.device, block.warps, block.registers)
-            launches.append(Launch(kind, phase, len(entries), arguments, options))
+        everyone = [(False, sorted(i for _, tensors in lists for i in tensors))]
+        for kind in sorted({kind for i in everyone[0][1] for kind in layout.work[i]}):
+            for aligned, tensors in everyone if kind.name in cut.WITHOUT_TILES else lists:
+                units = [(i, layout.work[i][kind]) for i in tensors if kind in layout.work[i]]
+                if not units:
+                    continue
+                entries = _entries(units)
+                block = _block(bucket, kind, aligned)
+                arguments = {
+                    **shared,
+                    "entries": self._upload(entries, bucket),
+                    "KIND": kind.name,
+                    "WIDTH": block.width,
+                    "TILE": block.tile,
+                    "ALIGNED": aligned,
+                }
+                options = options_of(bucket.device, block.warps, block.registers)
+                launches.append(Launch(kind, phase, len(entries), arguments, options))
         return launches
 
     def _in_waves(
@@ -247,7 +255,6 @@ def _entries(units: Iterable[tuple[int, int]]) -> Tensor:
     pairs = [
         torch.stack([torch.full((count,), tensor), torch.arange(count)], 1)
         for tensor, count in units
-        if count
     ]
     return torch.cat(pairs).to(torch.int32)
 

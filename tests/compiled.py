@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from fusedstep.kernels.cut import WITHOUT_TILES
 
 import fusedstep.triton
 from cases import CASES
@@ -174,9 +175,8 @@ def _value(value: Any) -> Any:
     return tl.dtype(value) if value in NAMES.values() else value
 
 
-# Kinds of work that plug the rule in, and those that load no tile of a tensor.
+# Kinds of work that plug the rule in.
 PLUGGED = ("UPDATE", "TINY_UPDATE", "VECTOR_UPDATE")
-WITHOUT_TILES = ("ROWS", "COLUMNS", "TINY", "TINY_UPDATE", "FINISH", "REPORT")
 
 
 def without_twins(launches: Iterable[Launch]) -> list[Launch]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from compiled import WITHOUT_TILES
+from fusedstep.kernels.cut import WITHOUT_TILES
+
 from fusedstep.rules import RULES
 
 # Registers of a thread at most: what was measured, rounded up to what is allocated at a time, 8.
@@ -13,13 +14,13 @@ from fusedstep.rules import RULES
 # where 8 can be. Columns: sm_90, float32 aligned and not, 16-bit parameters aligned and not,
 # float64; the other NVIDIA GPUs, float32 and 16-bit parameters; gfx942, the same.
 BUDGETS = """
-COLUMNS 64                   64   0  64   0 120  64  64  48  48
+COLUMNS 64                    0  64   0  64 120  64  64  48  48
 ENERGY 256                   64  96  72  96 112  72  72  40  40
 ENERGY 32                    64  96  64  96 104  64  64  40  40
 ENERGY 512                   72  64  64  64 104  72  72  48  48
-FINISH 1024                  64   0  64   0  64  64  64  32  32
-REPORT 1024                  64   0  64   0  64  64  64  24  24
-ROWS 256                     64  72  64  72  72  64  64  40  40
+FINISH 1024                   0  64   0  64  64  64  64  32  32
+REPORT 1024                   0  64   0  64  64  64  64  24  24
+ROWS 256                      0  64   0  64  72  64  64  40  40
 ROW_SUMS 2048                32  56  32  64  40  40  32  16  16
 ROW_SUMS 4096                 0   0   0   0  40   0   0   0   0
 ROW_SUMS 8192                40  40  32  64   0  40  32  16  16
@@ -32,9 +33,9 @@ STATISTICS 256              168 240 128 248 192 168 128  88  88
 STATISTICS 32               160 248 128 248 184 168 120  88  88
 STATISTICS 4096             128 128 128 160 184 128 128  72  72
 STATISTICS 8192             128 128 128 128   0 128 128  72  64
-TINY 512                     64   0  64   0 112  64  64  40  40
-TINY_UPDATE 512              64   0  64   0  88  64  64  32  40
-TINY_UPDATE 512 momentum     88   0  88   0  96  88  88  40  48
+TINY 512                      0  64   0  64 112  64  64  40  40
+TINY_UPDATE 512               0  64   0  64  88  64  64  32  40
+TINY_UPDATE 512 momentum      0  88   0  88  96  88  88  40  48
 UPDATE 256                   64  96  64  96 120  64  64  56  48
 UPDATE 256 momentum          96 128 120 120 128  96 120  64  64
 UPDATE 32                    64  96  56  96 120  64  56  56  48
@@ -68,8 +69,9 @@ def budget_row(launch):
 def budget_column(launch, target):
     if target != "sm_90":
         return (7 if target == "gfx942" else 5) + (launch["DTYPES"][0] != "fp32")
-    column = {"fp32": 0, "fp64": 4}.get(launch["DTYPES"][0], 2)
-    return column + (not launch["ALIGNED"])
+    if launch["DTYPES"][0] == "fp64":
+        return 4
+    return (0 if launch["DTYPES"][0] == "fp32" else 2) + (not launch["ALIGNED"])
 
 
 # Of the kinds of work that load tiles: the slots they load, and store, whole; and how often the

@@ -12,10 +12,10 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 from fusedstep.kernels import cut  # noqa: E402
+from fusedstep.kernels.cut import WITHOUT_TILES  # noqa: E402
 
 from compiled import (  # noqa: E402
     CASE_OF,
-    WITHOUT_TILES,
     Launch,
     compile_for,
     recorded_launches,

@@ -53,9 +53,9 @@ def started(case, shapes, groups=({},)):
 
 # Of SHAPES. Two kinds of work are there for vectors, two for tiny matrices, three for long rows,
 # one for blocks of rows. Three are there for each width of tiles, and that of the matrices that are
-# aligned, FINISH for vectors and both alignments. Then what some rules need: sums of p^2, of u^2
-# where a cap is, rms(p) for those who show it and do not need it.
-EVERY, SQUARES, ENERGY, REPORT = 8 + 3 + 4 + 3, 4, 4, 3
+# aligned, FINISH for vectors and matrices. Then what some rules need: sums of p^2, of u^2 where a
+# cap is, rms(p) for those who show it and do not need it.
+EVERY, SQUARES, ENERGY, REPORT = 8 + 3 + 4 + 2, 4, 4, 2
 LAUNCHES = {
     "torch": EVERY + SQUARES + ENERGY,
     "scaled": EVERY + SQUARES,
