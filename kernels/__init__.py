@@ -1,7 +1,7 @@
 """The Triton backend: the rules as Triton functions, and what walks them over lists of tensors.
 
 rules       the rules' own code objects, compiled by Triton; numbers: their operations, exact
-elementwise a rule without sums: one kernel, one launch
+elementwise a rule without sums: one kernel, and one launch, or two if some tensors are not aligned
 cut         Adafactor: how shapes are cut into units of work, in phases; plain Python
 matrix      ... moments and sums, in one read; matrix_elements: the update, in a second one
 tiny        ... a matrix to a thread; vector: unfactored; tensor: what is known of a whole tensor

@@ -1,9 +1,10 @@
-"""Sizes of tiles and numbers of warps, by kind of work, dtype and architecture.
+"""Sizes of tiles, numbers of warps and registers, by kind of work and dtype, for all GPUs.
 
-None of these was measured on a GPU yet: they were chosen from what the compiler reports for sm_80,
-sm_90, sm_100 and gfx942 (no spills; registers that leave room for at least 512 threads on a
-multiprocessor) and from the bytes that must be on their way to keep memory busy. A kernel that
-writes in place must not be tuned by running it again, so nothing here is found at run time.
+None of these was measured on a GPU yet. They were chosen from what the compilers of Triton 3.7.1
+report for sm_80, sm_90, sm_100 and gfx942 (2026-11-21): no spills, and registers that leave room
+for 512 threads on a multiprocessor, except where rows are not aligned, numbers are float64, or a
+tile is WIDE. A kernel that writes in place must not be tuned by running it again, so nothing here
+is found at run time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     light = light and not (momentum and name.endswith("UPDATE"))
     registers: int | None = 64 if light else 128
     if light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
-        registers = 72  # sm_100 spills at 64
+        registers = 72  # with 64, ptxas for sm_100 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),
         "COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),

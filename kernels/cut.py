@@ -27,7 +27,7 @@ ROW_WIDTHS = (32, 256, 1024, 2048, 4096, 8192)  # of tiles that hold whole rows
 FLAT_WIDTH = 2048  # of the widest tile that can finish its columns, having all their rows
 ELEMENT_WIDTHS = (32, 256, 512)  # of tiles that hold any elements
 COLUMNS_WIDTH = 64
-TINY_ELEMENTS = 256  # of a matrix that one thread takes
+TINY_ELEMENTS = 64  # of a matrix that one thread takes, one after the other
 TINY_MATRICES = 512  # of a unit
 PIECE = 16384  # elements of a vector
 

@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fusedstep.plan import Bucket
-from fusedstep.rules.adafactor import SCALARS
 
 from . import blocks, cut, waves
 from .elementwise import elementwise
 from .rules import UPDATES
+from .scalars import CAP, SCALED
 from .tables import Tables, current_stream, on_device, processors, upload
 from .walk import phase
 
@@ -27,7 +27,14 @@ TYPES = {
     torch.float64: tl.float64,
 }
 WAVES = "FUSEDSTEP_TRITON_WAVES"
-CAP, SCALED = (1 + SCALARS.index(name) for name in ("cap", "scaled"))
+
+
+def wants_waves() -> bool:
+    """What the environment variable says."""
+    asked = os.environ.get(WAVES, "0")
+    if asked not in ("0", "1"):
+        raise ValueError(f"{WAVES} should be 0 or 1 but is: {asked!r}")
+    return asked == "1"
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
@@ -62,8 +69,6 @@ class Prepared:
         self.stream = current_stream(bucket.device)
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
         self.launches = make(bucket, _by_alignment(bucket))
-        # Phases in order; in a phase, and for elementwise rules, the order does not matter.
-        self.launches.sort(key=lambda launch: launch.kind or cut.kind("FINISH"))
 
     def _elementwise(self, bucket: Bucket, lists: list[tuple[bool, list[int]]]) -> list[Launch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
@@ -213,9 +218,9 @@ def _idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
     every kernel looks for itself."""
     idle: set[str] = set()
     if bucket.rule.factored and scalars.device.type == "cpu":
-        if scalars[:, CAP].isinf().all():
+        if scalars[:, CAP.value].to(bucket.compute_dtype).isinf().all():
             idle.add("ENERGY")
-        scaled = scalars[:, SCALED] > 0
+        scaled = scalars[:, SCALED.value] > 0
         if not scaled.any():
             idle.add("SQUARES")
         if bucket.rms is None or scaled.all():
@@ -228,12 +233,13 @@ def _cut(
 ) -> tuple[cut.Layout, list[int]]:
     """The bucket's cuts, and the tensors that go in waves."""
     layout = cut.Layout(bucket.compute_dtype.itemsize)
-    may = {i for aligned, tensors in lists if aligned for i in tensors}
+    in_order = wants_waves()
+    may = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
     in_waves = []
     for i, own in enumerate(sizes):
         if bucket.kind == "vector":
             layout.add_vector(*own)
-        elif os.environ.get(WAVES) == "1" and i in may and waves.take(*own):
+        elif i in may and waves.take(*own):
             layout.add_matrices(*own, least_rows=waves.LEAST_ROWS)
             in_waves.append(i)
         else:

@@ -182,6 +182,8 @@ def statistics(
         moment_at = row_at + row + tl.arange(0, HEIGHT)
         moment = tl.load(moment_at, row_ok, other=1.0).to(T)
         if not KNOWN_ROWS:
+            # The threads that hold a row's moment are those that add the row up, so that all have
+            # loaded it when one stores it.
             mean_square = div(tl.sum(square, 1), cols.to(T))
             stored = new_moment(moment, mean_square, decay_rates, DTYPES[2])
             tl.store(moment_at, stored, row_ok)

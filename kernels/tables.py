@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fusedstep import steps
 from fusedstep.plan import Bucket
+from fusedstep.triton import GPUS
 
 
 def on_device(device: torch.device) -> Any:
@@ -55,13 +56,9 @@ class Tables:
         self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
         self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide), self.device)
         # A graph reads its page-locked memory whenever it runs, and none can be had in a capture.
-        self.for_graph = self._page_locked(bucket)
-        self.of_graphs: list[Tensor] = []
-
-    def _page_locked(self, bucket: Bucket) -> Tensor | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.empty_like(bucket.table, pin_memory=True)
+        self.for_graph: Tensor | None = None
+        if self.device.type in GPUS:
+            self.for_graph = torch.empty_like(bucket.table, pin_memory=True)
 
     def current(
         self,
@@ -85,27 +82,15 @@ class Tables:
 
     def _table(self, bucket: Bucket) -> Tensor:
         if steps.is_capturing(self.device):
-            return self._table_of_graph(bucket)
+            # A copy of the graph's own: gradients may move later, and then a new plan is made,
+            # while the graph keeps this one. So there is one table that a graph can need.
+            assert self.for_graph is not None
+            self.for_graph.copy_(bucket.table)
+            return self.for_graph.to(self.device, non_blocking=True)
         if bucket.table_changed:
             self.table = upload(bucket.table, self.device)
             bucket.table_changed = False
-        if self.for_graph is None:
-            self.for_graph = self._page_locked(bucket)
         return self.table
-
-    def _table_of_graph(self, bucket: Bucket) -> Tensor:
-        """A copy of the graph's own: later steps may move gradients, the graph may not."""
-        kept = next((own for own in self.of_graphs if torch.equal(own, bucket.table)), None)
-        if kept is None:
-            kept, self.for_graph = self.for_graph, None
-            if kept is None:
-                raise RuntimeError(
-                    "a second CUDA graph with other gradients cannot be captured right after the "
-                    "first: run one step outside of a graph between the captures."
-                )
-            kept.copy_(bucket.table)
-            self.of_graphs.append(kept)
-        return kept.to(self.device, non_blocking=True)
 
     def _controls(self, inv_grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
         """Inverse gradient scale and found_inf, wherever they are, as one tensor here."""

@@ -36,7 +36,8 @@ def finish(
     u_at = memory.sums(lists, tensor, memory.U_AT)
     u_count = memory.cut(lists, tensor, memory.U_COUNT)
     exact_count = memory.cut(lists, tensor, memory.EXACT_COUNT)
-    if (scalars.get(row, scalars.CAP, W) < float("inf")) & (exact_count > 0):
+    # As the kernels that may have left exact sums see the cap: rounded, it can be infinite.
+    if (scalars.get(row, scalars.CAP, T) < float("inf")) & (exact_count > 0):
         u_at = memory.sums(lists, tensor, memory.LATE_AT)
         u_count = exact_count
     rms_u = root_mean_square(cells, memory.total(u_at, u_count, 1, W, 1024), DTYPES, W, VECTOR)

@@ -24,8 +24,6 @@ from .walk import item
 WAVE_BYTES = 12 << 20  # of gradients; two waves and their parameters pass through L2 at a time
 REGIONS = 2  # waves whose sums down the columns are in the scratch at a time
 ENTRY = tl.constexpr(8)  # numbers of an entry, one of them unused
-# A kernel with every kind of work would not fit into the registers; other tensors go in phases.
-NAMES = ("STATISTICS", "SQUARES", "COLUMNS", "ENERGY", "FINISH", "UPDATE", "REPORT")
 
 
 LEAST_ROWS = 32  # of a unit: all those under way must be in L2
@@ -33,7 +31,8 @@ NARROWEST, WIDEST = 33, 4096  # columns
 
 
 def take(batch: int, rows: int, cols: int) -> bool:
-    """Whether a matrix goes in waves: no kind of work beside those of `NAMES` comes up."""
+    """Whether a matrix goes in waves. Tiny, flat, narrow and wide ones go in phases: a kernel with
+    their kinds of work too would not fit into the registers."""
     tiny = batch > 1 and rows * cols <= TINY_ELEMENTS
     flat = rows <= LEAST_ROWS and cols > FLAT_WIDTH
     return not tiny and not flat and NARROWEST <= cols <= WIDEST

@@ -119,6 +119,20 @@ def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case):
     assert many["aten._local_scalar_dense.default"] <= 2
 
 
+def test_gradients_are_unscaled_in_as_many_calls_for_few_as_for_many():
+    def calls_of(count):
+        params = make_params(count * [(3,), (4, 5)])
+        optimizer = fusedstep.optim.AdamW(params, fused=True)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+        for step in range(2):
+            set_grads(params, step)
+            with Calls() as calls:
+                optimizer.step()
+        return calls.count
+
+    assert calls_of(5) == calls_of(100)
+
+
 def test_the_count_of_calls_sees_what_grows():
     few, many = (calls_of_a_step(CASES[0], n * [(3,)], "reference") for n in (5, 100))
     assert sum(many.values()) > 10 * sum(few.values())

@@ -498,7 +498,7 @@ def test_nobody_asks_for_captures_on_the_host(monkeypatch):
         optimizer.step()
 
 
-def test_only_cuda_captures():
+def test_the_host_captures_nothing():
     assert not steps.is_capturing(torch.device("cpu"))
     assert not steps.is_capturing(torch.device("meta"))
 

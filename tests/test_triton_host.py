@@ -277,7 +277,7 @@ def without_triton(monkeypatch):
 def test_info_says_why_triton_is_absent(without_triton):
     assert "triton     absent: no GPU: torch finds no cuda and no xpu device" in __main__.info()
     without_triton()
-    assert "triton     absent: Triton is not installed (pip install" in __main__.info()
+    assert "triton     absent: Triton is not installed: install the one" in __main__.info()
     assert "cpu tensors: auto takes cpu" in __main__.info()
     assert "cuda tensors: auto takes reference" in __main__.info()
 

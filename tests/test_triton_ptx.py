@@ -5,6 +5,7 @@ Compiling takes a second a kernel and executing far less, so tests share kernels
 dtypes, one GPU except where another is what is tested.
 """
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -285,3 +286,10 @@ def test_sums_that_were_not_written_are_seen(kind):
 
     with on_ptx(plant=plant), pytest.raises(AssertionError, match="floors"):
         Problem(ADAFACTOR, BLOCKS, steps=1).check()
+
+
+def test_a_cap_that_is_infinite_in_float32_is_no_cap():
+    """1 / 1e-40 is a number in float64: what float32 has to do must not depend on who looks."""
+    case = replace(CASE["adafactor"], options={"eps": (1e-40, 1e-3)})
+    with on_ptx():
+        Problem(case, [(7,), (33, 17), (300, 40), (3, 5, 7)]).check()

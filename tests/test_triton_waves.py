@@ -120,3 +120,9 @@ def test_a_planted_fault_is_found(name, monkeypatch):
         problem.run("triton")
     with on_ptx(schedule=1, plant=plant), pytest.raises(Fault, match=message):
         problem.run("triton")
+
+
+def test_the_switch_says_what_it_takes(monkeypatch):
+    monkeypatch.setenv(launch.WAVES, "on")
+    with on_ptx(), pytest.raises(ValueError, match="FUSEDSTEP_TRITON_WAVES should be 0 or 1"):
+        Problem(ADAFACTOR, [(64, 64)]).run("triton")

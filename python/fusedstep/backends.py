@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 from typing import Any, Protocol
 
 import torch
@@ -47,6 +49,17 @@ def check_name(name: str | None) -> str | None:
         choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
         raise ValueError(f"backend should be one of {choices} but is: {name!r}")
     return name
+
+
+def warn_if_slow(launcher: Backend, device: torch.device) -> None:
+    """Plain torch is right, but not what somebody with a GPU installs this package for."""
+    if launcher.name == reference.name and device.type in triton.GPUS and triton.why_absent():
+        _warn_once(f"{device.type} tensors are updated by plain torch: {triton.why_absent()}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def choose(name: str | None, device: torch.device, where: object) -> Backend:

@@ -236,8 +236,18 @@ def _collect_rms(bucket: Bucket) -> None:
     keys = [member.rms_key for member in bucket.members]
     if not any(keys):
         return
-    values = [float(m.state.get(m.rms_key, 0)) if m.rms_key else 0.0 for m in bucket.members]
-    bucket.rms = torch.tensor(values, dtype=bucket.compute_dtype, device=bucket.device)
+    known = {
+        index: torch.as_tensor(member.state[member.rms_key]).reshape(())
+        for index, member in enumerate(bucket.members)
+        if member.rms_key in member.state
+    }
+    bucket.rms = torch.zeros(len(keys), dtype=bucket.compute_dtype, device=bucket.device)
+    where: dict[torch.device, list[int]] = {}  # a number may be on the host, as it is at first
+    for index, value in known.items():
+        where.setdefault(value.device, []).append(index)
+    for indices in where.values():
+        values = torch.stack([known[index] for index in indices]).to(bucket.rms)
+        bucket.rms[torch.tensor(indices, device=bucket.device)] = values
     for member, view in zip(bucket.members, bucket.rms.unbind(), strict=True):
         if member.rms_key:
             member.state[member.rms_key] = view

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 from collections.abc import Callable, Sequence
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -284,6 +285,8 @@ def minimum(a: Any, b: Any) -> Tensor:
 def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(condition, bool):
         return a if condition else b
+    if isinstance(a, float) and isinstance(b, Tensor) and abs(a) > torch.finfo(b.dtype).max:
+        a = math.copysign(math.inf, a)  # as it rounds; torch would refuse it
     return torch.where(condition, a, b)
 
 

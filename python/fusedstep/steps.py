@@ -19,10 +19,14 @@ def on_host(tensor: Tensor) -> bool:
 
 def is_capturing(device: torch.device) -> bool:
     """Whether what is launched there now goes into a graph, to run later, and maybe often."""
-    if device.type != "cuda":
+    if device.type in ("cpu", "meta"):
         return False
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
+    module = torch.get_device_module(device)
+    asks = getattr(module, "is_current_stream_capturing", None)
+    if asks is None:
+        return False
+    with module.device(device):
+        return bool(asks())
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import os
-from importlib.metadata import version
+import re
 
 import torch
 from torch import Tensor
@@ -32,10 +32,16 @@ def why_absent() -> str:
 @functools.cache
 def _why_not_installed() -> str:
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install fusedstep[triton])"
-    if tuple(int(part) for part in version("triton").split(".")[:2]) < OLDEST:
-        return f"Triton {version('triton')} is older than {OLDEST[0]}.{OLDEST[1]}"
+        return "Triton is not installed: install the one that belongs to your torch"
+    numbers = tuple(map(int, re.findall(r"\d+", _version())[:2]))
+    if numbers < OLDEST:
+        return f"Triton {_version()} is older than {OLDEST[0]}.{OLDEST[1]}: install a newer torch"
     return ""
+
+
+def _version() -> str:
+    """The module's own: its distributions for ROCm and XPU have other names."""
+    return str(importlib.import_module("triton").__version__)
 
 
 GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
@@ -56,10 +62,10 @@ def devices() -> tuple[str, ...]:
 def about() -> str:
     """What it runs on, in a line."""
     if _is_interpreted():
-        return f"Triton {version('triton')}, interpreted on the CPU (TRITON_INTERPRET is set)"
+        return f"Triton {_version()}, interpreted on the CPU (TRITON_INTERPRET is set)"
     modules = [torch.get_device_module(kind) for kind in _gpus()]
     names = {m.get_device_name(index) for m in modules for index in range(m.device_count())}
-    return f"Triton {version('triton')}, on {', '.join(sorted(names))}"
+    return f"Triton {_version()}, on {', '.join(sorted(names))}"
 
 
 def prepare(bucket: Bucket) -> None:

@@ -30,7 +30,7 @@ class Adafactor(FactoredOptimizer):
         capturable: torch's Adafactor has no such option. The step counters are on the GPU, as with
             AdamW: a step waits for nothing and can be captured in a CUDA graph, after one step
             outside it. A graph repeats numbers as they were when it was captured, so a learning
-            rate that changes has to be a tensor. Not for parameters on the CPU.
+            rate that changes has to be a tensor there. Not for parameters on the CPU.
         backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 

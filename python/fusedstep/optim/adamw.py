@@ -24,7 +24,7 @@ class AdamW(FusedOptimizer):
     not choose how a step is computed. With ``fused=True`` a ``GradScaler`` hands its scale to the
     step. With ``capturable=True`` (GPU) a step waits for nothing and can be captured in a CUDA
     graph, after one step outside it; a graph repeats numbers as they were when it was captured, so
-    a learning rate that changes has to be a tensor.
+    a learning rate that changes has to be a tensor there.
 
     Arguments:
         backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default

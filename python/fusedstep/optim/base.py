@@ -53,7 +53,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Refuses a group whose hyper-parameters cannot be carried out."""
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
-        if group["capturable"] and steps.on_host(param):
+        if group["capturable"] and (steps.on_host(param) or param.device.type == "mps"):
             raise AssertionError(
                 "If capturable=True, params and state_steps must be on supported devices: "
                 f"['cuda', 'xpu']. {type(self).__name__}: {where}"
@@ -209,25 +209,25 @@ class FusedOptimizer(torch.optim.Optimizer):
         if found_inf is not None:
             found = moved(found_inf, factor.device) != 0
             factor = torch.where(found, torch.ones_like(factor), factor)
-        factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        unscaled: dict[int, Tensor] = {}  # by the gradient, which parameters may share
+        kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
+        expanded: dict[int, Tensor] = {}
         for member in plan.members:
             grad = member.param.grad
             assert grad is not None
-            if id(grad) not in unscaled:
-                shared = any(s == 0 for s in grad.stride())  # an expanded one cannot be written
-                kind = (grad.device, grad.dtype)
-                if kind not in factors:
-                    factors[kind] = moved(factor, *kind)
-                scale = factors[kind]
-                unscaled[id(grad)] = grad * scale if shared else grad.mul_(scale)
-            if unscaled[id(grad)] is not grad:
-                member.param.grad = unscaled[id(grad)]
+            if any(stride == 0 for stride in grad.stride()):  # it cannot be written
+                if id(grad) not in expanded:
+                    expanded[id(grad)] = grad * moved(factor, grad.device, grad.dtype)
+                member.param.grad = expanded[id(grad)]
+            else:  # by identity, since parameters may share one
+                kinds.setdefault((grad.device, grad.dtype), {})[id(grad)] = grad
+        for (device, dtype), grads in kinds.items():
+            torch._foreach_mul_(list(grads.values()), moved(factor, device, dtype))
 
     def _make_plan(self) -> Plan:
         """Checks everything first; states are made only when nothing can be refused any more."""
         name = type(self).__name__
         found = []
+        chosen: set[torch.device] = set()
         for index, group in enumerate(self.param_groups):
             for i, param in enumerate(group["params"]):
                 grad = param.grad
@@ -236,7 +236,9 @@ class FusedOptimizer(torch.optim.Optimizer):
                 where = check.Where(self.param_groups, index, i)
                 self._check_param(where, group, param, grad)
                 check.check_tensors(where, param, grad, name)
-                backends.choose(self.backend, param.device, where)
+                if param.device not in chosen:
+                    backends.choose(self.backend, param.device, where)
+                    chosen.add(param.device)
                 state = self.state.get(param)
                 if state:
                     if "step" not in state:

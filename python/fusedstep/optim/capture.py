@@ -18,7 +18,7 @@ def keep_if_capturing(optimizer: FusedOptimizer, plan: Plan) -> None:
     if not any(map(steps.is_capturing, plan.devices)):
         return
     for position, member in enumerate(plan.members):
-        if steps.on_host(member.param):
+        if not steps.is_capturing(member.param.device):
             raise RuntimeError(
                 f"{_name(optimizer)}: {optimizer.where(member)} takes part in a step that is "
                 "captured, and a graph would not repeat it. Give it an optimizer of its own, and "

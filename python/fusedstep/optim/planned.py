@@ -48,6 +48,7 @@ class Plan:
             for bucket in self.buckets
         ]
         for launcher, bucket in zip(self.launchers, self.buckets, strict=True):
+            backends.warn_if_slow(launcher, bucket.device)
             launcher.prepare(bucket)
         self.written = [member.param for member in members]
         self.watch = self._make_watch(optimizer)
