@@ -50,3 +50,14 @@ def gpu(device):
     if device.type != "cuda":
         pytest.skip(NEEDS_A_GPU)
     return device
+
+
+# After the settings: these load torch.
+from far_away import (  # noqa: E402, F401
+    away,
+    capturing,
+    meta,
+    meta_reference,
+    ready,
+    recorder,
+)
