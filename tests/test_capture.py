@@ -1,4 +1,4 @@
-"""What a CUDA graph may capture of a step, and what is refused. There is no graph here, only streams
+"""What a CUDA graph may capture of a step, and what is refused. Here are no graphs, only streams
 that say they are captured."""
 
 import gc
