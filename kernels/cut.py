@@ -64,7 +64,7 @@ class Cut:
     tiles: int = 0  # parts in which a matrix's columns are finished
     update_rows: int = 0
     update_blocks: int = 0
-    partials: int = 0
+    partials: int = 0  # how many sums the units leave
     partials_at: int = 0
     step_at: int = 0  # step size and decay
     p_at: int = 0  # sums of p^2 of the first read

@@ -24,8 +24,6 @@ from .walk import item
 WAVE_BYTES = 12 << 20  # of gradients; two waves and their parameters pass through L2 at a time
 REGIONS = 2  # waves whose sums down the columns are in the scratch at a time
 ENTRY = tl.constexpr(8)  # numbers of an entry, one of them unused
-
-
 LEAST_ROWS = 32  # of a unit: all those under way must be in L2
 NARROWEST, WIDEST = 33, 4096  # columns
 
