@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 # What `make gpu` runs, where its results go, and the seconds each part may take.
-GPU_PARTS ?= facts tests sanitizer bench
+GPU_PARTS ?= facts tests sanitizer bench profile
 GPU_OUT ?=
-GPU_BUILD_SECONDS ?= 150
-GPU_TESTS_SECONDS ?= 420
+GPU_BUILD_SECONDS ?= 200
+GPU_TESTS_SECONDS ?= 380
 GPU_SANITIZER_SECONDS ?= 240
-GPU_BENCH_SECONDS ?= 400
+GPU_BENCH_SECONDS ?= 360
 
 .PHONY: bench bench-pytest test test-all tests tests-compiled tests-interpreted gpu predict style rules info clean
 
@@ -39,16 +39,16 @@ gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-s
 		--sanitizer-seconds $(GPU_SANITIZER_SECONDS) --bench-seconds $(GPU_BENCH_SECONDS)
 
 predict: $(VENV)/built ## what an H200 should measure, by arithmetic: bench/results/predicted-h200.md
-	$(BIN)/python -m bench.predict
+	$(BIN)/python -m bench.predicted
 
 style: $(VENV)/built ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-rules: $(VENV)/built ## prints csrc/rules.h again after a rule changed
-	$(BIN)/python -m fusedstep.emit csrc/rules.h
+rules: $(VENV)/built ## prints csrc/rules.h and csrc/cuda/cut.h again after a rule or a cut changed
+	$(BIN)/python -m fusedstep.emit csrc
 
 info: $(VENV)/built ## the backends, and why one is absent
 	$(BIN)/python -m fusedstep info
@@ -64,4 +64,4 @@ $(VENV)/built: $(VENV)/tools $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf build $(VENV)/built python/fusedstep/_native*.so python/*.egg-info bench/out
+	rm -rf build $(VENV)/built python/fusedstep/_native*.so python/fusedstep/_cuda*.so python/*.egg-info bench/out

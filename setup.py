@@ -1,6 +1,7 @@
-"""Builds fusedstep._native with CMake as part of pip install. Everything else is in
-pyproject.toml."""
+"""Builds fusedstep._native, and fusedstep._cuda where there is an nvcc, with CMake as part of pip
+install. Everything else is in pyproject.toml."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,11 @@ ROOT = Path(__file__).parent.resolve()
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake for the one extension and puts the module where setuptools wants it."""
+    """Runs CMake once for both modules and puts them where setuptools wants the first."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.optional:  # made with the first one, or not at all
+            return
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
         configure = [
@@ -26,6 +29,7 @@ class CMakeBuild(build_ext):
             f"-DPython3_EXECUTABLE={sys.executable}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DFUSEDSTEP_CUDA={os.environ.get('FUSEDSTEP_CUDA', 'AUTO')}",
         ]
         if shutil.which("ninja"):
             configure.append("-GNinja")
@@ -36,6 +40,9 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    ext_modules=[Extension("fusedstep._native", sources=[])],
+    ext_modules=[
+        Extension("fusedstep._native", sources=[]),
+        Extension("fusedstep._cuda", sources=[], optional=True),
+    ],
     cmdclass={"build_ext": CMakeBuild},
 )

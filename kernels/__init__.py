@@ -2,13 +2,13 @@
 
 rules       the rules' own code objects, compiled by Triton; numbers: their operations, exact
 elementwise a rule without sums: one kernel, and one launch, or two if some tensors are not aligned
-cut         Adafactor: how shapes are cut into units of work, in phases; plain Python
-matrix      ... moments and sums, in one read; matrix_elements: the update, in a second one
+matrix      Adafactor: moments and sums, in one read; matrix_elements: the update, in a second one
 tiny        ... a matrix to a thread; vector: unfactored; tensor: what is known of a whole tensor
 memory      ... where a unit finds its tensor, numbers and scratch; scalars: places in a row of them
 walk        the kernel of one phase; waves: one kernel for all phases, ordered for the L2 cache
 blocks      sizes of tiles
-launch      the host's side: prepares a bucket once, then launches; tables: what it uploads
+launch      the host's side: prepares a bucket once, then launches; what it shares with other
+            backends is in `fusedstep.gpu`, and how shapes are cut into units of work, too
 
 `fusedstep.triton` is the door; nothing is imported from here before a plan needs it.
 """

@@ -7,11 +7,12 @@
 import triton
 import triton.language as tl
 
-from . import cut as layout
-from . import scalars
+from fusedstep.gpu import cut as layout
+
+from . import blocks, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
-FLAT_WIDTH = tl.constexpr(layout.FLAT_WIDTH)
+FLAT_WIDTH = tl.constexpr(blocks.GRAIN.flat_width)
 
 
 def _place(name: str) -> tl.constexpr:

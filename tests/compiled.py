@@ -16,10 +16,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from fusedstep.kernels.cut import WITHOUT_TILES
 
 import fusedstep.triton
 from cases import CASES
+from fusedstep.gpu.cut import WITHOUT_TILES
 
 # An optimizer for each rule, with options under which every kind of work has something to do.
 CASE_OF = {
@@ -114,7 +114,7 @@ def recorded_launches(
         mock.patch.object(fusedstep.triton, "why_absent", return_value=""),
         mock.patch.object(fusedstep.triton, "devices", return_value=("cpu",)),
         # As where scalars are on the device: no kind of work is known to be idle.
-        mock.patch.object(launch, "_idle_kinds", return_value=set()),
+        mock.patch.object(launch, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
         optimizer = case.make(params, backend="triton")

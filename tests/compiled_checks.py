@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fusedstep.kernels.cut import WITHOUT_TILES
-
+from fusedstep.gpu.cut import WITHOUT_TILES
 from fusedstep.rules import RULES
 
 # Registers of a thread at most: what was measured, rounded up to what is allocated at a time, 8.

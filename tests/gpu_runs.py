@@ -6,13 +6,18 @@ reference is, with the floor of four ulps that `test_peers.py` explains.
 """
 
 import functools
+import importlib.util
 
+import pytest
 import torch
 
+import fusedstep.cuda
 import fusedstep.hf
 import fusedstep.optim
 import fusedstep.triton
 from cases import CASES, SHAPES, make_params, same_bits, set_grads, states
+from fusedstep import backends
+from ptxrun.nvcc import tool
 from test_layouts import plain
 from test_peers import FLOOR, errors, exact_options
 
@@ -20,15 +25,48 @@ STEPS = 3
 ELEMENTWISE = [c for c in CASES if c.ours in (fusedstep.optim.AdamW, fusedstep.hf.AdamW)]
 BY_NAME = {c.name: c for c in CASES}
 FACTORED = [c for c in CASES if c not in ELEMENTWISE]
+# Those for GPUs; every contract runs over both.
+BACKENDS = ("cuda", "triton")
+# What a GPU's backend cannot be without. Where this is, its absence is a failure.
+MADE_WITH = {
+    "cuda": lambda: torch.version.hip is None and tool("nvcc") is not None,
+    "triton": lambda: importlib.util.find_spec("triton") is not None,
+}
 # Read by a plan when it is made: whether matrices go in one launch, in waves.
-WAVES = "FUSEDSTEP_TRITON_WAVES"
+WAVES = {name: f"FUSEDSTEP_{name.upper()}_WAVES" for name in BACKENDS}
 # A sum of 70,000 float64 numbers in another order: so many times 2^-53.
 FLOAT64 = 1e-11
 
 
-def backend_of(device):
-    """The one that is tested; on a CPU without Triton's interpreter only the tests are."""
-    return "triton" if device.type in fusedstep.triton.devices() else "reference"
+def backend_on(name, device):
+    """Backend `name`, or what takes its place on a CPU. Where it cannot be had, its tests are
+    skipped, and one says so."""
+    if device.type != "cuda":
+        return on_simulator() if name == "cuda" else interpreted()
+    if reason := backends.BACKENDS[name].why_absent():
+        pytest.skip(f"{name}: {reason}")
+    return name
+
+
+@functools.cache
+def on_simulator():
+    """The CUDA backend on the simulator of CUDA."""
+    from cuda_on_ptx import simulated
+
+    module, _ = simulated()
+    backend = fusedstep.cuda.CudaBackend("simcuda", lambda: module, ("cpu",))
+    backends.BACKENDS[backend.name] = backend
+    return backend.name
+
+
+def interpreted():
+    """Triton's interpreter, or the reference: then it is the tests that are tested."""
+    return "triton" if "cpu" in fusedstep.triton.devices() else "reference"
+
+
+def in_waves(monkeypatch, wanted):
+    for variable in WAVES.values():
+        monkeypatch.setenv(variable, str(int(wanted)))
 
 
 @functools.cache

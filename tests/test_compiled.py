@@ -11,8 +11,7 @@ import torch
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from fusedstep.kernels import cut  # noqa: E402
-from fusedstep.kernels.cut import WITHOUT_TILES  # noqa: E402
+from fusedstep.kernels.blocks import GRAIN  # noqa: E402
 
 from compiled import (  # noqa: E402
     CASE_OF,
@@ -33,6 +32,8 @@ from compiled_checks import (  # noqa: E402
     over_budget,
     spills,
 )
+from fusedstep.gpu import cut  # noqa: E402
+from fusedstep.gpu.cut import WITHOUT_TILES  # noqa: E402
 from fusedstep.rules import RULES  # noqa: E402
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
@@ -127,7 +128,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
     possible = {4: set(), 8: set()}
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
     for item_bytes, kinds in possible.items():
-        layout = cut.Layout(item_bytes)
+        layout = cut.Layout(GRAIN, item_bytes)
         layout.add_vector(5)
         for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
             layout.add_matrices(batch, rows, cols)

@@ -1,22 +1,24 @@
-"""On a GPU: the same tables as on the CPU. Values, layouts, mixed devices, sizes beyond 32 bits."""
+"""On a GPU, both backends over the tables of the CPU: values, layouts, mixed devices."""
 
 import copy
 
 import pytest
 import torch
 
-import fusedstep.hf
-import fusedstep.optim
-from cases import DTYPES, SHAPES, each, same_bits
+from cases import DTYPES, SHAPES, each
+from fusedstep import backends
+from fusedstep.gpu import waves
 from gpu_runs import (
+    BACKENDS,
     ELEMENTWISE,
     FACTORED,
-    WAVES,
+    MADE_WITH,
     assert_agrees,
     assert_same_numbers,
-    backend_of,
+    backend_on,
     by_reference,
     give_gradients,
+    in_waves,
     numbers,
     params_on,
     train,
@@ -32,42 +34,61 @@ BASIC = [case for case in ALL if case.name in ("adamw", "adafactor", "hf-adafact
 STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-30, 1e30, 1e-42]
 
 
-@pytest.fixture(params=["0", "1"], ids=["phases", "waves"])
+@pytest.fixture(params=BACKENDS)
+def backend(request, device):
+    return backend_on(request.param, device)
+
+
+@pytest.fixture(params=["phases", "waves", "small waves"])
 def order(request, monkeypatch):
     """Of the work on matrices; elementwise rules have but one."""
-    monkeypatch.setenv(WAVES, request.param)
+    in_waves(monkeypatch, "waves" in request.param)
+    if request.param == "small waves":  # many, so that some wait for others
+        monkeypatch.setattr(waves, "WAVE_BYTES", 100_000)
 
 
-def trained(case, device, dtype, shapes=SHAPES, of_param=plain, **more):
+def trained(case, backend, device, dtype, shapes=SHAPES, of_param=plain, **more):
     params = params_on(device, dtype, shapes, of_param)
-    return train(case.make(params, backend=backend_of(device)), params, dtype, **more)
+    return train(case.make(params, backend=backend), params, dtype, **more)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_is_there_if_what_makes_it_is(name):
+    """Else all its tests would be skipped, and nobody would notice."""
+    reason = backends.BACKENDS[name].why_absent()
+    if reason and not MADE_WITH[name]():
+        pytest.skip(f"{name}: {reason}")
+    assert reason == ""
 
 
 @each_dtype
 @each(ELEMENTWISE)
-def test_a_step_on_the_device_has_the_bits_of_the_reference_on_the_cpu(case, dtype, device):
-    assert_agrees(case, dtype, trained(case, device, dtype), SHAPES)
+def test_a_step_on_the_device_has_the_bits_of_the_reference_on_the_cpu(
+    case, dtype, backend, device
+):
+    assert_agrees(case, dtype, trained(case, backend, device, dtype), SHAPES)
 
 
 @each_dtype
 @pytest.mark.usefixtures("order")
 @each(FACTORED)
-def test_a_factored_step_on_the_device_is_as_exact_as_the_reference(case, dtype, device):
-    assert_agrees(case, dtype, trained(case, device, dtype), SHAPES)
+def test_a_factored_step_on_the_device_is_as_exact_as_the_reference(case, dtype, backend, device):
+    assert_agrees(case, dtype, trained(case, backend, device, dtype), SHAPES)
 
 
 @pytest.mark.parametrize("value", STRANGE)
 @each(ELEMENTWISE)
-def test_strange_numbers_come_out_as_on_the_cpu(case, value, device):
-    found = trained(case, device, torch.float32, spoiler=value)
+def test_strange_numbers_come_out_as_on_the_cpu(case, value, backend, device):
+    found = trained(case, backend, device, torch.float32, spoiler=value)
     assert_same_numbers(found, by_reference(case, torch.float32, SHAPES, spoiler=value))
 
 
 @pytest.mark.parametrize("value", STRANGE)
 @pytest.mark.usefixtures("order")
 @each(FACTORED)
-def test_strange_numbers_reach_the_same_elements_as_on_the_cpu(case, value, device):
-    found = trained(case, device, torch.float32, spoiler=value)
+def test_strange_numbers_reach_the_same_elements_as_on_the_cpu(case, value, backend, device):
+    found = trained(case, backend, device, torch.float32, spoiler=value)
     expected = by_reference(case, torch.float32, SHAPES, spoiler=value)
     for own, other in zip(found, expected, strict=True):
         for name, wanted in other.items():
@@ -77,18 +98,22 @@ def test_strange_numbers_reach_the_same_elements_as_on_the_cpu(case, value, devi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @each(BASIC)
-def test_any_layout_on_the_device_agrees_with_the_plain_one_on_the_cpu(case, layout, dtype, device):
+def test_any_layout_on_the_device_agrees_with_the_plain_one_on_the_cpu(
+    case, layout, dtype, backend, device
+):
     """Misaligned, strided, channels_last: of the parameter, the gradient, and both."""
     for of_param, of_grad in ((layout, plain), (plain, layout), (layout, layout)):
-        found = trained(case, device, dtype, LAYOUT_SHAPES, of_param=of_param, of_grad=of_grad)
+        found = trained(
+            case, backend, device, dtype, LAYOUT_SHAPES, of_param=of_param, of_grad=of_grad
+        )
         assert_agrees(case, dtype, found, LAYOUT_SHAPES)
 
 
 @each(BASIC)
-def test_elements_between_those_of_a_parameter_on_the_device_are_not_touched(case, device):
+def test_elements_between_those_of_a_parameter_on_the_device_are_not_touched(case, backend, device):
     for layout in (sliced, every_second, misaligned):
         params = params_on(device, torch.float32, LAYOUT_SHAPES, layout)
-        train(case.make(params, backend=backend_of(device)), params, torch.float32)
+        train(case.make(params, backend=backend), params, torch.float32)
         for param in params:
             whole = torch.empty(0, device=device).set_(param.untyped_storage())
             outside = torch.ones_like(whole, dtype=torch.bool)
@@ -97,12 +122,12 @@ def test_elements_between_those_of_a_parameter_on_the_device_are_not_touched(cas
 
 
 @each(BASIC)
-def test_an_expanded_gradient_on_the_device_equals_its_copy(case, device):
+def test_an_expanded_gradient_on_the_device_equals_its_copy(case, backend, device):
     shapes = ((7,), (33, 17), (3, 5, 7))
     runs = []
     for expand in (True, False):
         params = params_on(device, torch.float32, shapes)
-        optimizer = case.make(params, backend=backend_of(device))
+        optimizer = case.make(params, backend=backend)
         for _ in range(2):
             for param in params:
                 grad = torch.tensor(0.25, device=device).expand(param.shape)
@@ -113,13 +138,17 @@ def test_an_expanded_gradient_on_the_device_equals_its_copy(case, device):
 
 
 @each(ALL)
-def test_a_list_of_nothing_but_empty_tensors_is_stepped(case, device):
+def test_a_list_of_nothing_but_empty_tensors_is_stepped(case, backend, device):
     shapes = ((0,), (5, 0, 3))
-    assert_agrees(case, torch.float32, trained(case, device, torch.float32, shapes), shapes)
+    assert_agrees(
+        case, torch.float32, trained(case, backend, device, torch.float32, shapes), shapes
+    )
 
 
 @each(ALL)
-def test_tensors_of_the_host_and_of_all_gpus_share_a_list(case, device):
+def test_tensors_of_the_host_and_of_all_gpus_share_a_list(case, backend, device, monkeypatch):
+    known = {name: backends.BACKENDS[name] for name in ("cpu", backend, "reference")}
+    monkeypatch.setattr(backends, "BACKENDS", known)
     places = [torch.device("cpu"), device]
     if device.type == "cuda":
         others = range(1, torch.cuda.device_count())
@@ -134,26 +163,58 @@ def test_tensors_of_the_host_and_of_all_gpus_share_a_list(case, device):
         for bucket, launcher in zip(optimizer._plan.buckets, optimizer._plan.launchers, strict=True)
     }
     for place, name in chosen.items():
-        assert name == "triton" or place.type == "cpu"
+        assert name == backend or place.type == "cpu"
 
 
-def test_a_second_gpu_is_used_while_the_first_is_current(gpu):
+def test_a_tensor_of_a_gpu_gets_the_first_backend_that_is_there(gpu):
+    param = torch.nn.Parameter(torch.ones(3, device=gpu))
+    param.grad = torch.ones_like(param)
+    optimizer = BASIC[0].make([param])
+    optimizer.step()
+    there = [name for name in BACKENDS if not backends.BACKENDS[name].why_absent()]
+    assert optimizer._plan.launchers[0].name == there[0]
+
+
+def test_a_second_gpu_is_used_while_the_first_is_current(backend, gpu):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     for case in BASIC:
         with torch.cuda.device(0):
-            found = trained(case, torch.device("cuda", 1), torch.float32)
+            found = trained(case, backend, torch.device("cuda", 1), torch.float32)
         assert_agrees(case, torch.float32, found, SHAPES)
+
+
+def any_bits(count, seed):
+    """Numbers of all sizes and kinds: denormal, infinite, none."""
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randint(-(2**31), 2**31, (count,), generator=noise, dtype=torch.int32).view(
+        torch.float32
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each(ELEMENTWISE)
+def test_both_backends_make_the_same_bits_of_any_bits(case, dtype, device):
+    count = (1 << 20) + 5 if device.type == "cuda" else 5001
+    runs = []
+    for name in BACKENDS:
+        params = [torch.nn.Parameter(any_bits(count, 0).to(dtype).to(device))]
+        optimizer = case.make(params, backend=backend_on(name, device))
+        for step in range(2):
+            params[0].grad = any_bits(count, 1 + step).to(dtype).to(device)
+            optimizer.step()
+        runs.append(numbers(optimizer, params))
+    assert_same_numbers(*runs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each(ALL)
-def test_a_resumed_run_on_the_device_equals_the_one_that_went_on(case, dtype, device):
+def test_a_resumed_run_on_the_device_equals_the_one_that_went_on(case, dtype, backend, device):
     params = params_on(device, dtype)
-    optimizer = case.make(params, backend=backend_of(device))
+    optimizer = case.make(params, backend=backend)
     train(optimizer, params, dtype)
     twins = [torch.nn.Parameter(param.detach().clone()) for param in params]
-    resumed = case.make(twins, backend=backend_of(device))
+    resumed = case.make(twins, backend=backend)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert_same_numbers(
         train(resumed, twins, dtype, first=3), train(optimizer, params, dtype, first=3)
@@ -167,81 +228,22 @@ LARGE = ((2048, 2048), (1000, 5001), (300, 9000), (4, 700, 300), (20000, 3, 3), 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("order")
 @each(ALL)
-def test_runs_on_the_device_repeat_bit_for_bit(case, dtype, device):
+def test_runs_on_the_device_repeat_bit_for_bit(case, dtype, backend, device):
     shapes = LARGE if device.type == "cuda" else LARGE[-2:]  # an interpreter has no day
-    expected = trained(case, device, dtype, shapes)
+    expected = trained(case, backend, device, dtype, shapes)
     for _ in range(4):
-        assert_same_numbers(trained(case, device, dtype, shapes), expected)
+        assert_same_numbers(trained(case, backend, device, dtype, shapes), expected)
 
 
 @each(BASIC)
-def test_a_tensor_gets_the_same_bits_alone_and_in_a_list(case, device):
-    expected = trained(case, device, torch.float32)
+def test_a_tensor_gets_the_same_bits_alone_and_in_a_list(case, backend, device):
+    expected = trained(case, backend, device, torch.float32)
     for index, shape in enumerate(SHAPES):
         params = params_on(device, torch.float32)
         alone = params[index : index + 1]
-        optimizer = case.make(alone, backend=backend_of(device))
+        optimizer = case.make(alone, backend=backend)
         for step in range(3):
             give_gradients(params, torch.float32, step)
             optimizer.step()
         assert_same_numbers(numbers(optimizer, alone), expected[index : index + 1])
         assert tuple(alone[0].shape) == shape
-
-
-# Beyond 2^31 elements.
-
-
-def enough_memory(needed):
-    if torch.cuda.mem_get_info()[0] < needed:
-        pytest.skip(f"needs {needed / 2**30:.0f} GiB of free GPU memory")
-
-
-@pytest.mark.slow
-def test_more_elements_than_32_bits_count_are_stepped_by_adamw(gpu):
-    """Places at the front, at 2^31 and at the end equal lists of their own."""
-    enough_memory(40 << 30)
-    count = 2**31 + 5001
-    generator = torch.Generator(gpu).manual_seed(0)
-
-    def noise():
-        return torch.randn(count, generator=generator, device=gpu, dtype=torch.bfloat16)
-
-    starts = (0, 2**30 - 2048, 2**31 - 2048, count - 4096)
-    param, grad = torch.nn.Parameter(noise()), noise()
-    parts = [torch.nn.Parameter(param.detach()[k : k + 4096].clone()) for k in starts]
-    param.grad = grad
-    for part, k in zip(parts, starts, strict=True):
-        part.grad = grad[k : k + 4096].clone()
-    whole = fusedstep.optim.AdamW([param], lr=0.05, weight_decay=0.1, backend="triton")
-    apart = fusedstep.optim.AdamW(parts, lr=0.05, weight_decay=0.1, backend="triton")
-    for _ in range(2):
-        whole.step()
-        apart.step()
-    for part, k in zip(parts, starts, strict=True):
-        assert same_bits(param.detach()[k : k + 4096], part.detach())
-        for key in ("exp_avg", "exp_avg_sq"):
-            assert same_bits(whole.state[param][key][k : k + 4096], apart.state[part][key])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2**31 + 5001,), (65_537, 32_771), (3, 26_755, 26_755)], ids=str)
-def test_more_elements_than_32_bits_count_are_stepped_by_adafactor(shape, gpu):
-    """All elements are equal before, so they are after: as equal as those of a small tensor."""
-    enough_memory(40 << 30)
-    runs = []
-    for own in (shape, tuple(min(size, 64) for size in shape)):
-        param = torch.nn.Parameter(torch.full(own, 1.5, dtype=torch.bfloat16, device=gpu))
-        param.grad = torch.full_like(param, 0.01)
-        optimizer = fusedstep.hf.Adafactor([param], lr=0.25, relative_step=False, backend="triton")
-        for _ in range(2):
-            optimizer.step()
-        assert param.min() == param.max()
-        for value in optimizer.state[param].values():
-            if torch.is_tensor(value):
-                # Sums of equal squares: of so many roundings few are left, as sums are in float64.
-                torch.testing.assert_close(value.min(), value.max(), rtol=1e-5, atol=0.0)
-        runs.append((param.detach().flatten()[0].float(), param.grad.flatten()[0]))
-    (large, grad), (small, _) = runs
-    assert grad == torch.tensor(0.01, dtype=torch.bfloat16, device=gpu)
-    torch.testing.assert_close(large, small, rtol=2.0**-7, atol=0.0)  # one ulp of bfloat16
-    assert large < 1.25

@@ -1,5 +1,5 @@
-"""On a GPU: a step waits for nothing, makes no large temporary, and launches a constant number of
-kernels."""
+"""On a GPU, with both backends: a step waits for nothing, makes no large temporary, and launches a
+constant number of kernels."""
 
 import collections
 import contextlib
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fusedstep.hf
 import fusedstep.optim
-from gpu_runs import WAVES
+from gpu_runs import BACKENDS, backend_on, in_waves
 from test_budgets import LISTS
 
 pytestmark = pytest.mark.gpu
@@ -31,12 +31,16 @@ OPTIMIZERS = {
     "hf-adafactor-in-waves": lambda params: fusedstep.hf.Adafactor(params),
 }
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-SHAPES = [(7,), (1025,), (33, 17), (300, 260), (9000, 3, 3), (20, 20_000), (0,)]
+SHAPES = [(7,), (1025,), (33, 17), (300, 256), (9000, 3, 3), (20, 20_000), (0,)]
 
 
-@pytest.fixture(autouse=True)
-def _order(request, monkeypatch):
-    monkeypatch.setenv(WAVES, str(int("waves" in request.node.name)))
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request, gpu, monkeypatch):
+    """The one of optimizers that are not told theirs."""
+    name = backend_on(request.param, gpu)
+    monkeypatch.setenv("FUSEDSTEP_BACKEND", name)
+    in_waves(monkeypatch, "waves" in request.node.name)
+    return name
 
 
 def a_list(shapes, device, dtype=torch.float32):
@@ -63,7 +67,7 @@ def no_waiting():
 
 
 @each_optimizer
-def test_a_step_on_the_device_waits_for_nothing(name, gpu):
+def test_a_step_on_the_device_waits_for_nothing(name, backend, gpu):
     params = a_list(SHAPES, gpu)
     optimizer = OPTIMIZERS[name](params)
     for _ in range(2):  # kernels are compiled, states and the plan are made
@@ -75,7 +79,7 @@ def test_a_step_on_the_device_waits_for_nothing(name, gpu):
         optimizer.step()
         new_gradients(params)
         optimizer.step()
-    assert optimizer._plan.launchers[0].name == "triton"
+    assert optimizer._plan.launchers[0].name == backend
 
 
 @pytest.mark.parametrize("name", ["adamw-fused", "adamw-capturable"])
@@ -122,6 +126,25 @@ def test_a_step_takes_no_more_than_two_percent_of_memory(name, shapes, dtype, gp
     assert later <= 0.02 * size, f"{later / size:.2%}"
 
 
+@each_optimizer
+def test_a_later_step_takes_no_memory_from_the_device(name, gpu):
+    """What it needs for its scalars, torch's allocator has from the steps before."""
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    for _ in range(3):
+        optimizer.step()
+    torch.cuda.synchronize()
+
+    def taken():
+        return torch.cuda.memory_allocated(), torch.cuda.memory_stats()["segment.all.allocated"]
+
+    before = taken()
+    for _ in range(5):
+        optimizer.step()
+    torch.cuda.synchronize()
+    assert taken() == before
+
+
 def work_of(step):
     """What the device was given during one step, by name, as the profiler saw it."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
@@ -132,10 +155,10 @@ def work_of(step):
 
 
 @each_optimizer
-def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, gpu):
+def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, backend, gpu):
     counts = []
     for n in (3, 150):
-        params = a_list(n * [(3,), (40, 50), (16, 16)], gpu)
+        params = a_list(n * [(3,), (40, 50), (16, 64)], gpu)
         optimizer = OPTIMIZERS[name](params)
         for _ in range(2):
             optimizer.step()
@@ -144,6 +167,11 @@ def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, gpu
     assert sum(counts[0].values()) >= 1, "the profiler saw nothing on the device"
     assert counts[0] == counts[1]
     assert sum(counts[1].values()) <= 80, counts[1]
+    if backend == "cuda" and "adamw" in name:
+        assert sum(n for kernel, n in counts[1].items() if "fusedstep" in kernel) == 1, counts[1]
+    if "waves" in name:
+        one = "waves" if backend == "cuda" else "walk"  # by the names of the kernels
+        assert sum(n for kernel, n in counts[1].items() if one in kernel) == 1, counts[1]
 
 
 def test_the_count_of_launches_sees_what_grows(gpu):

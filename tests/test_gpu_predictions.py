@@ -11,29 +11,35 @@ pytest.importorskip("triton", reason="the predictions read the kernels' work lis
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # `bench` is not installed
 
-from bench import predict, table  # noqa: E402
+from bench import gpu, predict, predicted, table  # noqa: E402
 from bench.clock import Outcome, take_turns  # noqa: E402
 from bench.devices import DEVICES, Sample  # noqa: E402
 from bench.lists import DTYPES, LISTS  # noqa: E402
-from bench.providers import RULES, Race  # noqa: E402
+from bench.parts import Parts  # noqa: E402
+from bench.providers import OURS, OURS_TRITON, PROVIDERS, RULES, Race  # noqa: E402
 
 ROWS = predict.predictions()
 
 
 def test_the_page_of_predictions_is_written(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
-    monkeypatch.setattr(sys, "argv", ["predict", "--out", str(page)])
-    predict.main()
+    monkeypatch.setattr(sys, "argv", ["predicted", "--out", str(page)])
+    predicted.main()
     said = page.read_text()
     assert "No accelerator was there" in said
     lines = [line.split("|") for line in said.splitlines() if line.startswith("| ")]
     measured = [line[12].strip() for line in lines if len(line) == 15]
     assert measured[0] == "measured ms" and measured.count("") == len(ROWS)
+    reached = [line[3].strip() for line in lines if len(line) == 6 and "|" not in line[1]]
+    assert reached[0] == "reached" and set(reached[2:]) <= {"yes", "no"}
+    if not torch.cuda.is_available():
+        assert said == predicted.PAGE.read_text(), "make predict writes it again"
 
 
 def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
-    rows = [r for r in ROWS if r.rule == "adamw" and r.provider in ("fusedstep", "torch-fused")]
-    assert len(rows) == 10
+    names = (OURS, OURS_TRITON, "torch-fused")
+    rows = [r for r in ROWS if r.rule == "adamw" and r.provider in names]
+    assert len(rows) == 3 * (2 * len(predict.LARGE) + len(predict.SMALL))
     for row in rows:
         assert row.moved == row.floor_bytes
         assert row.floor_bytes == row.chosen.floor_bytes("adamw", DTYPES[row.dtype])
@@ -41,16 +47,39 @@ def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
         assert row.moved == each * row.chosen.elements
 
 
-def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again():
-    """Of matrices: the gradient once more, the parameter once more if its size scales the step, and
-    at most two percent of sums."""
-    chosen = LISTS["llama-1b"]
-    for row in ROWS:
-        if row.provider == "fusedstep" and row.rule != "adamw" and row.remark == "in phases":
-            size = DTYPES[row.dtype].itemsize
-            again = 1 if row.rule == predict.TRAINER else 2
-            more = row.moved - row.floor_bytes - again * size * chosen.elements
-            assert 0 <= more <= 0.02 * size * chosen.elements * 2
+@pytest.mark.parametrize("provider", [OURS, OURS_TRITON])
+def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provider):
+    """Of matrices: the gradient once more, the parameter once more if its size scales the step, the
+    gradient again where no block holds a row, and at most two percent of sums."""
+    rows = [r for r in ROWS if r.provider == provider and r.remark == predict.IN_PHASES]
+    assert {row.chosen.name for row in rows} == {
+        *("llama-1b", "t5-xl", predict.FITTING, *predict.ABOVE),
+    }
+    for row in rows:
+        size = DTYPES[row.dtype].itemsize
+        again = 1 if row.rule == predict.TRAINER else 2
+        again += {"16384x16384": 1, predict.FITTING: -1}.get(row.chosen.name, 0)
+        more = row.moved - row.floor_bytes - again * size * row.chosen.elements
+        assert 0 <= more <= 0.02 * size * row.chosen.elements * 2
+
+
+def test_predictions_for_cuda_count_the_launches_of_its_own_units():
+    """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and REPORT of a matrix whose rows
+    a block holds; of longer rows ROW_SUMS, ROWS and WIDE instead of STATISTICS."""
+    launches = {
+        row.chosen.name: row.launches
+        for row in ROWS
+        if row.provider == OURS and row.remark == predict.IN_PHASES and row.rule == predict.TRAINER
+    }
+    assert launches["4096x4096"] == launches["32768x8192"] == 5
+    assert launches["16384x16384"] == 7
+
+
+def test_only_lists_with_kernels_for_waves_are_predicted_in_waves():
+    in_waves = [row for row in ROWS if row.remark == predict.IN_WAVES]
+    assert {row.chosen.name for row in in_waves} == {"llama-1b", "t5-xl", predict.FITTING}
+    of_torch = {(r.provider, r.dtype) for r in in_waves if r.rule == predict.TORCH}
+    assert (OURS, "bfloat16") not in of_torch  # its moments are bfloat16
 
 
 def test_the_lists_for_gpus_have_the_sizes_that_they_are_named_for():
@@ -59,6 +88,11 @@ def test_the_lists_for_gpus_have_the_sizes_that_they_are_named_for():
     llama = LISTS["llama-1b"]
     assert llama.elements == 1_235_814_400  # as Llama 3.2 1B's own parameters
     assert llama.shapes.count((2048,)) == 2 * 16 + 1
+    assert LISTS["t5-xl"].elements == 2_849_757_184  # as T5 v1.1 XL's own parameters
+    for name in (predict.FITTING, *predict.ABOVE):
+        ((rows, columns),) = LISTS[name].shapes
+        assert name == f"{rows}x{columns}"
+        assert (rows * columns * 2 <= predict.L2) == (name == predict.FITTING)
     for device in DEVICES.values():
         assert set(device.lists) <= set(LISTS)
 
@@ -96,8 +130,36 @@ def test_the_table_of_a_cpu_has_no_column_for_the_host():
 
 def test_providers_for_gpus_are_not_raced_on_a_cpu():
     for rule in RULES.values():
-        assert not any("capturable" in name for name in rule.providers_on("cpu"))
+        on_cpu, on_gpu = rule.providers_on("cpu"), rule.providers_on("cuda")
+        assert not any("capturable" in name or "triton" in name for name in on_cpu)
+        assert list(on_gpu)[:2] == [OURS, OURS_TRITON] and "torch-plain" not in on_gpu
+        assert {*on_cpu, *on_gpu} <= set(PROVIDERS)
     assert "torch-capturable" in RULES["adamw"].providers_on("cuda")
+
+
+def test_the_parts_of_make_gpu_take_about_twenty_minutes():
+    """As they are set in the Makefile."""
+    text = (ROOT / "Makefile").read_text()
+    for name, seconds in gpu.LIMITS.items():
+        assert f"GPU_{name.upper()}_SECONDS ?= {seconds}\n" in text
+    assert f"GPU_PARTS ?= {' '.join(gpu.PARTS)}\n" in text
+    assert sum(gpu.LIMITS.values()) + gpu.WAVES_SECONDS + gpu.PROFILE_SECONDS <= 22 * 60
+    for test in gpu.TESTS:
+        assert (ROOT / test).is_file()
+
+
+def test_what_did_not_pass_is_said_once_more_at_the_end(tmp_path, capsys):
+    parts = Parts(tmp_path)
+    print_and = "import sys; print('words'); sys.exit"
+    assert parts.run("good", [sys.executable, "-c", f"{print_and}(0)"], 60)
+    assert not parts.run_all("build", 2 * [[sys.executable, "-c", f"{print_and}(3)"]], 60)
+    assert not parts.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], 1)
+    parts.note("absent", "skipped: no such tool")
+    assert (tmp_path / "build.txt").read_text() == "words\n"  # the second one was not run
+    summary = parts.summary().splitlines()
+    assert summary[1].endswith("FAILED with status 3") and "out of time" in summary[2]
+    assert summary[-1] == "NOT PASSED: build, slow"
+    assert "words" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -10,12 +10,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from fusedstep.kernels import cut, launch, tables
+from fusedstep.kernels import launch
 
 import fusedstep.optim
 import fusedstep.triton
 from cases import CASES, each, make_params, set_grads
 from fusedstep import __main__, backends, check
+from fusedstep.gpu import cut, tables
 from fusedstep.optim import planned
 from fusedstep.watch import PythonWatch
 from test_budgets import LISTS, OPTIMIZERS, Calls, a_list, each_optimizer
@@ -143,7 +144,6 @@ def uploaded(monkeypatch):
         return real(tensor, device)
 
     monkeypatch.setattr(tables, "upload", upload)
-    monkeypatch.setattr(launch, "upload", upload)
     return found
 
 
@@ -199,10 +199,9 @@ def meta(monkeypatch, launched):
     monkeypatch.setattr(check, "check_tensors", lambda *_: None)
     monkeypatch.setattr(planned, "watch", PythonWatch)
     monkeypatch.setattr(fusedstep.triton, "devices", lambda: ("meta",))
-    for room in (tables, launch):
-        monkeypatch.setattr(room, "on_device", lambda device: nullcontext())
-        monkeypatch.setattr(room, "current_stream", lambda device: None)
-        monkeypatch.setattr(room, "upload", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(tables, "on_device", lambda device: nullcontext())
+    monkeypatch.setattr(tables, "current_stream", lambda device: None)
+    monkeypatch.setattr(tables, "upload", lambda tensor, device: tensor.to(device))
     for waiting in ("synchronize", "Stream.synchronize", "Event.synchronize", "Event.query"):
         monkeypatch.setattr(f"torch.cuda.{waiting}", no_waiting)
     return launched
@@ -283,6 +282,7 @@ def test_info_says_why_triton_is_absent(without_triton):
 
 
 def test_auto_takes_triton_where_it_runs(monkeypatch):
+    monkeypatch.setattr(backends.BACKENDS["cuda"], "why_absent", lambda: "not built")
     monkeypatch.setattr(fusedstep.triton, "why_absent", lambda: "")
     names = [backends.choose("auto", torch.device(d), "").name for d in ("cpu", "cuda", "xpu")]
     assert names == ["cpu", "triton", "triton"]

@@ -148,7 +148,7 @@ def test_work_that_has_nothing_to_do_changes_nothing(case):
     problem = Problem(case, [(7,), (33, 17), (3, 5, 7)])
     with on_ptx():
         expected = problem.run("triton")
-        with mock.patch.object(launch, "_idle_kinds", return_value=set()):
+        with mock.patch.object(launch, "idle_kinds", return_value=set()):
             assert_same(*problem.run("triton"), *expected)
 
 
@@ -244,7 +244,7 @@ def test_a_planted_fault_is_found(name):
 @each([ADAMW, ADAFACTOR])
 def test_a_tensor_that_is_said_to_be_aligned_and_is_not_is_found(case):
     problem = Problem(case, [(64, 64)], offset=1)
-    lie = mock.patch.object(launch, "_by_alignment", return_value=[(True, [0])])
+    lie = mock.patch.object(launch.work, "by_alignment", return_value=[(True, [0])])
     with on_ptx(), lie, pytest.raises(Fault, match="misaligned: thread 0 touches 16 bytes"):
         problem.run("triton")
 

@@ -5,9 +5,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from fusedstep.kernels import cut, launch, waves
+from fusedstep.kernels import launch
+from fusedstep.kernels.blocks import GRAIN
 
 from cases import CASES, assert_same, each
+from fusedstep.gpu import cut, tables, waves
 from ptxrun import Fault
 from triton_on_cpu import Problem, on_ptx
 
@@ -22,7 +24,7 @@ IN_WAVES = 5
 def _waves(monkeypatch):
     monkeypatch.setenv(launch.WAVES, "1")
     monkeypatch.setattr(waves, "WAVE_BYTES", 40_000)
-    monkeypatch.setattr(launch, "processors", lambda device: 3)
+    monkeypatch.setattr(tables, "processors", lambda device: 3)
 
 
 def work_list(optimizer):
@@ -75,15 +77,15 @@ def test_waves_have_what_fits_into_them(monkeypatch):
 
 
 def test_two_waves_at_a_time_have_scratch():
-    layout = cut.Layout(4)
+    layout = cut.Layout(GRAIN, 4)
     for _ in range(12):
-        layout.add_matrices(1, 128, 1024, waves.LEAST_ROWS)
+        layout.add_matrices(1, 128, 1024, GRAIN.wave_unit[4])
     each_needs = layout.cuts[0].partials
     assert each_needs == 2 * 2 * 1024  # two units, two sums a column
     waves.share_partials(layout, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10]])
     places = [own.partials_at // each_needs for own in layout.cuts]
     assert places == [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 0]  # the last one goes in phases
-    assert layout.partials == 9 * each_needs
+    assert layout.partials == (1 + 4 + 3) * each_needs
 
 
 def changed(name, field, value):
@@ -113,7 +115,7 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(name, monkeypatch):
     # So many programs that some begin with a later wave, and know of no earlier item.
-    monkeypatch.setattr(launch, "processors", lambda device: 40)
+    monkeypatch.setattr(tables, "processors", lambda device: 40)
     plant, message = PLANTED[name]
     problem = Problem(PART_CAPPED, 6 * [(66, 1024)], steps=1)
     with on_ptx(schedule=1):

@@ -17,7 +17,6 @@ def info() -> str:
     for name, backend in backends.BACKENDS.items():
         reason = backend.why_absent()
         lines.append(f"  {name:10} " + (f"absent: {reason}" if reason else backend.about()))
-    lines.append(f"  {'cuda':10} not part of this version")
     for device in ("cpu", "cuda", "xpu", "mps"):
         running = backends.choose("auto", torch.device(device), f"a tensor on {device}")
         lines.append(f"{device} tensors: auto takes {running.name}")

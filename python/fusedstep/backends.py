@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import cpu, reference, triton
+from . import cpu, cuda, reference, triton
+from .gpu.tables import GPUS
 from .plan import Bucket
 
 VARIABLE = "FUSEDSTEP_BACKEND"
@@ -38,7 +39,9 @@ class Backend(Protocol):
 
 
 # In the order in which `auto` prefers them.
-BACKENDS: dict[str, Any] = {backend.name: backend for backend in (cpu, triton, reference)}
+BACKENDS: dict[str, Any] = {
+    backend.name: backend for backend in (cpu, cuda.BACKEND, triton, reference)
+}
 
 
 def check_name(name: str | None) -> str | None:
@@ -53,8 +56,16 @@ def check_name(name: str | None) -> str | None:
 
 def warn_if_slow(launcher: Backend, device: torch.device) -> None:
     """Plain torch is right, but not what somebody with a GPU installs this package for."""
-    if launcher.name == reference.name and device.type in triton.GPUS and triton.why_absent():
-        _warn_once(f"{device.type} tensors are updated by plain torch: {triton.why_absent()}")
+    if launcher.name == reference.name and device.type in GPUS:
+        better = [own for own in _for_type(device.type) if own.name != reference.name]
+        reasons = {own.name: own.why_absent() for own in better}
+        if reasons and all(reasons.values()):
+            said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            _warn_once(f"{device.type} tensors are updated by plain torch. {said}")
+
+
+def _for_type(device_type: str) -> list[Backend]:
+    return [own for own in BACKENDS.values() if device_type in own.devices()]
 
 
 @functools.cache
@@ -80,8 +91,7 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
                 f"not {where}. Ask for 'auto', or move the parameter."
             )
         return backend
-    for candidate in BACKENDS.values():
-        if device.type in candidate.devices() and not candidate.why_absent():
-            found: Backend = candidate
-            return found
+    for candidate in _for_type(device.type):
+        if not candidate.why_absent():
+            return candidate
     raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")

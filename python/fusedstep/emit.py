@@ -1,6 +1,7 @@
-"""Prints csrc/rules.h: every rule of fusedstep.rules as a C++ struct.
+"""Prints the headers that C++ has from Python: csrc/rules.h, every rule of fusedstep.rules as a
+struct, and csrc/cuda/cut.h, how `fusedstep.gpu.cut` cuts tensors into work.
 
-Run `make rules` after a rule changed; a test fails while the file is stale.
+Run `make rules` after a change; a test fails while a file is stale.
 A rule is straight-line arithmetic, which reads the same in Python and in C++.
 """
 
@@ -8,10 +9,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
+from .gpu import cut
 from .rules import RULES, Rule, layout
 
 HEADER = """\
@@ -49,6 +53,54 @@ def rules_header() -> str:
         "",
         "}  // namespace",
         "}  // namespace fusedstep",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+CUT_HEADER = """\
+// How tensors are cut into work for a GPU. GENERATED from python/fusedstep/gpu/cut.py by
+// `make rules`: do not edit.
+// clang-format off
+#pragma once
+
+#include <cstdint>
+
+namespace fusedstep::cuda {
+"""
+
+CUT_CONSTANTS = {
+    "kChunk": (cut.CHUNK, "elements of an elementwise entry"),
+    "kColumnsWidth": (cut.COLUMNS_WIDTH, "columns that a unit finishes"),
+    "kTinyElements": (cut.TINY_ELEMENTS, "of a matrix that one thread takes"),
+    "kTinyMatrices": (cut.TINY_MATRICES, "of a unit"),
+    "kPieceElements": (cut.PIECE, "of a vector"),
+    "kWaveEntry": (cut.WAVE_ENTRY, "numbers of an entry of the waves"),
+}
+
+
+def cut_header() -> str:
+    """The whole text of csrc/cuda/cut.h."""
+    said = dict(re.findall(r"^    (\w+): int = 0  # (.+)$", inspect.getsource(cut.Cut), re.M))
+    fields = [f"  int64_t {f};" + (f"  // {said[f]}" if f in said else "") for f in cut.FIELDS]
+    parts = [
+        CUT_HEADER,
+        *(f"constexpr int {n} = {value};  // {why}" for n, (value, why) in CUT_CONSTANTS.items()),
+        "",
+        "// Kinds of work, by the number that Python gives them.",
+        "enum class Unit : int {",
+        *(f"  k{_camel(name)}," for name in cut.UNITS),
+        "};",
+        "constexpr const char* kUnitNames[] = {",
+        *(f'    "{name}",' for name in cut.UNITS),
+        "};",
+        "",
+        *(f"// {line}" for line in textwrap.wrap(" ".join((cut.Cut.__doc__ or "").split()), 98)),
+        "struct Cut {",
+        *fields,
+        "};",
+        "",
+        "}  // namespace fusedstep::cuda",
         "",
     ]
     return "\n".join(parts)
@@ -133,6 +185,9 @@ def _expression(node: ast.expr) -> str:
     return ast.unparse(ast.fix_missing_locations(_Literals().visit(node)))
 
 
+# By their place in csrc.
+HEADERS = {"rules.h": rules_header, "cuda/cut.h": cut_header}
+
 if __name__ == "__main__":
-    with open(sys.argv[1], "w") as file:
-        file.write(rules_header())
+    for place, text in HEADERS.items():
+        (Path(sys.argv[1]) / place).write_text(text())

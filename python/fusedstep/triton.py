@@ -15,6 +15,7 @@ import re
 import torch
 from torch import Tensor
 
+from .gpu.tables import GPUS
 from .plan import Bucket
 
 name = "triton"
@@ -42,9 +43,6 @@ def _why_not_installed() -> str:
 def _version() -> str:
     """The module's own: its distributions for ROCm and XPU have other names."""
     return str(importlib.import_module("triton").__version__)
-
-
-GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
 
 
 def _gpus() -> list[str]:

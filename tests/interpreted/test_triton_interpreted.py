@@ -6,11 +6,12 @@ A program takes about 1.5 ms, so tensors are as small as every kind of work allo
 
 import pytest
 import torch
-from fusedstep.kernels import cut, launch
+from fusedstep.kernels import blocks, launch
 
 import fusedstep.hf
 import fusedstep.optim
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
+from fusedstep.gpu import cut
 from triton_on_cpu import Problem, is_factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
@@ -47,7 +48,7 @@ ROW_BY_ROW = [(256, 3000), (257, 8200)]  # the second in several blocks, too
 
 def test_the_shapes_reach_every_kind_of_work():
     for shapes in (MATRICES, LONG + ROW_BY_ROW):
-        layout = cut.Layout(4)
+        layout = cut.Layout(blocks.GRAIN, 4)
         for shape in shapes:
             if 0 not in shape and len(shape) > 1:
                 *batch, rows, cols = shape

@@ -90,8 +90,12 @@ def read(
     if space == "param":
         if (addresses < 0).any() or (addresses + width > len(cta.params)).any():
             raise Fault("out of bounds of the parameters")
+        if (addresses % width).any():
+            raise Fault(f"misaligned: {width} bytes of the parameters")
         raw = cta.params[addresses[:, None] + np.arange(width)]
         return raw.view(WORDS[source.element]), None
+    if space == "const":
+        return read_constants(cta, addresses, lanes, source), None
     index, scratch = scratch_index(cta, space, addresses, lanes, source)
     if space == "shared":
         cta.shared_races.read(addresses, width, lanes)
@@ -137,6 +141,17 @@ def read_global(cta: Cta, addresses: Lanes, lanes: Lanes, source: Place, order: 
     return words
 
 
+def read_constants(cta: Cta, addresses: Lanes, lanes: Lanes, source: Place) -> Array:
+    """Module variables that no kernel writes: neither requests nor races are counted."""
+    words = np.zeros((len(lanes), source.count), WORDS[source.element])
+    for number, inside in cta.memory.find(addresses, source.width, lanes):
+        region = cta.memory.regions[number]
+        words[inside] = region.words(source.element)[
+            elements(addresses[inside] - region.base, source)
+        ]
+    return words
+
+
 @instruction("st")
 def store(d: Decoder) -> Action:
     order, space, count = memory_order(d, "weak"), d.take(*SPACES), vector_length(d)
@@ -147,7 +162,7 @@ def store(d: Decoder) -> Action:
     if len(members) != count:
         raise d.unknown()
     target = place(d, 0, space, type_.bits // 8, count)
-    if target.space == "param":
+    if target.space in ("param", "const"):
         raise d.unknown()
     sources = []
     for member in members:

@@ -99,11 +99,11 @@ def reduction(d: Decoder) -> None:
 def warp_barrier(d: Decoder) -> Action:
     d.take("sync")
     d.finish(1)
-    members = d.source(0, TYPES["b32"])
+    from .warps import meeting, require_members
+
+    members = meeting(d, 0)
 
     def action(cta: Cta) -> None:
-        from .warps import require_members
-
         require_members(cta, members)
         lanes = cta.lanes
         cta.shared_races.warp_barrier(lanes)

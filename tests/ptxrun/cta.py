@@ -62,6 +62,7 @@ class Cta:
         self.live: Mask = np.ones(threads, bool)
         self.living = threads
         self.groups: dict[int, Mask] = {}  # where the threads are that do not run just now
+        self.gathering: dict[int, Mask] = {}  # where lanes wait for others of their warp
         self.waiting: dict[int, Mask] = {}  # barriers, by the place they stand at
         self.place = 0
         self.progress = 0  # changes of global memory
@@ -144,11 +145,15 @@ class Cta:
         steps = self.program.steps
         end = len(steps)
         place, group, size = 0, self.live.copy(), self.threads
+        given_up = False
         nearest = NOWHERE
         while True:
             if place >= nearest or not size:
                 if size:
                     self._park(place, group)
+                given_up = not self.groups and bool(self.gathering)
+                if given_up:  # those that are waited for do not come
+                    self.groups, self.gathering = self.gathering, {}
                 if not self.groups:
                     yield from self._barrier()
                     if not self.living:
@@ -162,6 +167,11 @@ class Cta:
                 size = 0
                 continue
             step = steps[place]
+            if step.complete is not None and size < self.living:
+                group = self._gather(place, group, step, given_up)
+                size = int(np.count_nonzero(group))
+                if not size:
+                    continue
             if step.yields:
                 self.place, self.mask = place, group
                 yield True
@@ -203,6 +213,17 @@ class Cta:
     def _park(self, place: int, group: Mask) -> None:
         there = self.groups.get(place)
         self.groups[place] = group if there is None else there | group
+
+    def _gather(self, place: int, group: Mask, step: Step, given_up: bool) -> Mask:
+        """The threads that may carry out what whole warps do together: all or none."""
+        there = self.gathering.pop(place, None)
+        group = group if there is None else there | group
+        self.mask = group
+        assert step.complete is not None
+        if given_up or step.complete(self):
+            return group
+        self.gathering[place] = group
+        return np.zeros_like(group)
 
     def _scatter(self, step: Step, taken: Mask) -> None:
         """An indexed branch: threads go where their own index says."""
@@ -249,7 +270,8 @@ class Cta:
 
     def snapshot(self) -> tuple[Any, ...]:
         """All that decides what this CTA does next, except global memory."""
-        groups = {place: mask.tobytes() for place, mask in self.groups.items()}
+        parked = [*self.groups.items(), *self.gathering.items()]
+        groups = [(place, mask.tobytes()) for place, mask in parked]
         return (
             list(self.registers),
             self.place,

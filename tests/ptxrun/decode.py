@@ -69,6 +69,7 @@ class Step:
     targets: list[int] = field(default_factory=list)  # of a switch, by the value of its index
     index: int = 0  # the register that holds it
     yields: bool = False
+    complete: Callable[[Cta], bool] | None = None  # whether all lanes that must meet here did
     barrier_done: Action | None = None
     tags: list[str] = field(default_factory=list)  # executions are counted under these names
 

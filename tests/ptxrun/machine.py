@@ -20,6 +20,7 @@ from . import (  # noqa: F401  each enters its instructions into the table
     convert,
     counts,
     integers,
+    matrices,
     warps,
 )
 from .cta import Cta

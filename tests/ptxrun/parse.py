@@ -6,10 +6,11 @@ import re
 from collections.abc import Container
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .faults import Fault
+from .module import Module
+from .scopes import Scopes
 from .syntax import (
     SPECIAL_REGISTERS,
     Address,
@@ -22,24 +23,21 @@ from .syntax import (
     Operand,
     Register,
     Special,
+    literal,
     place_variable,
 )
-from .text import matching_braces, outside_braces, split_list, statements
+from .text import split_list, statements
 
-ENTRY = r"\.entry\s+({})\s*(?:\((.*?)\))?\s*((?:\.\w+\s*[\d, ]*\s*)*)\{{"
 STATEMENT = re.compile(r"(?:@(!?)\s*([%\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.S)
-LITERAL = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|\d+)U?$")
 DEPENDENCE = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
-TABLE = re.compile(
-    r"\.global(?:\s+\.align\s+\d+)?\s+\.[bsu](?P<bits>\d+)\s+(?P<name>[\w$]+)"
-    r"\[(?P<count>\d+)\]\s*(?:=\s*\{(?P<values>[^}]*)\})?\s*;"
+CALL = re.compile(
+    r"call(?:\.uni)?\s+(?:\((?P<into>[^)]*)\)\s*,\s*)?(?P<name>[\w$]+)\s*(?P<rest>.*)$", re.S
 )
-FILE = re.compile(r"\.file\s+(\d+)\s+\"([^\"]*)\"")
-INTEGER_MASK = (1 << 64) - 1
+DEEPEST = 16  # calls within calls: a function that calls itself is not modelled
 
 
 class Kernel:
-    """One entry of a PTX module, ready to be decoded.
+    """One entry of a PTX module, ready to be decoded. What it calls becomes part of it.
 
     Triton writes 0x0 before a masked load without `other`, where lanes stay undefined, but also
     before one with `other=0` of integers: `defined_at` says where in the source the latter stand.
@@ -47,40 +45,37 @@ class Kernel:
 
     def __init__(
         self,
-        ptx: str,
+        ptx: str | Module,
         entry: str | None = None,
         defined_at: Container[Location] = frozenset(),
     ) -> None:
-        text = re.sub(r"/\*.*?\*/", " ", ptx, flags=re.S)
-        text = re.sub(r"//[^\n]*", "", text)
-        found = re.search(ENTRY.format(re.escape(entry) if entry else r"[\w$]+"), text, re.S)
-        if found is None:
-            raise Fault(f"no entry {entry or ''} in this module")
-        self.name = found[1]
+        self._module = Module(ptx) if isinstance(ptx, str) else ptx
+        found = self._module.function("entry", entry)
+        self.name, self.limits = found.name, found.limits
         self.layouts = {space: Layout(space) for space in ("param", "shared", "local")}
         self.dynamic_shared: list[str] = []
-        self.register_widths: list[int] = []
-        self.register_names: dict[int, str] = {}
         self.instructions: list[Instruction] = []
         self.labels: dict[str, int] = {}
         self.branch_targets: dict[str, list[str]] = {}  # of each table of them, the labels
         self.programs: dict[Any, Any] = {}  # decoded for a block and a size of shared memory
-        self._scopes: list[dict[str, int]] = [{}]
-        self._location: Location | None = None
-        self._files = {match[1]: match[2] for match in FILE.finditer(text)}
-        for declaration in split_list(found[2] or ""):
-            self._declare_variable(declaration)
-        self._tables = {match["name"]: match for match in TABLE.finditer(text)}
         self.tables: dict[str, NDArray[Any]] = {}  # module variables that this kernel names
-        for declaration in re.finditer(
-            r"\.shared\b[^;{}]*;", outside_braces(text[: found.start()])
-        ):
-            self._declare_variable(declaration[0].rstrip(";"))
-        body = matching_braces(text, found.end())
-        for statement in statements(body):
+        self._scopes = Scopes()
+        self._calls: list[str] = []  # under way where a statement stands, each with a number
+        self._location: Location | None = None
+        for declaration in [*found.params, *self._module.shared]:
+            self._declare_variable(declaration)
+        for statement in statements(self._module.body(found)):
             self._collect(statement)
         self._resolve()
         mark_undefined_lanes(self.instructions, defined_at)
+
+    @property
+    def register_widths(self) -> list[int]:
+        return self._scopes.widths
+
+    @property
+    def register_names(self) -> dict[int, str]:
+        return self._scopes.names
 
     @property
     def params(self) -> list[tuple[str, int, int]]:
@@ -104,36 +99,61 @@ class Kernel:
             self.dynamic_shared.append(dynamic)
 
     def _collect(self, statement: str) -> None:
+        first = statement.split()[0]
         if statement == "{":
-            self._scopes.append({})
+            self._scopes.enter()
         elif statement == "}":
-            self._scopes.pop()
+            self._scopes.leave()
         elif statement.endswith(":"):
-            self._label = statement[:-1]
+            self._label = self._own(statement[:-1])
             self.labels[self._label] = len(self.instructions)
-        elif statement.startswith(".branchtargets"):
-            self.branch_targets[self._label] = split_list(statement.split(None, 1)[1])
-        elif statement.startswith(".reg"):
-            self._declare_registers(statement)
-        elif statement.split()[0] == ".loc":
+        elif first == ".branchtargets":
+            names = split_list(statement.split(None, 1)[1])
+            self.branch_targets[self._label] = [self._own(name) for name in names]
+        elif first == ".reg":
+            self._scopes.declare_registers(statement)
+        elif first == ".loc":
             _, file, line, column, *_ = statement.split()
-            self._location = (self._files.get(file, ""), int(line), int(column))
-        elif statement.startswith((".shared", ".local")):
+            self._location = (self._module.files.get(file, ""), int(line), int(column))
+        elif first == ".param":
+            self._scopes.declare_passed(statement, self.layouts["local"])
+        elif first in (".shared", ".local"):
             self._declare_variable(statement)
-        elif not statement.startswith((".pragma", ".file")):
+        elif first in ("call", "call.uni"):
+            self._call(statement)
+        elif first not in (".pragma", ".file"):
             self.instructions.append(self._instruction(statement))
 
-    def _declare_registers(self, statement: str) -> None:
-        match = re.match(r"\.reg\s+\.(pred|[bsuf](\d+))\s+(.*)$", statement, re.S)
+    def _own(self, label: str) -> str:
+        """A label of a function that was called, for this call alone."""
+        return f"{self._calls[-1]}:{label}" if self._calls else label
+
+    def _call(self, statement: str) -> None:
+        """The called function's statements stand here; what is passed lies in local memory."""
+        match = CALL.match(statement)
         if match is None:
-            raise Fault(f"declaration not understood: {statement}")
-        width = int(match[2]) if match[2] else 1
-        for name in split_list(match[3]):
-            family = re.match(r"([%\w$]+)<(\d+)>$", name)
-            for one in [f"{family[1]}{i}" for i in range(int(family[2]))] if family else [name]:
-                self._scopes[-1][one] = len(self.register_widths)
-                self.register_names[len(self.register_widths)] = one
-                self.register_widths.append(width)
+            raise Fault(f"call not understood: {statement}")
+        plain = " ".join(statement.split())
+        if match["name"] not in self._module.functions:  # an assertion that fails, and the like
+            self.instructions.append(Instruction("call", (), (), None, plain, self._location))
+            return
+        function = self._module.function("func", match["name"])
+        if len(self._calls) == DEEPEST:
+            raise Fault(f"{function.name} is called within too many calls")
+        passed = split_list(match["into"] or "")
+        passed += split_list(match["rest"].lstrip(", ").strip("() \t\n"))
+        if len(function.formal) != len(passed):
+            raise Fault(f"{function.name} takes {len(function.formal)} arguments: {plain}")
+        places = [self._scopes.passed(name) or name for name in passed]
+        self._scopes.enter()
+        for name, unique in zip(function.formal, places, strict=True):
+            self._scopes.name_passed(name, unique)
+        self._calls.append(f"{function.name}@{len(self.instructions)}")
+        for inner in statements(self._module.body(function)):
+            self._collect(inner)
+        self.labels[self._own("")] = len(self.instructions)
+        self._calls.pop()
+        self._scopes.leave()
 
     def _instruction(self, statement: str) -> Instruction:
         match = STATEMENT.match(statement)
@@ -143,21 +163,18 @@ class Kernel:
         opcode, *modifiers = name.split(".")
         guard = None
         if guard_name:
-            found = self._register(guard_name)
+            found = self._scopes.register(guard_name)
             if found is None or found.width != 1:
                 raise Fault(f"guard is no predicate: {statement}")
             guard = Register(found.number, 1, bool(negated))
         operands = tuple(self._operand(text, statement) for text in split_list(rest))
+        if self._calls and opcode == "ret":
+            opcode, modifiers, operands = "bra", [], (Label(self._own("")),)
+        if opcode in ("ld", "st") and any(isinstance(o, Address) and o.is_passed for o in operands):
+            modifiers = ["local" if word.startswith("param") else word for word in modifiers]
         # Scopes close behind their text, so registers are looked up now and symbols later.
         plain = " ".join(statement.split())
         return Instruction(opcode, tuple(modifiers), operands, guard, plain, self._location)
-
-    def _register(self, name: str) -> Register | None:
-        for scope in reversed(self._scopes):
-            if name in scope:
-                number = scope[name]
-                return Register(number, self.register_widths[number])
-        return None
 
     def _operand(self, text: str, statement: str) -> Operand | None:
         text = text.strip()
@@ -171,11 +188,11 @@ class Kernel:
         if text.startswith("["):
             return self._address(text, statement)
         if text.startswith("!"):
-            found = self._register(text[1:].strip())
+            found = self._scopes.register(text[1:].strip())
             if found is None:
                 raise Fault(f"unknown register in: {statement}")
             return Register(found.number, found.width, negated=True)
-        found = self._register(text)
+        found = self._scopes.register(text)
         if found is not None:
             return found
         if text in SPECIAL_REGISTERS:
@@ -190,22 +207,24 @@ class Kernel:
         if isinstance(base, Label):
             raise Fault(f"unknown variable {match[1]} in: {statement}")
         assert isinstance(base, Register | Immediate)
-        return Address(base, int(match[2], 0) if match[2] else 0)
+        offset = int(match[2], 0) if match[2] else 0
+        return Address(base, offset, self._scopes.passed(match[1]) is not None)
 
     def _symbol(self, text: str, statement: str) -> Operand:
         if text in self.dynamic_shared:
             return Immediate(self.dynamic_offset, text=text)
+        name = self._scopes.passed(text) or text
         for layout in self.layouts.values():
-            if text in layout.variables:
-                return Immediate(layout.variables[text].offset, text=text)
-        if text in self._tables:
-            if text not in self.tables:
-                self.tables[text] = table_of(self._tables[text])
-            return Immediate(self.tables[text].ctypes.data, text=text)
+            if name in layout.variables:
+                return Immediate(layout.variables[name].offset, text=text)
+        table = self._module.table(text)
+        if table is not None:
+            self.tables[text] = table
+            return Immediate(table.ctypes.data, text=text)
         if text == "WARP_SZ":
             return Immediate(32)
         if re.fullmatch(r"[$A-Za-z_][\w$]*", text):
-            return Label(text)
+            return Label(self._own(text))
         raise Fault(f"operand {text} not understood in: {statement}")
 
     def _resolve(self) -> None:
@@ -218,28 +237,6 @@ class Kernel:
             for label in labels:
                 if label not in self.labels:
                     raise Fault(f"unknown label {label} among the targets {table}")
-
-
-def table_of(declared: re.Match[str]) -> NDArray[Any]:
-    """A module variable with its initial values, the rest zeros."""
-    table = np.zeros(int(declared["count"]), f"u{int(declared['bits']) // 8}")
-    values = [int(value, 0) for value in (declared["values"] or "").split(",") if value.strip()]
-    mask = (1 << int(declared["bits"])) - 1
-    table[: len(values)] = [value & mask for value in values]
-    return table
-
-
-def literal(text: str) -> Immediate | None:
-    """A number as PTX writes it: decimal, hexadecimal, or the bits of a float after 0f or 0d."""
-    if re.fullmatch(r"0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}", text):
-        return Immediate(int(text[2:], 16), is_float=True, text=text)
-    if re.fullmatch(r"-?\d+\.\d*", text):
-        return Immediate(0, is_float=True, text=text)
-    match = LITERAL.match(text)
-    if match is None:
-        return None
-    value = int(match[2], 16) if match[2][:2] in ("0x", "0X") else int(match[2])
-    return Immediate((-value if match[1] else value) & INTEGER_MASK, text=text)
 
 
 def mark_undefined_lanes(instructions: list[Instruction], defined_at: Container[Location]) -> None:

@@ -18,7 +18,7 @@ from .syntax import LOCAL_WINDOW, SHARED_WINDOW, Address, Register
 Array = NDArray[Any]
 Lanes = NDArray[np.int64]
 
-SPACES = ("global", "shared", "shared::cta", "local", "param", "param::entry")
+SPACES = ("global", "shared", "shared::cta", "local", "param", "param::entry", "const")
 SCOPES = ("cta", "cluster", "gpu", "sys")
 ORDERS = ("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
 CACHE_HINTS = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified")

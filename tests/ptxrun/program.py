@@ -34,6 +34,11 @@ class Program:
     def __init__(self, kernel: Kernel, block: tuple[int, int, int], dynamic_shared: int) -> None:
         self.kernel, self.block = kernel, block
         self.threads = block[0] * block[1] * block[2]
+        most, exactly = (kernel.limits.get(name) for name in ("maxntid", "reqntid"))
+        if self.threads > (most or self.threads) or self.threads != (exactly or self.threads):
+            raise Fault(
+                f"{kernel.name} was compiled for {most or exactly} threads, not for {self.threads}"
+            )
         self.shared_bytes = kernel.static_shared
         if dynamic_shared:
             self.shared_bytes = kernel.dynamic_offset + dynamic_shared

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from .faults import Fault
 
+LITERAL = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|\d+)U?$")
+INTEGER_MASK = (1 << 64) - 1
+
 # Generic addresses: where the windows of shared and local memory lie. Real addresses are far below.
 SHARED_WINDOW = 1 << 60
 LOCAL_WINDOW = 1 << 61
@@ -61,12 +64,26 @@ class Immediate:
         return {"f": 32, "d": 64}.get(self.text[1:2].lower(), 0)
 
 
+def literal(text: str) -> Immediate | None:
+    """A number as PTX writes it: decimal, hexadecimal, or the bits of a float after 0f or 0d."""
+    if re.fullmatch(r"0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}", text):
+        return Immediate(int(text[2:], 16), is_float=True, text=text)
+    if re.fullmatch(r"-?\d+\.\d*", text):
+        return Immediate(0, is_float=True, text=text)
+    match = LITERAL.match(text)
+    if match is None:
+        return None
+    value = int(match[2], 16) if match[2][:2] in ("0x", "0X") else int(match[2])
+    return Immediate((-value if match[1] else value) & INTEGER_MASK, text=text)
+
+
 @dataclass(frozen=True)
 class Address:
-    """[base + offset]."""
+    """[base + offset]; `is_passed` for a variable that calls pass, which lies in local memory."""
 
     base: Register | Immediate
     offset: int
+    is_passed: bool = False
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,20 @@ def test_approximate_and_fused_instructions_are_counted() -> None:
     counted = launch(kernel_of(body), 2, 32)
     assert (counted["approximate"], counted["fma"], counted["fusable"]) == (64, 64, 64)
     assert counted["thread_instructions"] == 5 * 64
+
+
+LATE = """
+setp.ge.u32 %p1, %r0, 16; @%p1 bra LATE;
+MEET: shfl.sync.bfly.b32 %r5, %r0, 16, 31, -1; st.global.b32 [%d0], %r5; bra DONE;
+LATE: {way};
+DONE:
+"""
+
+
+def test_lanes_wait_for_the_rest_of_their_warp() -> None:
+    x = np.zeros(32, np.uint32)
+    launch(kernel_of(CELL + LATE.format(way="bra MEET"), "x"), 1, 32, x=x)
+    assert x.tolist() == [i ^ 16 for i in range(32)]
+    for way in ("ret", "bar.sync 0"):
+        with pytest.raises(Fault, match="names lanes that are not here"):
+            launch(kernel_of(CELL + LATE.format(way=way), "x"), 1, 32, x=x)

@@ -1,4 +1,4 @@
-"""Exchange within a warp: shuffles, votes, matches, reductions, matrix loads and stores."""
+"""Exchange within a warp: shuffles, votes, matches, reductions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from .arithmetic import extreme
 from .cta import Cta
 from .decode import SINK, TYPES, Action, Decoder, instruction
 from .faults import Fault
-from .places import locate, place
 from .syntax import Register
 
 Array = NDArray[Any]
@@ -33,18 +32,34 @@ def ballot(cta: Cta, votes: Array) -> Array:
     return np.repeat(words.reshape(-1), 32)[: cta.threads]
 
 
+def absent(cta: Cta, mask: Array) -> Array:
+    """For each active thread, the lanes that its mask names and that are not here."""
+    here = ballot(cta, np.ones(cta.threads, bool))
+    if cta.threads % 32:  # lanes beyond the CTA may be named by -1
+        last = cta.threads - cta.threads % 32
+        beyond = np.uint32(0xFFFFFFFF << (cta.threads % 32) & 0xFFFFFFFF)
+        mask = np.where(cta.all_lanes >= last, mask & ~beyond, mask)
+    return np.where(cta.mask, mask & ~here, np.uint32(0))
+
+
+def meeting(d: Decoder, operand: int) -> int:
+    """The register with the mask of lanes that carry out an instruction together.
+
+    Lanes that came here before the others wait for them, as on a GPU.
+    """
+    members = d.source(operand, TYPES["b32"])
+    if d.step.guard is None:
+        d.step.complete = lambda cta: not absent(cta, cta.registers[members]).any()
+    return members
+
+
 def require_members(cta: Cta, members: int) -> None:
     """Each active thread is named by its mask, and all threads named are here with that mask."""
     cta.demand(members, "a mask of lanes")
     mask = cta.registers[members]
-    here = ballot(cta, np.ones(cta.threads, bool))
     lane = np.uint32(1) << (cta.all_lanes % 32).astype(np.uint32)
-    last = cta.threads - cta.threads % 32  # lanes beyond the CTA may be named by -1
-    beyond = np.uint32(0xFFFFFFFF << (cta.threads % 32) & 0xFFFFFFFF)
-    named = np.where(cta.all_lanes >= last, mask & ~beyond, mask) if cta.threads % 32 else mask
-    absent = (named & ~here) != 0
     for problem, bad in (
-        ("names lanes that are not here", absent),
+        ("names lanes that are not here", absent(cta, mask) != 0),
         ("does not name its own lane", (mask & lane) == 0),
     ):
         bad = bad & cta.mask
@@ -62,7 +77,8 @@ def shuffle(d: Decoder) -> Action:
     target = d.target(targets[0], 32)
     predicate = d.target(targets[1], 1) if len(targets) > 1 else SINK
     b32 = TYPES["b32"]
-    value, by, limits, members = (d.source(place, b32) for place in (1, 2, 3, 4))
+    value, by, limits = (d.source(place, b32) for place in (1, 2, 3))
+    members = meeting(d, 4)
     lane = (np.arange(d.program.threads) % 32).astype(np.int64)
     first_of_warp = np.arange(d.program.threads) - lane
 
@@ -109,7 +125,7 @@ def vote(d: Decoder) -> Action:
     given = d.operands[1]
     if not isinstance(given, Register) or type_.name != ("b32" if mode == "ballot" else "pred"):
         raise d.unknown()
-    target, members = d.target(0, type_.bits), d.source(2, TYPES["b32"])
+    target, members = d.target(0, type_.bits), meeting(d, 2)
 
     def action(cta: Cta) -> None:
         require_members(cta, members)
@@ -144,7 +160,7 @@ def match(d: Decoder) -> Action:
     targets = d.members(0)
     target = d.target(targets[0], 32)
     predicate = d.target(targets[1], 1) if len(targets) > 1 else SINK
-    value, members = d.source(1, type_), d.source(2, TYPES["b32"])
+    value, members = d.source(1, type_), meeting(d, 2)
 
     def action(cta: Cta) -> None:
         require_members(cta, members)
@@ -172,7 +188,7 @@ def elect(d: Decoder) -> Action:
     d.finish(2)
     targets = d.members(0)
     lane_target, predicate = d.target(targets[0], 32), d.target(targets[1], 1)
-    members = d.source(1, TYPES["b32"])
+    members = meeting(d, 1)
 
     def action(cta: Cta) -> None:
         require_members(cta, members)
@@ -208,7 +224,7 @@ def reduce(d: Decoder) -> Action:
     else:
         raise d.unknown()
     target, source = d.target(0, 32), d.source(1, type_)
-    members = d.source(2, TYPES["b32"])
+    members = meeting(d, 2)
 
     def action(cta: Cta) -> None:
         require_members(cta, members)
@@ -229,56 +245,5 @@ def reduce(d: Decoder) -> Action:
             result = floats.canonical(result)
         bits = np.where(bad, np.uint32(0xFFFFFFFF), np.uint32(0)) if bad.any() else None
         cta.write_bits(target, result.view(np.uint32), bits)
-
-    return action
-
-
-@instruction("ldmatrix", "stmatrix")
-def matrix(d: Decoder) -> Action:
-    """8x8 matrices of 16-bit words; lanes 8i to 8i+7 hold the addresses of the rows of matrix i."""
-    loads, transposed = d.opcode == "ldmatrix", d.take("trans") is not None
-    count = d.take("x1", "x2", "x4")
-    known = [d.take("sync"), d.take("aligned"), d.take("m8n8"), d.take("shared", "shared::cta")]
-    if None in known or count is None or d.type().name != "b16":
-        raise d.unknown()
-    matrices = int(count[1])
-    d.finish(2)
-    registers = d.members(0 if loads else 1)
-    if len(registers) != matrices:
-        raise d.unknown()
-    numbers = [d.target(r, 32) if loads else d.source(r, TYPES["b32"]) for r in registers]
-    rows = place(d, 1 if loads else 0, "shared", 16)
-    half = place(d, 1 if loads else 0, "shared", 2)
-    lane = np.arange(32)
-    # A thread's register holds two neighbours of a row, or of a column if transposed.
-    pair, line = lane % 4 * 2, lane // 4
-    row = np.stack([pair, pair + 1], 1) if transposed else np.stack([line, line], 1)
-    column = np.stack([line, line], 1) if transposed else np.stack([pair, pair + 1], 1)
-
-    def action(cta: Cta) -> None:
-        if cta.active != cta.threads or cta.threads % 32:
-            raise Fault("a matrix access needs whole warps")
-        _, addresses = locate(cta, rows, cta.all_lanes)
-        warps = addresses.reshape(-1, 32)
-        for index, number in enumerate(numbers):
-            starts = warps[:, 8 * index : 8 * index + 8]
-            cta.shared.check(starts.reshape(-1), 16, cta.all_lanes, cta.shared.size)
-            offsets = (starts[:, row] + 2 * column).reshape(cta.threads, 2)
-            for part in range(2):
-                each = offsets[:, part]
-                if loads:
-                    cta.shared_races.read(each, half.width, cta.all_lanes)
-            if loads:
-                words, unknown = cta.shared.load(offsets // 2, 2)
-                cta.write_bits(
-                    number, words.view(np.uint32).reshape(-1), unknown.view(np.uint32).reshape(-1)
-                )
-                continue
-            words = cta.registers[number].view(np.uint16).reshape(-1, 2)
-            unknown = cta.undefined.get(number, np.zeros(cta.threads, np.uint32))
-            for part in range(2):
-                raw = np.ascontiguousarray(words[:, part]).view(np.uint8).reshape(-1, 2)
-                cta.shared_races.write(offsets[:, part], half.width, cta.all_lanes, raw)
-            cta.shared.store(offsets // 2, 2, words, unknown.view(np.uint16).reshape(-1, 2))
 
     return action

@@ -29,7 +29,7 @@ class Adafactor(FactoredOptimizer):
     ``relative_step=True`` (the default).
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:

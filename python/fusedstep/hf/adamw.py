@@ -23,7 +23,7 @@ class AdamW(FusedOptimizer):
         p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:

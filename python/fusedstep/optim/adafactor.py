@@ -31,7 +31,7 @@ class Adafactor(FactoredOptimizer):
             AdamW: a step waits for nothing and can be captured in a CUDA graph, after one step
             outside it. A graph repeats numbers as they were when it was captured, so a learning
             rate that changes has to be a tensor there. Not for parameters on the CPU.
-        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:

@@ -27,7 +27,7 @@ class AdamW(FusedOptimizer):
     a learning rate that changes has to be a tensor there.
 
     Arguments:
-        backend: ``"auto"``, ``"cpu"``, ``"triton"``, ``"reference"``; by default
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedstep import steps
-from fusedstep.plan import Bucket
-from fusedstep.triton import GPUS
+from .. import steps
+from ..plan import Bucket
+
+GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
 
 
 def on_device(device: torch.device) -> Any:
     """Makes `device`, with its current stream, the one that kernels are launched on."""
-    if device.type == "cpu":  # Triton's interpreter
+    if device.type == "cpu":  # an interpreter or a simulator
         return nullcontext()
     return torch.get_device_module(device).device(device)
 

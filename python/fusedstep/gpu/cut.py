@@ -5,6 +5,8 @@ their sums are known one phase later; so are long rows if there are few, for the
 parallelism. Many tiny matrices share a unit, a matrix to a thread. A vector is cut into pieces.
 Everything here is plain Python: no tensor, no Triton.
 
+Kernels of Triton and of C++ have the same units of work and tables, but other sizes: their `Grain`.
+
 kind           unit                        makes
 ROW_SUMS       rows x chunk                sums of g^2 along the rows of a chunk
 ROWS           rows of several chunks      row
@@ -23,13 +25,13 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
 
-ROW_WIDTHS = (32, 256, 1024, 2048, 4096, 8192)  # of tiles that hold whole rows
-FLAT_WIDTH = 2048  # of the widest tile that can finish its columns, having all their rows
-ELEMENT_WIDTHS = (32, 256, 512)  # of tiles that hold any elements
 COLUMNS_WIDTH = 64
 TINY_ELEMENTS = 64  # of a matrix that one thread takes, one after the other
 TINY_MATRICES = 512  # of a unit
 PIECE = 16384  # elements of a vector
+CHUNK = 8192  # elements that a C++ block takes of a tensor whose rule has no sums
+WAVE_ENTRY = 8  # numbers of an entry of the waves, see waves.py
+PARTS = 32  # units that a matrix is cut into at least, if they are large enough then
 
 # Work of one phase goes in any order, after all of the phase before.
 PHASES = {
@@ -48,6 +50,8 @@ PHASES = {
     "VECTOR_UPDATE": 6,
     "REPORT": 7,
 }
+# The kinds of work by number, as C++ knows them.
+UNITS = (*PHASES, "ELEMENTWISE")
 # These load no tile of a tensor, so that it does not matter where tensors lie.
 WITHOUT_TILES = frozenset(("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "REPORT"))
 
@@ -104,13 +108,49 @@ def holding(columns: int, widths: tuple[int, ...]) -> int:
     return next((width for width in widths if columns <= width), widths[-1])
 
 
+def round_up(a: int, step: int) -> int:
+    return ceil_div(a, step) * step
+
+
+@dataclass(frozen=True)
+class Height:
+    """How many rows a unit has: from `least` to `most` if they have `columns` or more; of shorter
+    rows so many more that there are as many elements."""
+
+    least: int
+    most: int
+    columns: int
+
+    def of(self, rows: int, width: int) -> int:
+        more = ceil_div(self.columns, width)
+        wanted = round_up(ceil_div(rows, PARTS), 16)
+        return min(max(wanted, more * self.least), more * self.most)
+
+
+@dataclass(frozen=True)
+class Grain:
+    """The sizes that suit a set of kernels."""
+
+    row_widths: tuple[int, ...]  # of tiles that hold whole rows
+    wide_row_widths: tuple[int, ...]  # the same where numbers are float64
+    chunk_cols: int  # at most, where no tile holds a row
+    flat_width: int  # of the widest tile that can finish its columns, having all their rows
+    element_widths: tuple[int, ...]  # of tiles that hold any elements
+    unit: Height  # of what is read first
+    wave_unit: dict[int, Height]  # the same in waves, by the bytes of a gradient's number
+    wave_cols: tuple[int, int]  # of matrices that can go in waves: from and to
+    waves_ahead: int  # whose first read comes before the second one of a wave
+    update_elements: int  # that the second read takes at a time
+    padded: bool  # whether a short row costs as much as the tile is wide
+
+
 class Layout:
     """The cuts of a bucket's tensors, the work on each, and how much scratch they share.
     `item_bytes` is the size of a number that is computed with."""
 
-    def __init__(self, item_bytes: int) -> None:
-        # Tiles of float64 are half as large.
-        self.row_widths = ROW_WIDTHS[:-1] if item_bytes == 8 else ROW_WIDTHS
+    def __init__(self, grain: Grain, item_bytes: int) -> None:
+        self.grain = grain
+        self.row_widths = grain.wide_row_widths if item_bytes == 8 else grain.row_widths
         self.cuts: list[Cut] = []
         self.work: list[dict[Kind, int]] = []  # of each tensor, how many units of which kind
         self.partials = 0  # numbers of the type that is computed in
@@ -122,31 +162,35 @@ class Layout:
     def add_vector(self, elements: int) -> None:
         self._add_pieces("VECTOR", ceil_div(elements, PIECE))
 
-    def add_matrices(self, batch: int, rows: int, cols: int, least_rows: int = 256) -> None:
+    def add_matrices(self, batch: int, rows: int, cols: int, height: Height | None = None) -> None:
         if batch > 1 and rows * cols <= TINY_ELEMENTS:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
-            self._add_blocks(batch, rows, cols, least_rows)
+            self._add_blocks(batch, rows, cols, height or self.grain.unit)
 
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units})
 
-    def _add_blocks(self, batch: int, rows: int, cols: int, least_rows: int) -> None:
-        row_width, element_width = holding(cols, self.row_widths), holding(cols, ELEMENT_WIDTHS)
+    def _add_blocks(self, batch: int, rows: int, cols: int, height: Height) -> None:
+        grain, widest = self.grain, self.row_widths[-1]
+        chunk = holding(cols, self.row_widths)
+        if cols > widest:
+            chunk = min(grain.chunk_cols, widest)
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
         # leaves some of its own too, so narrow matrices take more rows.
-        cut.unit_rows = max(least_rows, 65536 // row_width)
+        cut.unit_rows = height.of(rows, chunk if grain.padded else min(cols, chunk))
         cut.row_blocks = ceil_div(rows, cut.unit_rows)
         flat = cut.row_blocks == 1
-        if flat and cols > FLAT_WIDTH:
-            row_width = FLAT_WIDTH
-        cut.chunk_cols = row_width
-        cut.chunks = ceil_div(cols, row_width)
+        if flat and cols > grain.flat_width:
+            chunk = min(grain.flat_width, chunk)
+        cut.chunk_cols = chunk
+        cut.chunks = ceil_div(cols, chunk)
         cut.tiles = cut.chunks if flat else ceil_div(cols, COLUMNS_WIDTH)
-        cut.update_rows = max(16, 32768 // row_width)
+        width = chunk if grain.padded else min(cols, chunk)
+        cut.update_rows = max(16, grain.update_elements // width)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
         units = batch * cut.row_blocks * cut.chunks
         updates = batch * cut.update_blocks * cut.chunks
@@ -162,14 +206,14 @@ class Layout:
         rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
         cut.partials = max(columns_need, rows_need)
         self.partials += cut.partials
-        work = {kind("STATISTICS", row_width): units}
+        work = {kind("STATISTICS", chunk): units}
         if cut.chunks > 1:
             work = {kind("ROWS"): batch * cut.row_blocks}
-            work[kind("ROW_SUMS", row_width)] = work[kind("WIDE", row_width)] = units
+            work[kind("ROW_SUMS", chunk)] = work[kind("WIDE", chunk)] = units
         if not flat:
             work[kind("COLUMNS")] = cut.u_count
         for name in ("SQUARES", "ENERGY", "UPDATE"):
-            work[kind(name, element_width)] = updates
+            work[kind(name, holding(cols, grain.element_widths))] = updates
         self._add(cut, work)
 
     def _add(self, cut: Cut, work: dict[Kind, int]) -> None:

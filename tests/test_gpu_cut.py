@@ -1,15 +1,17 @@
-"""How Triton's factored kernels cut tensors into work: nothing is left out, nothing done twice, and
-no two tensors share scratch."""
+"""How factored kernels cut tensors into work: nothing is left out, nothing done twice, and no two
+tensors share scratch. With the sizes that suit Triton's kernels, and those that suit C++'s."""
 
 import numpy as np
 import pytest
+from fusedstep.kernels import blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton")
+import fusedstep.cuda
+from fusedstep.gpu import cut, waves, work
 
-from fusedstep.kernels import blocks, cut
-
+GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.cuda.GRAIN}
+each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
 BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
 
 
@@ -46,26 +48,34 @@ shapes_of_matrices = st.one_of(
 )
 
 
+@each_grain
 @settings(max_examples=60, deadline=None)
-@given(st.lists(shapes_of_matrices, min_size=1, max_size=3), st.sampled_from([4, 8]))
-def test_every_element_is_in_one_unit_of_each_kind(shapes, item_bytes):
-    layout = cut.Layout(item_bytes)
+@given(
+    st.lists(shapes_of_matrices, min_size=1, max_size=3),
+    st.sampled_from([4, 8]),
+    st.sampled_from([0, 2, 4, 8]),
+)
+def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in_waves):
+    layout = cut.Layout(grain, item_bytes)
     for sizes in shapes:
-        layout.add_matrices(*sizes)
+        goes = in_waves and waves.take(grain, in_waves, *sizes)
+        layout.add_matrices(*sizes, height=grain.wave_unit[in_waves] if goes else None)
     for index, sizes in enumerate(shapes):
         for kind in layout.work[index].keys() - {cut.kind("FINISH"), cut.kind("REPORT")}:
             seen = np.zeros(sizes, np.int8)
             for box in boxes(layout, index, kind, sizes):
                 seen[box] += 1
             assert seen.min() == seen.max() == 1, kind
-            block = blocks.factored(kind, item_bytes, True)
             if kind.name in BY_UNIT_ROWS:  # a tile holds whole rows, or the chunks of a row
-                assert block.width == layout.cuts[index].chunk_cols <= max(block.tile, 1)
+                assert kind.width == layout.cuts[index].chunk_cols
+                block = blocks.factored(kind, item_bytes, True)
+                assert grain is not blocks.GRAIN or block.width == kind.width <= block.tile
 
 
+@each_grain
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5))
-def test_every_element_of_a_vector_is_in_one_piece(lengths):
-    layout = cut.Layout(4)
+def test_every_element_of_a_vector_is_in_one_piece(grain, lengths):
+    layout = cut.Layout(grain, 4)
     for length in lengths:
         layout.add_vector(length)
     for length, own in zip(lengths, layout.work, strict=True):
@@ -87,10 +97,11 @@ def regions(own, batch):
     return [(getattr(own, at), getattr(own, at) + size) for at, size in sizes.items() if size]
 
 
+@each_grain
 @settings(deadline=None)
 @given(st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8))
-def test_what_tensors_have_in_the_scratch_does_not_overlap(shapes):
-    layout = cut.Layout(4)
+def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes):
+    layout = cut.Layout(grain, 4)
     for sizes in shapes:
         if isinstance(sizes, int):
             layout.add_vector(sizes)
@@ -108,3 +119,61 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(shapes):
         ends = [0, *(end for _, end in sorted(found))]
         assert [first for first, _ in sorted(found)] == ends[:-1]
         assert ends[-1] == total
+
+
+# What the C++ kernels expect of a cut.
+
+
+@settings(deadline=None)
+@given(shapes_of_matrices, st.sampled_from([4, 8]))
+def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
+    cols = sizes[2]
+    layout = cut.Layout(fusedstep.cuda.GRAIN, item_bytes)
+    layout.add_matrices(*sizes)
+    (own,), (work_of,) = layout.cuts, layout.work
+    if cut.kind("TINY") in work_of:
+        return
+    width = min(cols, own.chunk_cols)
+    assert own.unit_rows % 16 == 0 and own.unit_rows * width >= 65536
+    assert own.unit_rows <= 256 if width >= 2048 else own.unit_rows * width <= 256 * 8192
+    assert own.update_rows >= 16 and own.update_rows * width <= max(65536, 16 * width)
+    # Threads hold all columns of a unit; float64 numbers are twice as large.
+    assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
+    assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, 64))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "unit_rows", "chunk_cols"),
+    [
+        (100, 4096, 256, 4096),
+        (2000, 5632, 256, 8192),
+        (100_000, 8193, 256, 4096),
+        (64, 1, 524_288, 4096),
+        (128_256, 1024, 512, 4096),
+    ],
+)
+def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols):
+    layout = cut.Layout(fusedstep.cuda.GRAIN, 4)
+    layout.add_matrices(1, rows, cols)
+    assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
+
+
+@pytest.mark.parametrize("item_bytes", [2, 4, 8])
+@pytest.mark.parametrize("cols", [1, 33, 700, 2048, 4096])
+def test_a_unit_in_waves_has_64_kib_of_gradient_or_16_rows(cols, item_bytes):
+    grain = fusedstep.cuda.GRAIN
+    assert waves.take(grain, item_bytes, 1, 5000, cols)
+    layout = cut.Layout(grain, 4)
+    layout.add_matrices(1, 5000, cols, grain.wave_unit[item_bytes])
+    rows = layout.cuts[0].unit_rows
+    assert rows == 16 or 65536 <= rows * cols * item_bytes < 2 * 65536
+
+
+def test_more_work_than_a_launch_can_have_is_refused():
+    with pytest.raises(ValueError, match="2147483648 units of work are more than a launch"):
+        work.entries([(0, 1), (1, 2**31 - 1)])
+    assert work.entries([(3, 2), (5, 1)]).tolist() == [[3, 0], [3, 1], [5, 0]]
+
+
+def test_units_have_numbers_for_cpp():
+    assert set(cut.UNITS) == {*cut.PHASES, "ELEMENTWISE"} and len(cut.UNITS) <= 32

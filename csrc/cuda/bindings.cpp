@@ -1,0 +1,29 @@
+// The Python module fusedstep._cuda: work lists in, launches out; addresses and streams are integers.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "launch.h"
+
+#if !defined(FUSEDSTEP_CUDA_MODULE)
+#define FUSEDSTEP_CUDA_MODULE _cuda
+#endif
+
+namespace py = pybind11;
+
+namespace fusedstep::cuda {
+
+PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
+  module.attr("CHUNK") = kChunk;
+  module.def("device_count", &device_count);
+  module.def("built_for", &built_for);
+  module.def("why_unusable", &why_unusable);
+  py::class_<Work>(module, "Work", py::module_local())
+      .def(py::init<int, bool, int, const std::vector<int>&, int, int, int>())
+      .def("lists", &Work::lists)
+      .def("add", &Work::add)
+      .def("has_waves", &Work::has_waves)
+      .def("waves", &Work::waves)
+      .def("launch", &Work::launch, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace fusedstep::cuda

@@ -1,0 +1,112 @@
+// Adafactor's column moments: from the sums down whole columns, however these were cut.
+#pragma once
+
+#include "band.cuh"
+
+namespace fusedstep::cuda {
+
+// What a block finishes of a matrix's columns: some of them, the `tile`th part.
+template <class T>
+struct Columns {
+  const Tensor<T>& tensor;
+  int64_t matrix;
+  T mean;  // of the rows
+  Slot<kAny> slot;
+  double energy = 0.0, least = INFINITY;  // of this thread's columns
+
+  __device__ __forceinline__ Columns(const Tensor<T>& tensor, int64_t matrix, T mean)
+      : tensor(tensor),
+        matrix(matrix),
+        mean(mean),
+        slot(tensor.template slot<kAny>(3).from(matrix * tensor.cols())) {}
+
+  // A column's moment, and its part of sum(u^2), from the mean of its g^2 and the sum of g^2 / row.
+  __device__ __forceinline__ void finish(int64_t col, T mean_square, T h) {
+    const T moment = tensor.renew(slot, col, mean_square);
+    energy += double(tensor.rule().col_energy(h, moment, mean));
+    if (double(moment) < least) least = double(moment);
+  }
+
+  __device__ __forceinline__ void store(int64_t tile) const {
+    const Cut& cut = tensor.cut;
+    const double sum = block_sum(energy), smallest = block_least(least);
+    if (thread() != 0) return;
+    *tensor.sums(cut.u_at + matrix * cut.tiles + tile) = sum;
+    *tensor.sums(cut.least_col_at + matrix * cut.tiles + tile) = smallest;
+    if (tile == 0) *tensor.sums(cut.mean_at + matrix) = double(mean);
+  }
+};
+
+// Adds up what a block's threads have of each column; `take` gets a column of the band and both sums.
+template <int Columns, int N, bool kAligned, class T, class Take>
+__device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, kAligned>& threads,
+                                                  const T (&s)[Columns], const T (&h)[Columns],
+                                                  Take take) {
+  static_assert(2 * sizeof(T) * N * kThreads <= sizeof(Shared::work), "a strip's sums fit on chip");
+  const bool in_warp = threads.per_row < kWarp;  // a warp has several rows
+  const int group = in_warp ? thread() / kWarp : threads.row;
+  const int groups = in_warp ? kWarps : threads.rows;
+  const int length = threads.per_row * N;
+  T* s_sums = reinterpret_cast<T*>(shared().work);
+  T* h_sums = s_sums + groups * length;
+#pragma unroll
+  for (int strip = 0; strip < Columns / N; ++strip) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      T s_sum = s[strip * N + k], h_sum = h[strip * N + k];
+      for (int offset = threads.per_row; offset < kWarp; offset *= 2) {
+        s_sum += __shfl_xor_sync(kAllLanes, s_sum, offset);
+        h_sum += __shfl_xor_sync(kAllLanes, h_sum, offset);
+      }
+      if (!in_warp || thread() % kWarp < threads.per_row) {
+        s_sums[group * length + threads.column_of(k)] = s_sum;
+        h_sums[group * length + threads.column_of(k)] = h_sum;
+      }
+    }
+    __syncthreads();
+    for (int c = thread(); c < length; c += kThreads) {
+      const int col = threads.strip_begin(strip) + c;
+      if (col >= threads.width) break;
+      T s_sum = s_sums[c], h_sum = h_sums[c];
+      for (int other = 1; other < groups; ++other) {
+        s_sum += s_sums[other * length + c];
+        h_sum += h_sums[other * length + c];
+      }
+      take(col, s_sum, h_sum);
+    }
+    __syncthreads();
+  }
+}
+
+// Finishes a run of columns from the sums that units left.
+template <class T>
+__device__ __forceinline__ void columns(const Tensor<T>& tensor, int unit) {
+  constexpr int kGroups = kThreads / kColumnsWidth;
+  const Cut& cut = tensor.cut;
+  const int64_t cols = tensor.cols(), matrix = unit / cut.tiles, tile = unit % cut.tiles;
+  const int column = thread() % kColumnsWidth, group = thread() / kColumnsWidth;
+  const int64_t col = tile * kColumnsWidth + column;
+  const T* partials = tensor.partials() + matrix * cut.row_blocks * 2 * cols;
+  double s = 0.0, h = 0.0;
+  if (col < cols) {
+    for (int64_t block = group; block < cut.row_blocks; block += kGroups) {
+      s += double(partials[block * 2 * cols + col]);
+      h += double(partials[block * 2 * cols + cols + col]);
+    }
+  }
+  double* groups = reinterpret_cast<double*>(shared().work);
+  groups[2 * thread()] = s;
+  groups[2 * thread() + 1] = h;
+  Columns<T> own(tensor, matrix, tensor.mean_of_rows(matrix));
+  __syncthreads();
+  if (group == 0 && col < cols) {
+    for (int other = 1; other < kGroups; ++other) {
+      s += groups[2 * (other * kColumnsWidth + column)];
+      h += groups[2 * (other * kColumnsWidth + column) + 1];
+    }
+    own.finish(col, T(s / double(tensor.rows())), T(h));
+  }
+  own.store(tile);
+}
+
+}  // namespace fusedstep::cuda

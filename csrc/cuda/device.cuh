@@ -1,0 +1,106 @@
+// What the kernels ask of a GPU: shared memory, sums over a block, counters that order blocks.
+//
+// tests/simcuda offers the same to g++, so that the same kernels run on a CPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace fusedstep::cuda {
+
+constexpr int kThreads = 512;  // of a block; elementwise kernels have half as many
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
+
+// What a block of a factored kernel keeps on chip. `work` is free for whatever unit of work is under
+// way: sums down the columns, row factors.
+struct Shared {
+  double reduced[kWarps];
+  int32_t ticket;
+  alignas(16) char work[32768];
+};
+
+#if defined(__CUDACC__)
+
+__device__ __forceinline__ Shared& shared() {
+  extern __shared__ uint4 memory[];
+  return *reinterpret_cast<Shared*>(memory);
+}
+
+// What an address in a table points to. The compiler is told that it is device memory, or it would
+// have to look, at every access, whether it is shared memory.
+template <class T>
+__device__ __forceinline__ T* pointer(int64_t address) {
+  return static_cast<T*>(__cvta_global_to_generic(static_cast<size_t>(address)));
+}
+
+// Reads a counter that other blocks add to; what they wrote before they added can be read then.
+__device__ __forceinline__ int32_t load_acquire(const int32_t* counter) {
+  int32_t value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void add_release(int32_t* counter, int32_t amount) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(amount) : "memory");
+}
+
+#else
+
+inline Shared& shared() { return *reinterpret_cast<Shared*>(sim::shared_memory()); }
+template <class T>
+T* pointer(int64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+inline int32_t load_acquire(const int32_t* counter) { return sim::load_acquire(counter); }
+inline void add_release(int32_t* counter, int32_t amount) { sim::add_release(counter, amount); }
+
+#endif
+
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+// Numbers of all threads of a block as one, which every thread gets; always in the same order.
+template <class Combine>
+__device__ __forceinline__ double over_block(double x, Combine combine) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    x = combine(x, __shfl_xor_sync(kAllLanes, x, offset));
+  double* reduced = shared().reduced;
+  if (thread() % kWarp == 0) reduced[thread() / kWarp] = x;
+  __syncthreads();
+  x = reduced[0];
+  for (int warp = 1; warp < kWarps; ++warp) x = combine(x, reduced[warp]);
+  __syncthreads();  // the next reduction writes here
+  return x;
+}
+
+__device__ __forceinline__ double block_sum(double x) {
+  return over_block(x, [](double a, double b) { return a + b; });
+}
+
+// A nan counts for nothing: it is not less than anything.
+__device__ __forceinline__ double block_least(double x) {
+  return over_block(x, [](double a, double b) { return b < a ? b : a; });
+}
+
+// The sum of `count` numbers in memory, the same in every thread of the block.
+__device__ __forceinline__ double total(const double* first, int64_t count, int stride = 1) {
+  double sum = 0.0;
+  for (int64_t i = thread(); i < count; i += kThreads) sum += first[i * stride];
+  return block_sum(sum);
+}
+
+__device__ __forceinline__ double least(const double* first, int64_t count, int stride = 1) {
+  double smallest = INFINITY;
+  for (int64_t i = thread(); i < count; i += kThreads)
+    smallest = first[i * stride] < smallest ? first[i * stride] : smallest;
+  return block_least(smallest);
+}
+
+}  // namespace fusedstep::cuda

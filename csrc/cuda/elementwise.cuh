@@ -1,0 +1,97 @@
+// Walks a rule without sums over a list of tensors: a block for each chunk of a tensor.
+#pragma once
+
+#include "rule.cuh"
+
+namespace fusedstep::cuda {
+
+constexpr int kElementwiseThreads = 256;
+
+// Elements of a thread's vector: 16 bytes of the smallest type that the kernel was built for.
+template <int P, int G, int S>
+constexpr int kElementwiseVector = P == kBfloat16 || G == kBfloat16 || S == kBfloat16 ? 8 : 4;
+
+// P, G and S are the dtypes of the parameter, the gradient and all states.
+template <int Rule, int P, int G, int S, bool Wide>
+__global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const Lists lists) {
+  using T = std::conditional_t<Wide, double, float>;
+  constexpr int kStates = RuleOf<Rule, T>::kStates;
+  constexpr int kVector = kElementwiseVector<P, G, S>;
+  constexpr int kStride = kElementwiseThreads * kVector;
+  constexpr int kAhead = P == kFloat32 ? 2 : 1;  // vectors that a thread loads at once
+  if (found_inf(lists)) return;
+
+  const int32_t* entry = lists.entries + 2 * int64_t(blockIdx.x);
+  const int64_t tensor = entry[0], first = int64_t(entry[1]) * kChunk;
+  const int64_t* cells = lists.table + tensor * lists.fields;
+  const double* scalars = scalars_of(lists, tensor);
+  const auto rule = rule_of<typename RuleOf<Rule, T>::type, T>(scalars);
+  const T scale = gradient_scale<T>(lists, scalars);
+
+  const Slot<P> p = slot_of<P>(lists, cells, 0).from(first);
+  const Slot<G> g = slot_of<G>(lists, cells, 1).from(first);
+  Slot<S> state[kStates];
+  bool aligned = p.aligned() && g.aligned();
+#pragma unroll
+  for (int k = 0; k < kStates; ++k) {
+    state[k] = slot_of<S>(lists, cells, 2 + k).from(first);
+    aligned = aligned && state[k].aligned();
+  }
+  const int64_t left = cells[2 + kStates] - first;
+  const int end = left < kChunk ? int(left) : kChunk;
+  const int end_of_vectors = aligned ? end / kVector * kVector : 0;
+
+  auto update = [&](T& own_p, T own_g, T(&own)[kStates]) {
+    if constexpr (kStates == 2)
+      rule.update(own_p, own_g * scale, own[0], own[1]);
+    else
+      rule.update(own_p, own_g * scale, own[0], own[1], own[2]);
+  };
+
+  for (int i = thread() * kVector; i < end_of_vectors; i += kAhead * kStride) {
+    Vector<P, T, kVector> old_p[kAhead];
+    Vector<G, T, kVector> old_g[kAhead];
+    Vector<S, T, kVector> old_state[kAhead][kStates];
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int j = i + a * kStride;
+      if (j >= end_of_vectors) break;
+      p.load(j, old_p[a]);
+      g.load(j, old_g[a]);
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) state[k].load(j, old_state[a][k]);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int j = i + a * kStride;
+      if (j >= end_of_vectors) break;
+      T new_p[kVector], new_state[kStates][kVector];
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        T own[kStates];
+#pragma unroll
+        for (int k = 0; k < kStates; ++k) own[k] = old_state[a][k][e];
+        new_p[e] = old_p[a][e];
+        update(new_p[e], old_g[a][e], own);
+#pragma unroll
+        for (int k = 0; k < kStates; ++k) new_state[k][e] = own[k];
+      }
+      p.store(j, new_p);
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) state[k].store(j, new_state[k]);
+    }
+  }
+
+  // The last few, or all of a tensor that is not aligned.
+  for (int i = end_of_vectors + thread(); i < end; i += kElementwiseThreads) {
+    T own_p = p.template load_one<T>(i), own[kStates];
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) own[k] = state[k].template load_one<T>(i);
+    update(own_p, g.template load_one<T>(i), own);
+    p.store_one(i, own_p);
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) state[k].store_one(i, own[k]);
+  }
+}
+
+}  // namespace fusedstep::cuda

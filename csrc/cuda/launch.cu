@@ -1,0 +1,154 @@
+// Launches a bucket's kernels on the current stream; nothing here allocates or waits.
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+
+#include "../rules.h"
+#include "instances.h"
+#include "launch.h"
+
+#if !defined(FUSEDSTEP_CUDA_ARCHITECTURES)
+#define FUSEDSTEP_CUDA_ARCHITECTURES "unknown architectures"
+#endif
+
+namespace fusedstep::cuda {
+namespace {
+
+constexpr int kWaves = -1;
+
+void check(cudaError_t status, const std::string& what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // the next call does not report it again
+  throw std::runtime_error(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+}
+
+std::string name_of(int unit) { return unit == kWaves ? "WAVES" : kUnitNames[unit]; }
+
+// Makes a device the current one of the CUDA runtime in this module, and the one before it again.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    if (device == before_) return;
+    check(cudaSetDevice(device), "cudaSetDevice to device " + std::to_string(device));
+    changed_ = true;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+template <class T>
+const T* at(int64_t address) {
+  return reinterpret_cast<const T*>(address);
+}
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+std::string built_for() {
+  int version = 0;
+  cudaRuntimeGetVersion(&version);
+  return std::string(FUSEDSTEP_CUDA_ARCHITECTURES) + "; CUDA " + std::to_string(version / 1000) + "." +
+         std::to_string(version % 1000 / 10);
+}
+
+std::string why_unusable(int device) {
+  try {
+    const OnDevice on(device);
+    const int32_t dtypes[kMaxSlots] = {};
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, elementwise_kernel(kAdamw, false, dtypes).function),
+          "its kernels were built for " + built_for());
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
+           int device)
+    : rule_(rule), wide_(wide), kind_(kind), device_(device) {
+  if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
+  for (size_t k = 0; k < dtypes.size(); ++k) lists_.dtypes[k] = dtypes[k];
+  lists_.fields = fields;
+  lists_.row_length = row_length;
+  lists_.vectors = kind == 2;
+}
+
+void Work::lists(int64_t cuts, int64_t partials, int64_t sums) {
+  lists_.cuts = at<Cut>(cuts);
+  lists_.partials = reinterpret_cast<void*>(partials);
+  lists_.sums = reinterpret_cast<double*>(sums);
+}
+
+void Work::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
+  const bool momentum = rule_ == kAdafactorMomentum;
+  const Kernel kernel = Unit(unit) == Unit::kElementwise
+                            ? elementwise_kernel(rule_, wide_, lists_.dtypes)
+                            : phase_kernel(Unit(unit), momentum, wide_, width, aligned, lists_.dtypes);
+  if (kernel.function == nullptr)
+    throw std::invalid_argument("there is no kernel for " + name_of(unit) + " of this rule");
+  if (count < 1 || count > INT32_MAX)
+    throw std::invalid_argument(name_of(unit) + " has " + std::to_string(count) +
+                                " entries, and one launch can have 1 to 2147483647");
+  phases_.push_back({unit, kernel, entries, count, count});
+}
+
+bool Work::has_waves() const {
+  const bool matrices = kind_ == 1 && !wide_;
+  return matrices && waves_kernel(rule_ == kAdafactorMomentum, lists_.dtypes).function != nullptr;
+}
+
+void Work::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
+  const Kernel kernel = waves_kernel(rule_ == kAdafactorMomentum, lists_.dtypes);
+  const OnDevice on(device_);
+  int processors = 0, resident = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_),
+        "cudaDeviceGetAttribute");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel.function, kernel.threads,
+                                                      kernel.shared_bytes),
+        "the occupancy of WAVES");
+  const int64_t most = int64_t(processors) * (resident > 0 ? resident : 1);
+  lists_.counters = reinterpret_cast<int32_t*>(counters);
+  n_counters_ = n_counters;
+  phases_.insert(phases_.begin(), {kWaves, kernel, entries, count, count < most ? count : most});
+}
+
+void Work::launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
+                  int64_t idle) const {
+  const OnDevice on(device_);
+  const auto queue = reinterpret_cast<cudaStream_t>(stream);
+  Lists lists = lists_;
+  lists.table = at<int64_t>(table);
+  lists.row_of = at<int64_t>(row_of);
+  lists.scalars = at<double>(scalars);
+  lists.controls = at<double>(controls);
+  for (const Phase& phase : phases_) {
+    if (phase.unit == kWaves)
+      check(cudaMemsetAsync(lists.counters, 0, n_counters_ * sizeof(int32_t), queue),
+            "the counters of WAVES");
+    else if (idle >> phase.unit & 1)
+      continue;
+    lists.entries = at<int32_t>(phase.entries);
+    lists.count = phase.count;
+    void* arguments[] = {&lists};
+    const Kernel& kernel = phase.kernel;
+    check(
+        cudaLaunchKernel(kernel.function, dim3(unsigned(phase.blocks)), dim3(kernel.threads), arguments,
+                         kernel.shared_bytes, queue),
+        name_of(phase.unit) + " could not be launched on " + std::to_string(phase.blocks) + " blocks");
+  }
+}
+
+}  // namespace fusedstep::cuda

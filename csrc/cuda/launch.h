@@ -1,0 +1,60 @@
+// The host's side of the CUDA backend: which kernels a bucket needs, and launching them. No CUDA
+// header.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lists.h"
+
+namespace fusedstep::cuda {
+
+// A kernel that was built for a bucket's rule and dtypes.
+struct Kernel {
+  void (*function)(Lists) = nullptr;
+  int threads = 0;
+  int64_t shared_bytes = 0;
+};
+
+int device_count();
+std::string built_for();
+// Empty, or why no kernel can run on a device.
+std::string why_unusable(int device);
+
+// One bucket's work: filled once by python/fusedstep/cuda.py, launched every step. Memory belongs to
+// the caller. Every failure of CUDA is an exception that names the kernel.
+class Work {
+ public:
+  // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors.
+  Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
+       int device);
+
+  void lists(int64_t cuts, int64_t partials, int64_t sums);
+  // One launch of a kind of work on so many entries, after those that were added before. Of `aligned`
+  // matrices, 16 bytes can be loaded wherever 8 columns begin.
+  void add(int unit, int width, bool aligned, int64_t entries, int64_t count);
+  // Whether there is a kernel for `waves`.
+  bool has_waves() const;
+  // The one launch of all work on some matrices, before those that are added.
+  void waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters);
+  // Carries out a step, but for the units whose bits are set in `idle`.
+  void launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
+              int64_t idle) const;
+
+ private:
+  struct Phase {
+    int unit;  // or kWaves
+    Kernel kernel;
+    int64_t entries, count, blocks;
+  };
+
+  int rule_;
+  bool wide_;
+  int kind_, device_;
+  Lists lists_ = {};
+  int64_t n_counters_ = 0;
+  std::vector<Phase> phases_;
+};
+
+}  // namespace fusedstep::cuda

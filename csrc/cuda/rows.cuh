@@ -1,0 +1,33 @@
+// Adafactor on matrices of long rows that go in chunks: row moments, from the sums of the chunks.
+#pragma once
+
+#include "tensor.cuh"
+
+namespace fusedstep::cuda {
+
+// Makes the row moments of a block of rows.
+template <class T>
+__device__ __forceinline__ void row_moments(const Tensor<T>& tensor, int unit) {
+  const Cut& cut = tensor.cut;
+  const int64_t rows = tensor.rows();
+  const int64_t matrix = unit / int(cut.row_blocks), block = unit % int(cut.row_blocks);
+  const int64_t first = block * cut.unit_rows;
+  const int64_t end = first + cut.unit_rows < rows ? first + cut.unit_rows : rows;
+  const Slot<kAny> moments = tensor.template slot<kAny>(2).from(matrix * rows);
+  double sum_of_rows = 0.0, least_row = INFINITY;
+  for (int64_t row = first + thread(); row < end; row += kThreads) {
+    const T* sums = tensor.partials() + (matrix * rows + row) * cut.chunks;
+    double square = 0.0;
+    for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) square += double(sums[chunk]);
+    const T moment = tensor.renew(moments, row, T(square / double(tensor.cols())));
+    sum_of_rows += double(moment);
+    if (double(moment) < least_row) least_row = double(moment);
+  }
+  sum_of_rows = block_sum(sum_of_rows);
+  least_row = block_least(least_row);
+  if (thread() != 0) return;
+  tensor.sums(cut.rows_at)[2 * unit] = sum_of_rows;
+  tensor.sums(cut.rows_at)[2 * unit + 1] = least_row;
+}
+
+}  // namespace fusedstep::cuda

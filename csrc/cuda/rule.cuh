@@ -1,0 +1,59 @@
+// Rules by number, and their scalars from a row of the launch.
+#pragma once
+
+#include "lists.h"
+#include "storage.cuh"
+
+namespace fusedstep::cuda {
+
+template <int Rule, class T>
+struct RuleOf;
+
+template <class T>
+struct RuleOf<kAdamw, T> {
+  using type = Adamw<T>;
+  static constexpr int kStates = 2;
+};
+
+template <class T>
+struct RuleOf<kAdamwAmsgrad, T> {
+  using type = AdamwAmsgrad<T>;
+  static constexpr int kStates = 3;
+};
+
+template <class T>
+struct RuleOf<kAdamwDecayLast, T> {
+  using type = AdamwDecayLast<T>;
+  static constexpr int kStates = 2;
+};
+
+__device__ __forceinline__ const double* scalars_of(const Lists& lists, int64_t tensor) {
+  return lists.scalars + lists.row_of[tensor] * lists.row_length;
+}
+
+// Rounded once. Fields that a kernel does not use are never loaded.
+template <class Rule, class T>
+__device__ __forceinline__ Rule rule_of(const double* scalars) {
+  static_assert(sizeof(Rule) % sizeof(T) == 0, "a rule holds nothing but scalars");
+  T field[sizeof(Rule) / sizeof(T)];
+#pragma unroll
+  for (int k = 0; k < int(sizeof(Rule) / sizeof(T)); ++k) field[k] = T(scalars[1 + k]);
+  Rule rule;
+  memcpy(&rule, field, sizeof(Rule));
+  return rule;
+}
+
+// What gradients are multiplied by: the inverse of the loss's scale, and the sign.
+template <class T>
+__device__ __forceinline__ T gradient_scale(const Lists& lists, const double* scalars) {
+  return T(lists.controls[0]) * T(scalars[0]);
+}
+
+template <int D>
+__device__ __forceinline__ Slot<D> slot_of(const Lists& lists, const int64_t* cells, int k) {
+  return {pointer<char>(cells[k]), D == kAny ? lists.dtypes[k] : D};
+}
+
+__device__ __forceinline__ bool found_inf(const Lists& lists) { return lists.controls[1] != 0.0; }
+
+}  // namespace fusedstep::cuda

@@ -1,0 +1,199 @@
+// Adafactor's first read of a matrix: rows stay on chip while their sums make their moments, and with
+// these the sums down the columns.
+#pragma once
+
+#include "columns.cuh"
+
+namespace fusedstep::cuda {
+
+// What a unit does about the moments of its rows.
+enum class Rows {
+  kMake,   // it has whole rows
+  kSum,    // it has a chunk of them, and leaves its sums of g^2
+  kKnown,  // it has a chunk, and the moments were made from those sums
+};
+
+// Sums along rows that several threads have a part of: `Batch` rows at a time. A thread gets the sum of
+// one of them, number `own`, and so do some others.
+template <int Batch, class T>
+struct RowSums {
+  static constexpr int kLanes = kWarp / Batch;  // of a warp that see to the same row
+
+  int per_row, own, lane, warps;
+  int from, to;  // places of warps' sums: the first that this lane adds up, and its own
+  int turn = 0;  // the sums of one batch are read while those of the next are written
+
+  __device__ __forceinline__ explicit RowSums(int per_row)
+      : per_row(per_row), own(thread() % Batch), lane(thread() % kWarp), warps(per_row / kWarp) {
+    const int warp = thread() / kWarp, first = warp & -warps;
+    from = own * kWarps + first + lane / Batch;
+    to = own * kWarps + warp;
+  }
+
+  __device__ __forceinline__ T operator()(T (&part)[Batch]) {
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      if (offset >= per_row) continue;
+#pragma unroll
+      for (int b = 0; b < Batch; ++b) part[b] += __shfl_xor_sync(kAllLanes, part[b], offset);
+    }
+    T sum = part[0];
+#pragma unroll
+    for (int b = 1; b < Batch; ++b) sum = own == b ? part[b] : sum;
+    if (per_row <= kWarp) return sum;
+    T* sums = reinterpret_cast<T*>(shared().work) + turn * Batch * kWarps;
+    turn = 1 - turn;
+    if (lane < Batch) sums[to] = sum;
+    __syncthreads();
+    // A lane adds up a few warps' sums of its row, then the lanes of the row add up theirs.
+    const int i = lane / Batch;
+    sum = i < warps ? sums[from] : T(0);
+    if (kLanes < kWarps && i + kLanes < warps) sum += sums[from + kLanes];
+#pragma unroll
+    for (int offset = Batch; offset < kWarp; offset *= 2)
+      sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    return sum;
+  }
+};
+
+// G is the dtype of the gradient; a thread has 8 * V columns, or 4 of float64.
+template <int G, int V, Rows kRows, int kBatches, class T>
+__device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
+  constexpr int N = kVectorOf<G, T>, kColumns = sizeof(T) == 8 ? 4 : 8 * V;
+  constexpr int kStrips = kColumns / N;
+  // Rows of a thread at a time: more where an element leaves little time. While they are worked on, the
+  // next ones are on their way.
+  constexpr int kBatch =
+      (G == kBfloat16 ? 2 : 1) * kBatches > V ? (G == kBfloat16 ? 2 : 1) * kBatches / V : 1;
+  constexpr bool kAhead = G != kAny;
+  const Cut& cut = tensor.cut;
+  const Band band(tensor, unit, cut.row_blocks, cut.unit_rows);
+  const int64_t cols = tensor.cols();
+  const Arrangement<kColumns, N, G != kAny> threads(band.width);
+  const int step = kBatch * threads.rows;
+  const int64_t first_row = band.matrix * tensor.rows() + band.first;
+  Slot<G> g = tensor.template slot<G>(1).from(band.place(tensor) + threads.row * cols);
+  const Slot<kAny> moments = tensor.template slot<kAny>(2).from(first_row);
+  const Adafactor<T> rule = tensor.rule();
+  const T scale = tensor.gradient_scale();
+  const bool as_it_is = scale * scale == T(1);  // only squares are wanted
+  RowSums<kBatch, T> row_sums(threads.per_row);
+  // Of a batch of rows, a thread sees to the moment of one; some of its row do so too, and one stores.
+  const int own = row_sums.own * threads.rows + threads.row;
+  const int first_lane = row_sums.lane & -(threads.per_row < kWarp ? threads.per_row : kWarp);
+  const bool sees_to = threads.column % kWarp < kBatch, stores = threads.column < kBatch;
+
+  Vector<G, T, N> next[kBatch][kStrips];
+  OneStored<T, kAhead> next_moment;
+  // Loads the rows from `top` on, to which `g` has come.
+  auto fetch = [&](int top) {
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int strip = 0; strip < kStrips; ++strip) {
+        if (top + b * threads.rows + threads.row < band.rows)
+          threads.load(g, (top + b * threads.rows) * cols, strip, next[b][strip]);
+        else
+          next[b][strip].clear();
+      }
+    }
+    if (kRows != Rows::kSum && sees_to && top + own < band.rows) next_moment.load(moments, top + own);
+  };
+
+  T s[kColumns] = {}, h[kColumns] = {};
+  if (kAhead) fetch(0);
+#pragma unroll 1
+  for (int top = 0; top < band.rows; top += step) {
+    if (!kAhead) fetch(top);
+    T square[kBatch][kColumns], part[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) square[b][c] = next[b][c / N][c % N];
+    const T old = next_moment.value(moments.dtype);
+    if (kAhead && top + step < band.rows) fetch(top + step);
+    if (!as_it_is) {
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) square[b][c] *= scale;
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      part[b] = T(0);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        square[b][c] *= square[b][c];
+        part[b] += square[b][c];
+      }
+    }
+
+    const bool is_row = top + own < band.rows;
+    T moment = old;
+    if constexpr (kRows != Rows::kKnown) {
+      const T sum = row_sums(part);
+      if constexpr (kRows == Rows::kSum) {
+        if (stores && is_row)
+          tensor.partials()[(first_row + top + own) * cut.chunks + band.chunk] = sum;
+        continue;
+      }
+      moment = settled<kAny>(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
+      if (stores && is_row) moments.store_one(top + own, moment);
+    }
+    // Rows beyond the end weigh nothing: their squares are zero.
+    const T own_inverse = is_row ? rule.inverse(moment) : T(1);
+    T inverse[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) inverse[b] = __shfl_sync(kAllLanes, own_inverse, first_lane + b);
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      T all = square[0][c], weighted = square[0][c] * inverse[0];
+#pragma unroll
+      for (int b = 1; b < kBatch; ++b) {
+        all += square[b][c];
+        weighted = multiply_add(square[b][c], inverse[b], weighted);
+      }
+      s[c] += all;
+      h[c] += weighted;
+    }
+  }
+  if constexpr (kRows == Rows::kSum) return;
+
+  const int64_t at = band.matrix * cut.row_blocks + band.block;
+  __syncthreads();  // other threads have stored the moments that are read again
+  double sum_of_rows = 0.0;
+  if constexpr (kRows == Rows::kMake) {
+    double least_row = INFINITY;
+#pragma unroll 1
+    for (int row = thread(); row < band.rows; row += kThreads) {
+      const double moment = double(moments.template load_one<T>(row));
+      sum_of_rows += moment;
+      if (moment < least_row) least_row = moment;
+    }
+    sum_of_rows = block_sum(sum_of_rows);
+    least_row = block_least(least_row);
+    if (thread() == 0) {
+      tensor.sums(cut.rows_at)[2 * at] = sum_of_rows;
+      tensor.sums(cut.rows_at)[2 * at + 1] = least_row;
+    }
+  }
+  // A unit that has all rows of its matrix finishes its columns; others leave their sums.
+  const bool flat = cut.row_blocks == 1;
+  T mean = T(0);
+  if (flat)
+    mean = kRows == Rows::kMake ? tensor.rule().floored_mean(T(sum_of_rows / double(tensor.rows())))
+                                : tensor.mean_of_rows(band.matrix);
+  Columns<T> columns(tensor, band.matrix, mean);
+  T* partials = tensor.partials() + at * 2 * cols + band.left;
+  sums_down_columns(threads, s, h, [&](int col, T s_sum, T h_sum) {
+    if (flat) {
+      columns.finish(band.left + col, div(s_sum, T(tensor.rows())), h_sum);
+    } else {
+      partials[col] = s_sum;
+      partials[cols + col] = h_sum;
+    }
+  });
+  if (flat) columns.store(band.chunk);
+}
+
+}  // namespace fusedstep::cuda

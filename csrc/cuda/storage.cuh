@@ -1,0 +1,315 @@
+// Numbers as they are stored and as they are computed with: vectors of a few elements, 16 bytes at a
+// time where a tensor is aligned.
+//
+// A dtype is a template argument where a kernel was built for it. kAny means that it is known only
+// when the kernel runs: every thread of a block takes the same way then.
+#pragma once
+
+#include "../rules.h"
+#include "device.cuh"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace fusedstep::cuda {
+
+constexpr int kAny = -1;
+
+template <int D>
+__device__ __forceinline__ int item_bytes(int dtype) {
+  if constexpr (D != kAny) dtype = D;
+  return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
+}
+
+// Bits and numbers. By way of float32, as torch does it: to the nearest, ties to even.
+
+__device__ __forceinline__ float from_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+__device__ __forceinline__ uint32_t to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+__device__ __forceinline__ float from_half(uint32_t bits) {
+#if defined(__CUDACC__)
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+#else
+  const uint16_t narrow = static_cast<uint16_t>(bits);
+  _Float16 x;
+  memcpy(&x, &narrow, 2);
+  return float(x);
+#endif
+}
+
+__device__ __forceinline__ uint32_t two_halves(float low, float high) {
+#if defined(__CUDACC__)
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, 4);
+  return bits;
+#else
+  const _Float16 pair[2] = {_Float16(low), _Float16(high)};
+  uint32_t bits;
+  memcpy(&bits, pair, 4);
+  return bits;
+#endif
+}
+
+__device__ __forceinline__ uint32_t two_bfloat16(float low, float high) {
+#if defined(__CUDACC__)
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, 4);
+  return bits;
+#else
+  auto rounded = [](float x) {
+    const uint32_t bits = to_bits(x);
+    return x != x ? 0x7fffu : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
+#endif
+}
+
+// N elements of a tensor on their way in: as they were stored, so that few registers hold them.
+template <int D, class T, int N>
+struct Vector {
+  static constexpr int kBytes = N * (D == kFloat64 ? 8 : D == kFloat32 ? 4 : 2);
+  static constexpr int kWords = (kBytes + 3) / 4;
+  uint32_t word[kWords];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) word[k] = 0;
+  }
+
+  // N elements that begin at a multiple of their size, or of 16 bytes if that is less.
+  __device__ __forceinline__ void load(const char* from, int dtype) {
+    if constexpr (N == 1) {
+      clear();
+      load_one(0, from, dtype);
+    } else if constexpr (kBytes >= 16) {
+#pragma unroll
+      for (int k = 0; k < kBytes / 16; ++k) {
+        const uint4 four = reinterpret_cast<const uint4*>(from)[k];
+        word[4 * k] = four.x, word[4 * k + 1] = four.y;
+        word[4 * k + 2] = four.z, word[4 * k + 3] = four.w;
+      }
+    } else {
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      word[0] = two.x, word[1] = two.y;
+    }
+  }
+
+  // One element, into a vector that was cleared.
+  __device__ __forceinline__ void load_one(int k, const char* from, int) {
+    if constexpr (D == kFloat64) {
+      const double x = *reinterpret_cast<const double*>(from);
+      memcpy(&word[2 * k], &x, 8);
+    } else if constexpr (D == kFloat32) {
+      word[k] = *reinterpret_cast<const uint32_t*>(from);
+    } else {
+      word[k / 2] |= uint32_t(*reinterpret_cast<const uint16_t*>(from)) << (k % 2 * 16);
+    }
+  }
+
+  __device__ __forceinline__ T operator[](int k) const {
+    if constexpr (D == kFloat64) {
+      double x;
+      memcpy(&x, &word[2 * k], 8);
+      return T(x);
+    } else if constexpr (D == kFloat32) {
+      return T(from_bits(word[k]));
+    } else if constexpr (D == kBfloat16) {
+      return T(from_bits(k % 2 == 0 ? word[k / 2] << 16 : word[k / 2] & 0xffff0000u));
+    } else {
+      return T(from_half(word[k / 2] >> (k % 2 * 16)));
+    }
+  }
+};
+
+// Calls `function` with a dtype known when compiled.
+template <class Function>
+__device__ __forceinline__ void with_dtype(int dtype, Function&& function) {
+  switch (dtype) {
+    case kFloat32:
+      return function(std::integral_constant<int, kFloat32>());
+    case kBfloat16:
+      return function(std::integral_constant<int, kBfloat16>());
+    case kFloat16:
+      return function(std::integral_constant<int, kFloat16>());
+    default:
+      return function(std::integral_constant<int, kFloat64>());
+  }
+}
+
+template <class T, int N>
+struct Vector<kAny, T, N> {
+  T value[N];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int k = 0; k < N; ++k) value[k] = T(0);
+  }
+
+  __device__ __forceinline__ void load(const char* from, int dtype) {
+    with_dtype(dtype, [&](auto known) {
+      Vector<decltype(known)::value, T, N> stored;
+      stored.load(from, dtype);
+#pragma unroll
+      for (int k = 0; k < N; ++k) value[k] = stored[k];
+    });
+  }
+
+  __device__ __forceinline__ void load_one(int k, const char* from, int dtype);
+
+  __device__ __forceinline__ T operator[](int k) const { return value[k]; }
+};
+
+// One element.
+template <int D, class T>
+__device__ __forceinline__ T load_one(const char* from, int dtype) {
+  T result;
+  auto load = [&](auto known) {
+    Vector<decltype(known)::value, T, 4> stored;
+    stored.clear();
+    stored.load_one(0, from, dtype);
+    result = stored[0];
+  };
+  if constexpr (D == kAny)
+    with_dtype(dtype, load);
+  else
+    load(std::integral_constant<int, D>());
+  return result;
+}
+
+template <class T, int N>
+__device__ __forceinline__ void Vector<kAny, T, N>::load_one(int k, const char* from, int dtype) {
+  value[k] = cuda::load_one<kAny, T>(from, dtype);
+}
+
+template <int D, class T>
+__device__ __forceinline__ void store_one(char* to, int dtype, T x);
+
+// Rounds N numbers to where they lie, as Vector::load takes them.
+template <int D, class T, int N>
+__device__ __forceinline__ void store(char* to, int dtype, const T (&x)[N]) {
+  if constexpr (N == 1) {
+    store_one<D>(to, dtype, x[0]);
+  } else if constexpr (D == kAny) {
+    with_dtype(dtype, [&](auto known) { store<decltype(known)::value, T, N>(to, dtype, x); });
+  } else {
+    constexpr int kBytes = Vector<D, T, N>::kBytes;
+    alignas(16) uint32_t word[kBytes / 4];
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      if constexpr (D == kFloat64) {
+        const double wide = double(x[k]);
+        memcpy(&word[2 * k], &wide, 8);
+      } else if constexpr (D == kFloat32) {
+        word[k] = to_bits(float(x[k]));
+      } else if (k % 2 == 0) {
+        word[k / 2] = D == kBfloat16 ? two_bfloat16(float(x[k]), float(x[k + 1]))
+                                     : two_halves(float(x[k]), float(x[k + 1]));
+      }
+    }
+    if constexpr (kBytes >= 16) {
+#pragma unroll
+      for (int k = 0; k < kBytes / 16; ++k)
+        reinterpret_cast<uint4*>(to)[k] =
+            make_uint4(word[4 * k], word[4 * k + 1], word[4 * k + 2], word[4 * k + 3]);
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(word[0], word[1]);
+    }
+  }
+}
+
+template <int D, class T>
+__device__ __forceinline__ void store_one(char* to, int dtype, T x) {
+  if constexpr (D == kAny) {
+    with_dtype(dtype, [&](auto known) { store_one<decltype(known)::value, T>(to, dtype, x); });
+  } else if constexpr (D == kFloat64) {
+    *reinterpret_cast<double*>(to) = double(x);
+  } else if constexpr (D == kFloat32) {
+    *reinterpret_cast<float*>(to) = float(x);
+  } else {
+    const uint32_t pair = D == kBfloat16 ? two_bfloat16(float(x), 0.0f) : two_halves(float(x), 0.0f);
+    *reinterpret_cast<uint16_t*>(to) = uint16_t(pair);
+  }
+}
+
+// A tensor, or the part of one that begins at `base`.
+template <int D>
+struct Slot {
+  char* base;
+  int dtype;
+
+  __device__ __forceinline__ char* at(int64_t i) const { return base + i * item_bytes<D>(dtype); }
+  __device__ __forceinline__ Slot from(int64_t i) const { return {at(i), dtype}; }
+  // Whether vectors can be loaded that begin at a multiple of 16 bytes.
+  __device__ __forceinline__ bool aligned() const {
+    return reinterpret_cast<uintptr_t>(base) % 16 == 0;
+  }
+
+  template <class T, int N>
+  __device__ __forceinline__ void load(int64_t i, Vector<D, T, N>& x) const {
+    x.load(at(i), dtype);
+  }
+  template <class T>
+  __device__ __forceinline__ T load_one(int64_t i) const {
+    return cuda::load_one<D, T>(at(i), dtype);
+  }
+  template <class T, int N>
+  __device__ __forceinline__ void store(int64_t i, const T (&x)[N]) const {
+    cuda::store<D>(at(i), dtype, x);
+  }
+  template <class T>
+  __device__ __forceinline__ void store_one(int64_t i, T x) const {
+    cuda::store_one<D>(at(i), dtype, x);
+  }
+};
+
+// A second moment as it will be stored: it is used as the next step finds it.
+template <int D, class T>
+__device__ __forceinline__ T settled(int dtype, T x) {
+  if constexpr (D != kAny) dtype = D;
+  if (dtype == kBfloat16) return T(from_bits(two_bfloat16(float(x), 0.0f) << 16));
+  if (dtype == kFloat16) return T(from_half(two_halves(float(x), 0.0f)));
+  return dtype == kFloat32 ? T(float(x)) : x;
+}
+
+// One number on its way in; `kBits` keeps it as it was stored, so that nothing waits for it before it
+// is used. It has 32 bits at most then.
+template <class T, bool kBits>
+struct OneStored {
+  uint32_t bits = 0;
+
+  __device__ __forceinline__ void load(const Slot<kAny>& slot, int64_t i) {
+    const char* from = slot.at(i);
+    bits = slot.dtype == kFloat32 ? *reinterpret_cast<const uint32_t*>(from)
+                                  : *reinterpret_cast<const uint16_t*>(from);
+  }
+  __device__ __forceinline__ T value(int dtype) const {
+    return T(dtype == kFloat32    ? from_bits(bits)
+             : dtype == kBfloat16 ? from_bits(bits << 16)
+                                  : from_half(bits));
+  }
+};
+
+template <class T>
+struct OneStored<T, false> {
+  T number = T(0);
+
+  __device__ __forceinline__ void load(const Slot<kAny>& slot, int64_t i) {
+    number = slot.template load_one<T>(i);
+  }
+  __device__ __forceinline__ T value(int) const { return number; }
+};
+
+}  // namespace fusedstep::cuda

@@ -1,0 +1,160 @@
+// What the units of work of a factored rule know of their tensor, and what is done with a whole one.
+#pragma once
+
+#include "rule.cuh"
+
+namespace fusedstep::cuda {
+
+// T is what is computed with. Sums over many threads are float64, and so is what is made of them.
+template <class T>
+struct Tensor {
+  const Lists& lists;
+  const int64_t* cells;  // its row of the table
+  const Cut& cut;
+  const double* scalars;
+  int slots;
+
+  __device__ __forceinline__ Tensor(const Lists& lists, int64_t tensor)
+      : lists(lists),
+        cells(lists.table + tensor * lists.fields),
+        cut(lists.cuts[tensor]),
+        scalars(scalars_of(lists, tensor)),
+        slots(lists.fields - (lists.vectors ? 2 : 4)) {}
+
+  // Loaded where it is used: kept, its scalars would take registers from the loops.
+  __device__ __forceinline__ Adafactor<T> rule() const { return rule_of<Adafactor<T>, T>(scalars); }
+
+  template <int D>
+  __device__ __forceinline__ Slot<D> slot(int k) const {
+    return slot_of<D>(lists, cells, k);
+  }
+  __device__ __forceinline__ T gradient_scale() const {
+    return cuda::gradient_scale<T>(lists, scalars);
+  }
+  // Sizes stand behind the slots and the address of rms(p): batch, rows, columns, or elements.
+  __device__ __forceinline__ int64_t size(int k) const { return cells[slots + 1 + k]; }
+  __device__ __forceinline__ int64_t batch() const { return size(0); }
+  __device__ __forceinline__ int64_t rows() const { return size(1); }
+  __device__ __forceinline__ int64_t cols() const { return size(2); }
+  __device__ __forceinline__ int64_t elements() const {
+    return lists.vectors ? size(0) : size(0) * size(1) * size(2);
+  }
+  __device__ __forceinline__ double* sums(int64_t at) const { return lists.sums + at; }
+  __device__ __forceinline__ T* partials() const {
+    return static_cast<T*>(lists.partials) + cut.partials_at;
+  }
+
+  // The step depends on rms(p), so that the first read sums p^2.
+  __device__ __forceinline__ bool scaled() const { return rule().scaled > T(0); }
+  // The second read sums p^2, for those who want to see rms(p).
+  __device__ __forceinline__ bool sums_late() const { return cells[slots] != 0 && !scaled(); }
+
+  // Makes a second moment new, and returns it as it was stored.
+  __device__ __forceinline__ T renew(const Slot<kAny>& slot, int64_t i, T mean_square) const {
+    const T old = slot.template load_one<T>(i);
+    const T moment = settled<kAny>(slot.dtype, rule().second_moment(old, mean_square));
+    slot.store_one(i, moment);
+    return moment;
+  }
+
+  __device__ __forceinline__ void store_rms(double rms) const {
+    if (cells[slots] != 0 && thread() == 0) *pointer<T>(cells[slots]) = T(rms);
+  }
+
+  // The mean of the rows of a matrix of the batch, floored, from the sums of its blocks.
+  __device__ __forceinline__ T mean_of_rows(int64_t matrix) const {
+    const double* first = sums(cut.rows_at + 2 * matrix * cut.row_blocks);
+    return rule().floored_mean(T(total(first, cut.row_blocks, 2) / double(rows())));
+  }
+};
+
+// Step size and decay of a tensor, from the sums of its units.
+template <class T>
+__device__ __forceinline__ void finish(const Tensor<T>& tensor) {
+  const Cut& cut = tensor.cut;
+  // As the units that may have left exact sums see the cap: rounded, it can be infinite.
+  const bool exact = tensor.rule().cap < T(INFINITY) && cut.exact_count > 0;
+  const double sum_u = exact ? total(tensor.sums(cut.late_at), cut.exact_count)
+                             : total(tensor.sums(cut.u_at), cut.u_count);
+  const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
+  const double elements = double(tensor.elements());
+  double rms_p = 0.0;
+  if (tensor.scaled()) {
+    rms_p = rule.rms(total(tensor.sums(cut.p_at), cut.p_count), elements);
+    tensor.store_rms(rms_p);
+  }
+  if (thread() == 0) {
+    double* step = tensor.sums(cut.step_at);
+    rule.finish(rms_p, rule.rms(sum_u, elements), step[0], step[1]);
+  }
+}
+
+// rms(p), where the step did not need it.
+template <class T>
+__device__ __forceinline__ void report(const Tensor<T>& tensor) {
+  if (!tensor.sums_late()) return;
+  const double sum = total(tensor.sums(tensor.cut.late_at), tensor.cut.late_count);
+  const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
+  tensor.store_rms(rule.rms(sum, double(tensor.elements())));
+}
+
+constexpr int kNone = -2;  // the dtype of a momentum that the rule does not have
+
+struct Nothing {};
+
+// Writes elements of a tensor once their u is known. P and M are the dtypes of parameter and momentum.
+template <int P, int M, class T>
+struct Writer {
+  Slot<P> p;
+  Slot<M == kNone ? P : M> m;
+  const Adafactor<T> rule;
+  const T step_size, decay;
+
+  __device__ __forceinline__ Writer(const Tensor<T>& tensor, int momentum_slot)
+      : p(tensor.template slot<P>(0)),
+        m(tensor.template slot<M == kNone ? P : M>(M == kNone ? 0 : momentum_slot)),
+        rule(tensor.rule()),
+        step_size(T(tensor.sums(tensor.cut.step_at)[0])),
+        decay(T(tensor.sums(tensor.cut.step_at)[1])) {}
+
+  template <int N>
+  struct Old {
+    Vector<P, T, N> p;
+    std::conditional_t<M == kNone, Nothing, Vector<M, T, N>> m;
+  };
+
+  template <int N>
+  __device__ __forceinline__ void load(int64_t i, Old<N>& old) const {
+    p.load(i, old.p);
+    if constexpr (M != kNone) m.load(i, old.m);
+  }
+
+  // Returns the sum of the squares of the parameter as it was.
+  template <int N>
+  __device__ __forceinline__ T write(int64_t i, const Old<N>& old, const T (&u)[N]) const {
+    T new_p[N], new_m[N], squares = T(0);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      new_p[k] = old.p[k];
+      squares += new_p[k] * new_p[k];
+      if constexpr (M != kNone) {
+        new_m[k] = old.m[k];
+        rule.update(new_p[k], new_m[k], u[k], step_size, decay);
+      } else {
+        rule.update(new_p[k], u[k], step_size, decay);
+      }
+    }
+    p.store(i, new_p);
+    if constexpr (M != kNone) m.store(i, new_m);
+    return squares;
+  }
+
+  __device__ __forceinline__ T write_one(int64_t i, T u) const {
+    Old<1> old;
+    load(i, old);
+    const T all[1] = {u};
+    return write(i, old, all);
+  }
+};
+
+}  // namespace fusedstep::cuda

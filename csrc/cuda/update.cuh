@@ -1,0 +1,179 @@
+// Adafactor on matrices, once their moments are known: parameter and momentum, and the sums of
+// squares that need all elements. A unit is a band of some rows.
+#pragma once
+
+#include "band.cuh"
+
+namespace fusedstep::cuda {
+
+// What turns a gradient into u: the factors of a band's rows, on chip, and of a thread's columns.
+template <class T, int N>
+struct Factors {
+  static constexpr int kRows = 1024;  // at a time
+
+  const Adafactor<T> rule;
+  const T mean, scale;
+  const Slot<kAny> row_moments, col_moments;
+  T col[N];
+
+  __device__ __forceinline__ Factors(const Tensor<T>& tensor, const Band& band)
+      : rule(tensor.rule()),
+        mean(T(*tensor.sums(tensor.cut.mean_at + band.matrix))),
+        scale(tensor.gradient_scale()),
+        row_moments(tensor.template slot<kAny>(2).from(band.matrix * tensor.rows() + band.first)),
+        col_moments(tensor.template slot<kAny>(3).from(band.matrix * tensor.cols() + band.left)) {}
+
+  static __device__ __forceinline__ T* row() { return reinterpret_cast<T*>(shared().work); }
+
+  // For all threads of the block, which have to come here together.
+  __device__ __forceinline__ void take_rows(int first, int count) {
+    __syncthreads();
+    for (int i = thread(); i < count; i += kThreads)
+      row()[i] = rule.row_factor(row_moments.template load_one<T>(first + i), mean);
+    __syncthreads();
+  }
+
+  template <class Threads>
+  __device__ __forceinline__ void take_columns(const Threads& threads, int strip) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const int c = threads.strip_begin(strip) + threads.column_of(k);
+      col[k] = c < threads.width ? rule.col_factor(col_moments.template load_one<T>(c)) : T(0);
+    }
+  }
+
+  __device__ __forceinline__ T u(T g, T row_factor, int k) const {
+    return rule.damped(g * scale, row_factor * col[k]);
+  }
+};
+
+// Some rows' vectors of a strip, all of which are loaded before the first is written.
+template <int kBatch, int G, int N, class T, class Use, class Threads>
+__device__ __forceinline__ T over_rows(const Slot<G>& g, const Factors<T, N>& factors, const Use& use,
+                                       const Threads& threads, int strip, int64_t from, int64_t cols,
+                                       int row, int rows) {
+  const int begin = threads.strip_begin(strip) + threads.column * N;
+  T sum = T(0);
+  if (begin >= threads.width) return sum;
+  Vector<G, T, N> own_g[kBatch];
+  typename Use::template Old<N> old[kBatch];
+#pragma unroll
+  for (int b = 0; b < kBatch; ++b) {
+    if (row + b * threads.rows >= rows) break;
+    const int64_t i = from + b * threads.rows * cols + begin;
+    g.load(i, own_g[b]);
+    use.load(i, old[b]);
+  }
+#pragma unroll
+  for (int b = 0; b < kBatch; ++b) {
+    if (row + b * threads.rows >= rows) break;
+    const T row_factor = factors.row()[row + b * threads.rows];
+    T u[N];
+#pragma unroll
+    for (int k = 0; k < N; ++k) u[k] = factors.u(own_g[b][k], row_factor, k);
+    sum += use.write(from + b * threads.rows * cols + begin, old[b], u);
+  }
+  return sum;
+}
+
+// Gives every u of a band to `use`, which is a Writer or like one, and adds up what that returns. A
+// thread loads vectors of N columns from kBatch rows at once.
+template <int G, int N, int kBatch, class T, class Use>
+__device__ __forceinline__ T over_band(const Tensor<T>& tensor, const Band& band, const Use& use) {
+  const Slot<G> g = tensor.template slot<G>(1);
+  const int64_t cols = tensor.cols(), place = band.place(tensor);
+  const Arrangement<8, N, true> threads(band.width);
+  Factors<T, N> factors(tensor, band);
+  T sum = T(0);
+#pragma unroll 1
+  for (int first = 0; first < band.rows; first += factors.kRows) {
+    const int rows = band.rows - first < factors.kRows ? band.rows - first : factors.kRows;
+    factors.take_rows(first, rows);
+#pragma unroll 1
+    for (int strip = 0; strip < threads.strips; ++strip) {
+      factors.take_columns(threads, strip);
+#pragma unroll 1
+      for (int row = threads.row; row < rows; row += kBatch * threads.rows) {
+        const int64_t from = place + (first + row) * cols;
+        sum += over_rows<kBatch>(g, factors, use, threads, strip, from, cols, row, rows);
+      }
+    }
+  }
+  return sum;
+}
+
+// The second read.
+template <int P, int G, int M, int kBatch, class T>
+__device__ __forceinline__ void update(const Tensor<T>& tensor, int unit) {
+  constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
+  const Cut& cut = tensor.cut;
+  const Band band(tensor, unit, cut.update_blocks, cut.update_rows);
+  const Writer<P, M, T> writer(tensor, 4);
+  const T squares = over_band<G, N, kBatch>(tensor, band, writer);
+  if (!tensor.sums_late()) return;
+  const double sum = block_sum(double(squares));
+  if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
+}
+
+// In place of a Writer: adds up u^2.
+template <class T>
+struct EnergyOnly {
+  template <int N>
+  using Old = Nothing;
+
+  __device__ __forceinline__ void load(int64_t, Nothing&) const {}
+  template <int N>
+  __device__ __forceinline__ T write(int64_t, Nothing, const T (&u)[N]) const {
+    T sum = T(0);
+#pragma unroll
+    for (int k = 0; k < N; ++k) sum += u[k] * u[k];
+    return sum;
+  }
+};
+
+// The sum of u^2: exact if the cap changes the matrix, else the first rows stand for all.
+template <int G, int kBatch, class T>
+__device__ __forceinline__ void energy(const Tensor<T>& tensor, int unit) {
+  constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
+  const Cut& cut = tensor.cut;
+  if (!(tensor.rule().cap < T(INFINITY))) return;
+  const Band band(tensor, unit, cut.update_blocks, cut.update_rows);
+  const T mean = T(*tensor.sums(cut.mean_at + band.matrix));
+  // The largest factors come from the smallest moments.
+  const double* rows = tensor.sums(cut.rows_at + 2 * band.matrix * cut.row_blocks);
+  const double* cols = tensor.sums(cut.least_col_at + band.matrix * cut.tiles);
+  const T largest = tensor.rule().row_factor(T(least(rows + 1, cut.row_blocks, 2)), mean) *
+                    tensor.rule().col_factor(T(least(cols, cut.tiles)));
+  double sum = 0.0;
+  if (largest > tensor.rule().cap)
+    sum = block_sum(double(over_band<G, N, kBatch>(tensor, band, EnergyOnly<T>())));
+  else if (band.first == 0 && band.left == 0)
+    sum = total(tensor.sums(cut.u_at + band.matrix * cut.tiles), cut.tiles);
+  if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
+}
+
+// The sum of p^2, where the step depends on it.
+template <int P, class T>
+__device__ __forceinline__ void squares(const Tensor<T>& tensor, int unit) {
+  constexpr int N = P == kAny ? 1 : kVectorOf<P, T>;
+  if (!tensor.scaled()) return;
+  const Band band(tensor, unit, tensor.cut.update_blocks, tensor.cut.update_rows);
+  const int64_t cols = tensor.cols();
+  const Slot<P> p = tensor.template slot<P>(0).from(band.place(tensor));
+  const Arrangement<8, N, true> threads(band.width);
+  T sum = T(0);
+#pragma unroll 1
+  for (int strip = 0; strip < threads.strips; ++strip) {
+#pragma unroll 4
+    for (int row = threads.row; row < band.rows; row += threads.rows) {
+      Vector<P, T, N> x;
+      threads.load(p, row * cols, strip, x);
+#pragma unroll
+      for (int k = 0; k < N; ++k) sum += x[k] * x[k];
+    }
+  }
+  const double all = block_sum(double(sum));
+  if (thread() == 0) tensor.sums(tensor.cut.p_at)[unit] = all;
+}
+
+}  // namespace fusedstep::cuda

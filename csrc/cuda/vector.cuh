@@ -1,0 +1,56 @@
+// Adafactor on vectors, which keep an unfactored second moment: pieces of a vector, read twice.
+#pragma once
+
+#include "tensor.cuh"
+
+namespace fusedstep::cuda {
+
+// Calls `visit` with every place of a piece, a thread at a time.
+template <class T, class Visit>
+__device__ __forceinline__ void over_piece(const Tensor<T>& tensor, int unit, Visit visit) {
+  const int64_t first = int64_t(unit) * kPieceElements, left = tensor.elements() - first;
+  const int count = int(left < kPieceElements ? left : kPieceElements);
+  for (int i = thread(); i < count; i += kThreads) visit(first + i);
+}
+
+// The second moment, and the sums of u^2 and p^2.
+template <class T>
+__device__ __forceinline__ void vector_read(const Tensor<T>& tensor, int unit) {
+  const Slot<kAny> p = tensor.template slot<kAny>(0), g = tensor.template slot<kAny>(1);
+  const Slot<kAny> v = tensor.template slot<kAny>(2);
+  const T scale = tensor.gradient_scale();
+  const bool scaled = tensor.scaled();
+  T u_squares = T(0), p_squares = T(0);
+  over_piece(tensor, unit, [&](int64_t i) {
+    const T own_g = g.template load_one<T>(i) * scale;
+    const T moment = tensor.renew(v, i, own_g * own_g);
+    const T u = tensor.rule().damped(own_g, tensor.rule().col_factor(moment));
+    u_squares += u * u;
+    if (scaled) {
+      const T own_p = p.template load_one<T>(i);
+      p_squares += own_p * own_p;
+    }
+  });
+  const double u_sum = block_sum(double(u_squares)), p_sum = block_sum(double(p_squares));
+  if (thread() != 0) return;
+  tensor.sums(tensor.cut.u_at)[unit] = u_sum;
+  tensor.sums(tensor.cut.p_at)[unit] = p_sum;
+}
+
+// The second read: parameter and momentum.
+template <int M, class T>
+__device__ __forceinline__ void vector_update(const Tensor<T>& tensor, int unit) {
+  const Slot<kAny> g = tensor.template slot<kAny>(1), v = tensor.template slot<kAny>(2);
+  const T scale = tensor.gradient_scale();
+  const Writer<kAny, M, T> writer(tensor, 3);
+  T squares = T(0);
+  over_piece(tensor, unit, [&](int64_t i) {
+    const T factor = tensor.rule().col_factor(v.template load_one<T>(i));
+    squares += writer.write_one(i, tensor.rule().damped(g.template load_one<T>(i) * scale, factor));
+  });
+  if (!tensor.sums_late()) return;
+  const double sum = block_sum(double(squares));
+  if (thread() == 0) tensor.sums(tensor.cut.late_at)[unit] = sum;
+}
+
+}  // namespace fusedstep::cuda

@@ -1,0 +1,115 @@
+// The kernels of a factored rule: one phase of the work on all tensors, or all of it in one launch.
+#pragma once
+
+#include "rows.cuh"
+#include "statistics.cuh"
+#include "tiny.cuh"
+#include "update.cuh"
+#include "vector.cuh"
+
+namespace fusedstep::cuda {
+
+// Carries out one unit of work. P, G and M are the dtypes of parameter, gradient and momentum, or
+// kNone where the unit has nothing to do with them; a thread has 8 * V columns of a whole row.
+template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
+__device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int unit) {
+  const Tensor<T> tensor(lists, index);
+  if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
+  if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kWide) statistics<G, V, Rows::kKnown, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kTiny) tiny_read(tensor, unit);
+  if constexpr (kUnit == Unit::kVector) vector_read(tensor, unit);
+  if constexpr (kUnit == Unit::kSquares) squares<P>(tensor, unit);
+  if constexpr (kUnit == Unit::kColumns) columns(tensor, unit);
+  if constexpr (kUnit == Unit::kEnergy) energy<G, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kFinish) finish(tensor);
+  if constexpr (kUnit == Unit::kUpdate) update<P, G, M, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kTinyUpdate) tiny_update<M>(tensor, unit);
+  if constexpr (kUnit == Unit::kVectorUpdate) vector_update<M>(tensor, unit);
+  if constexpr (kUnit == Unit::kReport) report(tensor);
+}
+
+// Blocks of a kernel that a multiprocessor is to hold: the more, the fewer registers a thread may have.
+template <Unit kUnit, int P, int M, bool Wide>
+constexpr int kResident =
+    kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
+            kUnit == Unit::kColumns || kUnit == Unit::kEnergy ||
+            (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
+        ? 1
+        : 2;
+
+// One kind of work, a block to an entry; a step launches a phase after the other.
+template <Unit kUnit, int P, int G, int M, int V, bool Wide>
+__global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(const Lists lists) {
+  using T = std::conditional_t<Wide, double, float>;
+  constexpr int kBatch = G == kAny ? 1 : 2;
+  if (found_inf(lists)) return;
+  const int32_t* entry = lists.entries + 2 * int64_t(blockIdx.x);
+  carry_out<kUnit, P, G, M, V, kBatch, T>(lists, entry[0], entry[1]);
+}
+
+// The entry of a block's ticket: kind of work, tensor, unit, how many entries of the tensor it waits
+// for, another counter and what it waits for there, another counter to count on or -1, 0.
+__device__ __forceinline__ const int32_t* entry_of_ticket(const Lists& lists) {
+  return lists.entries + kWaveEntry * int64_t(shared().ticket);
+}
+
+// All work on matrices, in one launch whose blocks stay and take tickets. All that an entry waits for
+// has earlier tickets, so somebody is at work on it, whatever the number of blocks: nobody waits for
+// ever. What a block knows of its entry is read again rather than kept: the units need the registers.
+//
+// D is the dtype of parameters and gradients. All are aligned, and have rows of 4096 columns at most.
+template <int D, int M>
+__global__ void __launch_bounds__(kThreads, 1) waves(const Lists lists) {
+  if (found_inf(lists)) return;
+  for (;;) {
+    if (thread() == 0) {
+      shared().ticket = atomicAdd(lists.counters, 1);
+      if (shared().ticket < lists.count) {
+        const int32_t* entry = entry_of_ticket(lists);
+        const int32_t* done = lists.counters + 1;
+        while (load_acquire(done + entry[1]) < entry[3]) continue;
+        while (load_acquire(done + entry[4]) < entry[5]) continue;
+      }
+    }
+    __syncthreads();
+    if (shared().ticket >= lists.count) return;
+    const int32_t* entry = entry_of_ticket(lists);
+    const int64_t tensor = entry[1];
+    const int unit = entry[2];
+    switch (static_cast<Unit>(entry[0])) {
+      case Unit::kStatistics:
+        carry_out<Unit::kStatistics, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kSquares:
+        carry_out<Unit::kSquares, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kColumns:
+        carry_out<Unit::kColumns, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kEnergy:
+        carry_out<Unit::kEnergy, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kFinish:
+        carry_out<Unit::kFinish, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kUpdate:
+        carry_out<Unit::kUpdate, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      case Unit::kReport:
+        carry_out<Unit::kReport, D, D, M, 1, 1, float>(lists, tensor, unit);
+        break;
+      default:
+        break;  // the host puts nothing else into waves
+    }
+    __syncthreads();  // every thread has stored what it had to
+    if (thread() == 0) {
+      const int32_t* counted = entry_of_ticket(lists);
+      add_release(lists.counters + 1 + counted[1], 1);
+      if (counted[6] >= 0) add_release(lists.counters + 1 + counted[6], 1);
+    }
+  }
+}
+
+}  // namespace fusedstep::cuda
