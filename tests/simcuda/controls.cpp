@@ -1,0 +1,72 @@
+// A second Python module in the same library as the simulated one: simcuda_controls.
+#include <pybind11/pybind11.h>
+
+#include "sim/settings.h"
+
+namespace py = pybind11;
+using sim::settings;
+
+namespace {
+
+// The hook gets (kernel's symbol, grid, block, shared bytes, argument struct, stream). It returns
+// nothing, or the number of the error that the launch is to return.
+cudaError_t call_hook(const py::function& hook, const sim::Launch& launch) {
+  const std::string name = sim::name_of(launch.kernel);
+  if (name.empty()) throw std::runtime_error("simcuda: the kernel's name is hidden from the linker");
+  const auto triple = [](dim3 shape) { return py::make_tuple(shape.x, shape.y, shape.z); };
+  const py::bytes argument(static_cast<const char*>(launch.argument), launch.argument_bytes);
+  const py::object result = hook(name, triple(launch.grid), triple(launch.block), launch.shared,
+                                 argument, reinterpret_cast<uintptr_t>(launch.stream));
+  return result.is_none() ? cudaSuccess : cudaError_t(result.cast<int>());
+}
+
+void set_hook(const py::object& hook) {
+  if (hook.is_none()) {
+    settings.hook = nullptr;
+    return;
+  }
+  // A raw reference, so that copies of the function need no lock. The hook lives as long as Python.
+  const py::function function = hook.cast<py::function>();
+  function.inc_ref();
+  settings.hook = [raw = function.ptr()](const sim::Launch& launch) {
+    const py::gil_scoped_acquire acquired;
+    return call_hook(py::reinterpret_borrow<py::function>(raw), launch);
+  };
+}
+
+py::dict launches() {
+  py::dict result;
+  for (const auto& [kernel, count] : settings.launches) result[sim::name_of(kernel).c_str()] = count;
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(simcuda_controls, m) {
+  m.doc() = "Controls of the simulator in this library";
+  m.def("reset", [] { settings = sim::initial_settings(); }, "everything as it was at the start");
+  m.def(
+      "seed", [](uint64_t seed) { settings.seed = seed, settings.launches_with = 0; }, py::arg("seed"),
+      "0: threads and blocks in order; else all choices are random, the same for the same seed");
+  m.def(
+      "resident", [](int blocks) { settings.resident = blocks; }, py::arg("blocks"),
+      "blocks under way at a time; 0: as many as the occupancy functions promise");
+  m.def(
+      "device",
+      [](int multiprocessors, int blocks) {
+        settings.multiprocessors = multiprocessors, settings.blocks_per_multiprocessor = blocks;
+      },
+      py::arg("multiprocessors"), py::arg("blocks_per_multiprocessor"), "what host code is told");
+  m.def("hook", set_hook, py::arg("function"),
+        "called with (symbol, grid, block, shared, argument, stream) instead of simulating; None: no "
+        "more");
+  m.def(
+      "inject_error",
+      [](int error, const std::string& function) {
+        settings.next_error[function] = cudaError_t(error);
+      },
+      py::arg("error"), py::arg("function") = "cudaLaunchKernel",
+      "the next call of this function of the runtime returns the error");
+  m.def("launches", launches, "how often each kernel was launched, by symbol, since the last reset");
+  m.def("memsets", [] { return settings.memsets; });
+}

@@ -1,0 +1,25 @@
+"""Fixtures: the sample kernels, with the simulator's settings as at the start."""
+
+from __future__ import annotations
+
+import pytest
+
+import simcuda
+from simcuda.samples import built
+
+
+@pytest.fixture(scope="module")
+def sample_modules():
+    return simcuda.load(built("plain"), "_samples")
+
+
+@pytest.fixture
+def samples(sample_modules):
+    yield sample_modules[0]
+    sample_modules[1].reset()
+
+
+@pytest.fixture
+def controls(sample_modules):
+    yield sample_modules[1]
+    sample_modules[1].reset()

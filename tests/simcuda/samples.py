@@ -1,0 +1,64 @@
+"""The sample kernels: their library, and launches of them, here or in a process of their own.
+
+python -m simcuda.samples LIBRARY LAUNCHES. The latter is JSON: arguments for `launch`, with "x",
+"out" and "counters" as numbers of elements, and with "seed" and "resident". No torch there, so
+that a sanitizer's start takes no second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import simcuda
+from simcuda.build import HERE
+
+
+def built(variant: str) -> Path:
+    sources = [HERE / "samples.cu", HERE / "samples_bindings.cpp"]
+    defines = ["SAMPLES_MODULE=_samples"]
+    return simcuda.build("_samples", sources, variant=variant, defines=defines)
+
+
+def launch(
+    samples: Any, name: str, x: Any = (), out: int = 0, counters: int = 0, **options: int
+) -> Any:
+    """What the kernel leaves in `out` and `counters`."""
+    import torch
+
+    x = torch.as_tensor(x, dtype=torch.float32)
+    written, counted = torch.full((out,), -1.0), torch.zeros(counters, dtype=torch.int32)
+    places = {"x": x.data_ptr(), "out": written.data_ptr(), "counters": counted.data_ptr()}
+    assert samples.launch(name, **places, **options) == ""
+    return written, counted
+
+
+def run_launches(variant: str, launches: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    arguments = [str(built(variant)), json.dumps(launches)]
+    return simcuda.run_python(variant, ["-m", "simcuda.samples", *arguments])
+
+
+def memory(elements: int, kind: type[ctypes._SimpleCData[Any]]) -> int:
+    """Zeros, from malloc, so that ASan knows where they end."""
+    calloc = ctypes.CDLL(None).calloc
+    calloc.restype = ctypes.c_void_p
+    return int(calloc(ctypes.c_size_t(elements), ctypes.c_size_t(ctypes.sizeof(kind))))
+
+
+def main(library: str, launches: list[dict[str, Any]]) -> None:
+    module, controls = simcuda.load(Path(library), "_samples")
+    for launch in launches:
+        controls.seed(launch.pop("seed", 0))
+        controls.resident(launch.pop("resident", 0))
+        for name in ("x", "out"):
+            launch[name] = memory(launch.get(name, 0), ctypes.c_float)
+        launch["counters"] = memory(launch.get("counters", 0), ctypes.c_int)
+        print(module.launch(**launch) or "done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))
