@@ -68,6 +68,8 @@ def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
             dtypes = asked.dtypes or device.dtypes or RULES[rule].dtypes
             if chosen.host_bound:  # where the dtype hardly matters
                 dtypes = dtypes[:1]
+            if chosen.dtypes is not None:
+                dtypes = tuple(dtype for dtype in dtypes if dtype in chosen.dtypes)
             if names and RULES[rule].family in chosen.families:
                 races += [Race(rule, chosen, dtype, names) for dtype in dtypes]
     return races

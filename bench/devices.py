@@ -93,15 +93,19 @@ class Cuda:
     seen there, so no round is rejected."""
 
     kind = "cuda"
-    lists = ("1e9", "llama-1b", "2000 small", "small", "tiny", "host")
+    lists = (
+        *("1e9", "llama-1b", "t5-xl", "4096x4096", "32768x8192", "16384x16384"),
+        *("2000 small", "small", "tiny", "host"),
+    )
     dtypes: tuple[str, ...] | None = ("float32", "bfloat16")
     copy_elements = 1 << 29  # 2 GiB into 2 GiB
     budget = 2.0  # rounds are short, and starting a process takes longer
     race_seconds: float | None = 120.0  # a kernel that waits for ever would take all time there is
     legend = """
+fusedstep runs the backend that the line above names, fusedstep-triton that of Triton.
 On the GPU, ms is taken by events around several steps back to back: the longer one of the device's
 and the host's time. host ms: until opt.step() returned, when the device may still be at work. No
-cache is flushed between steps: a list that fits the L2 cache says so, all others are far larger."""
+cache is flushed between steps: a list that fits the L2 cache says so."""
 
     def why_absent(self) -> str:
         return "" if torch.cuda.is_available() else "torch finds no cuda device"
@@ -140,14 +144,30 @@ cache is flushed between steps: a list that fits the L2 cache says so, all other
             "l2_bytes": getattr(own, "L2_cache_size", None),
             "gpu_bytes": own.total_memory,
             "triton": installed("triton"),
+            "fusedstep_takes": taken_by_auto(self.kind),
+            "cuda_waves": os.environ.get("FUSEDSTEP_CUDA_WAVES", "0"),
+            "triton_waves": os.environ.get("FUSEDSTEP_TRITON_WAVES", "0"),
             **Cpu().facts(),
         }
 
     def title(self, facts: Facts) -> str:
         return (
             f"{facts['gpu']}, driver {facts['driver']}, CUDA {facts['cuda']}, "
-            f"triton {facts['triton']}; {facts['cpu']}, {facts['cores']} cores"
+            f"triton {facts['triton']}; {facts['cpu']}, {facts['cores']} cores; "
+            f"fusedstep takes its backend {facts['fusedstep_takes']}, waves "
+            f"{facts['cuda_waves']} (cuda) {facts['triton_waves']} (triton)"
         )
+
+
+def taken_by_auto(kind: str) -> str:
+    """The backend behind `fusedstep`'s own rows, with what it was built for."""
+    try:
+        from fusedstep import backends
+
+        backend = backends.choose(None, torch.device(kind), f"a tensor on {kind}")
+    except (ImportError, RuntimeError) as error:
+        return f"none ({error})"
+    return f"{backend.name} ({backend.about()})"
 
 
 def driver() -> str:

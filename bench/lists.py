@@ -23,6 +23,7 @@ class ParameterList:
     shapes: tuple[tuple[int, ...], ...]
     families: tuple[str, ...] = ("adamw", "adafactor")
     host_bound: bool = False
+    dtypes: tuple[str, ...] | None = None  # all that fit; None: any
 
     @property
     def elements(self) -> int:
@@ -61,6 +62,16 @@ LLAMA_LAYER = (
 )
 LLAMA_1B = ((128256, 2048), *(16 * LLAMA_LAYER), (2048,))
 
+# T5 v1.1 XL: embedding and head, the relative biases of encoder and decoder; in each layer q, k, v,
+# o (in a decoder's twice), two projections up and one down, a norm before each of these parts.
+T5_ATTENTION = ((2048, 2048),) * 4 + ((2048,),)
+T5_FEED_FORWARD = ((5120, 2048), (5120, 2048), (2048, 5120), (2048,))
+T5_XL = (
+    *((32128, 2048), (32128, 2048), (32, 32), (32, 32)),
+    *(24 * (T5_ATTENTION + T5_FEED_FORWARD)),
+    *(24 * (2 * T5_ATTENTION + T5_FEED_FORWARD)),
+    *((2048,), (2048,)),
+)
 
 LISTS = {
     entry.name: entry
@@ -73,6 +84,13 @@ LISTS = {
         # For GPUs.
         ParameterList("1e9", ((100_000_000,),) * 10, families=("adamw",)),
         ParameterList("llama-1b", LLAMA_1B),
+        # In float32 five providers of it would not fit into 141 GB.
+        ParameterList("t5-xl", T5_XL, families=("adafactor",), dtypes=("bfloat16",)),
+        # One matrix whose gradient fits the L2 cache of an H200, and two that are far larger: one
+        # of rows that a block holds, one of longer rows.
+        ParameterList("4096x4096", ((4096, 4096),), ("adafactor",), dtypes=("bfloat16",)),
+        ParameterList("32768x8192", ((32768, 8192),), ("adafactor",), dtypes=("bfloat16",)),
+        ParameterList("16384x16384", ((16384, 16384),), ("adafactor",), dtypes=("bfloat16",)),
         ParameterList("2000 small", ((1024,),) * 2000, families=("adamw",)),
     )
 }

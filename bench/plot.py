@@ -34,7 +34,7 @@ def plot(rows: list[Row], headline: str, copy: float, path: Path) -> str | None:
             panel.set_visible(False)
         for panel, (key, group) in zip(grid[:, across], column, strict=False):
             times = [row.ms or 0.0 for row in group]
-            colors = [OURS_COLOR if row.provider == OURS else PEER_COLOR for row in group]
+            colors = [OURS_COLOR if row.provider.startswith(OURS) else PEER_COLOR for row in group]
             bars = panel.barh([row.provider for row in group], times, color=colors, height=0.72)
             ratios = [
                 f"  ({row.ratio:.3g}x)" if row.ratio and row.provider != OURS else ""

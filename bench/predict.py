@@ -1,33 +1,50 @@
-"""What an H200 should measure, by bytes and launches: writes bench/results/predicted-h200.md.
+"""What an H200 should measure, by bytes, instructions and launches. `python -m bench.predicted`
+writes it down.
 
-A prediction is the largest of three times: the bytes that a step moves over the speed of a copy,
-its launches, and the host's work; what the host waits for comes on top. Arithmetic is free.
+A prediction is the largest of three times: the device's work, its launches, and the host's work;
+what the host waits for comes on top. The device's work is the bytes that a step moves over the
+speed of a copy, or what its instructions take where they were counted and take longer.
 """
 
-import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
-from fusedstep.kernels import cut, waves
+from fusedstep.kernels import blocks
 
 from bench.lists import DTYPES, LISTS, ParameterList
-
-PAGE = Path(__file__).parent / "results" / "predicted-h200.md"
+from bench.providers import OURS, OURS_TRITON
+from fusedstep import cuda
+from fusedstep.gpu import cut, waves
 
 # Assumptions. None was measured on the device.
 PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
 COPY_SHARE = 0.9  # of the peak, reached by a large copy: to be measured
 COPY = PEAK * COPY_SHARE
 GAP = 4e-6  # seconds from a kernel's start to the next one's, where both do nothing
-TRITON_LAUNCH = 15e-6  # seconds of the host for one launch of ours
+LAUNCH = {OURS: 3e-6, OURS_TRITON: 15e-6}  # seconds of the host for one launch, by provider
 TORCH_LAUNCH = 5e-6  # and for one of torch's, with its operator
+UPLOAD = 15e-6  # seconds of the host for a bucket's scalars, through page-locked memory
 WAIT = 20e-6  # seconds lost each time the host reads a number from the device
 L2 = 50e6  # bytes of cache
 # Seconds of the host for a parameter of an AdamW step, measured on a CPU (AMD EPYC, 2026-11-21,
 # bench/results): a list of single elements.
 OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
+# And for a whole step of one tensor, when nothing was launched (same CPU and day).
+OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
+# Instructions that a thread carries out for an element of a matrix: counted in the loops of the
+# code for sm_90 (nvcc 13.0, 2026-11-21) on the way that rows of 2,048 columns take. Kernels for a
+# dtype; those for any dtype, where a gradient is not float32 or bfloat16 or moments are not
+# float32; the second read.
+READ = {"float32": 25, "bfloat16": 22}
+READ_ANY = 34
+UPDATE = 18
+# A second: 132 multiprocessors, 128 lanes, 1.98 GHz by the data sheet, of which 80 % are reached.
+ISSUED = 132 * 128 * 1.98e9 * 0.8
 FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: four lists of addresses in one argument
 LARGE = ("1e9", "llama-1b")
+SMALL = ("2000 small", "tiny", "small", "host")
+FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient, in L2 or not
+IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
+GRAINS = {OURS: cuda.GRAIN, OURS_TRITON: blocks.GRAIN}
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
 # Kinds of work that find nothing to do, so that they are not launched.
 IDLE = {TRAINER: {"ENERGY", "SQUARES"}, DEFAULTS: {"ENERGY", "REPORT"}, TORCH: {"REPORT"}}
@@ -61,6 +78,7 @@ class Prediction:
     host: float  # seconds
     remark: str = ""
     waits: int = 0  # numbers that the host reads back
+    computing: float = 0.0  # seconds of the device that moving bytes does not hide
 
     @property
     def family(self) -> str:
@@ -76,9 +94,14 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
+        return max(self.device, self.host) + WAIT * self.waits
+
+    @property
+    def device(self) -> float:
+        """Seconds if the host were never late."""
         # What lies in L2 moves no bytes of memory: then only launches and the host count.
         moving = 0.0 if self.in_cache else self.moved / COPY
-        return max(moving, GAP * self.launches, self.host) + WAIT * self.waits
+        return max(moving + self.computing, GAP * self.launches)
 
     @property
     def share(self) -> float:
@@ -100,19 +123,31 @@ def adamw(name: str, dtype: str) -> list[Prediction]:
     fused = max(cut.ceil_div(count, FUSED_TENSORS), cut.ceil_div(chunks, 320))
     who = ("adamw", chosen, dtype)
     return [
-        Prediction(*who, "fusedstep", floor, 1, TRITON_LAUNCH + OURS_EACH * count),
+        *(Prediction(*who, own, floor, 1, our_host(own, "adamw", 1, 1, count)) for own in LAUNCH),
         Prediction(*who, "torch-fused", floor, fused, FUSED_EACH * count),
         Prediction(*who, "torch-foreach", foreach, 8 * fused, FOREACH_EACH * count, COUNTED),
     ]
 
 
-def our_adafactor(rule: str, chosen: ParameterList, dtype: str, in_waves: bool) -> Prediction:
-    """g twice, p read and written; with scale_parameter p once more; sums down the columns of each
-    256 rows or so, written and read. In waves, which are off by default, the second read of a
-    gradient that fits L2 comes from there, and so do its sums: at best."""
-    item, layout, kinds = DTYPES[dtype].itemsize, cut.Layout(4), set()
+def our_host(provider: str, family: str, launches: int, buckets: int, count: int) -> float:
+    of_buckets = UPLOAD * buckets + LAUNCH[provider] * launches
+    return OURS_STEP[family] + of_buckets + OURS_EACH * count
+
+
+def our_adafactor(
+    provider: str, rule: str, chosen: ParameterList, dtype: str, in_waves: bool
+) -> Prediction:
+    """g twice, p read and written; with scale_parameter p once more; g once more if no block holds
+    a row; sums down the columns of each 256 rows or so, written and read. The second read of a
+    gradient that fits L2 comes from there, at best, if it is the only one, or in waves, which are
+    off by default; then so do its sums."""
+    grain, item, kinds = GRAINS[provider], DTYPES[dtype].itemsize, set()
+    layout = cut.Layout(grain, 4)
     moved = launches = 0
+    computing = 0.0
     scaled = rule != TRAINER
+    usual = rule != TORCH or dtype == "float32"  # torch's moments have the gradient's dtype
+    read = READ[dtype] if usual else READ_ANY
     for shape in chosen.shapes:
         count = elements([shape])
         if len(shape) < 2:
@@ -120,18 +155,43 @@ def our_adafactor(rule: str, chosen: ParameterList, dtype: str, in_waves: bool) 
             moved += count * (4 * item + 3 * 4)  # v is float32
         else:
             sizes = (count // (shape[-2] * shape[-1]), *shape[-2:])
-            again = in_waves and waves.take(*sizes) and count * item <= L2
-            moved += (4 + scaled - again) * item * count
-            if in_waves and waves.take(*sizes):
+            goes = in_waves and waves.take(grain, item, *sizes)
+            fits = count * item <= L2
+            again = fits and (goes or len(chosen.shapes) == 1)
+            chunked = sizes[-1] > layout.row_widths[-1]
+            own = (4 + scaled + chunked - again) * item * count
+            moved += own
+            if provider == OURS:  # nobody has counted Triton's
+                first, second = (n * count / ISSUED for n in (read, UPDATE))
+                if goes:  # both reads of different matrices at a time
+                    computing += max(0.0, first + second - own / COPY)
+                else:
+                    computing += max(0.0, first - item * count / COPY)
+            if goes:
                 launches = 2  # the one kernel, and a zero for its counters
                 continue
             layout.add_matrices(*sizes)
         kinds |= {(len(shape) > 1, kind) for kind in layout.work[-1]}
     launches += sum(kind.name not in IDLE[rule] for _, kind in kinds)
     moved += 2 * 4 * layout.partials
-    host = TRITON_LAUNCH * launches + OURS_EACH * len(chosen.shapes)
-    remark = "in waves, at best" if in_waves else "in phases"
-    return Prediction(rule, chosen, dtype, "fusedstep", moved, launches, host, remark)
+    buckets = len({len(shape) > 1 for shape in chosen.shapes})
+    host = our_host(provider, "adafactor", launches, buckets, len(chosen.shapes))
+    remark = IN_WAVES if in_waves else IN_PHASES
+    who = (rule, chosen, dtype, provider)
+    return Prediction(*who, moved, launches, host, remark, computing=computing)
+
+
+def ours(rule: str, chosen: ParameterList, dtype: str) -> list[Prediction]:
+    """By provider, in phases and in waves where there are such kernels."""
+    found = []
+    for provider in LAUNCH:
+        # C++ has waves for moments of float32 alone.
+        has_waves = provider == OURS_TRITON or rule != TORCH or dtype == "float32"
+        for in_waves in (False, True)[: 1 + has_waves]:
+            row = our_adafactor(provider, rule, chosen, dtype, in_waves)
+            if not in_waves or row.moved < found[-1].moved:  # else no matrix goes in waves
+                found.append(row)
+    return found
 
 
 def adafactor(name: str, dtype: str) -> list[Prediction]:
@@ -142,7 +202,7 @@ def adafactor(name: str, dtype: str) -> list[Prediction]:
     found = []
     for rule in (TRAINER, DEFAULTS):
         host, waits = TORCH_LAUNCH * launches, count if rule == DEFAULTS else 0
-        found += [our_adafactor(rule, chosen, dtype, in_waves) for in_waves in (False, True)]
+        found += ours(rule, chosen, dtype)
         who = (rule, chosen, dtype, "transformers")
         found.append(Prediction(*who, moved, launches, host, COUNTED, waits))
     foreach = FOREACH_ADAFACTOR_ACCESSES * DTYPES[dtype].itemsize * chosen.elements
@@ -151,7 +211,7 @@ def adafactor(name: str, dtype: str) -> list[Prediction]:
     who = (TORCH, chosen, dtype)
     return [
         *found,
-        *(our_adafactor(TORCH, chosen, dtype, in_waves) for in_waves in (False, True)),
+        *ours(TORCH, chosen, dtype),
         Prediction(*who, "torch-foreach", foreach, launches, host, COUNTED, waits),
     ]
 
@@ -159,115 +219,9 @@ def adafactor(name: str, dtype: str) -> list[Prediction]:
 def predictions() -> list[Prediction]:
     both = ("float32", "bfloat16")
     found = [row for name in LARGE for dtype in both for row in adamw(name, dtype)]
+    found += [row for name in SMALL for row in adamw(name, "float32")]
     found += [row for dtype in both for row in adafactor("llama-1b", dtype)]
-    return found + adamw("2000 small", "float32")
-
-
-def page(rows: list[Prediction]) -> str:
-    heads = ("list", "dtype", "rule", "provider", "bytes an element", "GB", "launches", "host ms",
-             "predicted ms", "of floor", "ratio", "measured ms", "note")  # fmt: skip
-    lines = ["| " + " | ".join(heads) + " |", "|" + " :-- |" * 4 + " --: |" * 8 + " :-- |"]
-    ours = rows[0]
-    for row in rows:
-        race = (row.rule, row.chosen.name, row.dtype)
-        if (ours.rule, ours.chosen.name, ours.dtype) != race:
-            ours = row
-        note = "; ".join(filter(None, (row.remark, "in L2" if row.in_cache else "")))
-        cells = (
-            *(row.chosen.name, row.dtype, row.rule, row.provider),
-            *(f"{row.moved / row.chosen.elements:.2f}", f"{row.moved / 1e9:.2f}"),
-            *(str(row.launches), f"{row.host * 1e3:.2f}", f"{row.seconds * 1e3:.3f}"),
-            *(f"{row.share:.0%}", f"{row.seconds / ours.seconds:.2f}", "", note),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    reached = "\n".join(f"| {what} | {found} | |" for what, found in targets(rows))
-    assumed = {
-        **{"peak": PEAK / 1e12, "share": COPY_SHARE, "copy": COPY / 1e12, "l2": L2 / 1e6},
-        **{"gap": GAP * 1e6, "triton": TRITON_LAUNCH * 1e6, "torch": TORCH_LAUNCH * 1e6},
-        **{"wait": WAIT * 1e6, "ours": OURS_EACH * 1e6, "fused": FUSED_EACH * 1e6},
-        "foreach": FOREACH_EACH * 1e6,
-    }
-    return TEXT.format(table="\n".join(lines), targets=reached, **assumed)
-
-
-TEXT = """\
-# What an H200 should measure
-
-No accelerator was there when this was written: every number below is arithmetic, by
-`python -m bench.predict`, and the column "measured ms" is empty until `make gpu` has run.
-
-Assumed: {peak} TB/s of memory by the data sheet, of which a large copy reaches {share:.0%}
-({copy:.2f} TB/s, to be measured); {gap:.0f} us between the starts of two kernels; {triton:.0f} us
-of the host for a launch of Triton's and {torch:.0f} us for one of torch's; {wait:.0f} us for each
-number that the host reads back; {l2:.0f} MB of L2. Of the host, {ours:.2f} us for a parameter in
-ours, {fused:.2f} us in torch's fused AdamW and {foreach:.2f} us in its foreach one, all measured on
-a CPU with tensors of one element. A step takes the largest of memory, launches and host, and then
-the waits. What the peers move is an estimate from their source (bench/predict.py lists the passes);
-reductions across rows are taken to be as fast as copies, which favours them. Ours, in phases, reads
-a gradient twice from memory; in waves (FUSEDSTEP_TRITON_WAVES=1), the second read of one that fits
-L2 comes from there, at best.
-
-{table}
-
-bytes an element: moved by this provider. of floor: the fewest bytes that the rule must move
-(bench/lists.py) at copy speed, over the predicted time. ratio: to fusedstep's first line of the
-race; above 1 is slower.
-
-## Targets
-
-| target | predicted | measured |
-| :-- | :-- | :-- |
-{targets}
-"""
-
-
-def targets(rows: list[Prediction]) -> list[tuple[str, str]]:
-    """What the work is held to, and what the numbers above say about it."""
-
-    def seconds(rule: str, name: str, dtype: str, provider: str) -> float:
-        return next(
-            row.seconds
-            for row in rows
-            if (row.rule, row.chosen.name, row.dtype, row.provider) == (rule, name, dtype, provider)
-        )
-
-    def ratio(rule: str, name: str, dtype: str, peer: str) -> float:
-        return seconds(rule, name, dtype, peer) / seconds(rule, name, dtype, "fusedstep")
-
-    def share(rule: str, name: str, dtype: str) -> str:
-        found = [r for r in rows if (r.rule, r.chosen.name, r.dtype) == (rule, name, dtype)]
-        return ", ".join(f"{r.share:.2f} {r.remark}" for r in found if r.provider == "fusedstep")
-
-    llama = ("llama-1b", "bfloat16")
-    worst = min(row.share for row in rows if row.rule == "adamw" and row.provider == "fusedstep"
-                and row.chosen.name in LARGE)  # fmt: skip
-    fused = min(ratio("adamw", name, dtype, "torch-fused")
-                for name in LARGE for dtype in ("float32", "bfloat16"))  # fmt: skip
-    return [
-        ("AdamW: at least 0.90 of copy bandwidth",
-         f"{worst:.2f}, if a kernel of seven streams is as fast as a copy of two"),
-        ("AdamW: not slower than torch fused", f"{fused:.2f} x: the same bytes"),
-        ("Adafactor bf16 on llama-1b: at least 10 x transformers",
-         f"{ratio('adafactor-hf-trainer', *llama, 'transformers'):.1f} x (Trainer's settings), "
-         f"{ratio('adafactor-hf-defaults', *llama, 'transformers'):.1f} x (defaults)"),
-        ("Adafactor bf16 on llama-1b: at least 10 x torch foreach",
-         f"{ratio('adafactor-torch', *llama, 'torch-foreach'):.1f} x by bytes and launches: met "
-         "only if torch's reductions stay far below copy speed, as on a CPU (13 x there)"),
-        ("Adafactor bf16 on llama-1b: at least 0.6 of the floor of 6 bytes an element",
-         f"Trainer's settings {share('adafactor-hf-trainer', *llama)}; "
-         f"defaults {share('adafactor-hf-defaults', *llama)}"),
-        ("2,000 small tensors: at least 5 x torch fused",
-         f"{ratio('adamw', '2000 small', 'float32', 'torch-fused'):.1f} x: the host's time"),
-    ]  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench.predict", description=__doc__)
-    parser.add_argument("--out", type=Path, default=PAGE, help=f"default: {PAGE.name}")
-    out = parser.parse_args().out
-    out.write_text(page(predictions()))
-    print(f"written: {out}")
-
-
-if __name__ == "__main__":
-    main()
+    found += adafactor("t5-xl", "bfloat16")
+    for name in (FITTING, *ABOVE):
+        found += [row for row in adafactor(name, "bfloat16") if row.rule == TRAINER]
+    return found

@@ -9,7 +9,8 @@ import torch
 
 from bench.lists import ParameterList
 
-OURS = "fusedstep"
+OURS = "fusedstep"  # the backend that `auto` takes, or that FUSEDSTEP_BACKEND asks for
+OURS_TRITON = "fusedstep-triton"
 OURS_CAPTURABLE = "fusedstep-capturable"
 
 Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -23,7 +24,12 @@ class Rule:
     only_on_gpus: dict[str, Build] = field(default_factory=dict)
 
     def providers_on(self, kind: str) -> dict[str, Build]:
-        return self.providers if kind == "cpu" else {**self.providers, **self.only_on_gpus}
+        if kind == "cpu":
+            return self.providers
+        every = {**self.providers, **self.only_on_gpus}
+        # Ours come first. Memory is for those whom somebody with a GPU would choose.
+        names = [name for name in every if name != "torch-plain"]
+        return {name: every[name] for name in sorted(names, key=lambda n: not n.startswith(OURS))}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ def lazily(module: str, name: str, **settings: Any) -> Build:
 
 
 ADAMW = {"lr": 1e-3}
+BY_TRITON = {"backend": "triton"}
 # What transformers' Trainer passes for optim="adafactor".
 TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
 
@@ -57,6 +64,7 @@ RULES = {
             "torch-plain": lazily("torch.optim", "AdamW", foreach=False, **ADAMW),
         },
         {
+            OURS_TRITON: lazily("fusedstep.optim", "AdamW", **ADAMW, **BY_TRITON),
             OURS_CAPTURABLE: lazily("fusedstep.optim", "AdamW", capturable=True, **ADAMW),
             "torch-capturable": lazily("torch.optim", "AdamW", capturable=True, **ADAMW),
         },
@@ -68,6 +76,7 @@ RULES = {
             OURS: lazily("fusedstep.hf", "Adafactor", **TRAINER),
             "transformers": lazily("transformers.optimization", "Adafactor", **TRAINER),
         },
+        {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_TRITON)},
     ),
     "adafactor-hf-defaults": Rule(
         "adafactor",
@@ -76,6 +85,7 @@ RULES = {
             OURS: lazily("fusedstep.hf", "Adafactor"),
             "transformers": lazily("transformers.optimization", "Adafactor"),
         },
+        {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **BY_TRITON)},
     ),
     "adafactor-torch": Rule(
         "adafactor",
@@ -85,12 +95,15 @@ RULES = {
             "torch-foreach": lazily("torch.optim", "Adafactor", foreach=True),
             "torch-plain": lazily("torch.optim", "Adafactor", foreach=False),
         },
-        {OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True)},
+        {
+            OURS_TRITON: lazily("fusedstep.optim", "Adafactor", **BY_TRITON),
+            OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True),
+        },
     ),
 }
 
 PROVIDERS = tuple(
-    dict.fromkeys(name for rule in RULES.values() for name in rule.providers_on("cuda"))
+    dict.fromkeys(name for rule in RULES.values() for name in (*rule.providers, *rule.only_on_gpus))
 )
 
 

@@ -10,16 +10,24 @@ import torch
 
 import fusedstep.hf
 import fusedstep.optim
+from fusedstep.gpu import waves
 
-# One tile and several, rows longer than a tile, tiny matrices, one piece and several.
-SHAPES = [(), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)]
+# One tile and several, rows longer than a tile of each backend's, tiny matrices, one piece and
+# several.
+SHAPES = [
+    *((), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)),
+    *((40, 5000), (20, 8200), (64, 256), (48, 512)),
+]
 # Whether misaligned, and whether matrices go in one launch, which needs alignment: few runs, since
-# each has kernels of its own to be compiled.
+# each of Triton's has kernels of its own to be compiled.
 RUNS = [
     (torch.float32, True, "0"),
+    (torch.float32, False, "0"),
     (torch.bfloat16, False, "0"),
+    (torch.float32, False, "1"),
     (torch.bfloat16, False, "1"),
 ]
+waves.WAVE_BYTES = 20_000  # so many that some wait for others
 FIXED = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "AdamW": lambda p: fusedstep.optim.AdamW(p),
@@ -49,10 +57,12 @@ def parameters(device: str, dtype: torch.dtype, misaligned: bool) -> list[torch.
 def main() -> int:
     parser = argparse.ArgumentParser("python -m bench.small_step", description=__doc__)
     parser.add_argument("--device", default="cuda")
-    device = parser.parse_args().device
+    parser.add_argument("--backend", default="auto")
+    asked = parser.parse_args()
+    device, os.environ["FUSEDSTEP_BACKEND"] = asked.device, asked.backend
     for name, make in OPTIMIZERS.items():
-        for dtype, misaligned, waves in RUNS:
-            os.environ["FUSEDSTEP_TRITON_WAVES"] = waves
+        for dtype, misaligned, order in RUNS:
+            os.environ.update(FUSEDSTEP_CUDA_WAVES=order, FUSEDSTEP_TRITON_WAVES=order)
             params = parameters(device, dtype, misaligned)
             optimizer = make(params)
             for _ in range(2):

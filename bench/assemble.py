@@ -1,0 +1,77 @@
+"""Puts the package together in build/gpu, with the compilers that are there and nothing downloaded.
+
+Neither write access to site-packages nor a setuptools new enough for our pyproject.toml is needed:
+torch's own index brings an old one.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from bench.parts import BUILD, ROOT, Parts, program
+
+PACKAGE = BUILD / "fusedstep"
+
+
+def assemble(parts: Parts, seconds: float) -> None:
+    """A build that fails keeps nothing from running: without the module for the host a step is
+    slower there, and without that for CUDA, Triton's kernels are tested alone."""
+    end = time.monotonic() + seconds
+    leave_out = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    shutil.copytree(ROOT / "python" / "fusedstep", PACKAGE, ignore=leave_out)
+    shutil.copytree(ROOT / "kernels", PACKAGE / "kernels", ignore=leave_out)
+    build(parts, "build", "_native", "OFF", 0.6 * seconds)
+    if why := no_cuda():
+        parts.note("build-cuda", why)
+    elif build(parts, "build-cuda", "_cuda", "ON", end - time.monotonic()):
+        resources(parts)
+
+
+def no_cuda() -> str:
+    """Empty if the module for CUDA should be built, else what to note."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "skipped: this torch is not one for CUDA"
+    if program("nvcc") is None:
+        return "FAILED: no nvcc on PATH or in CUDA_HOME/bin, so the CUDA backend is not tested"
+    return ""
+
+
+def build(parts: Parts, name: str, module: str, cuda: str, seconds: float) -> bool:
+    """Each module in a folder of its own: where one cannot be built, the other can."""
+    cmake, ninja = program("cmake"), program("ninja")
+    if cmake is None or importlib.util.find_spec("pybind11") is None:
+        parts.note(name, f"FAILED: no cmake or no pybind11, so there is no {module}")
+        return False
+    import pybind11
+
+    folder = BUILD / module
+    configure = [
+        *(cmake, f"-S{ROOT}", f"-B{folder}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+        *(f"-DPython3_EXECUTABLE={sys.executable}", f"-DPython_EXECUTABLE={sys.executable}"),
+        f"-DFUSEDSTEP_CUDA={cuda}",
+        *(["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
+    ]
+    make = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count()), "--target", module]
+    if not parts.run_all(name, [configure, make], seconds):
+        return False
+    for made in folder.rglob(f"{module}.*so"):
+        shutil.copy(made, PACKAGE)
+    return True
+
+
+def resources(parts: Parts) -> None:
+    """Registers, shared and local memory of every CUDA kernel; Triton brings a cuobjdump too."""
+    triton = importlib.util.find_spec("triton")
+    more = Path(triton.origin).parent / "backends/nvidia/bin" if triton and triton.origin else ROOT
+    cuobjdump = program("cuobjdump", more)
+    if cuobjdump is None:
+        parts.note("resources", "skipped: no cuobjdump")
+        return
+    (module,) = PACKAGE.glob("_cuda.*so")
+    parts.run("resources", [cuobjdump, "-res-usage", str(module)], 60)

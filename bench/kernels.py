@@ -1,0 +1,66 @@
+"""How long each kernel of a step takes, as torch's profiler sees it on a GPU; both backends."""
+
+import argparse
+import collections
+import os
+import sys
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.lists import DTYPES, LISTS, parameters
+from bench.providers import OURS, OURS_TRITON, RULES
+
+STEPS = 5
+RUNS = [  # rule, dtype, whether matrices go in one launch
+    ("adamw", "float32", "0"),
+    ("adamw", "bfloat16", "0"),
+    *((rule, "bfloat16", "0") for rule in RULES if rule.startswith("adafactor")),
+    ("adafactor-hf-trainer", "bfloat16", "1"),
+    ("adafactor-hf-trainer", "float32", "0"),
+]
+NAME = 76  # characters
+
+
+def kernels_of(rule: str, provider: str, dtype: str, name: str) -> collections.Counter[str]:
+    """Microseconds of a step by kernel."""
+    params = parameters(LISTS[name].tensors(DTYPES[dtype], "cuda"))
+    optimizer = RULES[rule].providers_on("cuda")[provider](params)
+    for _ in range(3):
+        optimizer.step()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        for _ in range(STEPS):
+            optimizer.step()
+        torch.cuda.synchronize()
+    spent: collections.Counter[str] = collections.Counter()
+    for event in seen.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spent[event.name] += event.device_time / STEPS
+    return spent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m bench.kernels", description=__doc__)
+    parser.add_argument("--list", choices=LISTS, default="llama-1b")
+    asked = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("torch finds no cuda device", file=sys.stderr)
+        return 1
+    for rule, dtype, waves in RUNS:
+        for provider in (OURS, OURS_TRITON):
+            os.environ.update(FUSEDSTEP_CUDA_WAVES=waves, FUSEDSTEP_TRITON_WAVES=waves)
+            print(f"\n{provider}: {rule}, {asked.list}, {dtype}, waves {waves}", flush=True)
+            try:
+                spent = kernels_of(rule, provider, dtype, asked.list)
+            except RuntimeError as error:  # the other backend may be there
+                print(f"  failed: {error}")
+                continue
+            for kernel, microseconds in spent.most_common():
+                print(f"  {microseconds:10.1f} us  {kernel[:NAME]}")
+            torch.cuda.empty_cache()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

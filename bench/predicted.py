@@ -1,0 +1,171 @@
+"""Writes the predictions down, and what the work is held to: bench/results/predicted-h200.md."""
+
+import argparse
+from pathlib import Path
+
+from bench import predict
+from bench.predict import DEFAULTS, IN_PHASES, IN_WAVES, LAUNCH, TORCH, TRAINER, Prediction
+from bench.providers import OURS, OURS_TRITON
+
+PAGE = Path(__file__).parent / "results" / "predicted-h200.md"
+HEADS = ("list", "dtype", "rule", "provider", "bytes an element", "GB", "launches", "host ms",
+         "predicted ms", "of floor", "ratio", "measured ms", "note")  # fmt: skip
+
+TEXT = """\
+# What an H200 should measure
+
+No accelerator was there when this was written: every number below is arithmetic, by
+`python -m bench.predicted`, and the column "measured ms" is empty until `make gpu` has run.
+`fusedstep` is the CUDA backend, `fusedstep-triton` that of Triton.
+
+Assumed: {peak} TB/s of memory by the data sheet, of which a large copy reaches {share:.0%}
+({copy:.2f} TB/s, to be measured); {gap:.0f} us between the starts of two kernels; of the host,
+{cuda:.0f} us for a launch of C++, {triton:.0f} us for one of Triton's, {torch:.0f} us for one of
+torch's with its operator, {upload:.0f} us for the scalars of a bucket; {wait:.0f} us for each
+number that the host reads back; {l2:.0f} MB of L2. Measured, on a CPU: of the host, {ours:.2f} us
+for a parameter in ours, {fused:.2f} us in torch's fused AdamW and {foreach:.2f} us in its foreach
+one (tensors of one element); for a step of ours that launches nothing {adamw:.0f} us (AdamW) and
+{adafactor:.0f} us (Adafactor). Counted, in machine code for sm_90: {bf16} instructions for an
+element of Adafactor's first read in bfloat16, {fp32} in float32, {any} where the kernels for any
+dtype are taken, {update} in the second; {issued:.1f} million million a second are carried out. So
+the first read of bfloat16 takes {slower:.1f} times as long as its bytes. Triton's were not counted.
+
+A step takes the largest of device, launches and host, and then the waits. What the peers move is
+an estimate from their source (bench/predict.py lists the passes); reductions across rows are taken
+to be as fast as copies, which favours them. Ours, in phases, reads a gradient twice from memory,
+unless it is a single one that fits L2; in waves (FUSEDSTEP_CUDA_WAVES=1, FUSEDSTEP_TRITON_WAVES=1)
+the second read of one that fits L2 comes from there, at best.
+
+{table}
+
+bytes an element: moved by this provider. of floor: the fewest bytes that the rule must move
+(bench/lists.py) at copy speed, over the predicted time. ratio: to fusedstep's first line of the
+race; above 1 is slower.
+
+## Targets
+
+| target | predicted, for the CUDA backend | reached | measured |
+| :-- | :-- | :-- | :-- |
+{targets}
+"""
+
+
+def page(rows: list[Prediction]) -> str:
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + " :-- |" * 4 + " --: |" * 8 + " :-- |"]
+    ours = rows[0]
+    for row in rows:
+        race = (row.rule, row.chosen.name, row.dtype)
+        if (ours.rule, ours.chosen.name, ours.dtype) != race:
+            ours = row
+        note = "; ".join(filter(None, (row.remark, "in L2" if row.in_cache else "")))
+        cells = (
+            *(row.chosen.name, row.dtype, row.rule, row.provider),
+            *(f"{row.moved / row.chosen.elements:.2f}", f"{row.moved / 1e9:.2f}"),
+            *(str(row.launches), f"{row.host * 1e3:.2f}", f"{row.seconds * 1e3:.3f}"),
+            *(f"{row.share:.0%}", f"{row.seconds / ours.seconds:.2f}", "", note),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    reached = [f"| {what} | {found} | {yes} | |" for what, found, yes in targets(rows)]
+    own = predict
+    return TEXT.format(
+        table="\n".join(lines),
+        targets="\n".join(reached),
+        **{"peak": own.PEAK / 1e12, "share": own.COPY_SHARE, "copy": own.COPY / 1e12},
+        **{"l2": own.L2 / 1e6, "gap": own.GAP * 1e6, "wait": own.WAIT * 1e6},
+        **{"cuda": LAUNCH[OURS] * 1e6, "triton": LAUNCH[OURS_TRITON] * 1e6},
+        **{"torch": own.TORCH_LAUNCH * 1e6, "upload": own.UPLOAD * 1e6},
+        **{"ours": own.OURS_EACH * 1e6, "fused": own.FUSED_EACH * 1e6},
+        **{"foreach": own.FOREACH_EACH * 1e6, "adamw": own.OURS_STEP["adamw"] * 1e6},
+        **{"adafactor": own.OURS_STEP["adafactor"] * 1e6, "issued": own.ISSUED / 1e12},
+        **{"bf16": own.READ["bfloat16"], "fp32": own.READ["float32"], "any": own.READ_ANY},
+        **{"update": own.UPDATE, "slower": own.READ["bfloat16"] / own.ISSUED * own.COPY / 2},
+    )
+
+
+def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
+    """What the work is held to, what the numbers above say about it, and whether it is reached."""
+    by_key = {(r.rule, r.chosen.name, r.dtype, r.provider, r.remark): r for r in rows}
+
+    def row(rule: str, name: str, provider: str, remark: str = "", dtype: str = "bfloat16"):
+        return by_key[rule, name, dtype, provider, remark]
+
+    def ratio(rule: str, name: str, peer: str) -> float:
+        other = row(rule, name, peer, predict.COUNTED)
+        return other.seconds / row(rule, name, OURS, IN_PHASES).seconds
+
+    def words(reached: bool) -> str:
+        return "yes" if reached else "no"
+
+    adamw = [r for r in rows if r.rule == "adamw" and r.provider == OURS]
+    fused = {
+        r.chosen.name: row("adamw", r.chosen.name, "torch-fused", "", r.dtype).seconds / r.seconds
+        for r in adamw
+    }
+    large = min(r.share for r in adamw if r.chosen.name == "1e9")
+    small = row("adamw", "2000 small", OURS, "", "float32")
+    fitting = [row(TRAINER, predict.FITTING, OURS, remark) for remark in (IN_PHASES, IN_WAVES)]
+    lists = ("llama-1b", "t5-xl")
+    # Of the floor for two reads of the gradient: 8 bytes an element, not 6.
+    twice = {
+        name: row(TRAINER, name, OURS, IN_PHASES).share * 8 / 6 for name in (*predict.ABOVE, *lists)
+    }
+    peers = {
+        f"{name}, {what}": ratio(rule, name, "transformers")
+        for name in lists
+        for rule, what in ((TRAINER, "Trainer's settings"), (DEFAULTS, "defaults"))
+    }
+    foreach = {name: ratio(TORCH, name, "torch-foreach") for name in lists}
+    host = {
+        r.chosen.name: r.host / len(r.chosen.shapes) * 1e6
+        for r in (*(row(TRAINER, name, OURS, IN_PHASES) for name in lists), small)
+    }
+
+    def listed(numbers: dict[str, float], form: str = "{:.2f}") -> str:
+        return "; ".join(f"{name} {form.format(number)}" for name, number in numbers.items())
+
+    return [
+        ("AdamW: at least 0.92 of copy bandwidth at 1e9 elements",
+         f"{large:.2f}, if a kernel of seven streams is as fast as a copy of two",
+         words(large >= 0.92)),
+        ("AdamW: not slower than torch fused, at every size",
+         f"at least {min(fused.values()):.2f} x: the same bytes, fewer launches",
+         words(min(fused.values()) >= 1)),
+        ("AdamW on 2,000 small tensors: at least 10 x torch fused",
+         f"{fused['2000 small']:.1f} x: all of it the host's time, {small.host * 1e3:.2f} ms, of "
+         f"which {predict.OURS_EACH * len(small.chosen.shapes) * 1e3:.2f} ms are the walk over "
+         "the tensors", words(fused["2000 small"] >= 10)),
+        ("Adafactor bf16: at least 0.85 of the floor of 6 bytes where the gradient fits L2",
+         "4096x4096: " + ", ".join(f"{r.share:.2f} {r.remark}" for r in fitting) + f"; the host's "
+         f"{fitting[0].host * 1e6:.0f} us against the floor's "
+         f"{fitting[0].floor_bytes / predict.COPY * 1e6:.0f} us. The device alone: "
+         + ", ".join(f"{r.floor_bytes / predict.COPY / r.device:.2f}" for r in fitting)
+         + ", as the first read's instructions take longer than its bytes",
+         words(max(r.share for r in fitting) >= 0.85)),
+        ("Adafactor bf16: at least 0.8 of the floor of 8 bytes above",
+         listed(twice) + ", in phases: the first read waits for its instructions, and rows of more "
+         "than 8,192 columns are read once more",
+         words(min(twice.values()) >= 0.8)),
+        ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x transformers",
+         listed(peers, "{:.1f} x") + ": by bytes no more than "
+         f"{predict.TRANSFORMERS_BYTES['bfloat16'] / 8:.1f} x in phases, if its kernels run at "
+         "copy speed", words(min(peers.values()) >= 15)),
+        ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x torch foreach",
+         listed(foreach, "{:.1f} x") + ": met only if torch's reductions stay far below copy "
+         "speed, as on a CPU (13 x there); ours takes the kernels for any dtype here, as "
+         "torch's moments are bfloat16", words(min(foreach.values()) >= 15)),
+        ("Host: below 0.5 us a parameter",
+         listed(host) + " us: with few tensors, the constant part of a step counts",
+         words(max(host.values()) < 0.5)),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.predicted", description=__doc__)
+    parser.add_argument("--out", type=Path, default=PAGE, help=f"default: {PAGE.name}")
+    out = parser.parse_args().out
+    out.write_text(page(predict.predictions()))
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()
