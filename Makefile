@@ -12,7 +12,7 @@ GPU_TESTS_SECONDS ?= 380
 GPU_SANITIZER_SECONDS ?= 240
 GPU_BENCH_SECONDS ?= 360
 
-.PHONY: bench bench-pytest test test-all tests tests-compiled tests-interpreted gpu predict style rules info clean
+.PHONY: bench bench-pytest test test-all tests tests-cuda tests-compiled tests-interpreted gpu predict style rules info clean
 
 bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
 	$(BIN)/python -m bench --device all
@@ -26,10 +26,14 @@ test: $(VENV)/built ## everything but the slow sweeps
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
 
-# Triton decides when it is loaded whether it compiles or interprets, so there are two runs.
-tests: tests-compiled tests-interpreted
+# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; the CUDA
+# backend's tests are a third one, so that two cores have the same to do.
+CUDA_TESTS := $(wildcard tests/test_cuda*.py) tests/test_simcuda.py
+tests: tests-cuda tests-compiled tests-interpreted
+tests-cuda:
+	$(BIN)/python -m pytest $(SELECT) $(CUDA_TESTS)
 tests-compiled:
-	$(BIN)/python -m pytest $(SELECT)
+	$(BIN)/python -m pytest $(SELECT) $(CUDA_TESTS:%=--ignore=%)
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/interpreted
 

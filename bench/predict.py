@@ -30,13 +30,11 @@ L2 = 50e6  # bytes of cache
 OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
 # And for a whole step of one tensor, when nothing was launched (same CPU and day).
 OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
-# Instructions that a thread carries out for an element of a matrix: counted in the loops of the
-# code for sm_90 (nvcc 13.0, 2026-11-21) on the way that rows of 2,048 columns take. Kernels for a
-# dtype; those for any dtype, where a gradient is not float32 or bfloat16 or moments are not
-# float32; the second read.
-READ = {"float32": 25, "bfloat16": 22}
-READ_ANY = 34
-UPDATE = 18
+# Instructions that a thread carries out for an element of an aligned matrix: counted in the loops of
+# the code for sm_90 (nvcc 13.0, 2026-11-21), less what is left out where no gradient is scaled and no
+# division is out of range. In the first read, and in the second.
+READ = {"float32": 18, "bfloat16": 13}
+UPDATE = 19
 # A second: 132 multiprocessors, 128 lanes, 1.98 GHz by the data sheet, of which 80 % are reached.
 ISSUED = 132 * 128 * 1.98e9 * 0.8
 FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: four lists of addresses in one argument
@@ -146,8 +144,6 @@ def our_adafactor(
     moved = launches = 0
     computing = 0.0
     scaled = rule != TRAINER
-    usual = rule != TORCH or dtype == "float32"  # torch's moments have the gradient's dtype
-    read = READ[dtype] if usual else READ_ANY
     for shape in chosen.shapes:
         count = elements([shape])
         if len(shape) < 2:
@@ -162,7 +158,7 @@ def our_adafactor(
             own = (4 + scaled + chunked - again) * item * count
             moved += own
             if provider == OURS:  # nobody has counted Triton's
-                first, second = (n * count / ISSUED for n in (read, UPDATE))
+                first, second = (n * count / ISSUED for n in (READ[dtype], UPDATE))
                 if goes:  # both reads of different matrices at a time
                     computing += max(0.0, first + second - own / COPY)
                 else:
@@ -182,12 +178,10 @@ def our_adafactor(
 
 
 def ours(rule: str, chosen: ParameterList, dtype: str) -> list[Prediction]:
-    """By provider, in phases and in waves where there are such kernels."""
+    """By provider, in phases and in waves."""
     found = []
     for provider in LAUNCH:
-        # C++ has waves for moments of float32 alone.
-        has_waves = provider == OURS_TRITON or rule != TORCH or dtype == "float32"
-        for in_waves in (False, True)[: 1 + has_waves]:
+        for in_waves in (False, True):
             row = our_adafactor(provider, rule, chosen, dtype, in_waves)
             if not in_waves or row.moved < found[-1].moved:  # else no matrix goes in waves
                 found.append(row)
