@@ -30,9 +30,9 @@ L2 = 50e6  # bytes of cache
 OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
 # And for a whole step of one tensor, when nothing was launched (same CPU and day).
 OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
-# Instructions that a thread carries out for an element of an aligned matrix: counted in the loops of
-# the code for sm_90 (nvcc 13.0, 2026-11-21), less what is left out where no gradient is scaled and no
-# division is out of range. In the first read, and in the second.
+# Instructions that a thread carries out for an element of an aligned matrix, in the first read and
+# in the second: counted in the loops of the code for sm_90 (nvcc 13.0, 2026-11-21), less what is
+# left out where no gradient is scaled and no quotient is out of range.
 READ = {"float32": 18, "bfloat16": 13}
 UPDATE = 19
 # A second: 132 multiprocessors, 128 lanes, 1.98 GHz by the data sheet, of which 80 % are reached.
