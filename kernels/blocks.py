@@ -19,9 +19,9 @@ GRAIN = cut.Grain(
     chunk_cols=8192,
     flat_width=2048,
     element_widths=(32, 256, 512),
-    unit=cut.Height(256, 256, 256),
+    unit=cut.Height(256, 256),
     # All units under way must be in L2; the kernel of waves has no tiles for other columns.
-    wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 32, 2048)),
+    wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 2048)),
     wave_cols=(33, 4096),
     waves_ahead=1,
     update_elements=32768,

@@ -17,7 +17,7 @@ from ptxrun.mangled import parse
 from triton_on_cpu import Problem, is_factored
 
 # As if matrices were larger: several units, of 8 rows of 256 columns or more rows of fewer.
-SMALL_UNITS = replace(cuda.GRAIN, unit=Height(8, 8, 256), update_elements=2048)
+SMALL_UNITS = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)
 
 
 def library(variant: str = "plain", csrc: Path = CSRC) -> Path:

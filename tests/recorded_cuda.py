@@ -12,7 +12,7 @@ from fusedstep.gpu import cut
 # longer ones, tiny matrices.
 SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
 # So that (70, 1024) has several units: real ones are larger.
-SMALL_UNITS = dataclasses.replace(fusedstep.cuda.GRAIN, unit=cut.Height(16, 16, 1024))
+SMALL_UNITS = dataclasses.replace(fusedstep.cuda.GRAIN, unit=cut.Height(16, 1024))
 
 
 def numbers_at(address, count, kind=ctypes.c_int32):

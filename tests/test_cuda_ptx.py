@@ -34,7 +34,7 @@ SOME = [(7,), (33, 17), (300, 40), (3, 5, 7)]
 @pytest.fixture
 def small_units(monkeypatch):
     """As if matrices were larger: there are several units of 88 rows of 24 columns."""
-    grain = replace(cuda.GRAIN, unit=Height(8, 8, 256), update_elements=2048)
+    grain = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)
     monkeypatch.setattr(cuda, "GRAIN", grain)
 
 

@@ -40,12 +40,14 @@ struct Band {
   }
 };
 
+constexpr int kLeastPerRow = 4;  // threads, so that each can see to one of four rows
+
 // `per_row` threads side by side, `rows` rows at a time. A thread has `Columns` columns of a row, or
 // more of a row that is too long for that, in strips of N: vectors, if the tensor is aligned, else
 // apart, so that threads side by side load neighbours.
 template <int Columns, int N, bool kAligned>
 struct Arrangement {
-  int per_row = 4;  // at least, so that each can see to one of four rows
+  int per_row = kLeastPerRow;
   int rows, strips, row, column, width;
 
   __device__ __forceinline__ explicit Arrangement(int width) : width(width) {

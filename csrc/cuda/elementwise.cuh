@@ -1,6 +1,8 @@
 // Walks a rule without sums over a list of tensors: a block for each chunk of a tensor.
 #pragma once
 
+#include <type_traits>
+
 #include "rule.cuh"
 
 namespace fusedstep::cuda {

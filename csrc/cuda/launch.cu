@@ -1,11 +1,10 @@
-// Launches a bucket's kernels on the current stream; nothing here allocates or waits.
+// Launches a bucket's kernels on a stream; nothing here allocates device memory or waits.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
 
 #include "../rules.h"
 #include "instances.h"
-#include "launch.h"
 
 #if !defined(FUSEDSTEP_CUDA_ARCHITECTURES)
 #define FUSEDSTEP_CUDA_ARCHITECTURES "unknown architectures"
@@ -16,10 +15,14 @@ namespace {
 
 constexpr int kWaves = -1;
 
-void check(cudaError_t status, const std::string& what) {
-  if (status == cudaSuccess) return;
+[[noreturn]] void fail(cudaError_t status, const std::string& what, const char* remark = "") {
   cudaGetLastError();  // the next call does not report it again
-  throw std::runtime_error(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+  throw std::runtime_error(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) +
+                           remark);
+}
+
+void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) fail(status, what);
 }
 
 std::string name_of(int unit) { return unit == kWaves ? "WAVES" : kUnitNames[unit]; }
@@ -30,7 +33,7 @@ class OnDevice {
   explicit OnDevice(int device) {
     check(cudaGetDevice(&before_), "cudaGetDevice");
     if (device == before_) return;
-    check(cudaSetDevice(device), "cudaSetDevice to device " + std::to_string(device));
+    check(cudaSetDevice(device), "cudaSetDevice");
     changed_ = true;
   }
   ~OnDevice() {
@@ -68,8 +71,9 @@ std::string why_unusable(int device) {
     const OnDevice on(device);
     const int32_t dtypes[kMaxSlots] = {};
     cudaFuncAttributes attributes;
-    check(cudaFuncGetAttributes(&attributes, elementwise_kernel(kAdamw, false, dtypes).function),
-          "its kernels were built for " + built_for());
+    const cudaError_t status =
+        cudaFuncGetAttributes(&attributes, elementwise_kernel(kAdamw, false, dtypes).function);
+    if (status != cudaSuccess) fail(status, "its kernels were built for " + built_for());
   } catch (const std::runtime_error& error) {
     return error.what();
   }
@@ -112,6 +116,8 @@ bool Work::has_waves() const {
 
 void Work::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
   const Kernel kernel = waves_kernel(rule_ == kAdafactorMomentum, lists_.dtypes);
+  if (kernel.function == nullptr)
+    throw std::invalid_argument("there is no kernel for WAVES of these dtypes");
   const OnDevice on(device_);
   int processors = 0, resident = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_),
@@ -144,10 +150,14 @@ void Work::launch(int64_t table, int64_t row_of, int64_t scalars, int64_t contro
     lists.count = phase.count;
     void* arguments[] = {&lists};
     const Kernel& kernel = phase.kernel;
-    check(
+    const cudaError_t status =
         cudaLaunchKernel(kernel.function, dim3(unsigned(phase.blocks)), dim3(kernel.threads), arguments,
-                         kernel.shared_bytes, queue),
-        name_of(phase.unit) + " could not be launched on " + std::to_string(phase.blocks) + " blocks");
+                         kernel.shared_bytes, queue);
+    if (status != cudaSuccess)
+      fail(
+          status,
+          name_of(phase.unit) + " could not be launched on " + std::to_string(phase.blocks) + " blocks",
+          " (unless this is the error of an earlier kernel)");
   }
 }
 

@@ -32,7 +32,7 @@ class Work {
 
   void lists(int64_t cuts, int64_t partials, int64_t sums);
   // One launch of a kind of work on so many entries, after those that were added before. Of `aligned`
-  // matrices, 16 bytes can be loaded wherever 8 columns begin.
+  // matrices, 16 bytes of parameter, gradient and momentum can be loaded at once.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);
   // Whether there is a kernel for `waves`.
   bool has_waves() const;

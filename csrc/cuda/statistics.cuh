@@ -63,8 +63,8 @@ __device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
   constexpr int kStrips = kColumns / N;
   // Rows of a thread at a time: more where an element leaves little time. While they are worked on, the
   // next ones are on their way.
-  constexpr int kBatch =
-      (G == kBfloat16 ? 2 : 1) * kBatches > V ? (G == kBfloat16 ? 2 : 1) * kBatches / V : 1;
+  constexpr int kWanted = (G == kBfloat16 ? 2 : 1) * kBatches, kBatch = kWanted > V ? kWanted / V : 1;
+  static_assert(kBatch <= kLeastPerRow && (kBatch & (kBatch - 1)) == 0, "a thread for each row");
   constexpr bool kAhead = G != kAny;
   const Cut& cut = tensor.cut;
   const Band band(tensor, unit, cut.row_blocks, cut.unit_rows);
@@ -72,7 +72,7 @@ __device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
   const Arrangement<kColumns, N, G != kAny> threads(band.width);
   const int step = kBatch * threads.rows;
   const int64_t first_row = band.matrix * tensor.rows() + band.first;
-  Slot<G> g = tensor.template slot<G>(1).from(band.place(tensor) + threads.row * cols);
+  const Slot<G> g = tensor.template slot<G>(1).from(band.place(tensor) + threads.row * cols);
   const Slot<kAny> moments = tensor.template slot<kAny>(2).from(first_row);
   const Adafactor<T> rule = tensor.rule();
   const T scale = tensor.gradient_scale();
@@ -85,7 +85,6 @@ __device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
 
   Vector<G, T, N> next[kBatch][kStrips];
   OneStored<T, kAhead> next_moment;
-  // Loads the rows from `top` on, to which `g` has come.
   auto fetch = [&](int top) {
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {

@@ -5,6 +5,8 @@
 // when the kernel runs: every thread of a block takes the same way then.
 #pragma once
 
+#include <type_traits>
+
 #include "../rules.h"
 #include "device.cuh"
 

@@ -98,7 +98,7 @@ __device__ __forceinline__ void report(const Tensor<T>& tensor) {
   tensor.store_rms(rule.rms(sum, double(tensor.elements())));
 }
 
-constexpr int kNone = -2;  // the dtype of a momentum that the rule does not have
+constexpr int kNone = -2;  // the dtype of a slot that a unit has nothing to do with
 
 struct Nothing {};
 

@@ -21,16 +21,16 @@ from .plan import Bucket
 
 WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
-COLUMNS = 8  # of an aligned matrix there is a multiple: 16 bytes of the smallest dtype
+LISTS = ("table", "row_of", "scalars", "controls")
 GRAIN = Grain(
     row_widths=(4096, 8192),  # 512 threads, each with 8 columns, or 16
     wide_row_widths=(2048,),  # ... or 4
     chunk_cols=4096,
     flat_width=8192,
     element_widths=(1,),  # a block takes rows of any width
-    unit=Height(256, 256, 2048),  # sums of units are two numbers a column: below 2 % of bfloat16
-    # 65,536 bytes of gradient: all units under way must be in L2.
-    wave_unit={item_bytes: Height(16, 16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
+    unit=Height(256, 2048),  # sums of units are two numbers a column: below 2 % of bfloat16
+    # All units under way must be in L2.
+    wave_unit={item_bytes: Height(16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
     wave_cols=(1, 4096),  # as the one kernel for all kinds of work has them
     waves_ahead=2,  # nobody waits for what is hardly begun
     update_elements=65536,
@@ -61,7 +61,10 @@ class Prepared(work.Prepared):
     def _add_factored(self, bucket: Bucket) -> None:
         lists = [(False, list(range(len(bucket.members))))]
         if bucket.kind == "matrix":
-            lists = work.by_alignment(bucket, COLUMNS)
+            # Parameter, gradient and momentum are loaded in vectors, moments are not.
+            vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
+            columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
+            lists = work.by_alignment(bucket, columns, vectors)
         may: set[int] = set()
         if waves.wanted(WAVES) and self.work.has_waves():
             may.update(i for aligned, tensors in lists if aligned for i in tensors)
@@ -79,7 +82,9 @@ class Prepared(work.Prepared):
             counters = self.scratch(factored.counters(), torch.int32)
             self.work.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
         for own in factored.phases:
-            self._add(own.kind.name, own.kind.width, own.aligned, own.entries)
+            # What was read last is read again first, while it is in L2.
+            ordered = own.entries.flip(0) if own.kind.name == "UPDATE" else own.entries
+            self._add(own.kind.name, own.kind.width, own.aligned, ordered)
 
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()
@@ -132,12 +137,14 @@ class CudaBackend:
 
     def prepare(self, bucket: Bucket) -> None:
         """Cuts the bucket's tensors into work lists on their device. Once for each plan."""
-        reason = self.module.why_unusable(bucket.device.index or 0)
-        if reason:  # while another device can be used
-            raise RuntimeError(f"{self.name} backend: {bucket.device} cannot be used: {reason}")
         with tables.on_device(bucket.device):
+            reason = self.module.why_unusable(bucket.device.index or 0)
+            if reason:  # while another device can be used
+                raise RuntimeError(f"{self.name} backend: {bucket.device} cannot be used: {reason}")
             try:
                 bucket.backend_data = Prepared(self.module, bucket)
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, ValueError) as error:
                 raise RuntimeError(self._said(bucket, error)) from error
 
@@ -176,9 +183,6 @@ class CudaBackend:
             f"tensors: {len(bucket.members)}, {dtypes}, the first one of shape "
             f"{tuple(first.param.shape)} in group {first.group}): {error}"
         )
-
-
-LISTS = ("table", "row_of", "scalars", "controls")
 
 
 def _built() -> Any:

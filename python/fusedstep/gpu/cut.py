@@ -31,7 +31,6 @@ TINY_MATRICES = 512  # of a unit
 PIECE = 16384  # elements of a vector
 CHUNK = 8192  # elements that a C++ block takes of a tensor whose rule has no sums
 WAVE_ENTRY = 8  # numbers of an entry of the waves, see waves.py
-PARTS = 32  # units that a matrix is cut into at least, if they are large enough then
 
 # Work of one phase goes in any order, after all of the phase before.
 PHASES = {
@@ -108,23 +107,16 @@ def holding(columns: int, widths: tuple[int, ...]) -> int:
     return next((width for width in widths if columns <= width), widths[-1])
 
 
-def round_up(a: int, step: int) -> int:
-    return ceil_div(a, step) * step
-
-
 @dataclass(frozen=True)
 class Height:
-    """How many rows a unit has: from `least` to `most` if they have `columns` or more; of shorter
-    rows so many more that there are as many elements."""
+    """How many rows a unit has if they have `columns` or more; of shorter rows so many more that
+    there are as many elements."""
 
-    least: int
-    most: int
+    rows: int
     columns: int
 
-    def of(self, rows: int, width: int) -> int:
-        more = ceil_div(self.columns, width)
-        wanted = round_up(ceil_div(rows, PARTS), 16)
-        return min(max(wanted, more * self.least), more * self.most)
+    def of(self, width: int) -> int:
+        return self.rows * ceil_div(self.columns, width)
 
 
 @dataclass(frozen=True)
@@ -181,7 +173,7 @@ class Layout:
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
         # leaves some of its own too, so narrow matrices take more rows.
-        cut.unit_rows = height.of(rows, chunk if grain.padded else min(cols, chunk))
+        cut.unit_rows = height.of(chunk if grain.padded else min(cols, chunk))
         cut.row_blocks = ceil_div(rows, cut.unit_rows)
         flat = cut.row_blocks == 1
         if flat and cols > grain.flat_width:

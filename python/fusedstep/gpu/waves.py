@@ -32,7 +32,7 @@ def take(grain: Grain, item_bytes: int, batch: int, rows: int, cols: int) -> boo
     """Whether a matrix with numbers of `item_bytes` in its gradient goes in waves. Others go in
     phases: a kernel with their kinds of work too would not fit into the registers."""
     tiny = batch > 1 and rows * cols <= TINY_ELEMENTS
-    flat = rows <= grain.wave_unit[item_bytes].least and cols > grain.flat_width
+    flat = rows <= grain.wave_unit[item_bytes].rows and cols > grain.flat_width
     narrowest, widest = grain.wave_cols
     return not tiny and not flat and narrowest <= cols <= widest
 
@@ -60,7 +60,7 @@ def share_partials(layout: Layout, waves: list[list[int]]) -> None:
     need = [sum(layout.cuts[tensor].partials for tensor in wave) for wave in waves]
     others = set(range(len(layout.cuts))) - {tensor for wave in waves for tensor in wave}
     at = 0
-    for tensor in others:
+    for tensor in sorted(others):
         layout.cuts[tensor].partials_at = at
         at += layout.cuts[tensor].partials
     count = regions(layout.grain.waves_ahead)

@@ -48,10 +48,11 @@ class Prepared:
         return sum(tensor.nbytes for tensor in (*self.kept, *self.tables.held()))
 
 
-def by_alignment(bucket: Bucket, columns: int = 1) -> Lists:
-    """Tensors of which 16 bytes can be loaded at once, and others: addresses must allow it, and the
-    last of their sizes must be a multiple of `columns`."""
-    wide = (bucket.table[:, : len(bucket.dtypes)] % 16 == 0).all(1)
+def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = None) -> Lists:
+    """Tensors of which 16 bytes can be loaded at once, and others: the addresses of some slots, or
+    of all, must allow it, and the last of the sizes must be a multiple of `columns`."""
+    which = slots if slots is not None else list(range(len(bucket.dtypes)))
+    wide = (bucket.table[:, which] % 16 == 0).all(1)
     wide &= bucket.table[:, -1] % columns == 0
     lists = [(aligned, (wide == aligned).nonzero()[:, 0].tolist()) for aligned in (True, False)]
     return [(aligned, tensors) for aligned, tensors in lists if tensors]
