@@ -34,12 +34,12 @@ def started(case, shapes):
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        (ADAMW, "ELEMENTWISE could not be launched on 4 blocks"),
+        (ADAMW, "ELEMENTWISE could not be launched on 5 blocks"),
         (ADAFACTOR, "SQUARES could not be launched on 2 blocks"),
     ],
 )
 def test_a_launch_that_fails_says_what_and_why_and_the_next_step_works(case, said, simulator):
-    shapes = [(4, 5), (5000, 4)]
+    shapes = [(4, 5), (5000, 5)]
     optimizer, _ = started(case, shapes)
     simulator.inject_error(TOO_LARGE)
     with pytest.raises(RuntimeError) as error:

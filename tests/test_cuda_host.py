@@ -119,8 +119,8 @@ def test_one_launch_takes_aligned_tensors_and_others(case, module):
 
 
 def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
-    """Addresses of parameter and gradient must suit 16 bytes, and so must their rows. Units that load
-    no tiles do not care."""
+    """Addresses of parameter and gradient must suit 16 bytes, and so must their rows. Units that
+    load no tiles do not care."""
     room = torch.zeros(2, 400)
     params = [
         torch.nn.Parameter(room[0, start : start + 20 * cols].view(20, cols))
