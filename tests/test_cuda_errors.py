@@ -142,6 +142,8 @@ def far(monkeypatch, slots, sizes, everyone=()):
     def add(self, unit, width, aligned, entries):
         first = len(entries) * ends["first"] // ends["whole"] * (unit not in everyone)
         assert unit in everyone or first
+        if unit == "UPDATE":  # comes last to first
+            entries = entries.flip(0)
         real_add(self, unit, width, aligned, entries[first:])
 
     real_prepare, real_add = cuda.CudaBackend.prepare, cuda.Prepared._add

@@ -33,7 +33,8 @@ class OnDevice {
   explicit OnDevice(int device) {
     check(cudaGetDevice(&before_), "cudaGetDevice");
     if (device == before_) return;
-    check(cudaSetDevice(device), "cudaSetDevice");
+    const cudaError_t status = cudaSetDevice(device);
+    if (status != cudaSuccess) fail(status, "cudaSetDevice to device " + std::to_string(device));
     changed_ = true;
   }
   ~OnDevice() {
