@@ -37,6 +37,8 @@ READ = {"float32": 18, "bfloat16": 13}
 UPDATE = 19
 # A second: 132 multiprocessors, 128 lanes, 1.98 GHz by the data sheet, of which 80 % are reached.
 ISSUED = 132 * 128 * 1.98e9 * 0.8
+# Bytes a second that one multiprocessor reads with 32 KB under way, which take 0.8 us.
+NEAR = 40e9
 FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: four lists of addresses in one argument
 LARGE = ("1e9", "llama-1b")
 SMALL = ("2000 small", "tiny", "small", "host")
@@ -44,6 +46,7 @@ FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient, in 
 IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
 GRAINS = {OURS: cuda.GRAIN, OURS_TRITON: blocks.GRAIN}
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
+ONE_READ = ("STATISTICS", "WIDE")  # kinds of work that are a first read
 # Kinds of work that find nothing to do, so that they are not launched.
 IDLE = {TRAINER: {"ENERGY", "SQUARES"}, DEFAULTS: {"ENERGY", "REPORT"}, TORCH: {"REPORT"}}
 
@@ -136,14 +139,16 @@ def our_adafactor(
     provider: str, rule: str, chosen: ParameterList, dtype: str, in_waves: bool
 ) -> Prediction:
     """g twice, p read and written; with scale_parameter p once more; g once more if no block holds
-    a row; sums down the columns of each 256 rows or so, written and read. The second read of a
-    gradient that fits L2 comes from there, at best, if it is the only one, or in waves, which are
-    off by default; then so do its sums."""
+    a row, or if the cap changes elements, as torch's does in bfloat16, where it is 128; sums down
+    the columns of each 256 rows or so, written and read. The second read of a gradient that fits L2
+    comes from there, at best, if it is the only one, or in waves, which are off by default; then so
+    do its sums."""
     grain, item, kinds = GRAINS[provider], DTYPES[dtype].itemsize, set()
     layout = cut.Layout(grain, 4)
     moved = launches = 0
     computing = 0.0
-    scaled = rule != TRAINER
+    scaled, capped = rule != TRAINER, rule == TORCH and dtype == "bfloat16"
+    units = in_phases = 0
     for shape in chosen.shapes:
         count = elements([shape])
         if len(shape) < 2:
@@ -155,7 +160,7 @@ def our_adafactor(
             fits = count * item <= L2
             again = fits and (goes or len(chosen.shapes) == 1)
             chunked = sizes[-1] > layout.row_widths[-1]
-            own = (4 + scaled + chunked - again) * item * count
+            own = (4 + scaled + chunked + capped - again) * item * count
             moved += own
             if provider == OURS:  # nobody has counted Triton's
                 first, second = (n * count / ISSUED for n in (READ[dtype], UPDATE))
@@ -167,8 +172,12 @@ def our_adafactor(
                 launches = 2  # the one kernel, and a zero for its counters
                 continue
             layout.add_matrices(*sizes)
+            in_phases += item * count
+            units += sum(n for kind, n in layout.work[-1].items() if kind.name in ONE_READ)
         kinds |= {(len(shape) > 1, kind) for kind in layout.work[-1]}
     launches += sum(kind.name not in IDLE[rule] for _, kind in kinds)
+    if 0 < units < 132:  # too few to keep the memory busy
+        computing += max(0.0, in_phases / (units * NEAR) - in_phases / COPY)
     moved += 2 * 4 * layout.partials
     buckets = len({len(shape) > 1 for shape in chosen.shapes})
     host = our_host(provider, "adafactor", launches, buckets, len(chosen.shapes))

@@ -50,7 +50,8 @@ def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
 @pytest.mark.parametrize("provider", [OURS, OURS_TRITON])
 def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provider):
     """Of matrices: the gradient once more, the parameter once more if its size scales the step, the
-    gradient again where no block holds a row, and at most two percent of sums."""
+    gradient again where no block holds a row or torch's cap changes it, and at most two percent of
+    sums."""
     rows = [r for r in ROWS if r.provider == provider and r.remark == predict.IN_PHASES]
     assert {row.chosen.name for row in rows} == {
         *("llama-1b", "t5-xl", predict.FITTING, *predict.ABOVE),
@@ -58,6 +59,7 @@ def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provi
     for row in rows:
         size = DTYPES[row.dtype].itemsize
         again = 1 if row.rule == predict.TRAINER else 2
+        again += row.rule == predict.TORCH and row.dtype == "bfloat16"
         again += {"16384x16384": 1, predict.FITTING: -1}.get(row.chosen.name, 0)
         more = row.moved - row.floor_bytes - again * size * row.chosen.elements
         assert 0 <= more <= 0.02 * size * row.chosen.elements * 2
