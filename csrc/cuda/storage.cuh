@@ -8,12 +8,7 @@
 #include <type_traits>
 
 #include "../rules.h"
-#include "device.cuh"
-
-#if defined(__CUDACC__)
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#endif
+#include "bits.cuh"
 
 namespace fusedstep::cuda {
 
@@ -23,60 +18,6 @@ template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
   if constexpr (D != kAny) dtype = D;
   return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
-}
-
-// Bits and numbers. By way of float32, as torch does it: to the nearest, ties to even.
-
-__device__ __forceinline__ float from_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
-
-__device__ __forceinline__ uint32_t to_bits(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
-
-__device__ __forceinline__ float from_half(uint32_t bits) {
-#if defined(__CUDACC__)
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-#else
-  const uint16_t narrow = static_cast<uint16_t>(bits);
-  _Float16 x;
-  memcpy(&x, &narrow, 2);
-  return float(x);
-#endif
-}
-
-__device__ __forceinline__ uint32_t two_halves(float low, float high) {
-#if defined(__CUDACC__)
-  const __half2 pair = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, 4);
-  return bits;
-#else
-  const _Float16 pair[2] = {_Float16(low), _Float16(high)};
-  uint32_t bits;
-  memcpy(&bits, pair, 4);
-  return bits;
-#endif
-}
-
-__device__ __forceinline__ uint32_t two_bfloat16(float low, float high) {
-#if defined(__CUDACC__)
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, 4);
-  return bits;
-#else
-  auto rounded = [](float x) {
-    const uint32_t bits = to_bits(x);
-    return x != x ? 0x7fffu : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  };
-  return rounded(low) | rounded(high) << 16;
-#endif
 }
 
 // N elements of a tensor on their way in: as they were stored, so that few registers hold them.
