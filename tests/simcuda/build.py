@@ -204,8 +204,10 @@ def _load(library: Path, name: str) -> ModuleType:
     for variant, kind in VARIANTS.items():
         if f"-{variant}-" in library.name and kind.preload not in os.environ.get("LD_PRELOAD", ""):
             raise RuntimeError(f"Python must be started by simcuda.run_python({variant!r}, ...)")
-    loader = importlib.machinery.ExtensionFileLoader(name, str(library))
-    spec = importlib.util.spec_from_file_location(name, str(library), loader=loader)
+    # In full a name of the library's own: pybind11 gives out a module again by its full name.
+    full = f"{library.stem}.{name}"
+    loader = importlib.machinery.ExtensionFileLoader(full, str(library))
+    spec = importlib.util.spec_from_file_location(full, str(library), loader=loader)
     assert spec is not None
     result = importlib.util.module_from_spec(spec)
     loader.exec_module(result)
