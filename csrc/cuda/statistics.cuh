@@ -136,7 +136,7 @@ __device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
           tensor.partials()[(first_row + top + own) * cut.chunks + band.chunk] = sum;
         continue;
       }
-      moment = settled<kAny>(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
+      moment = settled(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
       if (stores && is_row) moments.store_one(top + own, moment);
     }
     // Rows beyond the end weigh nothing: their squares are zero.

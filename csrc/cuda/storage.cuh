@@ -33,10 +33,10 @@ struct Vector {
   }
 
   // N elements that begin at a multiple of their size, or of 16 bytes if that is less.
-  __device__ __forceinline__ void load(const char* from, int dtype) {
+  __device__ __forceinline__ void load(const char* from, int) {
     if constexpr (N == 1) {
       clear();
-      load_one(0, from, dtype);
+      load_one(0, from);
     } else if constexpr (kBytes >= 16) {
 #pragma unroll
       for (int k = 0; k < kBytes / 16; ++k) {
@@ -51,7 +51,7 @@ struct Vector {
   }
 
   // One element, into a vector that was cleared.
-  __device__ __forceinline__ void load_one(int k, const char* from, int) {
+  __device__ __forceinline__ void load_one(int k, const char* from) {
     if constexpr (D == kFloat64) {
       const double x = *reinterpret_cast<const double*>(from);
       memcpy(&word[2 * k], &x, 8);
@@ -110,8 +110,6 @@ struct Vector<kAny, T, N> {
     });
   }
 
-  __device__ __forceinline__ void load_one(int k, const char* from, int dtype);
-
   __device__ __forceinline__ T operator[](int k) const { return value[k]; }
 };
 
@@ -122,7 +120,7 @@ __device__ __forceinline__ T load_one(const char* from, int dtype) {
   auto load = [&](auto known) {
     Vector<decltype(known)::value, T, 4> stored;
     stored.clear();
-    stored.load_one(0, from, dtype);
+    stored.load_one(0, from);
     result = stored[0];
   };
   if constexpr (D == kAny)
@@ -130,11 +128,6 @@ __device__ __forceinline__ T load_one(const char* from, int dtype) {
   else
     load(std::integral_constant<int, D>());
   return result;
-}
-
-template <class T, int N>
-__device__ __forceinline__ void Vector<kAny, T, N>::load_one(int k, const char* from, int dtype) {
-  value[k] = cuda::load_one<kAny, T>(from, dtype);
 }
 
 template <int D, class T>
@@ -219,9 +212,8 @@ struct Slot {
 };
 
 // A second moment as it will be stored: it is used as the next step finds it.
-template <int D, class T>
+template <class T>
 __device__ __forceinline__ T settled(int dtype, T x) {
-  if constexpr (D != kAny) dtype = D;
   if (dtype == kBfloat16) return T(from_bits(two_bfloat16(float(x), 0.0f) << 16));
   if (dtype == kFloat16) return T(from_half(two_halves(float(x), 0.0f)));
   return dtype == kFloat32 ? T(float(x)) : x;

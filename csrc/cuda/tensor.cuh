@@ -52,7 +52,7 @@ struct Tensor {
   // Makes a second moment new, and returns it as it was stored.
   __device__ __forceinline__ T renew(const Slot<kAny>& slot, int64_t i, T mean_square) const {
     const T old = slot.template load_one<T>(i);
-    const T moment = settled<kAny>(slot.dtype, rule().second_moment(old, mean_square));
+    const T moment = settled(slot.dtype, rule().second_moment(old, mean_square));
     slot.store_one(i, moment);
     return moment;
   }
