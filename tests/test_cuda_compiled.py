@@ -74,7 +74,7 @@ UPDATE fp32/fp32/-                      64   64   56    4    2
 UPDATE fp32/fp32/fp32                  104  112  104    6    4
 VECTOR -/-/-                            64   64   64    0    0
 VECTOR -/-/- in fp64                    80   80   72    0    0
-VECTOR_UPDATE -/-/-                     40   40   40    0    0
+VECTOR_UPDATE -/-/-                     32   40   40    0    0
 VECTOR_UPDATE -/-/- in fp64             48   48   48    0    0
 VECTOR_UPDATE -/-/any                   40   40   48    0    0
 VECTOR_UPDATE -/-/any in fp64           56   56   56    0    0

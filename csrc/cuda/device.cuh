@@ -89,6 +89,12 @@ __device__ __forceinline__ double block_least(double x) {
   return over_block(x, [](double a, double b) { return b < a ? b : a; });
 }
 
+// Stores the sum of a number of each thread of the block.
+__device__ __forceinline__ void store_sum(double* to, double x) {
+  const double sum = block_sum(x);
+  if (thread() == 0) *to = sum;
+}
+
 // The sum of `count` numbers in memory, the same in every thread of the block.
 __device__ __forceinline__ double total(const double* first, int64_t count, int stride = 1) {
   double sum = 0.0;

@@ -114,8 +114,7 @@ __device__ __forceinline__ void tiny_update(const Tensor<T>& tensor, int unit) {
     own.for_each_u(own.mean_of_rows(), [&](int i, T u) { squares += writer.write_one(first + i, u); });
   }
   if (!tensor.sums_late()) return;
-  const double sum = block_sum(double(squares));
-  if (thread() == 0) tensor.sums(tensor.cut.late_at)[unit] = sum;
+  store_sum(tensor.sums(tensor.cut.late_at + unit), double(squares));
 }
 
 }  // namespace fusedstep::cuda

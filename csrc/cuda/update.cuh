@@ -111,8 +111,7 @@ __device__ __forceinline__ void update(const Tensor<T>& tensor, int unit) {
   const Writer<P, M, T> writer(tensor, 4);
   const T squares = over_band<G, N, kBatch>(tensor, band, writer);
   if (!tensor.sums_late()) return;
-  const double sum = block_sum(double(squares));
-  if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
+  store_sum(tensor.sums(cut.late_at + unit), double(squares));
 }
 
 // In place of a Writer: adds up u^2.
@@ -172,8 +171,7 @@ __device__ __forceinline__ void squares(const Tensor<T>& tensor, int unit) {
       for (int k = 0; k < N; ++k) sum += x[k] * x[k];
     }
   }
-  const double all = block_sum(double(sum));
-  if (thread() == 0) tensor.sums(tensor.cut.p_at)[unit] = all;
+  store_sum(tensor.sums(tensor.cut.p_at + unit), double(sum));
 }
 
 }  // namespace fusedstep::cuda

@@ -49,8 +49,7 @@ __device__ __forceinline__ void vector_update(const Tensor<T>& tensor, int unit)
     squares += writer.write_one(i, tensor.rule().damped(g.template load_one<T>(i) * scale, factor));
   });
   if (!tensor.sums_late()) return;
-  const double sum = block_sum(double(squares));
-  if (thread() == 0) tensor.sums(tensor.cut.late_at)[unit] = sum;
+  store_sum(tensor.sums(tensor.cut.late_at + unit), double(squares));
 }
 
 }  // namespace fusedstep::cuda

@@ -55,6 +55,12 @@ __device__ __forceinline__ const int32_t* entry_of_ticket(const Lists& lists) {
   return lists.entries + kWaveEntry * int64_t(shared().ticket);
 }
 
+// Carries out a unit of one of the kinds that there are; the host puts no others into waves.
+template <int D, int M, Unit... kUnits>
+__device__ __forceinline__ void carry_out_one(const Lists& lists, Unit kind, int64_t tensor, int unit) {
+  ((kind == kUnits ? carry_out<kUnits, D, D, M, 1, 1, float>(lists, tensor, unit) : void()), ...);
+}
+
 // All work on matrices, in one launch whose blocks stay and take tickets. All that an entry waits for
 // has earlier tickets, so somebody is at work on it, whatever the number of blocks: nobody waits for
 // ever. What a block knows of its entry is read again rather than kept: the units need the registers.
@@ -76,33 +82,8 @@ __global__ void __launch_bounds__(kThreads, 1) waves(const Lists lists) {
     __syncthreads();
     if (shared().ticket >= lists.count) return;
     const int32_t* entry = entry_of_ticket(lists);
-    const int64_t tensor = entry[1];
-    const int unit = entry[2];
-    switch (static_cast<Unit>(entry[0])) {
-      case Unit::kStatistics:
-        carry_out<Unit::kStatistics, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kSquares:
-        carry_out<Unit::kSquares, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kColumns:
-        carry_out<Unit::kColumns, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kEnergy:
-        carry_out<Unit::kEnergy, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kFinish:
-        carry_out<Unit::kFinish, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kUpdate:
-        carry_out<Unit::kUpdate, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      case Unit::kReport:
-        carry_out<Unit::kReport, D, D, M, 1, 1, float>(lists, tensor, unit);
-        break;
-      default:
-        break;  // the host puts nothing else into waves
-    }
+    carry_out_one<D, M, Unit::kStatistics, Unit::kSquares, Unit::kColumns, Unit::kEnergy, Unit::kFinish,
+                  Unit::kUpdate, Unit::kReport>(lists, static_cast<Unit>(entry[0]), entry[1], entry[2]);
     __syncthreads();  // every thread has stored what it had to
     if (thread() == 0) {
       const int32_t* counted = entry_of_ticket(lists);
