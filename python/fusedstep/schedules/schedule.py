@@ -41,27 +41,31 @@ class Schedule(LambdaLR):
         name: str = "Schedule",
     ) -> None:
         check_learning_rates(optimizer, name)
-        if last_epoch == -1:
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", scalar(group["lr"]))
+        for group in optimizer.param_groups:
+            if last_epoch == -1 or "initial_lr" in group:  # else the base class says what is wrong
+                group["initial_lr"] = scalar(group.get("initial_lr", group["lr"]))
         super().__init__(optimizer, lr_lambda, last_epoch)
 
     def step(self, epoch: int | None = None) -> None:
         """Goes on to the next step: to be called after the optimizer's."""
         super().step(epoch)
-        self._last_lr = self._values()
+        if any(isinstance(lr, Tensor) for lr in self._last_lr):
+            self._last_lr = self.get_lr()
 
     def get_lr(self) -> list[Any]:
         """The learning rate of every group at this step."""
-        # Those of a checkpoint, or of a group that somebody gave one, may be tensors.
-        self.base_lrs = [scalar(lr) for lr in self.base_lrs]
-        return self._values()
-
-    def _values(self) -> list[Any]:
+        own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
+        factors = {key: factor(self.last_epoch) for key, factor in own.items()}
         return [
-            float(base * factor(self.last_epoch))
+            float(base * factors[id(factor)])
             for factor, base in zip(self.lr_lambdas, self.base_lrs, strict=True)
         ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave, or a LambdaLR's, whose learning rates may be tensors."""
+        super().load_state_dict(state_dict)
+        self.base_lrs = [scalar(lr) for lr in self.base_lrs]
+        self._last_lr = [scalar(lr) for lr in self._last_lr]
 
 
 def scheduled(
