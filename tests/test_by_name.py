@@ -99,6 +99,16 @@ def test_a_share_of_the_run_is_counted_in_steps(said, steps):
         assert arguments.get_warmup_steps(30) == steps
 
 
+def test_words_of_a_command_line_are_what_they_say():
+    made = by_name(
+        "OneCycleLR", optimizer_with(), max_lr="1", total_steps="9", cycle_momentum="False",
+        three_phase="true", anneal_strategy="linear",
+    )  # fmt: skip
+    assert made.cycle_momentum is False and len(made._schedule_phases) == 3
+    named = by_name("inverse_sqrt", optimizer_with(), num_warmup_steps="0", timescale="none")
+    assert named.get_last_lr()[0] == 0.5
+
+
 def test_members_of_any_enum_are_names():
     class Config(str, enum.Enum):
         STEP = "StepLR"

@@ -91,6 +91,12 @@ def test_a_learning_rate_that_the_optimizer_chooses_itself_is_not_scheduled(func
         getattr(ours, function)(optimizer, *MAKERS[function])
 
 
+def test_torchs_own_classes_are_not_given_one_either():
+    optimizer = ours.Adafactor([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(TypeError, match=r"schedule 'StepLR': group 0 of Adafactor has lr=None"):
+        by_name("StepLR", optimizer, step_size=3)
+
+
 @pytest.mark.parametrize("function", MAKERS)
 def test_an_optimizer_without_a_learning_rate_is_refused(function):
     class Rateless(torch.optim.Optimizer):

@@ -14,6 +14,7 @@ from torch.optim import Optimizer, lr_scheduler
 from . import checks, cosine, factories
 from .greedy import GreedyLR
 from .named import FOLLOW_A_METRIC, TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
+from .schedule import check_learning_rates
 from .warm_up import WarmUp
 
 CONFIG_NAMES: dict[str, Callable[..., Any]] = {
@@ -41,6 +42,12 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     **{kind.value: make for kind, make in TYPE_TO_SCHEDULER_FUNCTION.items()},
     **METRIC_CLASSES,
     **CONFIG_NAMES,
+}
+# What a config says of the run, by the names that schedules have for it.
+RUN = ("num_training_steps", "num_warmup_steps", "last_epoch")
+MISSING = {
+    "num_training_steps": "give num_training_steps, or epochs and steps_per_epoch",
+    "num_warmup_steps": "give num_warmup_steps or warmup_ratio, 0 for no warm-up",
 }
 # What torch's classes call the length of the run, after the warm-up.
 LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
@@ -79,47 +86,26 @@ def by_name(
     kind = name.value if isinstance(name, Enum) else name
     make = find(kind)
     label = f"schedule {kind!r}"
-    if num_training_steps is None and epochs is not None and steps_per_epoch is not None:
-        num_training_steps = _count(epochs, "epochs", label)
-        num_training_steps *= _count(steps_per_epoch, "steps_per_epoch", label)
-    elif num_training_steps is not None:
-        num_training_steps = _count(num_training_steps, "num_training_steps", label)
-    warmup = _warmup_steps(num_warmup_steps, warmup_ratio, num_training_steps, label)
+    check_learning_rates(optimizer, label)
     known = inspect.signature(make).parameters
-    for key in arguments:
-        if key not in known:
-            choices = [own for own in known if own not in ("optimizer", *RUN)]
-            raise TypeError(
-                f"{label} has no argument {key!r}{checks.nearest(key, choices)}. "
-                f"Its own are: {', '.join(choices) or 'none'}."
-            )
-    given = {key: _read(value) for key, value in arguments.items()}
+    given = _own_arguments(arguments, list(known), label)
+    total = _training_steps(num_training_steps, epochs, steps_per_epoch, label)
+    warmup = _warmup_steps(num_warmup_steps, warmup_ratio, total, label)
     sleeps = bool(warmup) and "num_warmup_steps" not in known
     if sleeps and kind in FOLLOW_A_METRIC:
         raise ValueError(
             f"{label} follows a metric and has no warm-up: leave out num_warmup_steps and "
             "warmup_ratio, or wrap it in fusedstep.schedules.WarmUp, whose step takes the metric"
         )
-    run = {
-        "num_training_steps": num_training_steps,
-        "num_warmup_steps": warmup,
-        "last_epoch": last_epoch,
-    }
-    if kind in LENGTHS and num_training_steps is not None:
-        run[LENGTHS[kind]] = num_training_steps - (warmup or 0)
+    run = dict(zip(RUN, (total, warmup, last_epoch), strict=True))
+    if kind in LENGTHS and total is not None:
+        run[LENGTHS[kind]] = total - (warmup or 0)
     given = {**{k: v for k, v in run.items() if k in known and v is not None}, **given}
     for key, parameter in known.items():
         if key not in ("optimizer", *given) and parameter.default is inspect.Parameter.empty:
             raise ValueError(f"{label} needs {key}: {MISSING.get(key, f'give by_name {key}=...')}")
     schedule = make(optimizer, **given)
     return WarmUp(schedule, warmup or 0) if sleeps else schedule
-
-
-RUN = ("num_training_steps", "num_warmup_steps", "last_epoch")
-MISSING = {
-    "num_training_steps": "give num_training_steps, or epochs and steps_per_epoch",
-    "num_warmup_steps": "give num_warmup_steps or warmup_ratio, 0 for no warm-up",
-}
 
 
 def find(name: str) -> Callable[..., Any]:
@@ -131,6 +117,27 @@ def find(name: str) -> Callable[..., Any]:
     """
     checks.choice(name, "name", "fusedstep.schedules", SCHEDULES)
     return SCHEDULES[name]
+
+
+def _own_arguments(arguments: dict[str, Any], known: list[str], label: str) -> dict[str, Any]:
+    for key in arguments:
+        if key not in known:
+            choices = [own for own in known if own not in ("optimizer", *RUN)]
+            raise TypeError(
+                f"{label} has no argument {key!r}{checks.nearest(key, choices)}. "
+                f"Its own are: {', '.join(choices) or 'none'}."
+            )
+    return {key: _read(value) for key, value in arguments.items()}
+
+
+def _training_steps(
+    steps: int | None, epochs: int | None, steps_per_epoch: int | None, label: str
+) -> Any:
+    if steps is not None:
+        return _count(steps, "num_training_steps", label)
+    if epochs is None or steps_per_epoch is None:
+        return None
+    return _count(epochs, "epochs", label) * _count(steps_per_epoch, "steps_per_epoch", label)
 
 
 def _warmup_steps(
@@ -158,10 +165,16 @@ def _count(value: Any, argument: str, label: str) -> Any:
     return checks.count(_read(value), argument, label)
 
 
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
 def _read(value: Any) -> Any:
-    """What a config wrote as a string, as the number it is."""
+    """What a config or a command line wrote as a string, as what it says."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
     for kind in (int, float):
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = kind(value)
+        with contextlib.suppress(ValueError):
+            return kind(value)
     return value

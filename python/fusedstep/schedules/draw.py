@@ -79,31 +79,35 @@ def draw(
     for panel in panels[len(chosen) :]:
         panel.set_visible(False)
     for panel, name in zip(panels, chosen, strict=False):
-        # A cycle is over when it is over: asked for more, OneCycleLR refuses.
-        shown = steps if name == "OneCycleLR" else int(BEYOND * steps)
-        first, *others = all_curves[name]
-        common = {
-            key: value
-            for key, value in first.items()
-            if all(given.get(key) == value for given in others)
-        }
-        panel.set_xlabel(_said(common), fontsize=6.5)
-        for given in all_curves[name]:
-            own = {key: value for key, value in given.items() if key not in common}
-            values = trace(name, steps, shown, **given)
-            panel.plot(range(shown), values, label=_said(own) or None, linewidth=1.4)
-        if name in METRIC_CLASSES:
-            loss = [example_loss(step, steps) for step in range(shown)]
-            panel.plot(range(shown), loss, ":", color="gray", label="the loss it follows")
-        panel.axvline(steps, color="lightgray", linewidth=0.8, zorder=0)
-        panel.set_title(" = ".join([name, *_other_names(name)]), fontsize=8)
-        panel.set_ylim(bottom=0.0)
-        panel.tick_params(labelsize=7)
-        if panel.get_legend_handles_labels()[1]:
-            panel.legend(fontsize=6, framealpha=0.6, edgecolor="none")
+        _draw_on(panel, name, all_curves[name], steps)
     figure.supxlabel(f"step (num_training_steps={steps})", fontsize=8)
     figure.supylabel("lr / initial lr", fontsize=8)
     figure.savefig(path, dpi=90)
+
+
+def _draw_on(panel: Any, name: str, curves: tuple[dict[str, Any], ...], steps: int) -> None:
+    # A cycle is over when it is over: asked for more, OneCycleLR refuses.
+    shown = steps if name == "OneCycleLR" else int(BEYOND * steps)
+    first, *others = curves
+    common = {
+        key: value
+        for key, value in first.items()
+        if all(given.get(key) == value for given in others)
+    }
+    for given in curves:
+        own = {key: value for key, value in given.items() if key not in common}
+        values = trace(name, steps, shown, **given)
+        panel.plot(range(shown), values, label=_said(own) or None, linewidth=1.4)
+    if name in METRIC_CLASSES:
+        loss = [example_loss(step, steps) for step in range(shown)]
+        panel.plot(range(shown), loss, ":", color="gray", label="the loss it follows")
+    panel.axvline(steps, color="lightgray", linewidth=0.8, zorder=0)
+    panel.set_title(" = ".join([name, *_other_names(name)]), fontsize=8)
+    panel.set_xlabel(_said(common), fontsize=6.5)
+    panel.set_ylim(bottom=0.0)
+    panel.tick_params(labelsize=7)
+    if panel.get_legend_handles_labels()[1]:
+        panel.legend(fontsize=6, framealpha=0.6, edgecolor="none")
 
 
 def _drawn_as(name: str) -> str:
