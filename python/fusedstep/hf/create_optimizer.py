@@ -59,18 +59,18 @@ def create_optimizer(
     init_lr = checks.finite(init_lr, "init_lr", name)
     if not init_lr > 0.0:
         raise ValueError(f"{name}: init_lr should be above 0 but is: {init_lr}")
-    num_train_steps = checks.count(num_train_steps, "num_train_steps", name)
-    num_warmup_steps = checks.count(num_warmup_steps, "num_warmup_steps", name)
+    num_train_steps = checks.not_negative(num_train_steps, "num_train_steps", name)
+    num_warmup_steps = checks.not_negative(num_warmup_steps, "num_warmup_steps", name)
     if num_train_steps < num_warmup_steps:
         raise ValueError(
             f"{name}: num_train_steps counts the warm-up too, so it should be at least "
             f"num_warmup_steps={num_warmup_steps} but is: {num_train_steps}"
         )
-    min_lr_ratio = checks.count(min_lr_ratio, "min_lr_ratio", name)
+    min_lr_ratio = checks.not_negative(min_lr_ratio, "min_lr_ratio", name)
     if min_lr_ratio > 1.0:
         raise ValueError(f"{name}: min_lr_ratio should be from 0 to 1 but is: {min_lr_ratio}")
-    power = checks.count(power, "power", name)
-    weight_decay_rate = checks.count(weight_decay_rate, "weight_decay_rate", name)
+    power = checks.not_negative(power, "power", name)
+    weight_decay_rate = checks.not_negative(weight_decay_rate, "weight_decay_rate", name)
     optimizer = AdamWeightDecay(
         param_groups(model, weight_decay_rate, include_in_weight_decay, exclude_from_weight_decay),
         lr=init_lr,

@@ -162,7 +162,7 @@ def _warmup_steps(
 
 
 def _count(value: Any, argument: str, label: str) -> Any:
-    return checks.count(_read(value), argument, label)
+    return checks.not_negative(_read(value), argument, label)
 
 
 WORDS = {"true": True, "false": False, "none": None, "null": None}

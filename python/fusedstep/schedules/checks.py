@@ -11,8 +11,8 @@ from typing import Any
 from .. import check
 
 
-def count(value: Any, argument: str, name: str) -> Any:
-    """A number of steps or cycles: 0 or more."""
+def not_negative(value: Any, argument: str, name: str) -> Any:
+    """A finite number of 0 or more, which may come as a string."""
     value = finite(value, argument, name)
     if value < 0:
         raise ValueError(f"{name}: {argument} should be 0 or more but is: {value}")

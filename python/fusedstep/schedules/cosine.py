@@ -150,5 +150,7 @@ def _min_lr_rate(
             "scheduler_specific_kwargs or lr_scheduler_kwargs."
         )
     if min_lr is None:
-        return float(checks.count(min_lr_rate, "min_lr_rate", name))
-    return float(checks.count(min_lr, "min_lr", name) / default_lr(optimizer, name, "min_lr"))
+        return float(checks.not_negative(min_lr_rate, "min_lr_rate", name))
+    return float(
+        checks.not_negative(min_lr, "min_lr", name) / default_lr(optimizer, name, "min_lr")
+    )

@@ -65,10 +65,10 @@ def draw(
         raise ImportError(
             "drawing schedules needs matplotlib: pip install 'fusedstep[plot]'"
         ) from error
-    steps = int(checks.count(steps, "steps", "draw"))
+    steps = int(checks.not_negative(steps, "steps", "draw"))
     if steps < 1:
         raise ValueError(f"draw: steps should be 1 or more but is: {steps}")
-    warmup = steps // 10 if warmup is None else int(checks.count(warmup, "warmup", "draw"))
+    warmup = steps // 10 if warmup is None else int(checks.not_negative(warmup, "warmup", "draw"))
     all_curves = curves(steps, warmup)
     chosen = dict.fromkeys(_drawn_as(name) for name in names) or all_curves
 

@@ -116,10 +116,10 @@ def get_inverse_sqrt_schedule(
         [0.5]
     """
     name = "get_inverse_sqrt_schedule"
-    num_warmup_steps = checks.count(num_warmup_steps, "num_warmup_steps", name)
+    num_warmup_steps = checks.not_negative(num_warmup_steps, "num_warmup_steps", name)
     if timescale is None:
         timescale = num_warmup_steps or 10_000
-    timescale = checks.count(timescale, "timescale", name)
+    timescale = checks.not_negative(timescale, "timescale", name)
     if not timescale > 0:
         raise ValueError(f"{name}: timescale should be above 0 but is: {timescale}")
     settings = {"num_warmup_steps": num_warmup_steps, "timescale": timescale}
@@ -159,14 +159,14 @@ def get_wsd_schedule(
         )
     checks.choice(warmup_type, "warmup_type", name, formulas.RISES)
     checks.choice(decay_type, "decay_type", name, formulas.FALLS)
-    num_warmup_steps = checks.count(num_warmup_steps, "num_warmup_steps", name)
-    num_decay_steps = checks.count(num_decay_steps, "num_decay_steps", name)
+    num_warmup_steps = checks.not_negative(num_warmup_steps, "num_warmup_steps", name)
+    num_decay_steps = checks.not_negative(num_decay_steps, "num_decay_steps", name)
     if num_stable_steps is None:
         # Negative where warm-up and decay do not fit: then the decay has begun inside the warm-up.
-        total = checks.count(num_training_steps, "num_training_steps", name)
+        total = checks.not_negative(num_training_steps, "num_training_steps", name)
         stable = total - num_warmup_steps - num_decay_steps
     else:
-        stable = checks.count(num_stable_steps, "num_stable_steps", name)
+        stable = checks.not_negative(num_stable_steps, "num_stable_steps", name)
     return scheduled(
         optimizer,
         last_epoch,

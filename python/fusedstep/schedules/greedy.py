@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..optim.scalars import scalar
 from ..steps import on_host
 from . import checks
-from .schedule import check_learning_rates, set_lr
+from .schedule import check_learning_rates, separate_tensors, set_lr
 
 # What a checkpoint holds, by attribute.
 SAVED = (
@@ -21,6 +22,7 @@ SAVED = (
     "num_bad_epochs", "num_good_epochs", "eps", "last_epoch", "smooth", "window_size",
     "reset_start", "reset_start_original", "_last_lr", "_init_lrs",
 )  # fmt: skip
+OF_GROUPS = ("min_lrs", "max_lrs", "_last_lr", "_init_lrs")
 
 
 class StreamingAverage:
@@ -111,14 +113,14 @@ class GreedyLR(ReduceLROnPlateau):
         self.mode, self.threshold_mode = mode, threshold_mode
         self.verbose, self.smooth = verbose, smooth
         self.threshold = checks.finite(threshold, "threshold", name)
-        self.eps = checks.count(eps, "eps", name)
-        self.patience = checks.count(patience, "patience", name)
-        self.cooldown = checks.count(cooldown, "cooldown", name)
-        self.warmup = checks.count(warmup, "warmup", name)
-        self.window_size = checks.count(window_size, "window_size", name)
+        self.eps = checks.not_negative(eps, "eps", name)
+        self.patience = checks.not_negative(patience, "patience", name)
+        self.cooldown = checks.not_negative(cooldown, "cooldown", name)
+        self.warmup = checks.not_negative(warmup, "warmup", name)
+        self.window_size = checks.not_negative(window_size, "window_size", name)
         if self.window_size < 1:
             raise ValueError(f"{name}: window_size should be 1 or more but is: {window_size}")
-        self.reset_start = self.reset_start_original = checks.count(
+        self.reset_start = self.reset_start_original = checks.not_negative(
             reset_start, "reset_start", name
         )
         self.min_lrs = _of_groups(min_lr, "min_lr", optimizer)
@@ -129,6 +131,7 @@ class GreedyLR(ReduceLROnPlateau):
                     f"{name}: min_lr should be at most max_lr but is: {low} above {high}, "
                     f"in group {index}"
                 )
+        separate_tensors(optimizer, groups=len({*zip(self.min_lrs, self.max_lrs, strict=True)}) > 1)
         self.last_epoch = 0
         self._init_lrs = [scalar(group["lr"]) for group in optimizer.param_groups]
         self._last_lr: list[Any] = [*self._init_lrs]
@@ -179,7 +182,7 @@ class GreedyLR(ReduceLROnPlateau):
     def is_better(self, current: float, best: float) -> bool:
         """Whether a metric is better than the best by the threshold."""
         down = -1.0 if self.mode == "min" else 1.0
-        # best is infinite at first, so a margin of it cannot be added
+        # Not best + down * threshold * best: best is infinite at first.
         relative = self.threshold_mode == "rel"
         bound = best * (1.0 + down * self.threshold) if relative else best + down * self.threshold
         return current < bound if self.mode == "min" else current > bound
@@ -214,13 +217,16 @@ class GreedyLR(ReduceLROnPlateau):
             print(f"{said} {lr:.4e}.")
 
     def _rates(self) -> list[float]:
-        """The learning rates of the groups. One on a device is what was set last: nobody waits."""
-        return [
-            set_last if isinstance(lr, Tensor) and not on_host(lr) else scalar(lr)
-            for lr, set_last in zip(
-                (group["lr"] for group in self.optimizer.param_groups), self._last_lr, strict=True
+        """The learning rates of the groups: of a tensor what it was set to, before it was rounded,
+        unless somebody else has set it. One on a device is not asked."""
+        rates = []
+        for group, own in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            lr = group["lr"]
+            is_own = isinstance(lr, Tensor) and (
+                not on_host(lr) or lr.item() == torch.tensor(own, dtype=lr.dtype).item()
             )
-        ]
+            rates.append(own if is_own else scalar(lr))
+        return rates
 
     def get_last_lr(self) -> list[Any]:
         """The learning rates as the last step left them."""
@@ -228,28 +234,33 @@ class GreedyLR(ReduceLROnPlateau):
 
     def state_dict(self) -> dict[str, Any]:
         """All that it holds beside the optimizer."""
-        state = {key: _copied(getattr(self, key)) for key in SAVED}
+        state = {key: getattr(self, key) for key in SAVED}
+        state |= {key: [*state[key]] for key in OF_GROUPS}
         if self._streaming_avg is not None:
             state["_streaming_avg"] = self._streaming_avg.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave, or a part of it, and sets the groups' learning rates."""
+        groups = self.optimizer.param_groups
+        for key in OF_GROUPS:
+            if len(state_dict.get(key, groups)) != len(groups):
+                raise ValueError(
+                    f"GreedyLR: the state has {key} for {len(state_dict[key])} groups, but the "
+                    f"optimizer has {len(groups)}. Load a checkpoint of the same groups."
+                )
         for key in SAVED:
             if key in state_dict:
-                setattr(self, key, _copied(state_dict[key]))
-        if "_streaming_avg" in state_dict:
-            if self._streaming_avg is None:
-                self._streaming_avg = StreamingAverage(self.window_size)
-            self._streaming_avg.load_state_dict(state_dict["_streaming_avg"])
+                value = state_dict[key]
+                setattr(self, key, [*map(scalar, value)] if key in OF_GROUPS else value)
+        if not self.smooth:
+            self._streaming_avg = None
+        elif "_streaming_avg" in state_dict or self._streaming_avg is None:
+            self._streaming_avg = StreamingAverage(self.window_size)
+            self._streaming_avg.load_state_dict(state_dict.get("_streaming_avg", {}))
         if "_last_lr" in state_dict:
-            self._last_lr = [scalar(lr) for lr in self._last_lr]
-            for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            for group, lr in zip(groups, self._last_lr, strict=True):
                 set_lr(group, lr)
-
-
-def _copied(value: Any) -> Any:
-    return [*value] if isinstance(value, list) else value
 
 
 def _of_groups(lr: Any, argument: str, optimizer: Optimizer) -> list[float]:

@@ -64,9 +64,8 @@ TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., Any]] = {
     SchedulerType.GREEDY: greedy.get_greedy_schedule,
 }
 
-# Which take no number of training steps, and which no arguments of their own.
+# Their step takes a metric, and no number of steps matters to them.
 FOLLOW_A_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-WITHOUT_END = (SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.INVERSE_SQRT)
 
 
 def get_scheduler(
@@ -89,6 +88,11 @@ def get_scheduler(
     """
     kind = SchedulerType(name)
     layers = optimizers_of_layers(optimizer)
+    if layers is not None and kind in FOLLOW_A_METRIC:
+        raise ValueError(
+            f"schedule {kind.value!r} follows a metric, which the hooks of single layers' "
+            "optimizers do not know. Choose one that follows the step."
+        )
     if layers is not None:
         return LayerWiseSchedule(
             {

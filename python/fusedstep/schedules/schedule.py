@@ -41,19 +41,26 @@ class Schedule(LambdaLR):
         name: str = "Schedule",
     ) -> None:
         check_learning_rates(optimizer, name)
+        separate_tensors(optimizer, groups=isinstance(lr_lambda, (list, tuple)))
         for group in optimizer.param_groups:
             if last_epoch == -1 or "initial_lr" in group:  # else the base class says what is wrong
                 group["initial_lr"] = scalar(group.get("initial_lr", group["lr"]))
         super().__init__(optimizer, lr_lambda, last_epoch)
 
-    def step(self, epoch: int | None = None) -> None:
-        """Goes on to the next step: to be called after the optimizer's."""
-        super().step(epoch)
+    def _update_lr(self, epoch: int | None = None) -> None:
+        # Where torch computes: in step(), and where SequentialLR begins with this schedule.
+        super()._update_lr(epoch)
         if any(isinstance(lr, Tensor) for lr in self._last_lr):
             self._last_lr = self.get_lr()
 
     def get_lr(self) -> list[Any]:
         """The learning rate of every group at this step."""
+        groups = len(self.optimizer.param_groups)
+        if groups != len(self.base_lrs):
+            raise ValueError(
+                f"the schedule was made for {len(self.base_lrs)} groups, but the optimizer has "
+                f"{groups} now. Make a new schedule, with last_epoch={self.last_epoch - 1}."
+            )
         own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
         factors = {key: factor(self.last_epoch) for key, factor in own.items()}
         return [
@@ -77,7 +84,9 @@ def scheduled(
     settings: dict[str, Any] | None = None,
 ) -> Schedule:
     """A Schedule of the formula with its counts checked. A partial of a function can be pickled."""
-    checked = {argument: checks.count(value, argument, name) for argument, value in counts.items()}
+    checked = {
+        argument: checks.not_negative(value, argument, name) for argument, value in counts.items()
+    }
     return Schedule(
         optimizer, partial(formula, **checked, **(settings or {})), last_epoch, name=name
     )
@@ -116,7 +125,7 @@ def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
             "which has none. Give the optimizer itself an lr beside those of its groups."
         )
     for group in optimizer.param_groups:
-        # A tensor is shared with the groups, and an earlier schedule has filled it.
+        # A tensor that it shares with a group was filled if torch's own schedules came before.
         if group["lr"] is lr and isinstance(lr, Tensor):
             lr = group.get("initial_lr", lr)
     if not scalar(lr) > 0.0:
@@ -125,6 +134,20 @@ def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
             f"which should be above 0 but is: {scalar(lr)}"
         )
     return scalar(lr)
+
+
+def separate_tensors(optimizer: Optimizer, *, groups: bool) -> None:
+    """Keeps a tensor that will be filled from being the optimizer's default too; with `groups`
+    from being that of several groups, whose learning rates are going to differ."""
+    seen: set[int] = set()
+    for group in optimizer.param_groups:
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            if lr is optimizer.defaults.get("lr"):
+                optimizer.defaults["lr"] = lr.clone()
+            if groups and id(lr) in seen:
+                group["lr"] = lr.clone()
+            seen.add(id(lr))
 
 
 def set_lr(group: dict[str, Any], lr: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..optim.scalars import scalar
 from . import checks, formulas
@@ -15,8 +15,8 @@ class WarmUp(LRScheduler):
     """lr = lr0 (s / w)^power for w steps, then what the schedule says at step s - w; lr0 is its
     learning rate at step 0.
 
-    The schedule is one that was just made, of any kind: it sleeps until the warm-up is over. One
-    that follows a metric gets it from `step` from then on.
+    The schedule is one that was just made, of any kind, and has no warm-up itself: it sleeps until
+    this one is over. One that follows a metric gets it from `step` from then on.
 
     Arguments:
         schedule: what follows the warm-up.
@@ -35,36 +35,51 @@ class WarmUp(LRScheduler):
                 "WarmUp: schedule should be a learning rate schedule of an optimizer but is: "
                 f"{type(schedule).__name__}"
             )
-        if schedule.last_epoch > 0:
+        made = getattr(schedule, "last_epoch", 0)
+        if made > 0:
             raise ValueError(
-                "WarmUp: schedule should be at its beginning but has made "
-                f"{schedule.last_epoch} steps. To resume, wrap a new one and load the state."
+                f"WarmUp: schedule should be at its beginning but has made {made} steps. To "
+                "resume, wrap a new one and load the state."
             )
         check_learning_rates(schedule.optimizer, "WarmUp")
         self.schedule = schedule
         self.optimizer = schedule.optimizer
-        self.warmup_steps = checks.count(warmup_steps, "warmup_steps", "WarmUp")
-        self.power = checks.count(power, "power", "WarmUp")
+        self.warmup_steps = checks.not_negative(warmup_steps, "warmup_steps", "WarmUp")
+        self.power = checks.not_negative(power, "power", "WarmUp")
         self.base_lrs: list[Any] = [scalar(g["lr"]) for g in self.optimizer.param_groups]
+        if not any(self.base_lrs):
+            raise ValueError(
+                "WarmUp: schedule begins with a learning rate of 0, as one does that has a warm-up "
+                "of its own. Leave one of the two out."
+            )
+        if hasattr(schedule, "total_steps"):  # accelerate asks OneCycleLR before it steps
+            self.total_steps = schedule.total_steps + self.warmup_steps
         self.last_epoch = -1
-        self._advance()
+        self._step_count = 0
+        self.step()
 
     def step(self, *metrics: Any) -> None:
         """Goes on to the next step; `metrics` are for a schedule that follows one."""
-        self._advance(*metrics)
+        self._step_count += 1
+        self._update_lr(None, *metrics)
 
-    def _advance(self, *metrics: Any) -> None:
-        self.last_epoch += 1
+    def _update_lr(self, epoch: int | None = None, *metrics: Any) -> None:
+        # SequentialLR calls it with epoch=0, where it begins with this schedule.
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_over():
-            self.schedule.step(*metrics)
+            self.schedule.step(*(metrics if isinstance(self.schedule, ReduceLROnPlateau) else ()))
             return
-        share = 1.0  # the step after the warm-up is the schedule's first
-        if self.last_epoch < self.warmup_steps:
-            share = formulas.ramp(self.last_epoch, self.warmup_steps, self.power)
-        lrs = [lr * share for lr in self.base_lrs]
+        lrs = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             set_lr(group, lr)
         self._last_lr = lrs
+
+    def get_lr(self) -> list[Any]:
+        """The learning rates of the warm-up, and of the step after it: the schedule's first."""
+        share = 1.0
+        if self.last_epoch < self.warmup_steps:
+            share = formulas.ramp(self.last_epoch, self.warmup_steps, self.power)
+        return [lr * share for lr in self.base_lrs]
 
     def _is_over(self) -> bool:
         return self.last_epoch >= self.warmup_steps + 1
@@ -77,6 +92,8 @@ class WarmUp(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Where it is, and the state of the schedule."""
         return {
+            "warmup_steps": self.warmup_steps,
+            "power": self.power,
             "last_epoch": self.last_epoch,
             "base_lrs": [*self.base_lrs],
             "_last_lr": [*self._last_lr],
@@ -85,7 +102,14 @@ class WarmUp(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` gave, with the same warm-up and a schedule of the same kind."""
+        for key in ("warmup_steps", "power"):
+            if state_dict[key] != getattr(self, key):
+                raise ValueError(
+                    f"WarmUp: the state is of {key}={state_dict[key]}, but this one has "
+                    f"{getattr(self, key)}. Make it with the same."
+                )
         self.last_epoch = state_dict["last_epoch"]
+        self._step_count = self.last_epoch + 1
         self.base_lrs = [*state_dict["base_lrs"]]
         self._last_lr = [*state_dict["_last_lr"]]
         self.schedule.load_state_dict(state_dict["schedule"])
