@@ -225,18 +225,19 @@ def test_negated_gradients_are_read_with_their_sign():
 
 def test_a_negated_gradient_in_the_place_of_one_that_is_gone_is_read_with_its_sign():
     """Python gives a new object the address of an old one, sooner or later."""
-    param, met = torch.nn.Parameter(torch.zeros(64)), False
+    param = torch.nn.Parameter(torch.zeros(64))
     accumulator, numbers = GradientAccumulator([param]), torch.full((64,), 2.0)
     for _ in range(1000):
+        accumulator.reset()
         param.grad = torch.ones(64)
         address = id(param.grad)
         accumulator()
-        param.grad = torch._neg_view(numbers)
-        met = met or id(param.grad) == address
-        accumulator()
-        assert torch.equal(accumulator.gradients[0], torch.full((64,), -1.0))
-        accumulator.reset()
-    assert met
+        views = [torch._neg_view(numbers) for _ in range(100)]
+        if there := [view for view in views if id(view) == address]:
+            break
+    (param.grad,) = there
+    accumulator()
+    assert torch.equal(accumulator.gradients[0], torch.full((64,), -1.0))
 
 
 def test_the_example_of_the_documentation_runs():

@@ -1,6 +1,8 @@
 """GradientAccumulator from one step to the next: handing over, starting anew, and what is refused,
 before anything has changed."""
 
+import weakref
+
 import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
@@ -109,8 +111,9 @@ def test_reset_zeroes_the_sums_in_place_and_drops_only_what_it_gave(dtype):
     accumulator()
     accumulator.hand_over()
     others = params[1].grad = torch.ones_like(params[1])
-    sums = accumulator.gradients
+    sums, given = accumulator.gradients, weakref.ref(params[0].grad)
     accumulator.reset()
+    assert (given() is None) == (dtype == torch.bfloat16)
     assert accumulator.step == 0
     assert [param.grad for param in params] == [None, others, None]
     for own, old in zip(accumulator.gradients, sums, strict=True):
@@ -144,7 +147,8 @@ def test_gradients_that_require_gradients_are_added_as_numbers():
         accumulator()
     (own,) = accumulator.gradients
     assert torch.equal(own, 6 * param.detach() ** 2)
-    assert own.is_leaf and not own.requires_grad
+    (stage,) = accumulator._plan.buckets[0].stages  # of the gradient that had to be copied
+    assert not own.requires_grad and not stage.copy.requires_grad
 
 
 # Arguments.
@@ -181,7 +185,7 @@ def test_weights_may_be_strings_and_nothing_else_but_numbers():
     params = make_params(SHAPES)
     accumulator = GradientAccumulator(params, scale="5e-1")
     assert accumulator.scale == 0.5
-    for scale, weight in ((None, 0.5), ("25e-2", 0.25), (2, 2.0)):
+    for scale, weight in ((None, 0.5), ("25e-2", 0.25), (2, 2.0), (0, 0.0)):
         set_grads(params, 0)
         grads = [param.grad.clone() for param in params]
         accumulator(scale)
@@ -266,6 +270,8 @@ def test_a_call_in_a_capture_is_refused(capturing):
     capturing.add("cpu")
     refused(RuntimeError, accumulator, params, "captured in a graph")
     params[1].grad = None  # a new plan would be needed
+    plan = accumulator._plan
     refused(RuntimeError, accumulator, params, "captured in a graph")
+    assert accumulator._plan is plan
     capturing.clear()
     accumulator()
