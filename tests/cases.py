@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fusedstep.hf
 import fusedstep.optim
+from fusedstep.hf.adam_weight_decay import AdamWeightDecay
 
 Params = list[torch.nn.Parameter]
 
@@ -20,6 +21,8 @@ Params = list[torch.nn.Parameter]
 class OldAdamW(torch.optim.Optimizer):
     """transformers' AdamW of version 4, from its definition, in plain torch: the peer that is
     gone."""
+
+    decays_first = False
 
     def __init__(
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, correct_bias=True
@@ -55,9 +58,25 @@ class OldAdamW(torch.optim.Optimizer):
                 size = group["lr"]
                 if group["correct_bias"]:
                     size *= (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-                p.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-size)
-                if group["weight_decay"] > 0:
+                if self.decays_first:
                     p.add_(p, alpha=-group["lr"] * group["weight_decay"])
+                p.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-size)
+                if group["weight_decay"] > 0 and not self.decays_first:
+                    p.add_(p, alpha=-group["lr"] * group["weight_decay"])
+
+
+class OldAdamWeightDecay(OldAdamW):
+    """transformers' AdamWeightDecay for TensorFlow, likewise, of gradients that need no
+    clipping."""
+
+    decays_first = True
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-7, weight_decay=0.0):
+        super().__init__(params, lr, betas, eps, weight_decay)
+        limits = {"clipnorm": None, "global_clipnorm": None}
+        self.defaults.update(limits)
+        for group in self.param_groups:
+            group.update(limits)
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,12 @@ CASES = [
         OldAdamW,
         {"lr": 0.01, "correct_bias": False, "eps": 1e-2},
         QUIET,
+    ),
+    Case(
+        "old-adam-weight-decay",
+        AdamWeightDecay,
+        OldAdamWeightDecay,
+        {"lr": 0.05, "weight_decay": 0.2},
     ),
     Case("adafactor", fusedstep.optim.Adafactor, torch.optim.Adafactor, {}),
     Case(

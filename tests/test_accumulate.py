@@ -1,12 +1,9 @@
 """GradientAccumulator: its sums are torch's own, bit for bit, however gradients lie and however the
 work is cut."""
 
-import doctest
-
 import pytest
 import torch
 
-import fusedstep.accumulate
 from cases import DTYPES, make_params, same_bits, set_grads
 from fusedstep import native
 from fusedstep.accumulate import GradientAccumulator
@@ -238,8 +235,3 @@ def test_a_negated_gradient_in_the_place_of_one_that_is_gone_is_read_with_its_si
     (param.grad,) = there
     accumulator()
     assert torch.equal(accumulator.gradients[0], torch.full((64,), -1.0))
-
-
-def test_the_example_of_the_documentation_runs():
-    found = doctest.testmod(fusedstep.accumulate, extraglobs={"torch": torch})
-    assert found.attempted and not found.failed

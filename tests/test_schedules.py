@@ -1,6 +1,7 @@
 """Learning rates that change from step to step: schedulers, tensors, and Adafactor's own."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -103,3 +104,75 @@ def test_adafactor_schedule_shows_its_start_until_there_is_a_state():
     schedule = fusedstep.hf.AdafactorSchedule(optimizer, 0.5)
     assert schedule.get_last_lr() == [0.5]
     assert "initial_lr" not in optimizer.param_groups[0]
+
+
+def test_adafactor_schedule_does_not_replace_a_learning_rate_that_was_given():
+    """transformers' sets it to the schedule's start, so that training stops without a word."""
+    optimizer = HF(make_params([(2,)]), lr=1e-3, relative_step=False)
+    with pytest.raises(ValueError, match=r"group 0 has relative_step=False.*initial_lr=0\.0"):
+        fusedstep.hf.AdafactorSchedule(optimizer)
+
+
+def test_adafactor_schedule_can_be_pickled():
+    params = make_params([(3, 4)])
+    schedule = fusedstep.hf.AdafactorSchedule(HF(params), 0.5)
+    again = pickle.loads(pickle.dumps(schedule))
+    assert again.get_last_lr() == [0.5]
+    set_grads(params, 0)
+    schedule.optimizer.step()
+    schedule.step()
+    assert pickle.loads(pickle.dumps(schedule)).get_last_lr() == schedule.get_last_lr() != [0.5]
+
+
+def on_device(number):
+    """A number that cannot be read: as on a device, but whoever tries raises."""
+    return torch.empty((), dtype=torch.float32, device="meta").fill_(number)
+
+
+def rates_over_six_steps(make, *, away):
+    optimizer = ADAMW(make_params([(2,)]), lr=torch.tensor(0.5))
+    schedule = make(optimizer)
+    if away:
+        optimizer.param_groups[0]["lr"] = on_device(0.5)
+    rates = []
+    for step in range(6):
+        optimizer._opt_called = True  # a step would read it
+        schedule.step(*([1.0 - step] if isinstance(schedule, fusedstep.hf.GreedyLR) else []))
+        rates.append(schedule.get_last_lr())
+    return rates
+
+
+@pytest.mark.parametrize("make", [
+    lambda opt: fusedstep.hf.get_linear_schedule_with_warmup(opt, 2, 9),
+    lambda opt: fusedstep.hf.GreedyLR(opt, patience=0, factor=0.5, max_lr=3.0),
+    lambda opt: fusedstep.hf.WarmUp(fusedstep.hf.get_inverse_sqrt_schedule(opt, 0), 3),
+], ids=["linear", "greedy", "warm-up"])  # fmt: skip
+def test_a_schedule_never_reads_a_learning_rate_on_a_device(make):
+    assert rates_over_six_steps(make, away=True) == rates_over_six_steps(make, away=False)
+
+
+def test_adafactor_and_its_schedule_read_nothing_from_a_device():
+    params = make_params(SHAPES)
+    optimizer = HF(params)
+    schedule = fusedstep.hf.AdafactorSchedule(optimizer)
+    set_grads(params, 0)
+    optimizer.step()
+    for param in params:
+        optimizer.state[param]["RMS"] = on_device(1.0)
+    schedule.step()
+    (lr,) = (group["lr"] for group in optimizer.param_groups)
+    assert lr.device.type == "meta"
+    with pytest.raises(RuntimeError, match=r"meta"):
+        schedule.get_last_lr()
+    for param in params:
+        optimizer.state[param]["RMS"] = torch.zeros(())
+    optimizer.step()  # relative_step: lr is shown, not read
+
+
+def test_a_step_size_without_a_number_is_the_least_one():
+    """As transformers', whose `max` of Python keeps its first argument then."""
+    group = {"lr": None, "relative_step": True, "warmup_init": False}
+    group |= {"scale_parameter": True, "eps": (1e-30, 0.5)}
+    state = {"step": 4, "RMS": torch.tensor(float("nan"))}
+    ours, peers = (float(kind._get_lr(group, state)) for kind in (HF, HF_PEER))
+    assert ours == pytest.approx(peers, rel=1e-6)

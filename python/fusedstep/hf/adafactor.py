@@ -80,9 +80,16 @@ class Adafactor(FactoredOptimizer):
         rho = param_group["lr"]
         if param_group["relative_step"]:
             rho = adafactor.relative_step_size(param_state["step"], param_group["warmup_init"])
-        if param_group["scale_parameter"]:
-            return max(param_group["eps"][1], param_state["RMS"]) * rho
-        return 1.0 * rho
+        if not param_group["scale_parameter"]:
+            return 1.0 * rho
+        least, rms = param_group["eps"][1], param_state["RMS"]
+        if isinstance(rms, Tensor):  # which may be on a device: nobody waits for it here
+            return torch.where(rms > least, rms, least) * rho
+        return max(least, rms) * rho
+
+    def _is_away(self, group: Group) -> bool:
+        # Where it is not read, lr is what AdafactorSchedule shows.
+        return not group["relative_step"] and super()._is_away(group)
 
     def _check_group(self, group: Group) -> None:
         if group["lr"] is None and not group["relative_step"]:
@@ -124,7 +131,7 @@ class Adafactor(FactoredOptimizer):
         scalar, formula = for_steps(step, adafactor.transformers_scalars)
         return formula(
             step,
-            lr=None if group["lr"] is None else scalar(group["lr"]),
+            lr=None if group["relative_step"] else scalar(group["lr"]),
             eps=group["eps"],
             clip_threshold=group["clip_threshold"],
             decay_rate=group["decay_rate"],

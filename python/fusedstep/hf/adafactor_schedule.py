@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..optim.scalars import scalar
+from ..schedules import formulas
+from ..steps import on_host
+
 
 class AdafactorSchedule(LambdaLR):
-    """A proxy whose value is ``optimizer._get_lr`` of each group's first parameter: ``initial_lr``
-    before the first step, the step size of the last step afterwards. Mirrors
-    ``transformers.optimization.AdafactorSchedule``; values are Python floats.
+    """A proxy whose value is ``optimizer._get_lr`` of each group's first parameter: the step size
+    of its last step, or ``initial_lr`` where it has no gradient. Mirrors
+    ``transformers.optimization.AdafactorSchedule``, to be stepped after the optimizer and before
+    gradients are cleared. Values are Python floats; a step size on a device is read when somebody
+    asks for it.
 
     Example:
         >>> from fusedstep.hf import Adafactor
         >>> opt = Adafactor(torch.nn.Linear(8, 8).parameters())
         >>> schedule = AdafactorSchedule(opt)
         >>> schedule.get_last_lr()
-        [0.0, ...]
+        [0.0]
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float = 0.0) -> None:
@@ -29,17 +36,22 @@ class AdafactorSchedule(LambdaLR):
                 "not a wrapper."
             )
 
-        def lr_lambda(_: int) -> float:
-            return initial_lr
+        for index, group in enumerate(optimizer.param_groups):
+            if not group.get("relative_step", True):
+                raise ValueError(
+                    f"AdafactorSchedule shows the step sizes that relative_step=True chooses, but "
+                    f"group {index} has relative_step=False: its lr would be replaced by "
+                    f"{initial_lr=}. Use another schedule, or none."
+                )
 
         for group in optimizer.param_groups:
             group["initial_lr"] = initial_lr
-        super().__init__(optimizer, lr_lambda)
+        super().__init__(optimizer, formulas.constant)  # never asked: `get_lr` is our own
         for group in optimizer.param_groups:
             del group["initial_lr"]
 
     def get_lr(self) -> list[Any]:
-        """The current step size of every group; what a group without gradients had before."""
+        """The step size of every group, as a tensor where it is on a device."""
         optimizer: Any = self.optimizer
         values = []
         for group, initial in zip(optimizer.param_groups, self.base_lrs, strict=True):
@@ -48,8 +60,14 @@ class AdafactorSchedule(LambdaLR):
             if first is None or first.grad is None or not state:
                 values.append(initial)
             else:
-                values.append(float(optimizer._get_lr(group, state)))
+                lr = optimizer._get_lr(group, state)
+                away = isinstance(lr, Tensor) and not on_host(lr)
+                values.append(lr if away else scalar(lr))
         return values
+
+    def get_last_lr(self) -> list[Any]:
+        """The step sizes as they were when the schedule was last stepped."""
+        return [scalar(lr) for lr in self._last_lr]
 
 
 def get_adafactor_schedule(optimizer: Optimizer, initial_lr: float = 0.0) -> AdafactorSchedule:

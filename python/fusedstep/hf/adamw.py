@@ -77,7 +77,7 @@ class AdamW(FusedOptimizer):
         if grad.is_sparse or param.is_sparse:
             raise RuntimeError(
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "
-                f"AdamW: {where}"
+                f"{type(self).__name__}: {where}"
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:

@@ -14,6 +14,7 @@ from .. import backends, check, steps
 from ..plan import Bucket, Member
 from ..steps import moved, wide
 from ..watch import ParamLists
+from . import gradients
 from .capture import keep_if_capturing, refuse_new_plan_while_capturing
 from .planned import Plan, param_lists
 
@@ -24,12 +25,6 @@ State = dict[str, Any]
 def inverse(grad_scale: Tensor) -> Tensor:
     """1 / grad_scale, in float64 where the device has it."""
     return grad_scale.to(wide(grad_scale.device)).reciprocal()
-
-
-def _is_group_away(group: Group) -> bool:
-    """Whether the host would have to wait for a hyper-parameter."""
-    values = (group.get("lr"), *(group.get("betas") or ()))
-    return any(isinstance(value, Tensor) and not steps.on_host(value) for value in values)
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -79,10 +74,18 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Whether the group's step counters lie where their parameters do."""
         return False
 
+    def _is_away(self, group: Group) -> bool:
+        """Whether the host would have to wait for a hyper-parameter."""
+        values = (group.get("lr"), *(group.get("betas") or ()))
+        return any(isinstance(value, Tensor) and not steps.on_host(value) for value in values)
+
     def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
         """The rule's scalars at a step. If `scalars_on_tensors`, `step` may be a tensor of many
         steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
+
+    def _prepare_gradients(self, members: list[Member]) -> None:
+        """Changes the gradients before the step, in place, when nothing can be refused any more."""
 
     # The step.
 
@@ -107,6 +110,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if plan.devices and not plan.captured:
             keep_if_capturing(self, plan)
         if plan.steps is not None:
+            self._prepare_gradients(plan.members)
             self._launch(plan)
         return loss
 
@@ -144,7 +148,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         assert plan.steps is not None
         own = plan.counted_away
         if plan.away:
-            groups = {k for k, group in enumerate(self.param_groups) if _is_group_away(group)}
+            groups = {k for k, group in enumerate(self.param_groups) if self._is_away(group)}
             if groups:
                 own = own.union(k for k in plan.away if not groups.isdisjoint(plan.groups[k]))
         if len(own) < len(plan.buckets):
@@ -200,19 +204,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         if found_inf is not None:
             found = moved(found_inf, factor.device) != 0
             factor = torch.where(found, torch.ones_like(factor), factor)
-        kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
-        expanded: dict[int, Tensor] = {}
-        for member in plan.members:
-            grad = member.param.grad
-            assert grad is not None
-            if any(stride == 0 for stride in grad.stride()):  # it cannot be written
-                if id(grad) not in expanded:
-                    expanded[id(grad)] = grad * moved(factor, grad.device, grad.dtype)
-                member.param.grad = expanded[id(grad)]
-            else:  # by identity, since parameters may share one
-                kinds.setdefault((grad.device, grad.dtype), {})[id(grad)] = grad
-        for (device, dtype), grads in kinds.items():
-            torch._foreach_mul_(list(grads.values()), moved(factor, device, dtype))
+        params = (member.param for member in plan.members)
+        gradients.multiply(gradients.writable(params), factor)
 
     def _make_plan(self) -> Plan:
         """Checks everything first; states are made only when nothing can be refused any more."""

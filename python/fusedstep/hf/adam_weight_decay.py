@@ -1,0 +1,111 @@
+"""The AdamWeightDecay that transformers had for TensorFlow: Keras' Adam, decay first, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+from .. import check
+from ..optim import gradients
+from ..optim.base import Group
+from ..plan import Member
+from .adamw import AdamW
+
+
+class AdamWeightDecay(AdamW):
+    """Adam with decoupled decay and clipped gradients: ``transformers.AdamWeightDecay`` in torch's
+    words, with Keras' defaults.
+
+        g = g clipnorm / max(norm(g), clipnorm), or with the norm of all gradients as one vector
+        m = beta1 m + (1 - beta1) g               v = beta2 v + (1 - beta2) g^2
+        size = lr sqrt(1 - beta2^t) / (1 - beta1^t)
+        p = (1 - lr weight_decay) p - size m / (sqrt(v) + eps)
+
+    ``fusedstep.optim.param_groups`` chooses what decays. Clipping writes the gradients, as
+    ``torch.nn.utils.clip_grad_norm_`` does, and nothing waits for a device. Where a norm is
+    infinite, finite gradients become 0 and infinite ones nan; where it is nan, all become nan.
+
+    Arguments:
+        clipnorm: the largest norm of each gradient; a group may have its own.
+        global_clipnorm: the largest norm of all gradients of all groups together.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = AdamWeightDecay(model.parameters(), weight_decay=0.01, global_clipnorm=1.0)
+        >>> model(torch.ones(8)).sum().backward()
+        >>> opt.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-7,
+        weight_decay: float = 0.0,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            params, lr, betas, eps, weight_decay, no_deprecation_warning=True, backend=backend
+        )
+        limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
+        for key, value in limits.items():
+            self.defaults[key] = check.number(value, key)
+        self._complete_groups()
+        for group in self.param_groups:
+            self._check_group(group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._complete_groups()
+
+    def _complete_groups(self) -> None:
+        """Limits are kept in the groups, so that they are saved and loaded with them. Groups that
+        were saved by another optimizer take those of the constructor."""
+        for group in self.param_groups:
+            for key in ("clipnorm", "global_clipnorm"):
+                group[key] = check.number(group.get(key, self.defaults[key]), key)
+
+    def _check_group(self, group: Group) -> None:
+        for key in ("clipnorm", "global_clipnorm"):
+            limit = group[key]
+            if limit is not None and not (
+                isinstance(limit, Real) and 0.0 < float(limit) < math.inf
+            ):
+                raise ValueError(
+                    f"{key} should be a finite number above 0, or None for no clipping, "
+                    f"but is: {limit!r}"
+                )
+        if group["clipnorm"] is not None and group["global_clipnorm"] is not None:
+            raise ValueError(
+                f"clipnorm={group['clipnorm']} and global_clipnorm={group['global_clipnorm']} "
+                "exclude each other. Leave one of them None."
+            )
+        if group["global_clipnorm"] != self.param_groups[0]["global_clipnorm"]:
+            raise ValueError(
+                "global_clipnorm bounds the gradients of all groups together, but groups have "
+                f"{self.param_groups[0]['global_clipnorm']} and {group['global_clipnorm']}. Give "
+                "all of them the same."
+            )
+
+    def _prepare_gradients(self, members: list[Member]) -> None:
+        together = self.param_groups[0]["global_clipnorm"]
+        if together is not None:
+            params = (member.param for member in members)
+            gradients.clip_together(gradients.writable(params), together)
+        for index, group in enumerate(self.param_groups):
+            if group["clipnorm"] is not None:
+                params = (member.param for member in members if member.group == index)
+                gradients.clip_each(gradients.writable(params), group["clipnorm"])
+
+    def _rule(self, group: Group, param: Tensor) -> str:
+        return "adamw"

@@ -1,0 +1,128 @@
+"""Which parameters of a model decay: two parameter groups for an optimizer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import check
+
+# In a name: bias, in_proj_bias, bias_ih_l0_reverse, pos_bias_u, relative_attention_bias.weight.
+BIAS = re.compile(r"(^|[._])bias([._]|$)")
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+) -> list[dict[str, Any]]:
+    """A group that decays, then one that does not, for any optimizer. The first line that matches
+    decides:
+
+        include matches the name                                 decays
+        exclude matches the name                                 does not
+        a bias, or a parameter of a normalization layer          does not
+        any other parameter                                      decays
+
+    A bias has the word `bias` in its name, or in that of its layer, as a table of them has. A
+    normalization layer is a module with `norm` in the name of its class or of a base class, in any
+    case, as ``LayerNorm`` and ``LlamaRMSNorm``; modules inside it are judged by their own class.
+
+    Groups hold pairs of name and parameter, in the order of ``model.named_parameters()``; what does
+    not require a gradient is left out, and so is an empty group. A tied parameter is there once, by
+    its first name; a line matches if it does for any of its names.
+
+    Arguments:
+        weight_decay: of the group that decays, 0 or more; the other one has 0.
+        include: regular expressions, or one, that are searched in the whole name.
+        exclude: the same.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+        >>> for group in param_groups(model, weight_decay=0.01):
+        ...     print(group["weight_decay"], [name for name, _ in group["params"]])
+        0.01 ['0.weight']
+        0.0 ['0.bias', '1.weight', '1.bias']
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model should be a torch.nn.Module but is: {type(model).__name__}. Pass the model "
+            "itself, whose modules and names tell what decays, not its parameters."
+        )
+    weight_decay = check.number(weight_decay, "weight_decay")
+    if not (isinstance(weight_decay, Real) and 0.0 <= weight_decay < math.inf):
+        raise ValueError(
+            f"weight_decay should be a finite number of 0 or more but is: {weight_decay!r}"
+        )
+    included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")
+    decayed: list[tuple[str, Tensor]] = []
+    spared: list[tuple[str, Tensor]] = []
+    for param, places in _places(model).items():
+        names = [name for name, _ in places]
+        if any(map(included, names)):
+            decays = True
+        elif any(map(excluded, names)):
+            decays = False
+        else:
+            decays = not any(_is_bias(name) or _is_norm(owner) for name, owner in places)
+        (decayed if decays else spared).append((names[0], param))
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError(
+            f"model has no parameter that requires a gradient: {type(model).__name__}. Unfreeze "
+            "what is to be trained with .requires_grad_() first."
+        )
+    return groups
+
+
+def _places(model: nn.Module) -> dict[Tensor, list[tuple[str, nn.Module]]]:
+    """All names of each parameter to be trained, with the module that holds it under that name."""
+    places: dict[Tensor, list[tuple[str, nn.Module]]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        own = module.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        for name, param in own:
+            if param.requires_grad:
+                places.setdefault(param, []).append((name, module))
+    return places
+
+
+def _is_bias(name: str) -> bool:
+    return BIAS.search(name) is not None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
+
+
+def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[str], bool]:
+    """Whether one of the expressions is found in a name."""
+    if patterns is None:
+        patterns = ()
+    elif isinstance(patterns, str):
+        patterns = (patterns,)
+    elif not isinstance(patterns, Iterable):
+        raise TypeError(
+            f"{argument} should be a regular expression or a list of them but is: {patterns!r}"
+        )
+    expressions = []
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{argument} should hold strings but holds: {pattern!r}")
+        try:
+            expressions.append(re.compile(pattern))
+        except re.error as error:
+            raise ValueError(
+                f"{argument} holds {pattern!r}, which is no regular expression: {error}. Write "
+                "re.escape(...) around a name that is meant as it is."
+            ) from None
+    return lambda name: any(expression.search(name) for expression in expressions)

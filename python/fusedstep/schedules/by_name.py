@@ -1,0 +1,180 @@
+"""Schedules by the names that training configs use, with what a config says about the run."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+
+from . import checks, cosine, factories
+from .greedy import GreedyLR
+from .named import FOLLOW_A_METRIC, TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
+from .schedule import check_learning_rates
+from .warm_up import WarmUp
+
+CONFIG_NAMES: dict[str, Callable[..., Any]] = {
+    "Constant": factories.get_constant_schedule,
+    "ConstantWithWarmup": factories.get_constant_schedule_with_warmup,
+    "CosineAnnealingLR": lr_scheduler.CosineAnnealingLR,
+    "CosineAnnealingWarmRestarts": lr_scheduler.CosineAnnealingWarmRestarts,
+    "CosineWithHardRestartsWithWarmup": (cosine.get_cosine_with_hard_restarts_schedule_with_warmup),
+    "CosineWithWarmup": cosine.get_cosine_schedule_with_warmup,
+    "CyclicLR": lr_scheduler.CyclicLR,
+    "ExponentialLR": lr_scheduler.ExponentialLR,
+    "InverseSQRT": factories.get_inverse_sqrt_schedule,
+    "LinearLR": lr_scheduler.LinearLR,
+    "LinearWithWarmup": factories.get_linear_schedule_with_warmup,
+    "OneCycleLR": lr_scheduler.OneCycleLR,
+    "PolynomialDecayWithWarmup": factories.get_polynomial_decay_schedule_with_warmup,
+    "StepLR": lr_scheduler.StepLR,
+}
+# Functions that pass everything on have the arguments of these.
+METRIC_CLASSES: dict[str, Callable[..., Any]] = {
+    SchedulerType.REDUCE_ON_PLATEAU.value: lr_scheduler.ReduceLROnPlateau,
+    SchedulerType.GREEDY.value: GreedyLR,
+}
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    **{kind.value: make for kind, make in TYPE_TO_SCHEDULER_FUNCTION.items()},
+    **METRIC_CLASSES,
+    **CONFIG_NAMES,
+}
+# What a config says of the run, by the names that schedules have for it.
+RUN = ("num_training_steps", "num_warmup_steps", "last_epoch")
+MISSING = {
+    "num_training_steps": "give num_training_steps, or epochs and steps_per_epoch",
+    "num_warmup_steps": "give num_warmup_steps or warmup_ratio, 0 for no warm-up",
+}
+# What torch's classes call the length of the run, after the warm-up.
+LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
+
+
+def by_name(
+    name: str,
+    optimizer: Optimizer,
+    *,
+    num_training_steps: int | None = None,
+    num_warmup_steps: float | None = None,
+    warmup_ratio: float | None = None,
+    epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    last_epoch: int = -1,
+    **arguments: Any,
+) -> Any:
+    """The schedule of that name, transformers' ("cosine") or a config's ("CosineWithWarmup",
+    "OneCycleLR"): `SCHEDULES` lists them.
+
+    What is said of the run is passed to schedules that have a use for it: `num_training_steps`, or
+    `epochs` and `steps_per_epoch`, and `last_epoch`. A warm-up is never ignored: a schedule without
+    one of its own sleeps in a `WarmUp` for that long, and its length counts from there.
+
+    Arguments:
+        num_warmup_steps: a number of steps; below 1, a share of num_training_steps, rounded up.
+        warmup_ratio: the same, always a share.
+        arguments: the schedule's own, by its names for them.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        >>> schedule = by_name("CosineWithWarmup", opt, num_training_steps=100, warmup_ratio=0.1)
+        >>> opt.step(), schedule.step(), schedule.get_last_lr()
+        (None, None, [0.05])
+    """
+    kind = name.value if isinstance(name, Enum) else name
+    make = find(kind)
+    label = f"schedule {kind!r}"
+    check_learning_rates(optimizer, label)
+    known = inspect.signature(make).parameters
+    given = _own_arguments(arguments, list(known), label)
+    total = _training_steps(num_training_steps, epochs, steps_per_epoch, label)
+    warmup = _warmup_steps(num_warmup_steps, warmup_ratio, total, label)
+    sleeps = bool(warmup) and "num_warmup_steps" not in known
+    if sleeps and kind in FOLLOW_A_METRIC:
+        raise ValueError(
+            f"{label} follows a metric and has no warm-up: leave out num_warmup_steps and "
+            "warmup_ratio, or wrap it in fusedstep.schedules.WarmUp, whose step takes the metric"
+        )
+    run = dict(zip(RUN, (total, warmup, last_epoch), strict=True))
+    if kind in LENGTHS and total is not None:
+        run[LENGTHS[kind]] = total - (warmup or 0)
+    given = {**{k: v for k, v in run.items() if k in known and v is not None}, **given}
+    for key, parameter in known.items():
+        if key not in ("optimizer", *given) and parameter.default is inspect.Parameter.empty:
+            raise ValueError(f"{label} needs {key}: {MISSING.get(key, f'give by_name {key}=...')}")
+    schedule = make(optimizer, **given)
+    return WarmUp(schedule, warmup or 0) if sleeps else schedule
+
+
+def find(name: str) -> Callable[..., Any]:
+    """What makes the schedule of that name.
+
+    Example:
+        >>> find("StepLR")
+        <class 'torch.optim.lr_scheduler.StepLR'>
+    """
+    checks.choice(name, "name", "fusedstep.schedules", SCHEDULES)
+    return SCHEDULES[name]
+
+
+def _own_arguments(arguments: dict[str, Any], known: list[str], label: str) -> dict[str, Any]:
+    for key in arguments:
+        if key not in known:
+            choices = [own for own in known if own not in ("optimizer", *RUN)]
+            raise TypeError(
+                f"{label} has no argument {key!r}{checks.nearest(key, choices)}. "
+                f"Its own are: {', '.join(choices) or 'none'}."
+            )
+    return {key: _read(value) for key, value in arguments.items()}
+
+
+def _training_steps(
+    steps: int | None, epochs: int | None, steps_per_epoch: int | None, label: str
+) -> Any:
+    if steps is not None:
+        return _count(steps, "num_training_steps", label)
+    if epochs is None or steps_per_epoch is None:
+        return None
+    return _count(epochs, "epochs", label) * _count(steps_per_epoch, "steps_per_epoch", label)
+
+
+def _warmup_steps(
+    steps: float | None, ratio: float | None, num_training_steps: int | None, label: str
+) -> int | None:
+    if ratio is None and steps is None:
+        return None
+    if ratio is not None and steps is not None:
+        raise ValueError(f"{label}: give num_warmup_steps or warmup_ratio, not both")
+    argument = "num_warmup_steps" if ratio is None else "warmup_ratio"
+    value = _count(steps if ratio is None else ratio, argument, label)
+    if ratio is not None and value > 1:
+        raise ValueError(f"{label}: warmup_ratio should be from 0 to 1 but is: {value}")
+    if value == 0 or (ratio is None and value >= 1):
+        return int(value)
+    if num_training_steps is None:
+        raise ValueError(
+            f"{label}: {argument}={value} is a share of num_training_steps, which is not given. "
+            "Give num_training_steps, or epochs and steps_per_epoch."
+        )
+    return math.ceil(value * num_training_steps)
+
+
+def _count(value: Any, argument: str, label: str) -> Any:
+    return checks.count(_read(value), argument, label)
+
+
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def _read(value: Any) -> Any:
+    """What a config or a command line wrote as a string, as what it says."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value

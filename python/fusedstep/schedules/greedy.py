@@ -1,0 +1,275 @@
+"""GreedyLR: a learning rate that grows while a metric gets better, and shrinks while not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ..optim.scalars import scalar
+from ..steps import on_host
+from . import checks
+from .schedule import check_learning_rates, set_lr
+
+# What a checkpoint holds, by attribute.
+SAVED = (
+    "factor", "min_lrs", "max_lrs", "patience", "verbose", "cooldown", "warmup",
+    "cooldown_counter", "warmup_counter", "mode", "threshold", "threshold_mode", "best",
+    "num_bad_epochs", "num_good_epochs", "eps", "last_epoch", "smooth", "window_size",
+    "reset_start", "reset_start_original", "_last_lr", "_init_lrs",
+)  # fmt: skip
+
+
+class StreamingAverage:
+    """The mean of the last ``window_size`` values.
+
+    Example:
+        >>> mean = StreamingAverage(window_size=2)
+        >>> [mean.streamavg(x) for x in (1.0, 3.0, 5.0)]
+        [1.0, 2.0, 4.0]
+    """
+
+    def __init__(self, window_size: int) -> None:
+        self.window_size = window_size
+        self.values: list[float] = []
+        self.sum = 0.0
+
+    def streamavg(self, value: float) -> float:
+        """Takes a value, and returns the mean."""
+        self.values.append(value)
+        self.sum += value
+        if len(self.values) > self.window_size:
+            self.sum -= self.values.pop(0)
+        if not math.isfinite(self.sum):  # a nan would stay in it after it has left the window
+            self.sum = sum(self.values)
+        return self.sum / len(self.values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it holds."""
+        return {"window_size": self.window_size, "values": [*self.values], "sum": self.sum}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.window_size = state_dict.get("window_size", self.window_size)
+        self.values = [*state_dict.get("values", ())]
+        self.sum = state_dict.get("sum", 0.0)
+
+
+class GreedyLR(ReduceLROnPlateau):
+    """A schedule that follows a metric: as ``transformers.optimization.GreedyLR``.
+
+        better for more than patience steps:   lr = min(lr / factor, max_lr)
+        not better for more than patience:     lr = max(lr factor, min_lr)
+
+    Better is below the best by threshold ("abs"; with "rel", below best (1 - threshold)), or above
+    it with mode="max". A change of at most eps is not made. After a smaller lr, `cooldown` steps
+    count for nothing, after a larger one `warmup` steps. When all groups would have been made
+    smaller `reset_start` times at their min_lr, everything begins again from the initial lr.
+    `smooth` takes the mean of the last `window_size` metrics.
+
+    It is a ReduceLROnPlateau to those who ask, and so steps where those step: with the metric.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        >>> schedule = GreedyLR(opt, patience=0, factor=0.5)
+        >>> schedule.step(3.0), schedule.step(4.0), schedule.get_last_lr()
+        (None, None, [0.5])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.95,
+        patience: int = 10,
+        threshold: float = 1e-6,
+        threshold_mode: str = "abs",
+        cooldown: int = 0,
+        warmup: int = 0,
+        min_lr: float | list[float] = 1e-3,
+        max_lr: float | list[float] = 1.0,
+        eps: float = 1e-8,
+        verbose: bool = False,
+        smooth: bool = False,
+        window_size: int = 50,
+        reset_start: int = 500,
+    ) -> None:
+        name = "GreedyLR"
+        check_learning_rates(optimizer, name)
+        self.factor = checks.finite(factor, "factor", name)
+        if not 0.0 < self.factor < 1.0:
+            raise ValueError(
+                f"{name}: factor should be between 0 and 1 but is: {self.factor}: the lr is "
+                "multiplied by it to make it smaller, and divided by it to make it larger"
+            )
+        checks.choice(mode, "mode", name, ("min", "max"))
+        checks.choice(threshold_mode, "threshold_mode", name, ("rel", "abs"))
+        self.optimizer = optimizer
+        self.mode, self.threshold_mode = mode, threshold_mode
+        self.verbose, self.smooth = verbose, smooth
+        self.threshold = checks.finite(threshold, "threshold", name)
+        self.eps = checks.count(eps, "eps", name)
+        self.patience = checks.count(patience, "patience", name)
+        self.cooldown = checks.count(cooldown, "cooldown", name)
+        self.warmup = checks.count(warmup, "warmup", name)
+        self.window_size = checks.count(window_size, "window_size", name)
+        if self.window_size < 1:
+            raise ValueError(f"{name}: window_size should be 1 or more but is: {window_size}")
+        self.reset_start = self.reset_start_original = checks.count(
+            reset_start, "reset_start", name
+        )
+        self.min_lrs = _of_groups(min_lr, "min_lr", optimizer)
+        self.max_lrs = _of_groups(max_lr, "max_lr", optimizer)
+        for index, (low, high) in enumerate(zip(self.min_lrs, self.max_lrs, strict=True)):
+            if low > high:
+                raise ValueError(
+                    f"{name}: min_lr should be at most max_lr but is: {low} above {high}, "
+                    f"in group {index}"
+                )
+        self.last_epoch = 0
+        self._init_lrs = [scalar(group["lr"]) for group in optimizer.param_groups]
+        self._last_lr: list[Any] = [*self._init_lrs]
+        self._begin()
+
+    def _begin(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.num_bad_epochs = self.num_good_epochs = 0
+        self.cooldown_counter = self.warmup_counter = 0
+        self._streaming_avg = StreamingAverage(self.window_size) if self.smooth else None
+
+    def step(  # type: ignore[override]  # as ReduceLROnPlateau's
+        self, metrics: Any, epoch: int | None = None
+    ) -> None:
+        """Takes the metric of another step, and sets the learning rates.
+
+        Arguments:
+            metrics: the metric, a number.
+            epoch: the step's number in what `verbose` prints; by default they are counted.
+        """
+        current = float(metrics)
+        if self._streaming_avg is not None:
+            current = self._streaming_avg.streamavg(current)
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        if self.cooldown_counter > 0 or self.warmup_counter > 0:
+            if self.cooldown_counter > 0:
+                self.cooldown_counter -= 1
+            else:
+                self.warmup_counter -= 1
+            self.num_bad_epochs = self.num_good_epochs = 0
+        else:
+            self._judge(current)
+        self._last_lr = self._rates()
+
+    def _judge(self, current: float) -> None:
+        if self.is_better(current, self.best):
+            self.best = current
+            self.num_good_epochs, self.num_bad_epochs = self.num_good_epochs + 1, 0
+        else:
+            self.num_good_epochs, self.num_bad_epochs = 0, self.num_bad_epochs + 1
+        if self.num_good_epochs > self.patience:
+            self._increase_lr(self.last_epoch)
+            self.warmup_counter, self.num_good_epochs = self.warmup, 0
+        elif self.num_bad_epochs > self.patience:
+            self._reduce_lr(self.last_epoch)
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+
+    def is_better(self, current: float, best: float) -> bool:
+        """Whether a metric is better than the best by the threshold."""
+        down = -1.0 if self.mode == "min" else 1.0
+        # best is infinite at first, so a margin of it cannot be added
+        relative = self.threshold_mode == "rel"
+        bound = best * (1.0 + down * self.threshold) if relative else best + down * self.threshold
+        return current < bound if self.mode == "min" else current > bound
+
+    def _increase_lr(self, epoch: int) -> None:
+        for index, lr in enumerate(self._rates()):
+            larger = min(lr / self.factor, self.max_lrs[index])
+            if larger - lr > self.eps:
+                self._set(index, larger, f"Epoch {epoch}: learning rate of group {index} up to")
+        self.reset_start = self.reset_start_original
+
+    def _reduce_lr(self, epoch: int) -> None:
+        for index, lr in enumerate(self._rates()):
+            smaller = max(lr * self.factor, self.min_lrs[index])
+            if lr - smaller > self.eps:
+                self._set(index, smaller, f"Epoch {epoch}: learning rate of group {index} down to")
+        if all(lr <= low for lr, low in zip(self._rates(), self.min_lrs, strict=True)):
+            self.reset_start -= 1
+            if self.reset_start <= 0:
+                self._reset()
+
+    def _reset(self) -> None:
+        for index, lr in enumerate(self._init_lrs):
+            self._set(index, lr, f"Begins again: learning rate of group {index} is")
+        self._begin()
+        self.reset_start = self.reset_start_original
+
+    def _set(self, index: int, lr: float, said: str) -> None:
+        set_lr(self.optimizer.param_groups[index], lr)
+        self._last_lr[index] = lr
+        if self.verbose:
+            print(f"{said} {lr:.4e}.")
+
+    def _rates(self) -> list[float]:
+        """The learning rates of the groups. One on a device is what was set last: nobody waits."""
+        return [
+            set_last if isinstance(lr, Tensor) and not on_host(lr) else scalar(lr)
+            for lr, set_last in zip(
+                (group["lr"] for group in self.optimizer.param_groups), self._last_lr, strict=True
+            )
+        ]
+
+    def get_last_lr(self) -> list[Any]:
+        """The learning rates as the last step left them."""
+        return self._last_lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it holds beside the optimizer."""
+        state = {key: _copied(getattr(self, key)) for key in SAVED}
+        if self._streaming_avg is not None:
+            state["_streaming_avg"] = self._streaming_avg.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave, or a part of it, and sets the groups' learning rates."""
+        for key in SAVED:
+            if key in state_dict:
+                setattr(self, key, _copied(state_dict[key]))
+        if "_streaming_avg" in state_dict:
+            if self._streaming_avg is None:
+                self._streaming_avg = StreamingAverage(self.window_size)
+            self._streaming_avg.load_state_dict(state_dict["_streaming_avg"])
+        if "_last_lr" in state_dict:
+            self._last_lr = [scalar(lr) for lr in self._last_lr]
+            for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+                set_lr(group, lr)
+
+
+def _copied(value: Any) -> Any:
+    return [*value] if isinstance(value, list) else value
+
+
+def _of_groups(lr: Any, argument: str, optimizer: Optimizer) -> list[float]:
+    """One bound for each group, from one number or a list."""
+    groups = len(optimizer.param_groups)
+    if not isinstance(lr, (list, tuple)):
+        return [checks.finite(lr, argument, "GreedyLR")] * groups
+    if len(lr) != groups:
+        raise ValueError(
+            f"GreedyLR: {argument} should have {groups} numbers, one for each group, but has "
+            f"{len(lr)}"
+        )
+    return [checks.finite(one, argument, "GreedyLR") for one in lr]
+
+
+def get_greedy_schedule(optimizer: Optimizer, **kwargs: Any) -> GreedyLR:
+    """``GreedyLR(optimizer, **kwargs)``.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        >>> get_greedy_schedule(opt, patience=3).step(1.0)
+    """
+    return GreedyLR(optimizer, **kwargs)

@@ -1,0 +1,126 @@
+"""Schedules by their names in transformers' configs: SchedulerType and get_scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from torch.optim import Optimizer
+
+from . import checks, cosine, factories, greedy
+from .layerwise import LayerWiseSchedule, optimizers_of_layers
+
+
+class SchedulerType(str, Enum):
+    """The names of `get_scheduler`: a member equals its string, and hashes as it does.
+
+    Example:
+        >>> SchedulerType("cosine") is SchedulerType.COSINE
+        True
+    """
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    COSINE_WITH_RESTARTS = "cosine_with_restarts"
+    POLYNOMIAL = "polynomial"
+    CONSTANT = "constant"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
+    INVERSE_SQRT = "inverse_sqrt"
+    REDUCE_ON_PLATEAU = "reduce_lr_on_plateau"
+    COSINE_WITH_MIN_LR = "cosine_with_min_lr"
+    COSINE_WARMUP_WITH_MIN_LR = "cosine_warmup_with_min_lr"
+    WARMUP_STABLE_DECAY = "warmup_stable_decay"
+    GREEDY = "greedy"
+
+    # As Enum has it, a member would hash as its own name: transformers' enum could not find it.
+    __hash__ = str.__hash__
+
+    @classmethod
+    def _missing_(cls, value: object) -> SchedulerType:
+        if isinstance(value, Enum) and value.value is not value:  # transformers' own member
+            return cls(value.value)
+        known = [member.value for member in cls]
+        raise ValueError(
+            f"schedule name should be one of {', '.join(map(repr, known))} but is: {value!r}"
+            f"{checks.nearest(value, known)}"
+        )
+
+
+TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., Any]] = {
+    SchedulerType.LINEAR: factories.get_linear_schedule_with_warmup,
+    SchedulerType.COSINE: cosine.get_cosine_schedule_with_warmup,
+    SchedulerType.COSINE_WITH_RESTARTS: (cosine.get_cosine_with_hard_restarts_schedule_with_warmup),
+    SchedulerType.POLYNOMIAL: factories.get_polynomial_decay_schedule_with_warmup,
+    SchedulerType.CONSTANT: factories.get_constant_schedule,
+    SchedulerType.CONSTANT_WITH_WARMUP: factories.get_constant_schedule_with_warmup,
+    SchedulerType.INVERSE_SQRT: factories.get_inverse_sqrt_schedule,
+    SchedulerType.REDUCE_ON_PLATEAU: factories.get_reduce_on_plateau_schedule,
+    SchedulerType.COSINE_WITH_MIN_LR: cosine.get_cosine_with_min_lr_schedule_with_warmup,
+    SchedulerType.COSINE_WARMUP_WITH_MIN_LR: (
+        cosine.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
+    ),
+    SchedulerType.WARMUP_STABLE_DECAY: factories.get_wsd_schedule,
+    SchedulerType.GREEDY: greedy.get_greedy_schedule,
+}
+
+# Which take no number of training steps, and which no arguments of their own.
+FOLLOW_A_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+WITHOUT_END = (SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.INVERSE_SQRT)
+
+
+def get_scheduler(
+    name: str | SchedulerType,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> Any:
+    """The schedule of that name: as ``transformers.get_scheduler``.
+
+    Arguments:
+        name: a string, a SchedulerType, or a member of transformers' own enum.
+        scheduler_specific_kwargs: further arguments of the function that makes the schedule. The
+            constant ones take none, and ignore them.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        >>> schedule = get_scheduler("polynomial", opt, 10, 100, {"power": 2.0})
+    """
+    kind = SchedulerType(name)
+    layers = optimizers_of_layers(optimizer)
+    if layers is not None:
+        return LayerWiseSchedule(
+            {
+                param: get_scheduler(
+                    kind, own, num_warmup_steps, num_training_steps, scheduler_specific_kwargs
+                )
+                for param, own in layers.items()
+            }
+        )
+    make = TYPE_TO_SCHEDULER_FUNCTION[kind]
+    further = scheduler_specific_kwargs or {}
+    if kind is SchedulerType.CONSTANT:
+        return make(optimizer)
+    if kind in FOLLOW_A_METRIC:
+        return make(optimizer, **further)
+    _needed(kind, "num_warmup_steps", num_warmup_steps)
+    if kind is SchedulerType.CONSTANT_WITH_WARMUP:
+        return make(optimizer, num_warmup_steps=num_warmup_steps)
+    if kind is SchedulerType.INVERSE_SQRT:
+        return make(optimizer, num_warmup_steps=num_warmup_steps, **further)
+    if kind is not SchedulerType.WARMUP_STABLE_DECAY:  # which can have num_stable_steps instead
+        _needed(kind, "num_training_steps", num_training_steps)
+    return make(
+        optimizer,
+        num_warmup_steps=num_warmup_steps,
+        num_training_steps=num_training_steps,
+        **further,
+    )
+
+
+def _needed(kind: SchedulerType, argument: str, value: int | None) -> None:
+    if value is None:
+        raise ValueError(
+            f"schedule {kind.value!r} needs `{argument}`: give get_scheduler a number of steps"
+        )

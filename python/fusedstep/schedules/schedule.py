@@ -1,0 +1,135 @@
+"""Learning rates that follow a function of the step, computed on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..optim.scalars import scalar
+from . import checks
+
+Factor = Callable[[int], float]
+
+
+class Schedule(LambdaLR):
+    """lr = initial lr of the group * f(step), as ``torch.optim.lr_scheduler.LambdaLR``, whose
+    arguments and state dict these are.
+
+    Values are Python floats, whatever the learning rate is: a tensor is filled in place and never
+    read after the first time, so nothing waits for a device and nothing aliases it.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor(0.5))
+        >>> schedule = Schedule(opt, lambda step: 0.5**step)
+        >>> opt.step(), schedule.step()
+        (None, None)
+        >>> opt.param_groups[0]["lr"], schedule.get_last_lr()
+        (tensor(0.2500), [0.25])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Factor | list[Factor],
+        last_epoch: int = -1,
+        *,
+        name: str = "Schedule",
+    ) -> None:
+        check_learning_rates(optimizer, name)
+        for group in optimizer.param_groups:
+            if last_epoch == -1 or "initial_lr" in group:  # else the base class says what is wrong
+                group["initial_lr"] = scalar(group.get("initial_lr", group["lr"]))
+        super().__init__(optimizer, lr_lambda, last_epoch)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Goes on to the next step: to be called after the optimizer's."""
+        super().step(epoch)
+        if any(isinstance(lr, Tensor) for lr in self._last_lr):
+            self._last_lr = self.get_lr()
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of every group at this step."""
+        own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
+        factors = {key: factor(self.last_epoch) for key, factor in own.items()}
+        return [
+            float(base * factors[id(factor)])
+            for factor, base in zip(self.lr_lambdas, self.base_lrs, strict=True)
+        ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave, or a LambdaLR's, whose learning rates may be tensors."""
+        super().load_state_dict(state_dict)
+        self.base_lrs = [scalar(lr) for lr in self.base_lrs]
+        self._last_lr = [scalar(lr) for lr in self._last_lr]
+
+
+def scheduled(
+    optimizer: Optimizer,
+    last_epoch: int,
+    name: str,
+    formula: Callable[..., float],
+    counts: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+) -> Schedule:
+    """A Schedule of the formula with its counts checked. A partial of a function can be pickled."""
+    checked = {argument: checks.count(value, argument, name) for argument, value in counts.items()}
+    return Schedule(
+        optimizer, partial(formula, **checked, **(settings or {})), last_epoch, name=name
+    )
+
+
+def check_learning_rates(optimizer: Optimizer, name: str) -> None:
+    """Refuses an optimizer whose learning rates a schedule called `name` cannot set."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"{name}: optimizer should be a torch.optim.Optimizer but is: "
+            f"{type(optimizer).__name__}, which is not an Optimizer"
+        )
+    kind = type(optimizer).__name__
+    for index, group in enumerate(optimizer.param_groups):
+        if "lr" not in group:
+            raise ValueError(
+                f"{name}: group {index} of {kind} has no 'lr' for the schedule to set. Give the "
+                "group one, or step the optimizer without a schedule."
+            )
+        if group["lr"] is None:
+            raise TypeError(
+                f"{name}: group {index} of {kind} has lr=None, which nothing can multiply: the "
+                "optimizer chooses its own (relative_step). Give it an lr and "
+                "relative_step=False, or use AdafactorSchedule."
+            )
+
+
+def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
+    """The learning rate that an optimizer was made with, which an absolute `argument` of the
+    schedule called `name` is compared with."""
+    check_learning_rates(optimizer, name)
+    lr = optimizer.defaults.get("lr")
+    if lr is None:
+        raise ValueError(
+            f"{name}: {argument} is compared with the default lr of {type(optimizer).__name__}, "
+            "which has none. Give the optimizer itself an lr beside those of its groups."
+        )
+    for group in optimizer.param_groups:
+        # A tensor is shared with the groups, and an earlier schedule has filled it.
+        if group["lr"] is lr and isinstance(lr, Tensor):
+            lr = group.get("initial_lr", lr)
+    if not scalar(lr) > 0.0:
+        raise ValueError(
+            f"{name}: {argument} is compared with the default lr of {type(optimizer).__name__}, "
+            f"which should be above 0 but is: {scalar(lr)}"
+        )
+    return scalar(lr)
+
+
+def set_lr(group: dict[str, Any], lr: float) -> None:
+    """Sets the learning rate of a group, in place where it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr

@@ -1,0 +1,101 @@
+"""`python -m fusedstep`: every command as a user types it."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import fusedstep
+from fusedstep.__main__ import main
+from fusedstep.schedules import SCHEDULES
+from fusedstep.schedules.draw import curves, draw
+from fusedstep.schedules.trace import trace
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command here: what it printed, what it said in the end, and whether it was content."""
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["fusedstep", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code
+        seen = capsys.readouterr()
+        said = seen.err + (code if isinstance(code, str) else "")
+        return SimpleNamespace(out=seen.out, err=said, failed=bool(code))
+
+    return command
+
+
+def test_info_names_every_backend():
+    words = [sys.executable, "-m", "fusedstep", "info"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert fusedstep.__version__ in said
+    for name in ("cpu", "cuda", "triton", "reference"):
+        assert f"\n  {name}" in said
+
+
+@pytest.mark.parametrize("words", [
+    ("--steps", 5, "--warmup", "0.4", "--lr", 0.5, "num_cycles=1"),
+    ("num_cycles=1", "--steps", 5, "--warmup", 2, "--lr", 0.5),
+], ids=["settings last", "settings first"])  # fmt: skip
+def test_schedule_prints_the_values(run, words):
+    done = run("schedule", "cosine", *words)
+    header, *lines = done.out.splitlines()
+    assert header == "step lr"
+    values = trace("cosine", 5, steps=5, lr=0.5, num_warmup_steps=2, num_cycles=1)
+    assert [line.split() for line in lines] == [[str(s), f"{v:.9g}"] for s, v in enumerate(values)]
+
+
+def test_schedule_shows_the_loss_that_a_schedule_follows(run):
+    lines = run("schedule", "greedy", "--steps", 9, "--every", 4, "patience=0").out.splitlines()
+    assert lines[0] == "step lr example_loss"
+    assert [line.split()[0] for line in lines[1:]] == ["0", "4", "8"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("schedule", "cosinus", "--steps", 5), "did you mean 'cosine'?"),
+    (("schedule", "StepLR", "--steps", 5), "schedule 'StepLR' needs step_size"),
+    (("schedule", "StepLR", "--steps", 5, "size=2"), "has no argument 'size' (did you mean"),
+    (("schedule", "linear", "--steps", 0), "--steps should be 1 or more but is: 0"),
+    (("schedule", "linear", "--steps", 5, "--every", 0), "--every should be 1 or more"),
+    (("schedule", "linear", "--steps", 5), "needs num_warmup_steps"),
+    (("schedule", "linear", "--steps", 5, "--warmup", -1), "num_warmup_steps should be 0 or more"),
+    (("schedule", "linear", "--steps", 5, "2"), "a setting should be as in num_cycles=2"),
+    (("schedule", "linear", "--steps", 5, "--what", "2"), "unknown arguments: --what 2"),
+    (("schedule", "linear"), "--steps"),
+    (("plot-schedules", "cosinus"), "did you mean 'cosine'?"),
+    (("plot-schedules", "--steps", 0), "steps should be 1 or more"),
+    (("plot-schedules", "cosine", "--out", "/no/such/folder/x.png"), "No such file or directory"),
+])  # fmt: skip
+def test_what_it_cannot_do_it_says_in_a_line(run, words, said):
+    done = run(*words)
+    assert done.failed and said in done.err
+
+
+def test_every_schedule_has_its_panel(run, tmp_path):
+    drawn = {SCHEDULES[name] for name in curves(100, 10)}
+    assert drawn == set(SCHEDULES.values())
+    few = tmp_path / "few.png"
+    done = run("plot-schedules", "cosine", "CosineWithWarmup", "StepLR", "--out", few)
+    assert done.out == f"saved {few}\n"
+    draw(tmp_path / "all.png", steps=7)
+    for path in (few, tmp_path / "all.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_panels_can_be_as_short_as_a_run(steps):
+    for name, given in curves(steps, steps // 10).items():
+        for arguments in given:
+            assert len(trace(name, steps, steps, **arguments)) == steps
+
+
+def test_without_matplotlib_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install 'fusedstep[plot]'" in run("plot-schedules").err
