@@ -16,7 +16,8 @@ from pathlib import Path
 from bench.assemble import assemble
 from bench.parts import ROOT, Parts, program
 
-TESTS = [f"tests/test_gpu{name}.py" for name in ("", "_graphs", "_budgets", "_sizes")]
+KINDS = ("", "_graphs", "_budgets", "_sizes", "_accumulate")
+TESTS = [f"tests/test_gpu{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 PARTS = ("facts", "tests", "sanitizer", "bench", "profile")

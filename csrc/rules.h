@@ -30,6 +30,7 @@ enum RuleId {
   kAdamwDecayLast,
   kAdafactor,
   kAdafactorMomentum,
+  kAccumulate,
 };
 
 namespace {
@@ -121,6 +122,15 @@ struct Adafactor {
   FUSEDSTEP_INLINE void update(T& p, T& m, T u, T step_size, T decay) const {
     m = beta1 * m + one_minus_beta1 * (step_size * u);
     p = p - decay * p - m;
+  }
+};
+
+template <class T>
+struct Accumulate {
+  T scale;
+
+  FUSEDSTEP_INLINE void update(T& p, T g) const {
+    p = p + scale * g;
   }
 };
 

@@ -104,18 +104,13 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
     remember(object, t.shape);
     return true;
   };
-  // Whether a gradient's numbers are to be read with the other sign, which DLPack does not say. The
-  // answer is asked of new objects only.
-  auto negated = [&](PyObject* grad) -> int64_t {
-    if (place >= places_.size()) places_.resize(place + 1);
-    Place& seen = places_[place];
-    if (seen.object != reinterpret_cast<char*>(grad)) {
-      PyObject* answer = PyObject_CallMethodNoArgs(grad, is_neg_name());
-      if (answer == nullptr) return -1;
-      seen.negated = answer == Py_True;
-      Py_DECREF(answer);
-    }
-    return seen.negated;
+  // Whether a gradient's numbers are to be read with the other sign, which DLPack does not say. It is
+  // asked every time: a new gradient may be an object at the address of one that is gone.
+  auto negated = [](PyObject* grad) -> int64_t {
+    PyObject* answer = PyObject_CallMethodNoArgs(grad, is_neg_name());
+    if (answer == nullptr) return -1;
+    Py_DECREF(answer);
+    return answer == Py_True;
   };
   auto tensor = [&](PyObject* object) {
     return visit(number(object)) && look(object) && visit(number(t.data) + int64_t(t.byte_offset)) &&

@@ -31,7 +31,6 @@ class Watch {
   // keys of a dict.
   struct Place {
     char *object, *inside;
-    bool negated;  // of gradients
   };
 
  private:

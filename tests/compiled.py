@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 import fusedstep.triton
+from accumulating import ACCUMULATE
 from cases import CASES
 from fusedstep.gpu.cut import WITHOUT_TILES
 
@@ -28,6 +29,7 @@ CASE_OF = {
     "adamw_decay_last": "old-adamw",
     "adafactor": "adafactor",
     "adafactor_momentum": "hf-adafactor-momentum",
+    "accumulate": "accumulate",
 }
 NAMES = {
     torch.float32: "fp32",
@@ -95,7 +97,7 @@ def recorded_launches(
     from fusedstep.kernels import launch
     from triton.runtime.jit import JITFunction
 
-    case = next(case for case in CASES if case.name == CASE_OF[rule])
+    case = next(case for case in [ACCUMULATE, *CASES] if case.name == CASE_OF[rule])
     params = []
     for shape in shapes:
         # An odd number of columns, at an address that is no multiple of 16.

@@ -27,6 +27,7 @@ from torch import Tensor
 
 import cuda_on_ptx
 import simcuda
+from accumulating import ACCUMULATE
 from cases import CASES, DTYPES
 from cuda_on_cpu import SMALL_UNITS
 from fusedstep import cuda
@@ -55,8 +56,8 @@ MATRICES = [(1, 9), (9, 1), (32, 16), (33, 17), (300, 40), (2, 17, 20), (600, 3,
 WIDE = [(3, 4096), (3, 4104), (3, 5001), (2, 8200), (11, 8201)]
 RAGGED = [
     *(
-        Problem(CASE[name], [*TENSORS, (33, 17)], (dtype,), offset=offset)
-        for name in ("adamw", "adamw-amsgrad", "old-adamw")
+        Problem(case, [*TENSORS, (33, 17)], (dtype,), offset=offset)
+        for case in (ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], ACCUMULATE)
         for dtype in (F32, BF16, F16)
         for offset in (0, 1)
     ),

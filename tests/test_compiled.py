@@ -146,7 +146,9 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
             found = {(launch["KIND"], launch["WIDTH"]) for launch in own}
             for kind in possible[item_bytes]:
                 assert any(kind.name == n and kind.width in (w, 0) for n, w in found), kind
-            assert {launch["UPDATE"] for launch in own} == set(RULES)
+            # No sum is of 16 bits.
+            rules = set(RULES) - ({"accumulate"} if dtypes == "bf16" else set())
+            assert {launch["UPDATE"] for launch in own} == rules
 
 
 @pytest.mark.slow

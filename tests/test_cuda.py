@@ -4,6 +4,7 @@ bits, factored ones are as near to float64 as the reference is."""
 import pytest
 import torch
 
+from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, SHAPES, each, same_bits
 from cuda_on_cpu import check
 from fusedstep import cuda
@@ -14,7 +15,7 @@ pytest_plugins = ["cuda_fixtures"]
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [case for case in CASES if not is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
 FACTORED = [case for case in CASES if is_factored(case)]
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
@@ -47,7 +48,7 @@ def test_the_shapes_reach_every_kind_of_work():
 def table():
     """All cases in all dtypes. Factored ones differ in numbers only, so that a few do in float16
     and float64 where time matters."""
-    for case in CASES:
+    for case in [ACCUMULATE, *CASES]:
         for dtype in DTYPES:
             seldom = is_factored(case) and dtype in (F16, F64)
             marks = [pytest.mark.slow] * (seldom and case not in (PART_CAPPED, MOMENTUM))

@@ -82,6 +82,10 @@ WIDE -/any/-                            96   96  128    0    0
 WIDE -/any/- in fp64                    96   96  104    0    0
 WIDE -/bf16/-                          104  120  128    8    0
 WIDE -/fp32/-                          112  120  120    8    0
+accumulate any/any/-                    40   48   40    6    3
+accumulate any/any/- in fp64            48   56   48    6    3
+accumulate fp32/bf16/-                  56   56   48    6    4
+accumulate fp32/fp32/-                  48   48   40   12    6
 adamw any/any/any                       72   80   64   12    9
 adamw any/any/any in fp64              112  112  104   12    9
 adamw bf16/bf16/bf16                    80   80   72    4    3

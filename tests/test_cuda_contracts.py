@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, make_params, same_bits, set_grads, states
 from cuda_on_cpu import check, kernels, launched, library
 from cuda_on_ptx import simulated
@@ -174,6 +175,7 @@ def in_float32(optimizer, params, step):
 
 
 RULES = [ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], PART_CAPPED, MOMENTUM, TRAINER]
+RULES += [ACCUMULATE]
 SHAPES = [
     (7,),
     (64, 16),

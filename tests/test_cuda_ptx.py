@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
+from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
 from cuda_on_ptx import check, on_ptx, on_simulator
 from fusedstep import cuda
@@ -43,13 +44,13 @@ def test_every_kind_of_work_has_the_bits_of_the_simulator(case):
     check(Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])))
 
 
-OF_RULE = ["adamw", "adamw-amsgrad", "old-adamw"]
+OF_RULE = [ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], ACCUMULATE]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", OF_RULE)
-def test_elementwise_rules_have_the_bits_of_the_reference(name, dtype):
-    launches = check(Problem(CASE[name], [(7,), (33, 17), (64, 80)], (dtype,)))
+@each(OF_RULE)
+def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
+    launches = check(Problem(case, [(7,), (33, 17), (64, 80)], (dtype,)))
     for what in ("fma", "approximate", "fusable"):
         assert not launches.counted[what]
 

@@ -273,7 +273,8 @@ FLOORS = [
     {"emit", "kernels", "watch", "reference", "cpu", "triton"},
     {"cuda"},  # has C++'s numbers of dtypes and rules from cpu
     {"backends"},
-    {"optim"},
+    {"launches"},
+    {"optim", "accumulate"},
     {"schedules"},
     {"hf"},
     {"__main__"},

@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from fusedstep.kernels import elementwise, launch  # noqa: E402
 
+from accumulating import ACCUMULATE  # noqa: E402
 from cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
 from ptxrun import Fault  # noqa: E402
 from triton_on_cpu import Problem, on_ptx, placed  # noqa: E402
@@ -38,13 +39,13 @@ def test_every_kind_of_work_has_the_results_of_the_reference(case):
 
 
 # The machine does not model setp.nan.bf16x2, as which amsgrad's maximum of 16-bit states compiles.
-OF_DTYPE = [(name, dtype) for dtype in DTYPES for name in ("adamw", "old-adamw")]
-OF_DTYPE += [("adamw-amsgrad", F32), ("adamw-amsgrad", F64)]
+ROUNDED = [ADAMW, CASE["old-adamw"], ACCUMULATE]
+OF_DTYPE = [(case, dtype) for dtype in DTYPES for case in ROUNDED]
+OF_DTYPE += [(CASE["adamw-amsgrad"], F32), (CASE["adamw-amsgrad"], F64)]
 
 
-@pytest.mark.parametrize(("name", "dtype"), OF_DTYPE, ids=str)
-def test_elementwise_rules_have_the_bits_of_the_reference(name, dtype):
-    case = CASE[name]
+@pytest.mark.parametrize(("case", "dtype"), OF_DTYPE, ids=str)
+def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
     with on_ptx() as counted:
         Problem(case, [(7,), (33, 17), (64, 80)], (dtype,)).check()
     assert counted["fma"] == counted["approximate"] == counted["fusable"] == 0

@@ -30,11 +30,12 @@ T gradient_scale(const Launch& launch, int64_t tensor) {
   return T(launch.grad_scale) * T(launch.scalars[launch.row_of[tensor] * launch.row_length]);
 }
 
+// `own` are the parameter and its states.
 template <class Rule, class T, size_t... K>
-void update_all(const Rule& rule, T* p, const T* g, T* const (&state)[sizeof...(K)], int64_t n,
+void update_all(const Rule& rule, T* const (&own)[1 + sizeof...(K)], const T* g, int64_t n,
                 std::index_sequence<K...>) {
   FUSEDSTEP_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) rule.update(p[i], g[i], state[K][i]...);
+  for (int64_t i = 0; i < n; ++i) rule.update(own[0][i], g[i], own[1 + K][i]...);
 }
 
 template <class Rule, class T, int States>
@@ -44,8 +45,9 @@ void walk_elementwise(const Launch& launch, const Entry& entry) {
   const T scale = gradient_scale<T>(launch, entry.tensor);
   const int64_t elements = tensor[2 + States];
   const int64_t end = std::min<int64_t>(entry.index + kPiece, elements);
-  T p_buffer[kElements], g_buffer[kElements], state_buffer[States][kElements];
+  T g_buffer[kElements], own_buffer[1 + States][kElements];
 
+  auto slot_of = [](int k) { return k == 0 ? 0 : 1 + k; };  // the gradient has slot 1
   auto at = [&](int slot, int64_t i) {
     return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
   };
@@ -55,14 +57,12 @@ void walk_elementwise(const Launch& launch, const Entry& entry) {
 
   for (int64_t i = entry.index; i < end; i += stride) {
     const int64_t n = std::min(stride, end - i);
-    T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
     const T* g = load<T>(launch.dtypes[1], at(1, i), n, scale, g_buffer);
-    T* state[States];
-    for (int k = 0; k < States; ++k)
-      state[k] = load(launch.dtypes[2 + k], at(2 + k, i), n, state_buffer[k]);
-    update_all(rule, p, g, state, n, std::make_index_sequence<States>());
-    store(launch.dtypes[0], at(0, i), n, p);
-    for (int k = 0; k < States; ++k) store(launch.dtypes[2 + k], at(2 + k, i), n, state[k]);
+    T* own[1 + States];
+    for (int k = 0; k <= States; ++k)
+      own[k] = load(launch.dtypes[slot_of(k)], at(slot_of(k), i), n, own_buffer[k]);
+    update_all(rule, own, g, n, std::make_index_sequence<States>());
+    for (int k = 0; k <= States; ++k) store(launch.dtypes[slot_of(k)], at(slot_of(k), i), n, own[k]);
   }
 }
 

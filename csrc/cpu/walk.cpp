@@ -28,6 +28,8 @@ Walk find(const Launch& launch) {
       return elementwise<AdamwAmsgrad, 3, T>;
     case kAdamwDecayLast:
       return elementwise<AdamwDecayLast, 2, T>;
+    case kAccumulate:
+      return elementwise<Accumulate, 0, T>;
     case kAdafactor:
       return factored<false, T>(launch);
     case kAdafactorMomentum:

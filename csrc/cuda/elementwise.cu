@@ -25,6 +25,15 @@ Kernel of_dtypes(bool wide, const int32_t* dtypes) {
   return instance<Rule, kAny, kAny, kAny, false>();
 }
 
+Kernel of_sum(bool wide, const int32_t* dtypes) {
+  if (wide) return instance<kAccumulate, kAny, kAny, kNone, true>();
+  const int p = dtypes[0], g = dtypes[1];
+  if (p == kFloat32 && g == kFloat32) return instance<kAccumulate, kFloat32, kFloat32, kNone, false>();
+  if (p == kFloat32 && g == kBfloat16)
+    return instance<kAccumulate, kFloat32, kBfloat16, kNone, false>();
+  return instance<kAccumulate, kAny, kAny, kNone, false>();
+}
+
 }  // namespace
 
 Kernel elementwise_kernel(int rule, bool wide, const int32_t* dtypes) {
@@ -35,6 +44,8 @@ Kernel elementwise_kernel(int rule, bool wide, const int32_t* dtypes) {
       return of_dtypes<kAdamwAmsgrad>(wide, dtypes);
     case kAdamwDecayLast:
       return of_dtypes<kAdamwDecayLast>(wide, dtypes);
+    case kAccumulate:
+      return of_sum(wide, dtypes);
   }
   return {};
 }

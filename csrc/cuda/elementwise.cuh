@@ -2,6 +2,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "rule.cuh"
 
@@ -13,11 +14,18 @@ constexpr int kElementwiseThreads = 256;
 template <int P, int G, int S>
 constexpr int kElementwiseVector = P == kBfloat16 || G == kBfloat16 || S == kBfloat16 ? 8 : 4;
 
-// P, G and S are the dtypes of the parameter, the gradient and all states.
+template <class Rule, class T, int N, size_t... K>
+__device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&state)[N],
+                                           std::index_sequence<K...>) {
+  rule.update(p, g, state[K]...);
+}
+
+// P, G and S are the dtypes of the parameter, the gradient and all states, kNone where there are none.
 template <int Rule, int P, int G, int S, bool Wide>
 __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const Lists lists) {
   using T = std::conditional_t<Wide, double, float>;
   constexpr int kStates = RuleOf<Rule, T>::kStates;
+  constexpr int kRoom = kStates > 0 ? kStates : 1;  // no array is empty
   constexpr int kVector = kElementwiseVector<P, G, S>;
   constexpr int kStride = kElementwiseThreads * kVector;
   constexpr int kAhead = P == kFloat32 ? 2 : 1;  // vectors that a thread loads at once
@@ -32,7 +40,7 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
 
   const Slot<P> p = slot_of<P>(lists, cells, 0).from(first);
   const Slot<G> g = slot_of<G>(lists, cells, 1).from(first);
-  Slot<S> state[kStates];
+  Slot<S> state[kRoom];
   bool aligned = p.aligned() && g.aligned();
 #pragma unroll
   for (int k = 0; k < kStates; ++k) {
@@ -43,17 +51,14 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
   const int end = left < kChunk ? int(left) : kChunk;
   const int end_of_vectors = aligned ? end / kVector * kVector : 0;
 
-  auto update = [&](T& own_p, T own_g, T(&own)[kStates]) {
-    if constexpr (kStates == 2)
-      rule.update(own_p, own_g * scale, own[0], own[1]);
-    else
-      rule.update(own_p, own_g * scale, own[0], own[1], own[2]);
+  auto update = [&](T& own_p, T own_g, T(&own)[kRoom]) {
+    update_one(rule, own_p, own_g * scale, own, std::make_index_sequence<kStates>());
   };
 
   for (int i = thread() * kVector; i < end_of_vectors; i += kAhead * kStride) {
     Vector<P, T, kVector> old_p[kAhead];
     Vector<G, T, kVector> old_g[kAhead];
-    Vector<S, T, kVector> old_state[kAhead][kStates];
+    Vector<S, T, kVector> old_state[kAhead][kRoom];
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       const int j = i + a * kStride;
@@ -67,10 +72,10 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
     for (int a = 0; a < kAhead; ++a) {
       const int j = i + a * kStride;
       if (j >= end_of_vectors) break;
-      T new_p[kVector], new_state[kStates][kVector];
+      T new_p[kVector], new_state[kRoom][kVector];
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
-        T own[kStates];
+        T own[kRoom];
 #pragma unroll
         for (int k = 0; k < kStates; ++k) own[k] = old_state[a][k][e];
         new_p[e] = old_p[a][e];
@@ -86,7 +91,7 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
 
   // The last few, or all of a tensor that is not aligned.
   for (int i = end_of_vectors + thread(); i < end; i += kElementwiseThreads) {
-    T own_p = p.template load_one<T>(i), own[kStates];
+    T own_p = p.template load_one<T>(i), own[kRoom];
 #pragma unroll
     for (int k = 0; k < kStates; ++k) own[k] = state[k].template load_one<T>(i);
     update(own_p, g.template load_one<T>(i), own);

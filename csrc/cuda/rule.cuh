@@ -27,6 +27,12 @@ struct RuleOf<kAdamwDecayLast, T> {
   static constexpr int kStates = 2;
 };
 
+template <class T>
+struct RuleOf<kAccumulate, T> {
+  using type = Accumulate<T>;
+  static constexpr int kStates = 0;
+};
+
 __device__ __forceinline__ const double* scalars_of(const Lists& lists, int64_t tensor) {
   return lists.scalars + lists.row_of[tensor] * lists.row_length;
 }

@@ -13,6 +13,7 @@
 namespace fusedstep::cuda {
 
 constexpr int kAny = -1;
+constexpr int kNone = -2;  // of a slot that there is not, or that a unit has nothing to do with
 
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {

@@ -98,8 +98,6 @@ __device__ __forceinline__ void report(const Tensor<T>& tensor) {
   tensor.store_rms(rule.rms(sum, double(tensor.elements())));
 }
 
-constexpr int kNone = -2;  // the dtype of a slot that a unit has nothing to do with
-
 struct Nothing {};
 
 // Writes elements of a tensor once their u is known. P and M are the dtypes of parameter and momentum.

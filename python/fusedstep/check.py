@@ -25,20 +25,23 @@ class Where:
     def __str__(self) -> str:
         param = self.groups[self.group]["params"][self.index]
         names = self.groups[self.group].get("param_names") or ()
-        name = f"'{names[self.index]}', " if self.index < len(names) else ""
-        return (
-            f"parameter {self.index} of group {self.group} "
-            f"({name}shape {tuple(param.shape)}, {param.dtype}, on {param.device})"
-        )
+        name = names[self.index] if self.index < len(names) else None
+        return f"parameter {self.index} of group {self.group} ({described(param, name)})"
 
 
-def check_tensors(where: Where, param: Tensor, grad: Tensor, optimizer: str) -> None:
-    """Refuses a parameter or gradient that no backend could update rightly."""
+def described(param: Tensor, name: str | None) -> str:
+    """`'fc.weight', shape (2, 3), torch.float32, on cpu`, as it stands in every error."""
+    named = "" if name is None else f"'{name}', "
+    return f"{named}shape {tuple(param.shape)}, {param.dtype}, on {param.device}"
+
+
+def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
+    """Refuses a parameter or gradient that no backend could take rightly; `where` names it."""
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
-                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version updates "
-                "plain tensors only; use torch's own optimizer for sharded or wrapped parameters."
+                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version takes "
+                "plain tensors only: leave sharded or wrapped parameters to torch itself."
             )
         if tensor.layout != torch.strided:
             raise RuntimeError(
@@ -54,7 +57,7 @@ def check_tensors(where: Where, param: Tensor, grad: Tensor, optimizer: str) -> 
             known = ", ".join(str(dtype) for dtype in FLOATS)
             raise TypeError(
                 f"{optimizer}: {where}: {what} has dtype {tensor.dtype}, expected one of {known}. "
-                "Convert it, or leave it out of the optimizer."
+                "Convert it, or leave it out."
             )
     if grad.shape != param.shape:
         raise RuntimeError(

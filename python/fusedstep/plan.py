@@ -32,6 +32,12 @@ class Member:
     rule: str
     state_keys: tuple[str, ...]
     rms_key: str | None = None  # where rms(p) is kept, for those who show it
+    source: Tensor | None = None  # whose gradient is taken, if not the parameter's own
+
+    @property
+    def owner(self) -> Tensor:
+        """Whose gradient is taken."""
+        return self.param if self.source is None else self.source
 
     @property
     def kind(self) -> str:
@@ -79,7 +85,7 @@ class Bucket:
     def tensors(self, index: int) -> SlotTensors:
         """The tensors of one member, as its rule takes them, gradient included."""
         return tuple(
-            real(self.members[index].param.grad) if slot is None else slot  # type: ignore[arg-type]
+            real(self.members[index].owner.grad) if slot is None else slot  # type: ignore[arg-type]
             for slot in self.slots[index]
         )
 
@@ -149,16 +155,16 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
     return list(buckets.values())
 
 
-def gradient_cells(buckets: Iterable[Bucket]) -> dict[int, int]:
-    """Position of a member -> address of the table cell that holds its gradient's address. A copied
-    gradient has none: its copy stays where it is."""
+def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -> list[int]:
+    """Of each parameter, the address of the table cell that holds its gradient's address, or 0. A
+    copied gradient has none: its copy stays where it is."""
     cells = {}
     for bucket in buckets:
         base, fields = bucket.table.data_ptr(), bucket.table.shape[1]
-        for index, position in enumerate(bucket.positions):
+        for index, member in enumerate(bucket.members):
             if bucket.slots[index][1] is None:
-                cells[position] = base + 8 * (index * fields + 1)
-    return cells
+                cells[id(member.owner)] = base + 8 * (index * fields + 1)
+    return [cells.get(id(param), 0) for params in param_lists for param in params]
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -171,7 +177,7 @@ def _member_tensors(member: Member) -> list[Tensor]:
 
 
 def _gradient(member: Member) -> Tensor:
-    grad = member.param.grad
+    grad = member.owner.grad
     assert grad is not None, "members are parameters with a gradient"
     return grad.resolve_conj()
 

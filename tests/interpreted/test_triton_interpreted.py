@@ -10,6 +10,7 @@ from fusedstep.kernels import blocks, launch
 
 import fusedstep.hf
 import fusedstep.optim
+from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
 from fusedstep.gpu import cut
 from triton_on_cpu import Problem, is_factored
@@ -17,7 +18,7 @@ from triton_on_cpu import Problem, is_factored
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [case for case in CASES if not is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
 FACTORED = [case for case in CASES if is_factored(case)]
 CASE = {case.name: case for case in CASES}
 
@@ -57,7 +58,7 @@ def test_the_shapes_reach_every_kind_of_work():
         assert {kind.name for work in layout.work for kind in work} == set(cut.PHASES)
 
 
-@each(CASES)
+@each([ACCUMULATE, *CASES])
 def test_float32(case):
     Problem(case, VECTORS + MATRICES).check()
 

@@ -117,11 +117,9 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _is_stale(self, plan: Plan, lists: ParamLists) -> bool:
         if plan.backend != self.backend or plan.choices != self.choices():
             return True
-        moves = plan.watch.check(lists, self.state)
+        moves = plan.moves(lists, self.state)
         if moves == 0:
             return False
-        for bucket in plan.buckets:
-            bucket.table_changed = True
         if plan.captured:  # the graph goes on with the old addresses, so nobody may use it again
             self._plan = None
         return moves < 0 or plan.captured
@@ -139,14 +137,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
-        rows = self._rows(plan)
-        torch.autograd.graph.increment_version(plan.written)
-        for launcher, bucket, scalars in zip(plan.launchers, plan.buckets, rows, strict=True):
-            if bucket.stages:
-                bucket.copy_in()
-            launcher.launch(bucket, scalars, inv_grad_scale, found_inf)
-            if bucket.stages:
-                bucket.copy_out()
+        plan.run(self._rows(plan), inv_grad_scale, found_inf)
         plan.steps.count(found_inf)
         if inv_grad_scale is not None:
             self._unscale(plan, inv_grad_scale, found_inf)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import backends, steps
-from ..plan import Bucket, Member, gradient_cells, make_buckets
+from .. import steps
+from ..launches import Launches
+from ..plan import Bucket, Member, gradient_cells
 from ..steps import IntSteps, TensorSteps
 from ..watch import ParamLists, Watch, watch
 
@@ -17,16 +18,15 @@ if TYPE_CHECKING:
     from .base import FusedOptimizer
 
 
-class Plan:
+class Plan(Launches):
     """What a step can use again as long as nothing moved: buckets, counters, and the watch on
     both. `away` are the positions in `buckets` of those that are not on the host."""
 
     def __init__(self, optimizer: FusedOptimizer, members: list[Member]) -> None:
-        self.members = members
+        super().__init__(members)
         self.backend = optimizer.backend
         self.choices = optimizer.choices()
         self.captured = False
-        self.buckets = make_buckets(members)
         places = [k for k, bucket in enumerate(self.buckets) if _is_away(bucket)]
         self.devices = {self.buckets[k].device for k in places}
         self.away = places if optimizer.scalars_on_tensors else []
@@ -43,28 +43,17 @@ class Plan:
             if any(map(self.steps.is_away, self.buckets[k].positions)):
                 self.counted_away.add(k)
                 self.coming_steps(k)  # what it needs on the device is there before a capture
-        self.launchers = [
-            backends.choose(optimizer.backend, bucket.device, optimizer.where(bucket.members[0]))
-            for bucket in self.buckets
-        ]
-        for launcher, bucket in zip(self.launchers, self.buckets, strict=True):
-            backends.warn_if_slow(launcher, bucket.device)
-            launcher.prepare(bucket)
-        self.written = [member.param for member in members]
+        self.prepare(optimizer.backend, optimizer.where)
         self.watch = self._make_watch(optimizer)
 
     def _make_watch(self, optimizer: FusedOptimizer) -> Watch:
         lists = param_lists(optimizer)
-        position = {id(member.param): index for index, member in enumerate(self.members)}
-        cells = gradient_cells(self.buckets)
         keys = {key for member in self.members for key in member.state_keys}
         keys |= {member.rms_key for member in self.members if member.rms_key}
         if optimizer.steps_are_tensors:
             keys.add("step")
-        cell_of_each = [
-            cells.get(position.get(id(param), -1), 0) for params in lists for param in params
-        ]
-        return watch(lists, optimizer.state, tuple(sorted(keys)), cell_of_each)
+        cells = gradient_cells(self.buckets, lists)
+        return watch(lists, optimizer.state, tuple(sorted(keys)), cells)
 
     def coming_steps(self, k: int) -> Callable[[], Tensor]:
         """What gives the coming step's number of each member of a bucket, on the bucket's
@@ -74,15 +63,6 @@ class Plan:
             bucket = self.buckets[k]
             self._vectors[k] = self.steps.vector(bucket.positions, bucket.device)
         return self._vectors[k]
-
-    def scratch_bytes(self) -> int:
-        """Memory that the launches use beside the tensors: scratch, and copies of strided
-        tensors."""
-        copies = sum(s.copy.nbytes for bucket in self.buckets for s in bucket.stages)
-        return copies + sum(
-            launcher.scratch_bytes(bucket)
-            for launcher, bucket in zip(self.launchers, self.buckets, strict=True)
-        )
 
 
 def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:

@@ -10,9 +10,12 @@ moment, `w` running maximum of `v`, `row` and `col` the factored second moment, 
 
 from __future__ import annotations
 
-from . import adafactor, adamw
+from . import accumulate, adafactor, adamw
 from .spec import Rule
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (*adamw.RULES, *adafactor.RULES)}
+# A rule's number in C++ is its place here.
+RULES: dict[str, Rule] = {
+    rule.name: rule for rule in (*adamw.RULES, *adafactor.RULES, *accumulate.RULES)
+}
 
-__all__ = ["RULES", "Rule", "adafactor", "adamw"]
+__all__ = ["RULES", "Rule", "accumulate", "adafactor", "adamw"]

@@ -1,0 +1,249 @@
+"""Sums of the gradients of micro-batches: one fused pass over memory for each of them."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, check, steps
+from .launches import Launches
+from .plan import Member, gradient_cells
+from .watch import watch
+
+NAME = "GradientAccumulator"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A parameter as an error names it: `parameter 3 ('fc.weight', shape ...)`."""
+
+    index: int
+    param: Tensor
+    name: str | None
+
+    def __str__(self) -> str:
+        return f"parameter {self.index} ({check.described(self.param, self.name)})"
+
+
+class GradientAccumulator:
+    """Sums the gradients of micro-batches, as transformers' class of this name did for TensorFlow.
+
+        a = a + scale g                  at each call, for every parameter that has a gradient g
+
+    Sums of 16-bit gradients are float32, others of the gradient's own dtype. A call takes the
+    gradients: ``.grad`` is None behind it, so that the next backward starts anew. It is local: it
+    waits for no device, and talks to no other process.
+
+    Arguments:
+        params: parameters, or (name, parameter) pairs, whose errors then tell the name.
+        scale: the weight of each micro-batch, as 1 / their number for a mean.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
+            ``FUSEDSTEP_BACKEND`` or auto.
+
+    Attributes:
+        step: how many calls there were since the last ``reset()``.
+
+    Example:
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> accumulator = GradientAccumulator(model.parameters(), scale=1 / 2)
+        >>> for batch in torch.ones(2, 4, 8):
+        ...     model(batch).sum().backward()
+        ...     accumulator()
+        >>> accumulator.hand_over()
+        >>> model.bias.grad
+        tensor([4., 4., 4., 4., 4., 4., 4., 4.])
+        >>> opt.step()
+        >>> accumulator.reset()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor | tuple[str, Tensor]],
+        scale: float = 1.0,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self.scale = _weight(scale)
+        self.step = 0
+        self._backend = backends.check_name(backend)
+        self._places = _places(params)
+        self._params = [place.param for place in self._places]
+        self._sums: list[Tensor | None] = [None] * len(self._params)
+        self._handed = list(self._sums)  # what .grad is after hand_over(): sums, or rounded copies
+        self._called = False
+        self._state: dict[Tensor, dict[str, Any]] = {}  # as the watch looks at an optimizer's
+        self._plan: Launches | None = None
+
+    @torch.no_grad()
+    def __call__(self, scale: float | None = None) -> None:
+        """Adds the gradients and takes them from the parameters.
+
+        Arguments:
+            scale: of this call, in place of the accumulator's own, as for a batch of another size.
+        """
+        weight = self.scale if scale is None else _weight(scale)
+        self._refuse_what_was_handed_over()
+        plan = self._plan
+        if plan is None or plan.moves([self._params], self._state) < 0:
+            plan = self._plan = self._make_plan()
+        for bucket in plan.buckets:
+            _refuse_capture(bucket.device)
+        rows = torch.tensor([[1.0, weight]], dtype=torch.float64)
+        plan.run([rows] * len(plan.buckets))
+        for param in self._params:
+            param.grad = None
+        self._called = True
+        self.step += 1
+
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """The sums themselves, in the order of the parameters; None where there never was a
+        gradient."""
+        self._refuse_before_the_first_call()
+        return list(self._sums)
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """Makes the sums the parameters' gradients: ``.grad = a``.
+
+        It is the sum itself where the parameter can have such a gradient, else a copy rounded to
+        the parameter's dtype. A gradient that was not added is lost.
+        """
+        self._refuse_before_the_first_call()
+        sums: list[Tensor] = []
+        copies: list[Tensor] = []
+        handed = list(self._sums)
+        for index, (param, own) in enumerate(zip(self._params, self._sums, strict=True)):
+            if own is None:
+                continue
+            self._check_sum(index, own.dtype)
+            dtype = getattr(param, "grad_dtype", param.dtype)  # None: any; torch 2.10 and newer
+            if dtype not in (None, own.dtype):
+                handed[index] = copy = torch.empty_like(own, dtype=dtype)
+                sums.append(own)
+                copies.append(copy)
+        if copies:
+            torch._foreach_copy_(copies, sums)
+        for param, gradient in zip(self._params, handed, strict=True):
+            param.grad = gradient
+        self._handed = handed
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Begins anew: ``a = 0``, ``step = 0``, and no ``.grad`` is left that was handed over."""
+        sums = [own for own in self._sums if own is not None]
+        if sums:
+            torch._foreach_zero_(sums)
+        for param, own in zip(self._params, self._handed, strict=True):
+            if own is not None and param.grad is own:
+                param.grad = None
+        self._handed = list(self._sums)
+        self.step = 0
+
+    def _refuse_before_the_first_call(self) -> None:
+        if not self._called:
+            raise ValueError(
+                f"{NAME} has no gradients yet: call it after backward(), once for each micro-batch."
+            )
+
+    def _refuse_what_was_handed_over(self) -> None:
+        """A sum that is a gradient would be added to itself, and so would a copy that the backward
+        has added to."""
+        for index, (param, own) in enumerate(zip(self._params, self._handed, strict=True)):
+            if own is not None and param.grad is own:
+                raise RuntimeError(
+                    f"{NAME}: {self._places[index]}: its gradient is the sum that was handed over. "
+                    "Call reset() after the optimizer's step, before the next backward()."
+                )
+
+    def _check_sum(self, index: int, dtype: torch.dtype) -> None:
+        """Refuses a parameter that its sum does not belong to any more, or gradients of a `dtype`
+        that the sum would round."""
+        param, own = self._params[index], self._sums[index]
+        if own is not None and (
+            own.shape != param.shape
+            or own.device != param.device
+            or own.is_complex() != param.is_complex()
+            or torch.promote_types(own.dtype, dtype) != own.dtype
+        ):
+            raise RuntimeError(
+                f"{NAME}: {self._places[index]}: its sum is of {tuple(own.shape)}, {own.dtype}, on "
+                f"{own.device}: parameter or gradient changed since it was made. Make a new {NAME}."
+            )
+
+    def _make_plan(self) -> Launches:
+        """Checks everything first; sums are made only when nothing can be refused any more."""
+        found: dict[int, torch.dtype] = {}  # position -> what the sum has to hold
+        chosen: set[torch.device] = set()
+        for index, param in enumerate(self._params):
+            grad = param.grad
+            if grad is None:
+                continue
+            where = self._places[index]
+            check.check_tensors(where, param, grad, NAME)
+            self._check_sum(index, grad.dtype)
+            if param.device not in chosen:
+                _refuse_capture(param.device)
+                backends.choose(self._backend, param.device, where)
+                chosen.add(param.device)
+            found[index] = torch.promote_types(grad.dtype, torch.float32)
+        members, position = [], {}
+        for index, dtype in found.items():
+            param, own = self._params[index], self._sums[index]
+            if own is None:
+                own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+                self._sums[index] = self._handed[index] = own
+                self._state[param] = {"sum": own}
+            members.append(Member(own, {}, 0, "accumulate", (), source=param))
+            position[id(param)] = index
+        plan = Launches(members)
+        plan.prepare(self._backend, lambda member: self._places[position[id(member.owner)]])
+        for bucket in plan.buckets:
+            bucket.assign_rows(0.0)
+        lists = [self._params]
+        plan.watch = watch(lists, self._state, ("sum",), gradient_cells(plan.buckets, lists))
+        return plan
+
+
+def _weight(scale: Any) -> float:
+    scale = check.number(scale, "scale")
+    if not isinstance(scale, numbers.Real):
+        raise TypeError(f"scale should be a number but is: {scale!r}. Of a tensor, give .item().")
+    return float(scale)
+
+
+def _refuse_capture(device: torch.device) -> None:
+    if steps.is_capturing(device):
+        raise RuntimeError(
+            f"{NAME}: a stream of {device} is captured in a graph, which would repeat neither the "
+            "scale nor where gradients lie: those are on the host. Call it outside the capture."
+        )
+
+
+def _places(params: Any) -> list[Place]:
+    """The parameters by name, if they have one; refuses what no gradient can belong to."""
+    expected = "expected parameters, or (name, parameter) pairs such as model.named_parameters()"
+    if isinstance(params, (Tensor, torch.nn.Module)) or not isinstance(params, Iterable):
+        raise TypeError(f"{NAME}: params is a {type(params).__name__}, {expected}.")
+    places = []
+    first: dict[int, Place] = {}
+    for index, entry in enumerate(params):
+        name, param = entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry)
+        if not isinstance(param, Tensor):
+            kind = type(param).__name__
+            raise TypeError(f"{NAME}: entry {index} of params is a {kind}, {expected}.")
+        place = Place(index, param, name)
+        if not param.is_leaf:
+            raise ValueError(f"{NAME}: {place} is computed from others: only leaves have a .grad.")
+        if first.setdefault(id(param), place) is not place:
+            raise ValueError(f"{NAME}: {place} is {first[id(param)]} once more. Give it once.")
+        places.append(place)
+    if not places:
+        raise ValueError(f"{NAME} got an empty parameter list: {expected}.")
+    return places
