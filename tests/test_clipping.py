@@ -247,3 +247,14 @@ def test_what_a_device_runs_gives_the_results_of_the_host(clip, monkeypatch):
         runs.append([p.grad for p in params])
     for near, far in zip(*runs, strict=True):
         torch.testing.assert_close(near, far, rtol=2.4e-7, atol=0.0)
+
+
+@pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm"])
+def test_gradients_that_are_still_scaled_are_not_clipped(limit):
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = AdamWeightDecay([param], **{limit: 1.0})
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+    with pytest.raises(RuntimeError, match=r"unscale_\(optimizer\) before the step"):
+        optimizer.step()
+    assert torch.equal(param.grad, torch.ones(3)) and torch.equal(param.data, torch.ones(3))

@@ -47,7 +47,7 @@ def sides(groups):
     return decayed, spared
 
 
-def test_biases_are_known_by_the_last_part_of_their_names():
+def test_a_bias_is_known_by_a_word_in_its_name():
     decayed, spared = sides(param_groups(Everything(), 0.1))
     assert decayed == [
         "free",
@@ -118,6 +118,42 @@ def test_a_normalization_layer_is_known_by_its_class_and_its_bases_not_by_its_co
     decayed, spared = sides(param_groups(PreNorm(), 0.1))
     assert decayed == ["norm.weight"]
     assert spared == ["norm.bias", "inner.scale", "centered.weight", "centered.bias"]
+
+
+@pytest.mark.parametrize(("kind", "name", "decays"), [
+    ("LayerNormFp32", "scale", False),
+    ("RMSNormalization", "scale", False),
+    ("BatchNorm2dSync", "scale", False),
+    ("layernorm", "scale", False),
+    ("EnormousModel", "scale", True),
+    ("NormalizingFlow", "scale", True),
+    ("Plain", "attention_biases", False),
+    ("Plain", "bias1", False),
+    ("Plain", "Bias", False),
+    ("Plain", "biased", True),
+    ("Plain", "debias", True),
+])  # fmt: skip
+def test_words_are_whole_words(kind, name, decays):
+    module = type(kind, (nn.Module,), {})()
+    module.register_parameter(name, nn.Parameter(torch.ones(2)))
+    decayed, spared = sides(param_groups(module, 0.1))
+    assert (decayed, spared) == (([name], []) if decays else ([], [name]))
+
+
+def test_a_layer_with_weights_is_no_normalization_whatever_it_is_called():
+    class NormEmbedding(nn.Embedding):
+        pass
+
+    decayed, spared = sides(param_groups(NormEmbedding(3, 4), 0.1))
+    assert decayed == ["weight"] and not spared
+
+
+def test_a_module_may_hold_one_that_holds_it():
+    inner, outer = nn.Linear(2, 2), nn.Module()
+    outer.inner = inner
+    inner.outer = outer
+    decayed, spared = sides(param_groups(outer, 0.1))
+    assert (decayed, spared) == (["inner.weight"], ["inner.bias"])
 
 
 TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 11}

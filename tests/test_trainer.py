@@ -138,6 +138,7 @@ def test_the_trainer_makes_our_adafactor_where_it_is_told_to(tmp_path):
             optimizer_cls_and_kwargs=(kind, options),
         )
         trainer.train()
+        assert type(trainer.optimizer.optimizer) is kind  # inside of accelerate's
         assert len(trainer.optimizer.param_groups) == 2
         trained.append([p.detach() for p in model.parameters()])
     for p, q in zip(*trained, strict=True):

@@ -28,6 +28,19 @@ def info() -> str:
     return "\n".join(lines)
 
 
+# What `schedule` says of a run by itself.
+OPTIONS = {
+    "name": "the first word",
+    "optimizer": "made here",
+    "lr": "said by --lr",
+    "num_training_steps": "said by --steps",
+    "num_warmup_steps": "said by --warmup",
+    "warmup_ratio": "said by --warmup",
+    "steps": "said by --steps",
+    "last_epoch": "-1 here: values are those from the beginning",
+}
+
+
 def schedule(
     name: str, steps: int, lr: float, warmup: float | None, every: int, settings: list[str]
 ) -> str:
@@ -43,6 +56,8 @@ def schedule(
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"a setting should be as in num_cycles=2 but is: {setting!r}")
+        if key in OPTIONS:
+            raise ValueError(f"{key} is {OPTIONS[key]}, not a setting")
         given[key] = value
     values = trace(name, steps, steps, lr, **given)
     follows = name in METRIC_CLASSES
@@ -70,7 +85,7 @@ def main() -> None:
     picture.add_argument("names", nargs="*", metavar="NAME", help="by default all")
     picture.add_argument("--out", default="schedules.png", help="where to (default: %(default)s)")
     picture.add_argument("--steps", type=int, default=1000, help="of training (default: 1000)")
-    picture.add_argument("--warmup", type=int, help="steps (default: a tenth)")
+    picture.add_argument("--warmup", type=float, default=0.1, help="as above (default: 0.1)")
 
     asked, rest = parser.parse_known_args()
     if asked.command == "schedule" and not any(word.startswith("-") for word in rest):
@@ -89,7 +104,7 @@ def main() -> None:
         else:
             draw(asked.out, asked.names, steps=asked.steps, warmup=asked.warmup)
             print(f"saved {asked.out}")
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"{parser.prog} {asked.command}: {error}")
 
 

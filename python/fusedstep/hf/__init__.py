@@ -1,5 +1,10 @@
-"""transformers.optimization's names, with fused steps and schedules computed on the host."""
+"""transformers.optimization's names, with fused steps and schedules computed on the host.
 
+What it had for TensorFlow is here in PyTorch's words: AdamWeightDecay, create_optimizer, WarmUp,
+GradientAccumulator.
+"""
+
+from ..accumulate import GradientAccumulator
 from ..optim import param_groups
 from ..schedules import (
     TYPE_TO_SCHEDULER_FUNCTION,
@@ -33,6 +38,7 @@ __all__ = [
     "AdafactorSchedule",
     "AdamW",
     "AdamWeightDecay",
+    "GradientAccumulator",
     "GreedyLR",
     "SchedulerType",
     "StreamingAverage",

@@ -98,6 +98,12 @@ class AdamWeightDecay(AdamW):
             )
 
     def _prepare_gradients(self, members: list[Member]) -> None:
+        clips = any(g["clipnorm"] or g["global_clipnorm"] for g in self.param_groups)
+        if clips and getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "AdamWeightDecay would clip gradients that grad_scale has not been taken out of. "
+                "Call GradScaler.unscale_(optimizer) before the step, and leave grad_scale None."
+            )
         together = self.param_groups[0]["global_clipnorm"]
         if together is not None:
             params = (member.param for member in members)

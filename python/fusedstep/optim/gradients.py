@@ -12,7 +12,7 @@ from ..plan import real
 
 Kinds = list[list[Tensor]]
 
-# Elements that torch may copy at a time, to add up their squares in float64 on the host.
+# Elements of a part whose squares the host adds up in float64, which are copied for that.
 PIECE = 1 << 18
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from .. import check
 
-# In a name: bias, in_proj_bias, bias_ih_l0_reverse, pos_bias_u, relative_attention_bias.weight.
-BIAS = re.compile(r"(^|[._])bias([._]|$)")
+# In a name: bias, in_proj_bias, bias_ih_l0, attention_biases, relative_attention_bias.weight.
+BIAS = re.compile(r"(^|[._])bias(es)?\d*([._]|$)", re.IGNORECASE)
+# In the name of a class: LayerNorm, BatchNorm2d, LlamaRMSNorm, T5LayerNORM, GroupNormalization.
+NORM = re.compile(r"([Nn]orm|NORM)(alization)?(?![a-z])")
+# Layers that are no normalization, whatever they are called.
+WEIGHTED = (nn.Embedding, nn.EmbeddingBag, nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 
 def param_groups(
@@ -30,9 +34,10 @@ def param_groups(
         a bias, or a parameter of a normalization layer          does not
         any other parameter                                      decays
 
-    A bias has the word `bias` in its name, or in that of its layer, as a table of them has. A
-    normalization layer is a module with `norm` in the name of its class or of a base class, in any
-    case, as ``LayerNorm`` and ``LlamaRMSNorm``; modules inside it are judged by their own class.
+    A bias has the word `bias` in its name, those of the modules around it included, as a table of
+    biases has. A normalization layer is a module with the word `norm` in the name of its class or
+    of a base class, as ``LayerNorm`` and ``LlamaRMSNorm``; modules inside it are judged by their
+    own class.
 
     Groups hold pairs of name and parameter, in the order of ``model.named_parameters()``; what does
     not require a gradient is left out, and so is an empty group. A tied parameter is there once, by
@@ -88,7 +93,7 @@ def param_groups(
 def _places(model: nn.Module) -> dict[Tensor, list[tuple[str, nn.Module]]]:
     """All names of each parameter to be trained, with the module that holds it under that name."""
     places: dict[Tensor, list[tuple[str, nn.Module]]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in _paths(model, "", ()):
         own = module.named_parameters(prefix, recurse=False, remove_duplicate=False)
         for name, param in own:
             if param.requires_grad:
@@ -96,12 +101,25 @@ def _places(model: nn.Module) -> dict[Tensor, list[tuple[str, nn.Module]]]:
     return places
 
 
+def _paths(
+    module: nn.Module, prefix: str, above: tuple[nn.Module, ...]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by every name it has. torch's own walk does not end where a module holds one
+    that holds it."""
+    yield prefix, module
+    above = (*above, module)
+    for name, child in module._modules.items():  # named_children() leaves out second names
+        if child is not None and child not in above:
+            yield from _paths(child, f"{prefix}.{name}" if prefix else name, above)
+
+
 def _is_bias(name: str) -> bool:
     return BIAS.search(name) is not None
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
+    known = not isinstance(module, WEIGHTED)
+    return known and any(NORM.search(kind.__name__) for kind in type(module).__mro__)
 
 
 def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[str], bool]:

@@ -90,7 +90,8 @@ def by_name(
     known = inspect.signature(make).parameters
     given = _own_arguments(arguments, list(known), label)
     total = _training_steps(num_training_steps, epochs, steps_per_epoch, label)
-    warmup = _warmup_steps(num_warmup_steps, warmup_ratio, total, label)
+    last_epoch = int(_read(last_epoch))
+    warmup = warmup_steps(num_warmup_steps, warmup_ratio, total, label)
     sleeps = bool(warmup) and "num_warmup_steps" not in known
     if sleeps and kind in FOLLOW_A_METRIC:
         raise ValueError(
@@ -100,10 +101,19 @@ def by_name(
     run = dict(zip(RUN, (total, warmup, last_epoch), strict=True))
     if kind in LENGTHS and total is not None:
         run[LENGTHS[kind]] = total - (warmup or 0)
+        if run[LENGTHS[kind]] < 1:
+            raise ValueError(
+                f"{label}: a warm-up of {warmup} steps leaves none of {total} for the schedule. "
+                "Give a shorter one, or more num_training_steps."
+            )
+    if last_epoch != -1 and "last_epoch" not in known:
+        raise ValueError(f"{label} has no last_epoch: it resumes by load_state_dict")
     given = {**{k: v for k, v in run.items() if k in known and v is not None}, **given}
     for key, parameter in known.items():
-        if key not in ("optimizer", *given) and parameter.default is inspect.Parameter.empty:
-            raise ValueError(f"{label} needs {key}: {MISSING.get(key, f'give by_name {key}=...')}")
+        is_needed = parameter.default is inspect.Parameter.empty or key == LENGTHS.get(kind)
+        if is_needed and key not in ("optimizer", *given):
+            way = MISSING.get("num_training_steps" if key == LENGTHS.get(kind) else key)
+            raise ValueError(f"{label} needs {key}: {way or f'give by_name {key}=...'}")
     schedule = make(optimizer, **given)
     return WarmUp(schedule, warmup or 0) if sleeps else schedule
 
@@ -133,22 +143,34 @@ def _own_arguments(arguments: dict[str, Any], known: list[str], label: str) -> d
 def _training_steps(
     steps: int | None, epochs: int | None, steps_per_epoch: int | None, label: str
 ) -> Any:
-    if steps is not None:
-        return _count(steps, "num_training_steps", label)
+    total = None if steps is None else _count(steps, "num_training_steps", label)
     if epochs is None or steps_per_epoch is None:
-        return None
-    return _count(epochs, "epochs", label) * _count(steps_per_epoch, "steps_per_epoch", label)
+        if total is None and epochs is not steps_per_epoch:
+            missing = "epochs" if epochs is None else "steps_per_epoch"
+            raise ValueError(
+                f"{label}: {missing} is missing: the length is epochs x steps_per_epoch"
+            )
+        return total
+    product = _count(epochs, "epochs", label) * _count(steps_per_epoch, "steps_per_epoch", label)
+    if total not in (None, product):
+        raise ValueError(
+            f"{label}: num_training_steps={total}, but epochs x steps_per_epoch is {product}. "
+            "Give one of the two."
+        )
+    return product
 
 
-def _warmup_steps(
+def warmup_steps(
     steps: float | None, ratio: float | None, num_training_steps: int | None, label: str
 ) -> int | None:
+    """The length of a warm-up that a config gives as a number of steps or as a share."""
+    ratio, steps = _read(ratio), _read(steps)
     if ratio is None and steps is None:
         return None
     if ratio is not None and steps is not None:
         raise ValueError(f"{label}: give num_warmup_steps or warmup_ratio, not both")
     argument = "num_warmup_steps" if ratio is None else "warmup_ratio"
-    value = _count(steps if ratio is None else ratio, argument, label)
+    value = checks.not_negative(steps if ratio is None else ratio, argument, label)
     if ratio is not None and value > 1:
         raise ValueError(f"{label}: warmup_ratio should be from 0 to 1 but is: {value}")
     if value == 0 or (ratio is None and value >= 1):
@@ -161,8 +183,12 @@ def _warmup_steps(
     return math.ceil(value * num_training_steps)
 
 
-def _count(value: Any, argument: str, label: str) -> Any:
-    return checks.not_negative(_read(value), argument, label)
+def _count(value: Any, argument: str, label: str) -> int:
+    """A whole number, which torch's classes want as an int."""
+    number = checks.not_negative(_read(value), argument, label)
+    if number != int(number):
+        raise ValueError(f"{label}: {argument} should be a whole number but is: {number}")
+    return int(number)
 
 
 WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -170,6 +196,8 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 def _read(value: Any) -> Any:
     """What a config or a command line wrote as a string, as what it says."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_read, value))
     if not isinstance(value, str):
         return value
     if value.lower() in WORDS:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checks
-from .by_name import METRIC_CLASSES, SCHEDULES
+from .by_name import METRIC_CLASSES, SCHEDULES, warmup_steps
 from .trace import example_loss, trace
 
 COLUMNS = 4
@@ -48,7 +48,7 @@ def curves(steps: int, warmup: int) -> dict[str, tuple[dict[str, Any], ...]]:
 
 
 def draw(
-    path: str | Path, names: Sequence[str] = (), *, steps: int = 1000, warmup: int | None = None
+    path: str | Path, names: Sequence[str] = (), *, steps: int = 1000, warmup: float = 0.1
 ) -> None:
     """Saves a picture of the schedules of these names, or of all, as shares of the initial lr.
 
@@ -68,8 +68,7 @@ def draw(
     steps = int(checks.not_negative(steps, "steps", "draw"))
     if steps < 1:
         raise ValueError(f"draw: steps should be 1 or more but is: {steps}")
-    warmup = steps // 10 if warmup is None else int(checks.not_negative(warmup, "warmup", "draw"))
-    all_curves = curves(steps, warmup)
+    all_curves = curves(steps, warmup_steps(warmup, None, steps, "draw") or 0)
     chosen = dict.fromkeys(_drawn_as(name) for name in names) or all_curves
 
     across = min(COLUMNS, len(chosen))

@@ -139,12 +139,13 @@ def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
 def separate_tensors(optimizer: Optimizer, *, groups: bool) -> None:
     """Keeps a tensor that will be filled from being the optimizer's default too; with `groups`
     from being that of several groups, whose learning rates are going to differ."""
+    default = optimizer.defaults.get("lr")
     seen: set[int] = set()
     for group in optimizer.param_groups:
         lr = group["lr"]
         if isinstance(lr, Tensor):
-            if lr is optimizer.defaults.get("lr"):
-                optimizer.defaults["lr"] = lr.clone()
+            if lr is default:
+                optimizer.defaults["lr"] = default.clone()
             if groups and id(lr) in seen:
                 group["lr"] = lr.clone()
             seen.add(id(lr))
