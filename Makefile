@@ -4,18 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-# What `make gpu` runs, where its results go, and the seconds each part may take.
-GPU_PARTS ?= facts tests sanitizer bench profile
+# What `make gpu` runs, where its results go, and other limits than its own: --tests-seconds 600
+GPU_PARTS ?= facts tests sanitizer bench waves memory scaling train profile
 GPU_OUT ?=
-GPU_BUILD_SECONDS ?= 200
-GPU_TESTS_SECONDS ?= 380
-GPU_SANITIZER_SECONDS ?= 240
-GPU_BENCH_SECONDS ?= 360
+GPU_LIMITS ?=
 
-.PHONY: bench bench-pytest test test-all tests tests-cuda tests-compiled tests-interpreted gpu predict style rules info clean
+.PHONY: bench bench-pytest test test-all tests tests-cuda tests-compiled tests-interpreted gpu results readme predict style rules info clean
 
 bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
-	$(BIN)/python -m bench --device all
+	$(BIN)/python -m bench
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only
@@ -37,10 +34,14 @@ tests-compiled:
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/interpreted
 
-gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmark
-	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) \
-		--build-seconds $(GPU_BUILD_SECONDS) --tests-seconds $(GPU_TESTS_SECONDS) \
-		--sanitizer-seconds $(GPU_SANITIZER_SECONDS) --bench-seconds $(GPU_BENCH_SECONDS)
+gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmarks
+	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
+
+results: $(VENV)/built ## the same, kept under bench/results; README's numbers are written from them
+	$(BIN)/python -m bench --keep
+
+readme: $(VENV)/built ## README's numbers, from the newest results in bench/results
+	$(BIN)/python -m bench.readme
 
 predict: $(VENV)/built ## what an H200 should measure, by arithmetic: bench/results/predicted-h200.md
 	$(BIN)/python -m bench.predicted

@@ -23,6 +23,8 @@ class Outcome:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     host_seconds: dict[str, list[float]] = field(default_factory=dict)
+    launches: dict[str, int] = field(default_factory=dict)
+    extra_bytes: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     rejected: int = 0
     disturbed: bool = False

@@ -25,9 +25,10 @@ def environment(command: str, device: Device) -> Facts:
     }
 
 
-def headline(facts: Facts, copy_bytes_a_second: float, device: Device) -> str:
+def headline(facts: Facts, copy_bytes_a_second: float | None, device: Device) -> str:
+    copy = f", copy {copy_bytes_a_second / 1e9:.1f} GB/s" if copy_bytes_a_second else ""
     return (
-        f"{device.title(facts)}, copy {copy_bytes_a_second / 1e9:.1f} GB/s; "
+        f"{device.title(facts)}{copy}; "
         f"Python {facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}, "
         f"fusedstep {facts['fusedstep']} (backend {facts['fusedstep_backend']}, "
         f"commit {str(facts['commit'] or 'unknown')[:12]}); {facts['date']}"

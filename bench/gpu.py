@@ -1,4 +1,4 @@
-"""`make gpu`: what needs a GPU, once: build, facts, tests, compute-sanitizer, benchmark, profile.
+"""`make gpu`: what needs a GPU, once: build, facts, tests, compute-sanitizer, benchmarks, profile.
 
 It takes the Python it runs under, with the torch, Triton and nvcc that are there, and downloads
 nothing. A part that fails or runs out of time does not keep the later ones from running.
@@ -20,10 +20,12 @@ KINDS = ("", "_graphs", "_budgets", "_sizes", "_accumulate")
 TESTS = [f"tests/test_gpu{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-PARTS = ("facts", "tests", "sanitizer", "bench", "profile")
-# Seconds; all of them are about 22 minutes.
-LIMITS = {"build": 200, "tests": 380, "sanitizer": 240, "bench": 360}
-WAVES_SECONDS, PROFILE_SECONDS = 80, 60
+PARTS = ("facts", "tests", "sanitizer", "bench", "waves", "memory", "scaling", "train", "profile")
+# Seconds: together twenty minutes. What a part has measured when its time is over is kept.
+LIMITS = {
+    **{"build": 180, "facts": 50, "tests": 300, "sanitizer": 140, "bench": 310, "waves": 40},
+    **{"memory": 40, "scaling": 40, "train": 60, "profile": 40},
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -46,7 +48,7 @@ def no_gpu() -> str:
     return "" if torch.cuda.is_available() else f"torch {torch.__version__} finds none"
 
 
-def facts(parts: Parts) -> None:
+def facts(parts: Parts, seconds: float) -> None:
     from bench.machine import commit
 
     commands = [["echo", f"commit {commit() or 'unknown'}"]]
@@ -54,7 +56,7 @@ def facts(parts: Parts) -> None:
         commands.append(["nvidia-smi"])
     if nvcc := program("nvcc"):
         commands.append([nvcc, "--version"])
-    parts.run_all("facts", [*commands, [sys.executable, "-m", "fusedstep", "info"]], 90)
+    parts.run_all("facts", [*commands, [sys.executable, "-m", "fusedstep", "info"]], seconds)
 
 
 def tests(parts: Parts, seconds: float, workers: int) -> None:
@@ -88,17 +90,22 @@ def sanitizer(parts: Parts, seconds: float) -> None:
         parts.run(name, command, max(share, 1.0), **own)
 
 
-def bench(parts: Parts, seconds: float) -> None:
+def measure(parts: Parts, name: str, seconds: float, *words: str, **env: str) -> None:
+    """One of bench's commands, on the GPU, into the folder of the results."""
+    command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda", *words]
+    parts.run(name, [*command, "--out", str(parts.out)], seconds, **env)
+
+
+def waves(parts: Parts, seconds: float) -> None:
+    """Matrices in one launch, which are off until a measurement says otherwise."""
     from bench.providers import OURS, OURS_TRITON, RULES
 
-    race = [sys.executable, "-m", "bench", "--device", "cuda", "--out"]
-    parts.run("bench", [*race, str(parts.out)], seconds)
-    # Matrices in one launch are off until a measurement says otherwise.
-    race += [str(parts.out / "waves"), "--providers", OURS, OURS_TRITON]
-    race += ["--lists", "llama-1b", "4096x4096"]
+    race = [sys.executable, "-m", "bench.step", "--device", "cuda"]
+    race += ["--out", str(parts.out / "waves"), "--providers", OURS, OURS_TRITON]
+    race += ["--lists", "llama-1b", "4096x4096", "--dtypes", "bfloat16"]
     race += ["--rules", *(rule for rule in RULES if rule.startswith("adafactor"))]
     on = {f"FUSEDSTEP_{backend.upper()}_WAVES": "1" for backend in BACKENDS}
-    parts.run("bench-waves", race, WAVES_SECONDS, **on)
+    parts.run("waves", race, seconds, **on)
 
 
 def main() -> int:
@@ -114,16 +121,21 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     parts = Parts(out)
     assemble(parts, asked.build_seconds)
-    if "facts" in asked.parts:
-        facts(parts)
-    if "tests" in asked.parts:
-        tests(parts, asked.tests_seconds, asked.workers)
-    if "sanitizer" in asked.parts:
-        sanitizer(parts, asked.sanitizer_seconds)
-    if "bench" in asked.parts:
-        bench(parts, asked.bench_seconds)
-    if "profile" in asked.parts:
-        parts.run("profile", [sys.executable, "-m", "bench.kernels"], PROFILE_SECONDS)
+    stages = {
+        "facts": lambda: facts(parts, asked.facts_seconds),
+        "tests": lambda: tests(parts, asked.tests_seconds, asked.workers),
+        "sanitizer": lambda: sanitizer(parts, asked.sanitizer_seconds),
+        "bench": lambda: measure(parts, "step", asked.bench_seconds),
+        "waves": lambda: waves(parts, asked.waves_seconds),
+        "memory": lambda: measure(parts, "memory", asked.memory_seconds),
+        "scaling": lambda: measure(parts, "scaling", asked.scaling_seconds, "--quick"),
+        "train": lambda: measure(parts, "train", asked.train_seconds, "--all"),
+        "profile": lambda: parts.run(
+            "profile", [sys.executable, "-m", "bench.kernels"], asked.profile_seconds
+        ),
+    }
+    for stage in asked.parts:
+        stages[stage]()
     print(f"\nwritten to {out}:\n{parts.summary()}")
     return int(bool(parts.unpassed()))
 

@@ -24,6 +24,10 @@ class ParameterList:
     families: tuple[str, ...] = ("adamw", "adafactor")
     host_bound: bool = False
     dtypes: tuple[str, ...] | None = None  # all that fit; None: any
+    rules: tuple[str, ...] | None = None  # None: all of its families
+
+    def is_raced(self, rule: str, family: str) -> bool:
+        return family in self.families and (self.rules is None or rule in self.rules)
 
     @property
     def elements(self) -> int:
@@ -73,6 +77,46 @@ T5_XL = (
     *((2048,), (2048,)),
 )
 
+# Llama 2 7B: in each layer q, k, v, o, gate, up, down and two norms. Of its 32 layers as many as a
+# machine with 24 GiB has room for, four times over.
+LLAMA_7B_LAYER = (
+    *((4096, 4096),) * 4,
+    *((11008, 4096), (11008, 4096), (4096, 11008), (4096,), (4096,)),
+)
+
+# T5 small: as T5 XL, without gates and with one embedding.
+T5_SMALL_ATTENTION = ((512, 512),) * 4 + ((512,),)
+T5_SMALL_FEED_FORWARD = ((2048, 512), (512, 2048), (512,))
+T5_SMALL = (
+    *((32128, 512), (32, 8), (32, 8)),
+    *(6 * (T5_SMALL_ATTENTION + T5_SMALL_FEED_FORWARD)),
+    *(6 * (2 * T5_SMALL_ATTENTION + T5_SMALL_FEED_FORWARD)),
+    *((512,), (512,)),
+)
+
+# GPT-2, the small one: two embeddings; in each layer the attention, the feed-forward and two norms,
+# all of them with biases.
+GPT2_LAYER = (
+    *((768, 2304), (2304,), (768, 768), (768,), (768, 3072), (3072,), (3072, 768), (768,)),
+    *((768,),) * 4,
+)
+GPT2 = ((50257, 768), (1024, 768), *(12 * GPT2_LAYER), (768,), (768,))
+
+# ViT-B/16: patches, class token, positions; in each layer as GPT-2; the head.
+VIT_LAYER = (
+    *((2304, 768), (2304,), (768, 768), (768,), (3072, 768), (3072,), (768, 3072), (768,)),
+    *((768,),) * 4,
+)
+VIT = (
+    *((768, 3, 16, 16), (768,), (1, 1, 768), (1, 197, 768)),
+    *(12 * VIT_LAYER),
+    *((768,), (768,), (1000, 768), (1000,)),
+)
+
+EXPERTS = ((512, 128, 256), (512, 256, 128), (512, 256))
+
+EVERYDAY = ("adamw", "adafactor-hf-trainer")
+
 LISTS = {
     entry.name: entry
     for entry in (
@@ -81,6 +125,15 @@ LISTS = {
         ParameterList("small", ((64, 64),) * 600 + ((64,),) * 600),
         ParameterList("tiny", ((1024,),) * 1200, families=("adamw",)),
         ParameterList("host", ((1,),) * 1200, host_bound=True),
+        # Models, as they are trained.
+        ParameterList("t5-small", T5_SMALL, rules=EVERYDAY),
+        ParameterList("gpt2", GPT2, rules=EVERYDAY),
+        ParameterList("vit-b", VIT, rules=EVERYDAY),
+        ParameterList("llama-7b, 1 layer", LLAMA_7B_LAYER, rules=EVERYDAY),
+        # A layer of 512 experts, each of its matrices one parameter, and the router.
+        ParameterList("512 experts", EXPERTS, rules=EVERYDAY),
+        # Rank 8 beside 1,000 matrices of width 512.
+        ParameterList("lora", ((8, 512), (512, 8)) * 1000, rules=EVERYDAY),
         # For GPUs.
         ParameterList("1e9", ((100_000_000,),) * 10, families=("adamw",)),
         ParameterList("llama-1b", LLAMA_1B),

@@ -9,18 +9,16 @@ from bench.table import Row, race_key
 OURS_COLOR, PEER_COLOR, FLOOR_COLOR = "#d1495b", "#a9b4c6", "#1d3557"
 
 
-def plot(rows: list[Row], headline: str, copy: float, path: Path) -> str | None:
-    """Draw into `path`; what is returned instead says why there is no picture."""
-    try:
-        import matplotlib
+def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
+    """Draws what was timed."""
+    import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot, ticker
-    except ImportError:
-        return "matplotlib is not installed: no picture"
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
     timed = [row for row in rows if row.ms]
     if not timed:
-        return "nothing was timed: no picture"
+        return
 
     races = [(key, list(group)) for key, group in groupby(timed, race_key)]
     rules = list(dict.fromkeys(row.rule for row in timed))
@@ -65,4 +63,3 @@ def plot(rows: list[Row], headline: str, copy: float, path: Path) -> str | None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-    return None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from bench.lists import ParameterList
 OURS = "fusedstep"  # the backend that `auto` takes, or that FUSEDSTEP_BACKEND asks for
 OURS_TRITON = "fusedstep-triton"
 OURS_CAPTURABLE = "fusedstep-capturable"
+COMPILED = "torch-compiled"
 
 Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -22,11 +24,12 @@ class Rule:
     dtypes: tuple[str, ...]
     providers: dict[str, Build]
     only_on_gpus: dict[str, Build] = field(default_factory=dict)
+    others: dict[str, Build] = field(default_factory=dict)  # raced where they are installed
 
     def providers_on(self, kind: str) -> dict[str, Build]:
         if kind == "cpu":
-            return self.providers
-        every = {**self.providers, **self.only_on_gpus}
+            return {**self.providers, **self.others}
+        every = {**self.providers, **self.only_on_gpus, **self.others}
         # Ours come first. Memory is for those whom somebody with a GPU would choose.
         names = [name for name in every if name != "torch-plain"]
         return {name: every[name] for name in sorted(names, key=lambda n: not n.startswith(OURS))}
@@ -43,9 +46,35 @@ class Race:
         return f"{self.rule} {self.chosen.name} {self.dtype}"
 
 
-def lazily(module: str, name: str, **settings: Any) -> Build:
-    """Import at the first use: an absent peer costs its own rows and no others."""
-    return lambda params: getattr(import_module(module), name)(params, **settings)
+@dataclass(frozen=True)
+class Lazily:
+    """An optimizer of a module that is imported at the first use: an absent peer costs its own rows
+    and no others."""
+
+    module: str
+    name: str
+    settings: dict[str, Any]
+
+    def __call__(self, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return getattr(import_module(self.module), self.name)(params, **self.settings)
+
+    def is_installed(self) -> bool:
+        return find_spec(self.module.split(".")[0]) is not None
+
+
+def lazily(module: str, name: str, **settings: Any) -> Lazily:
+    return Lazily(module, name, settings)
+
+
+def compiled(build: Build) -> Build:
+    """The same, with its step through torch.compile."""
+
+    def make(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = build(params)
+        optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign]
+        return optimizer
+
+    return make
 
 
 ADAMW = {"lr": 1e-3}
@@ -68,6 +97,18 @@ RULES = {
             OURS_CAPTURABLE: lazily("fusedstep.optim", "AdamW", capturable=True, **ADAMW),
             "torch-capturable": lazily("torch.optim", "AdamW", capturable=True, **ADAMW),
         },
+        {
+            COMPILED: compiled(lazily("torch.optim", "AdamW", lr=torch.tensor(1e-3))),
+            "optimi": lazily("optimi", "AdamW", **ADAMW),
+            "flashoptim": lazily("flashoptim", "FlashAdamW", **ADAMW),
+            "torchao": lazily("torchao.optim", "_AdamW", **ADAMW),
+            "torchao-8bit": lazily("torchao.optim", "AdamW8bit", **ADAMW),
+            "apex": lazily("apex.optimizers", "FusedAdam", **ADAMW),
+            "transformer-engine": lazily(
+                "transformer_engine.pytorch.optimizers", "FusedAdam", **ADAMW
+            ),
+            "deepspeed-cpu": lazily("deepspeed.ops.adam", "DeepSpeedCPUAdam", **ADAMW),
+        },
     ),
     "adafactor-hf-trainer": Rule(
         "adafactor",
@@ -77,6 +118,7 @@ RULES = {
             "transformers": lazily("transformers.optimization", "Adafactor", **TRAINER),
         },
         {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_TRITON)},
+        {"adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit", **TRAINER)},
     ),
     "adafactor-hf-defaults": Rule(
         "adafactor",
@@ -99,12 +141,25 @@ RULES = {
             OURS_TRITON: lazily("fusedstep.optim", "Adafactor", **BY_TRITON),
             OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True),
         },
+        {COMPILED: compiled(lazily("torch.optim", "Adafactor"))},
     ),
 }
 
 PROVIDERS = tuple(
-    dict.fromkeys(name for rule in RULES.values() for name in (*rule.providers, *rule.only_on_gpus))
+    dict.fromkeys(
+        name
+        for rule in RULES.values()
+        for name in (*rule.providers, *rule.only_on_gpus, *rule.others)
+    )
 )
+# Raced unless somebody asks for others: compiling takes longer than all other races together.
+ABSENT = {
+    name
+    for rule in RULES.values()
+    for name, build in rule.others.items()
+    if not (isinstance(build, Lazily) and build.is_installed())
+}
+HERE = tuple(name for name in PROVIDERS if name not in ABSENT)
 
 
 def reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from bench.providers import OURS, RULES, Race
 
 HEADINGS = (
     *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "of copy"),
-    *("ratio", "us/param", "rounds", "rejected", "note"),
+    *("ratio", "us/param", "launches", "extra MB", "rounds", "rejected", "note"),
 )
 LEFT_ALIGNED = {"rule", "list", "dtype", "provider", "note"}
 
@@ -19,7 +19,9 @@ ms: median time of one whole opt.step(). ratio: median over rounds of the paired
 fusedstep; above 1 is slower. GB/s: the fewest bytes the rule must move (bench/lists.py) over that
 time. of copy: that over the measured speed of tensor.copy_; it passes 100 % where the list fits
 the caches, and where writing in place saves the fetch of the lines that a copy overwrites.
-us/param: host time a parameter, from 1200 tensors of one element. rejected: rounds not counted
+us/param: host time a parameter, from 1200 tensors of one element. launches: kernels on a GPU; on a
+CPU operators of torch that a step calls, and launches of ours. extra MB: memory that a step takes
+beside parameters, gradients and states, at its peak. rejected: rounds not counted
 because other processes used the CPU; a disturbed race had mostly such rounds, and counts them."""
 
 
@@ -42,6 +44,8 @@ class Row:
     rejected: int = 0
     note: str = ""
     host_ms: float | None = None
+    launches: int | None = None
+    extra_bytes: int | None = None
 
 
 def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[Row]:
@@ -79,6 +83,8 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
                 rejected=0 if outcome.disturbed else outcome.rejected,
                 note=f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else cache_note,
                 host_ms=statistics.median(on_host) * 1e3 if on_host else None,
+                launches=outcome.launches.get(name),
+                extra_bytes=outcome.extra_bytes.get(name),
             )
         )
     return rows
@@ -98,17 +104,17 @@ def cells(row: Row) -> tuple[str, ...]:
         shown(row.share_of_copy, "{:.0%}"),
         shown(row.ratio, "{:.2f}"),
         shown(row.us_per_parameter, "{:.2f}"),
+        shown(row.launches, "{}"),
+        shown(None if row.extra_bytes is None else row.extra_bytes / 1e6, "{:.2f}"),
         *(str(row.rounds), str(row.rejected), row.note),
     )
 
 
 def columns(rows: list[Row]) -> list[tuple[str, ...]]:
-    """Headings, then the cells of each row; without host times where no row has one."""
+    """Headings, then the cells of each row; without those columns in which nothing stands."""
     lines = [HEADINGS, *map(cells, rows)]
-    if any(row.host_ms is not None for row in rows):
-        return lines
-    without = HEADINGS.index("host ms")
-    return [(*line[:without], *line[without + 1 :]) for line in lines]
+    empty = {k for k, column in enumerate(zip(*lines[1:], strict=True)) if set(column) == {"-"}}
+    return [tuple(cell for k, cell in enumerate(line) if k not in empty) for line in lines]
 
 
 def race_key(row: Row) -> tuple[str, str, str]:

@@ -1,0 +1,101 @@
+"""What the commands beside `python -m bench` share: options, checks at the door, written files."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bench.devices import DEVICES, Device
+from bench.environment import environment, headline
+from bench.providers import OURS, PROVIDERS, RULES
+
+
+def positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def options(
+    name: str, about: str | None, providers: tuple[str, ...] = PROVIDERS
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m bench.{name}", description=about)
+    add = parser.add_argument
+    add("--device", choices=DEVICES, default="cpu")
+    add("--rules", nargs="+", choices=RULES, default=list(RULES))
+    add("--providers", nargs="+", choices=PROVIDERS, default=list(providers))
+    add("--out", type=Path, help="default: bench/out, and bench/out/cuda")
+    return parser
+
+
+def checked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Device]:
+    """What was asked for, if it can be done here."""
+    asked = parser.parse_args()
+    device = DEVICES[asked.device]
+    if device.why_absent():
+        parser.exit(1, f"--device {asked.device}: {device.why_absent()}\n")
+    if not any(names_of(rule, asked) for rule in asked.rules):
+        there = ", ".join(dict.fromkeys(n for r in asked.rules for n in own_names(r, asked.device)))
+        parser.error(f"--providers: on {asked.device} these rules have {there}")
+    if OURS in asked.providers:
+        try:
+            import_module(OURS)
+        except ImportError as error:
+            parser.exit(1, f"cannot import fusedstep ({error}): run pip install -e . first\n")
+    return asked, device
+
+
+def own_names(rule: str, kind: str) -> tuple[str, ...]:
+    return tuple(RULES[rule].providers_on(kind))
+
+
+def names_of(rule: str, asked: argparse.Namespace) -> tuple[str, ...]:
+    """The providers of a rule that were asked for, ours first."""
+    return tuple(name for name in own_names(rule, asked.device) if name in asked.providers)
+
+
+class Report:
+    """The files NAME.json, NAME.md and NAME.png. They are written again whenever something was
+    finished: what comes later may take the process away."""
+
+    def __init__(self, name: str, asked: argparse.Namespace, device: Device) -> None:
+        default = Path(__file__).parent / "out" / ("" if device.kind == "cpu" else device.kind)
+        self.name, self.device = name, device
+        self.out: Path = asked.out or default
+        self.out.mkdir(parents=True, exist_ok=True)
+        command = shlex.join(["python", "-m", f"bench.{name}", *sys.argv[1:]])
+        self.facts = environment(command, device)
+        self.interrupted = False
+
+    def headline(self, copy: float | None = None) -> str:
+        return headline(self.facts, copy, self.device)
+
+    def write(self, page: str, rows: list[dict[str, Any]], **numbers: Any) -> None:
+        everything = {
+            "environment": self.facts,
+            **numbers,
+            "interrupted": self.interrupted,
+            "rows": rows,
+        }
+        (self.out / f"{self.name}.json").write_text(json.dumps(everything, indent=1) + "\n")
+        (self.out / f"{self.name}.md").write_text(page)
+
+    def finish(self, page: str, draw: Callable[[Path], None]) -> None:
+        """Shows the page, and draws the picture where there is matplotlib."""
+        print(page)
+        written = [f"{self.name}.json", f"{self.name}.md"]
+        try:
+            draw(self.out / f"{self.name}.png")
+            written.append(f"{self.name}.png")
+        except ImportError:
+            print("matplotlib is not installed: no picture", file=sys.stderr)
+        print(f"written: {', '.join(written)} in {self.out}", file=sys.stderr)
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        print("\ninterrupted: only what is finished follows", file=sys.stderr)

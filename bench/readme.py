@@ -1,0 +1,172 @@
+"""`python -m bench.readme`: writes README's numbers from the newest results that are committed, so
+that nobody types one. A test fails while README says something else."""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.contestants import PEER
+from bench.providers import OURS, PROVIDERS
+from bench.train_table import ENDS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "bench" / "results"
+BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->\n)", re.DOTALL)
+
+RULES = {
+    "adamw": "AdamW",
+    "adafactor-hf-trainer": "Adafactor, transformers' (Trainer's settings)",
+    "adafactor-hf-defaults": "Adafactor, transformers' (defaults)",
+    "adafactor-torch": "Adafactor, torch's",
+}
+LISTS = {
+    "10x8M": "10 x 8M",
+    "68M": "68M in 11 matrices",
+    "tiny": "1200 x 1K",
+    "small": "600 x (64, 64) + 600 x (64,)",
+    "host": "1200 x 1",
+}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
+
+Results = dict[str, Any]
+
+
+def newest(name: str, *, gpu: bool) -> tuple[Path, Results] | None:
+    """The latest results of that name on a kind of device, and the folder they are in."""
+    found = []
+    for path in RESULTS.glob(f"*/{name}.json"):
+        results = json.loads(path.read_text())
+        if ("gpu" in results["environment"]) == gpu:
+            found.append((results["environment"]["date"], path.parent, results))
+    if not found:
+        return None
+    _, folder, results = max(found, key=lambda entry: entry[0])
+    return folder, results
+
+
+def table(headings: list[str], lines: list[list[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def said_of(folder: Path, results: Results, page: str) -> str:
+    facts = results["environment"]
+    where = (
+        facts.get("gpu") or f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
+    )
+    return (
+        f"{where}, torch {facts['torch']}, transformers {facts['transformers']}, "
+        f"commit {str(facts['commit'])[:12]}, `{facts['command']}` on {facts['date'][:10]}: "
+        f"[the whole table]({(folder / page).relative_to(ROOT)}).\n\n"
+    )
+
+
+def step(*, gpu: bool) -> str:
+    """Ours in ms, and how many times as long the others take."""
+    found = newest("step", gpu=gpu)
+    if found is None:
+        return "Not measured yet.\n"
+    folder, results = found
+    timed = [row for row in results["rows"] if row["ms"]]
+    names = [
+        name for name in PROVIDERS if name != OURS and any(r["provider"] == name for r in timed)
+    ]
+    races: dict[tuple[str, str, str], dict[str, Results]] = {}
+    for row in timed:
+        races.setdefault((row["rule"], row["list"], row["dtype"]), {})[row["provider"]] = row
+    lines = []
+    for (rule, chosen, dtype), by_provider in races.items():
+        if OURS not in by_provider:
+            continue
+        who = [RULES[rule], f"{LISTS.get(chosen, chosen)}, {DTYPES[dtype]}"]
+        ratios = [
+            f"{by_provider[name]['ratio']:.3g} x" if name in by_provider else "" for name in names
+        ]
+        lines.append([*who, f"{by_provider[OURS]['ms']:.3g} ms", *ratios])
+    return said_of(folder, results, "step.md") + table(["rule", "list", OURS, *names], lines)
+
+
+def memory() -> str:
+    """Bytes a parameter of state, and beside it during a step."""
+    found = newest("memory", gpu=False)
+    if found is None:
+        return "Not measured yet.\n"
+    folder, results = found
+    lines = []
+    for row in results["rows"]:
+        if row["use"] and row["list"] == "68M":
+            state, more = row["use"]["state"], row["use"]["kept"] + row["use"]["peak"]
+            numbers = [f"{bytes_ / row['elements']:.2f}" for bytes_ in (state, more)]
+            lines.append([RULES[row["rule"]], DTYPES[row["dtype"]], row["provider"], *numbers])
+    headings = ["rule", "parameters", "by", "state", "more during a step"]
+    return said_of(folder, results, "memory.md") + table(headings, lines)
+
+
+def training() -> str:
+    """Ours and the peer's runs side by side, and how far apart their losses are."""
+    found = newest("step", gpu=False)
+    reports = sorted(found[0].glob("*-*.json")) if found else []
+    lines, pictures = [], []
+    for path in reports:
+        report = json.loads(path.read_text())
+        for name, run in report["runs"].items():
+            if "failed" in run:
+                continue
+            apart = [
+                f"{own['largest_loss_difference']:.2g}"
+                for own in report["comparisons"]
+                if own["of"] == [name, PEER]
+            ]
+            lines.append(
+                [
+                    path.stem,
+                    name,
+                    f"{statistics.mean(run['losses'][-ENDS:]):.4f}",
+                    *(apart or [""]),
+                    f"{run['characters_a_second']:.0f}",
+                    f"{run['optimizer_share']:.1%}",
+                ]
+            )
+        pictures.append(f"![losses of {path.stem}]({path.with_suffix('.png').relative_to(ROOT)})\n")
+    if not lines:
+        return "Not measured yet.\n"
+    headings = ["run", "by", "last losses", "largest difference", "characters/s", "opt.step()"]
+    return table(headings, lines) + "\n" + "".join(pictures)
+
+
+BLOCKS = {
+    "step_on_a_cpu": lambda: step(gpu=False),
+    "step_on_a_gpu": lambda: step(gpu=True),
+    "memory": memory,
+    "training": training,
+}
+
+
+def written(text: str) -> str:
+    """README with its numbers as the results have them."""
+    for _, name, _ in BLOCK.findall(text):
+        if name not in BLOCKS:
+            raise ValueError(f"README asks for numbers {name!r}: there are {', '.join(BLOCKS)}")
+    return BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m[2]]()}{m[3]}", text)
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    asked = parser.parse_args(words)
+    text = README.read_text()
+    new = written(text)
+    if asked.check:
+        print("up to date" if new == text else "README.md is stale: run python -m bench.readme")
+        return int(new != text)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The picture of `python -m bench.scaling`: a row a rule, a panel a curve, logarithmic axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.plot import FLOOR_COLOR, OURS_COLOR, PEER_COLOR
+from bench.providers import OURS
+
+if TYPE_CHECKING:
+    from bench.scaling import Curves
+
+MARKERS = "os^Dvx"
+
+
+def draw(curves: Curves, headline: str, copy: float, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rules = list(dict.fromkeys(curve.rule for curve in curves))
+    by_rule = [[curve for curve in curves if curve.rule == rule] for rule in rules]
+    width, height = max(map(len, by_rule)), len(rules)
+    figure = Figure(figsize=(4.3 * width, 3.0 * height + 0.9))
+    grid = figure.subplots(height, width, squeeze=False)
+    for panels, own in zip(grid, by_rule, strict=True):
+        for panel in panels[len(own) :]:
+            panel.set_visible(False)
+        for panel, curve in zip(panels, own, strict=False):
+            sizes = curves[curve]
+            floors = [rows[0].floor_bytes / copy * 1e3 for rows in sizes.values()]
+            panel.plot(list(sizes), floors, "--", color=FLOOR_COLOR, linewidth=1.2, label="floor")
+            # Ours are drawn last, above their peers.
+            for place, name in reversed(list(enumerate(curve.names))):
+                points = [
+                    (size, row.ms)
+                    for size, rows in sizes.items()
+                    for row in rows
+                    if row.provider == name and row.ms is not None
+                ]
+                color = OURS_COLOR if name.startswith(OURS) else PEER_COLOR
+                panel.plot(
+                    [size for size, _ in points],
+                    [ms for _, ms in points],
+                    color=color,
+                    marker=MARKERS[place % len(MARKERS)],
+                    markersize=4,
+                    linewidth=2 if name == OURS else 1.2,
+                    label=name,
+                )
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.set_title(str(curve), fontsize=9, loc="left")
+            panel.set_xlabel(curve.axis, fontsize=8)
+            panel.tick_params(labelsize=8)
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.legend(fontsize=7, frameon=False)
+    title = "One optimizer step in ms; dashed: the fewest bytes at copy speed"
+    figure.suptitle("\n".join((title, *headline.split("; "))), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
