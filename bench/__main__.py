@@ -2,6 +2,7 @@
 scales, its memory, and a training run. Each is a command of its own, too."""
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -15,18 +16,10 @@ from bench.readme import RESULTS
 
 # What is run, with arguments that keep all of it under five minutes on two cores.
 COMMANDS = {
-    "step": (),
-    "scaling": ("--quick",),
-    "memory": (
-        "--lists",
-        "68M",
-        "--providers",
-        OURS,
-        "torch-fused",
-        "torch-foreach",
-        "transformers",
-    ),
-    "train": ("--all",),
+    "step": "",
+    "scaling": "--quick",
+    "memory": f"--lists 68M --providers {OURS} torch-fused torch-foreach transformers",
+    "train": "--all",
 }
 INTERRUPTED = 130
 
@@ -67,8 +60,8 @@ def main() -> int:
             continue
         folder = folder_of(device, asked)
         for name in asked.only:
-            command = [sys.executable, "-m", f"bench.{name}", *COMMANDS[name]]
-            command += ["--device", device.kind, "--out", str(folder)]
+            command = [sys.executable, "-m", f"bench.{name}", *COMMANDS[name].split()]
+            command += ["--device", device.kind, "--out", os.path.relpath(folder)]
             print(f"\n== {name} on {device.kind}", file=sys.stderr, flush=True)
             begin = time.perf_counter()
             try:

@@ -93,7 +93,7 @@ def sanitizer(parts: Parts, seconds: float) -> None:
 def measure(parts: Parts, name: str, seconds: float, *words: str, **env: str) -> None:
     """One of bench's commands, on the GPU, into the folder of the results."""
     command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda", *words]
-    parts.run(name, [*command, "--out", str(parts.out)], seconds, **env)
+    parts.run(name, [*command, "--out", os.path.relpath(parts.out, ROOT)], seconds, **env)
 
 
 def waves(parts: Parts, seconds: float) -> None:
@@ -101,7 +101,7 @@ def waves(parts: Parts, seconds: float) -> None:
     from bench.providers import OURS, OURS_TRITON, RULES
 
     race = [sys.executable, "-m", "bench.step", "--device", "cuda"]
-    race += ["--out", str(parts.out / "waves"), "--providers", OURS, OURS_TRITON]
+    race += ["--out", os.path.relpath(parts.out / "waves", ROOT), "--providers", OURS, OURS_TRITON]
     race += ["--lists", "llama-1b", "4096x4096", "--dtypes", "bfloat16"]
     race += ["--rules", *(rule for rule in RULES if rule.startswith("adafactor"))]
     on = {f"FUSEDSTEP_{backend.upper()}_WAVES": "1" for backend in BACKENDS}

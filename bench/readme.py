@@ -101,7 +101,7 @@ def memory() -> str:
     for row in results["rows"]:
         if row["use"] and row["list"] == "68M":
             state, more = row["use"]["state"], row["use"]["kept"] + row["use"]["peak"]
-            numbers = [f"{bytes_ / row['elements']:.2f}" for bytes_ in (state, more)]
+            numbers = [f"{bytes_ / row['elements']:.3f}" for bytes_ in (state, more)]
             lines.append([RULES[row["rule"]], DTYPES[row["dtype"]], row["provider"], *numbers])
     headings = ["rule", "parameters", "by", "state", "more during a step"]
     return said_of(folder, results, "memory.md") + table(headings, lines)

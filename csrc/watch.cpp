@@ -29,9 +29,21 @@ PyObject* grad_name() {
   return name;
 }
 
-PyObject* is_neg_name() {
-  static PyObject* name = PyUnicode_InternFromString("is_neg");
-  return name;
+// The method of a type of tensors, found once: looking for it at each gradient takes as long as the
+// call does.
+PyObject* is_neg_of(PyTypeObject* type) {
+  static PyTypeObject* known = nullptr;
+  static PyObject* method = nullptr;
+  if (type != known) {
+    PyObject* found = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "is_neg");
+    if (found == nullptr) return nullptr;
+    Py_INCREF(type);
+    Py_XDECREF(known);
+    Py_XDECREF(method);
+    known = type;
+    method = found;
+  }
+  return method;
 }
 
 struct Recorder {
@@ -107,7 +119,8 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   // Whether a gradient's numbers are to be read with the other sign, which DLPack does not say. It is
   // asked every time: a new gradient may be an object at the address of one that is gone.
   auto negated = [](PyObject* grad) -> int64_t {
-    PyObject* answer = PyObject_CallMethodNoArgs(grad, is_neg_name());
+    PyObject* method = is_neg_of(Py_TYPE(grad));
+    PyObject* answer = method ? PyObject_Vectorcall(method, &grad, 1, nullptr) : nullptr;
     if (answer == nullptr) return -1;
     Py_DECREF(answer);
     return answer == Py_True;
