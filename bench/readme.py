@@ -36,7 +36,7 @@ DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 Results = dict[str, Any]
 
 
-def newest(name: str, *, gpu: bool) -> tuple[Path, Results] | None:
+def newest(name: str, *, gpu: bool = False) -> tuple[Path, Results] | None:
     """The latest results of that name on a kind of device, and the folder they are in."""
     found = []
     for path in RESULTS.glob(f"*/{name}.json"):
@@ -62,13 +62,13 @@ def said_of(folder: Path, results: Results, page: str) -> str:
     return (
         f"{where}, torch {facts['torch']}, transformers {facts['transformers']}, "
         f"commit {str(facts['commit'])[:12]}, `{facts['command']}` on {facts['date'][:10]}: "
-        f"[the whole table]({(folder / page).relative_to(ROOT)}).\n\n"
+        f"[the whole table]({(folder / Path(page).name).relative_to(ROOT)}).\n\n"
     )
 
 
-def step(*, gpu: bool) -> str:
+def step(name: str = "step", *, gpu: bool = False) -> str:
     """Ours in ms, and how many times as long the others take."""
-    found = newest("step", gpu=gpu)
+    found = newest(name, gpu=gpu)
     if found is None:
         return "Not measured yet.\n"
     folder, results = found
@@ -88,12 +88,12 @@ def step(*, gpu: bool) -> str:
             f"{by_provider[name]['ratio']:.3g} x" if name in by_provider else "" for name in names
         ]
         lines.append([*who, f"{by_provider[OURS]['ms']:.3g} ms", *ratios])
-    return said_of(folder, results, "step.md") + table(["rule", "list", OURS, *names], lines)
+    return said_of(folder, results, f"{name}.md") + table(["rule", "list", OURS, *names], lines)
 
 
 def memory() -> str:
     """Bytes a parameter of state, and beside it during a step."""
-    found = newest("memory", gpu=False)
+    found = newest("memory")
     if found is None:
         return "Not measured yet.\n"
     folder, results = found
@@ -109,7 +109,7 @@ def memory() -> str:
 
 def training() -> str:
     """Ours and the peer's runs side by side, and how far apart their losses are."""
-    found = newest("step", gpu=False)
+    found = newest("step")
     reports = sorted(found[0].glob("*-*.json")) if found else []
     lines, pictures = [], []
     for path in reports:
@@ -140,7 +140,8 @@ def training() -> str:
 
 
 BLOCKS = {
-    "step_on_a_cpu": lambda: step(gpu=False),
+    "step_on_a_cpu": step,
+    "models_on_a_cpu": lambda: step("models/step"),
     "step_on_a_gpu": lambda: step(gpu=True),
     "memory": memory,
     "training": training,
