@@ -13,6 +13,7 @@ from bench.lists import ParameterList
 OURS = "fusedstep"  # the backend that `auto` takes, or that FUSEDSTEP_BACKEND asks for
 OURS_TRITON = "fusedstep-triton"
 OURS_CAPTURABLE = "fusedstep-capturable"
+OURS_REFERENCE = "fusedstep-reference"
 COMPILED = "torch-compiled"
 
 Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -79,6 +80,7 @@ def compiled(build: Build) -> Build:
 
 ADAMW = {"lr": 1e-3}
 BY_TRITON = {"backend": "triton"}
+BY_REFERENCE = {"backend": "reference"}
 # What transformers' Trainer passes for optim="adafactor".
 TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
 
@@ -98,6 +100,7 @@ RULES = {
             "torch-capturable": lazily("torch.optim", "AdamW", capturable=True, **ADAMW),
         },
         {
+            OURS_REFERENCE: lazily("fusedstep.optim", "AdamW", **ADAMW, **BY_REFERENCE),
             COMPILED: compiled(lazily("torch.optim", "AdamW", lr=torch.tensor(1e-3))),
             "optimi": lazily("optimi", "AdamW", **ADAMW),
             "flashoptim": lazily("flashoptim", "FlashAdamW", **ADAMW),
@@ -118,7 +121,10 @@ RULES = {
             "transformers": lazily("transformers.optimization", "Adafactor", **TRAINER),
         },
         {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_TRITON)},
-        {"adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit", **TRAINER)},
+        {
+            OURS_REFERENCE: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_REFERENCE),
+            "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit", **TRAINER),
+        },
     ),
     "adafactor-hf-defaults": Rule(
         "adafactor",
@@ -128,6 +134,7 @@ RULES = {
             "transformers": lazily("transformers.optimization", "Adafactor"),
         },
         {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **BY_TRITON)},
+        {OURS_REFERENCE: lazily("fusedstep.hf", "Adafactor", **BY_REFERENCE)},
     ),
     "adafactor-torch": Rule(
         "adafactor",
@@ -141,7 +148,10 @@ RULES = {
             OURS_TRITON: lazily("fusedstep.optim", "Adafactor", **BY_TRITON),
             OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True),
         },
-        {COMPILED: compiled(lazily("torch.optim", "Adafactor"))},
+        {
+            OURS_REFERENCE: lazily("fusedstep.optim", "Adafactor", **BY_REFERENCE),
+            COMPILED: compiled(lazily("torch.optim", "Adafactor")),
+        },
     ),
 }
 
@@ -152,14 +162,16 @@ PROVIDERS = tuple(
         for name in (*rule.providers, *rule.only_on_gpus, *rule.others)
     )
 )
-# Raced unless somebody asks for others: compiling takes longer than all other races together.
+# Raced only if somebody asks: compiling takes longer than all other races together, and the
+# reference is there to be right.
+ONLY_ASKED = (COMPILED, OURS_REFERENCE)
 ABSENT = {
     name
     for rule in RULES.values()
     for name, build in rule.others.items()
-    if not (isinstance(build, Lazily) and build.is_installed())
+    if isinstance(build, Lazily) and not build.is_installed()
 }
-HERE = tuple(name for name in PROVIDERS if name not in ABSENT)
+HERE = tuple(name for name in PROVIDERS if name not in (*ONLY_ASKED, *ABSENT))
 
 
 def reason(error: Exception) -> str:

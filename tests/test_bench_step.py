@@ -112,7 +112,9 @@ def test_what_is_not_installed_is_raced_only_if_asked_for():
     assert lazily("torch.optim", "AdamW").is_installed()
     for rule in RULES.values():
         for name, build in rule.others.items():
-            assert (name in HERE) == (isinstance(build, Lazily) and build.is_installed())
+            installed = isinstance(build, Lazily) and build.is_installed()
+            assert (name in HERE) == (installed and name not in providers.ONLY_ASKED)
+    assert all(providers.OURS_REFERENCE in rule.others for rule in RULES.values())
 
 
 def test_a_compiled_step_is_the_same_step():
