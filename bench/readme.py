@@ -139,10 +139,19 @@ def training() -> str:
     return table(headings, lines) + "\n" + "".join(pictures)
 
 
+def scaling() -> str:
+    found = newest("scaling")
+    if found is None:
+        return "Not measured yet.\n"
+    picture = (found[0] / "scaling.png").relative_to(ROOT)
+    return f"![a step's time against elements and tensors]({picture})\n"
+
+
 BLOCKS = {
     "step_on_a_cpu": step,
     "models_on_a_cpu": lambda: step("models/step"),
     "step_on_a_gpu": lambda: step(gpu=True),
+    "scaling": scaling,
     "memory": memory,
     "training": training,
 }
