@@ -9,7 +9,7 @@ GPU_PARTS ?= facts tests sanitizer bench waves memory scaling train profile
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-pytest test test-all tests tests-cuda tests-compiled tests-interpreted gpu results readme predict style rules info clean
+.PHONY: bench bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules info clean
 
 bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
 	$(BIN)/python -m bench
@@ -23,14 +23,14 @@ test: $(VENV)/built ## everything but the slow sweeps
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
 
-# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; the CUDA
-# backend's tests are a third one, so that two cores have the same to do.
-CUDA_TESTS := $(wildcard tests/test_cuda*.py) tests/test_simcuda.py
-tests: tests-cuda tests-compiled tests-interpreted
-tests-cuda:
-	$(BIN)/python -m pytest $(SELECT) $(CUDA_TESTS)
+# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; the tests
+# of the CUDA backend and of bench are a third one, so that two cores have the same to do.
+APART := $(wildcard tests/test_cuda*.py tests/test_bench*.py) tests/test_simcuda.py tests/test_trainer.py
+tests: tests-apart tests-compiled tests-interpreted
+tests-apart:
+	$(BIN)/python -m pytest $(SELECT) $(APART)
 tests-compiled:
-	$(BIN)/python -m pytest $(SELECT) $(CUDA_TESTS:%=--ignore=%)
+	$(BIN)/python -m pytest $(SELECT) $(APART:%=--ignore=%)
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/interpreted
 
