@@ -123,8 +123,12 @@ def test_an_optimizer_that_grew_needs_a_new_schedule():
         schedule = make(optimizer)
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
         optimizer.step()
-        with pytest.raises(ValueError, match=r"made for 1 groups, but the optimizer has 2 now"):
+        said = r"made for 1 groups, but the optimizer has 2 now.*'initial_lr'.*last_epoch=0"
+        with pytest.raises(ValueError, match=said):
             schedule.step()
+        optimizer.param_groups[1]["initial_lr"] = 0.25  # as it says
+        again = ours.get_linear_schedule_with_warmup(optimizer, 0, 10, last_epoch=0)
+        assert again.get_last_lr() == [0.9 * 0.5, 0.9 * 0.25]
 
 
 def test_a_warm_up_refuses_what_it_would_hide_or_skip():

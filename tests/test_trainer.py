@@ -58,6 +58,13 @@ def train(folder, make_optimizers, *, resume=False, **more):
     return [p.detach() for p in model.parameters()], log, trainer
 
 
+def assert_like_the_peers(params, others):
+    """To within roundings, which six steps leave small: 7e-7 was the most, and 2.6e-6 where greedy
+    doubles the learning rate at each of them (2026-11-21)."""
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=0.0, atol=5e-6)
+
+
 def assert_resumes(folder, make_optimizers, **more):
     whole, log, trainer = train(folder, make_optimizers, **more)
     again, log_again, _ = train(folder, make_optimizers, resume=True, **more)
@@ -79,8 +86,7 @@ def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
 
     params, log, _ = assert_resumes(tmp_path / "ours", ours)
     others, log_of_peer, _ = train(tmp_path / "peers", peers)
-    for p, q in zip(params, others, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert_like_the_peers(params, others)
     rates = [[float(e["learning_rate"]) for e in entries] for entries in (log, log_of_peer)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-4)
     assert len(set(rates[0])) > 1  # it follows the size of the parameters
@@ -108,8 +114,7 @@ def test_adamw_with_every_schedule(tmp_path, name):
     assert [e["learning_rate"] for e in log] == [e["learning_rate"] for e in log_of_peer]
     if name != "constant":
         assert len({e["learning_rate"] for e in log}) > 1
-    for p, q in zip(params, others, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert_like_the_peers(params, others)
 
     # The Trainer makes transformers' own schedule by name, for our optimizer: the same run.
     more = {
@@ -141,5 +146,4 @@ def test_the_trainer_makes_our_adafactor_where_it_is_told_to(tmp_path):
         assert type(trainer.optimizer.optimizer) is kind  # inside of accelerate's
         assert len(trainer.optimizer.param_groups) == 2
         trained.append([p.detach() for p in model.parameters()])
-    for p, q in zip(*trained, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert_like_the_peers(*trained)

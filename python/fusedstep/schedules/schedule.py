@@ -59,7 +59,8 @@ class Schedule(LambdaLR):
         if groups != len(self.base_lrs):
             raise ValueError(
                 f"the schedule was made for {len(self.base_lrs)} groups, but the optimizer has "
-                f"{groups} now. Make a new schedule, with last_epoch={self.last_epoch - 1}."
+                f"{groups} now. Give the new groups an 'initial_lr', and make a new schedule with "
+                f"last_epoch={self.last_epoch - 1}."
             )
         own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
         factors = {key: factor(self.last_epoch) for key, factor in own.items()}
