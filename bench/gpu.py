@@ -90,10 +90,10 @@ def sanitizer(parts: Parts, seconds: float) -> None:
         parts.run(name, command, max(share, 1.0), **own)
 
 
-def measure(parts: Parts, name: str, seconds: float, *words: str, **env: str) -> None:
+def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
     """One of bench's commands, on the GPU, into the folder of the results."""
     command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda", *words]
-    parts.run(name, [*command, "--out", os.path.relpath(parts.out, ROOT)], seconds, **env)
+    parts.run(name, [*command, "--out", os.path.relpath(parts.out, ROOT)], seconds)
 
 
 def waves(parts: Parts, seconds: float) -> None:

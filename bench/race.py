@@ -1,5 +1,6 @@
 """One race: every provider on its own copy of the list, in turns, in a process of its own."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,7 @@ def run(race: Race, options: Options, progress: Progress) -> Outcome:
     outcome = take_turns(steps, options.rounds, options.budget, device, progress.on_round)
     outcome.failures |= failures
     for name in outcome.seconds if options.extras else ():
-        outcome.launches[name] = launches(steps[name], device.kind)
-        outcome.extra_bytes[name] = extra_bytes(steps[name], device.kind)
+        with suppress(Exception):  # who cannot be looked at keeps the time, without these numbers
+            outcome.launches[name] = launches(steps[name], device.kind)
+            outcome.extra_bytes[name] = extra_bytes(steps[name], device.kind)
     return outcome

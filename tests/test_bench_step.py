@@ -91,6 +91,24 @@ def test_a_provider_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_pa
     assert here(monkeypatch, *FEW, "--out", tmp_path) == 1
 
 
+def test_who_cannot_be_looked_at_keeps_the_time(monkeypatch, tmp_path):
+    def shy(params):
+        optimizer = torch.optim.AdamW(params)
+        own = optimizer.step
+
+        def step():
+            assert not torch.utils._python_dispatch._get_current_dispatch_mode()
+            own()
+
+        optimizer.step = step
+        return optimizer
+
+    monkeypatch.setitem(RULES["adamw"].providers, "torch-fused", shy)
+    assert here(monkeypatch, *FEW, "--out", tmp_path) == 0
+    ours, other = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert other["ms"] and other["launches"] is None and ours["launches"]
+
+
 def test_ctrl_c_leaves_finished_rows(tmp_path):
     words = ["--rules", "adamw", "--lists", "host", "10x8M", "--providers", OURS, "--out", tmp_path]
     begun = subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
