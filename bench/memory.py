@@ -1,5 +1,6 @@
 """`python -m bench.memory`: measured bytes of optimizer state and of a step, for each parameter."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from bench.providers import HERE, OURS, RULES, Build, Race, reason
 
 DEFAULT_LISTS = ("68M", "tiny")  # matrices, and vectors
 STEPS_BEFORE = 2  # the one that is looked at
-PROCESS_BYTES = 4 * MEBI  # that a process may take for other ends than tensors meanwhile
-RESIDENT_ERROR = 0.1  # bytes for each parameter; where it would be larger, none is shown
+PROCESS_BYTES = 2 * MEBI  # that a process may take for other ends than tensors meanwhile
+RESIDENT_ERROR = 0.05  # bytes for each parameter; where it would be larger, none is shown
 PARAMETER_DTYPES = ("float32", "bfloat16")
 WARM_UP = ParameterList("warm-up", ((600, 600), (70000,)))
 COLUMNS = ("state", "kept", "peak", "sum", "resident")
@@ -32,8 +33,8 @@ Bytes for each parameter beside parameters and gradients. state: the tensors in 
 what else stays allocated between steps (scratch and work lists; on a GPU also what its allocator
 adds to a tensor's size). peak: what the third step had allocated at most, beside all that was there
 before it. sum: of these three, what training needs. resident: growth of the process' highest
-resident memory over three steps, as the kernel counts pages. It sees all memory, torch's or not,
-and has to be about the sum; not shown for lists that are too small for it."""
+resident memory over the three steps, as the kernel counts pages. It sees all memory, torch's or
+not, and has to be about the sum; not shown for lists that are too small for it."""
 
 
 @dataclass(frozen=True)
@@ -86,32 +87,43 @@ def large_tensors_go_back() -> None:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MEBI // 8))
 
 
-def forget_highest_resident() -> None:
-    with suppress(OSError):  # then earlier peaks are seen to be higher than what is in use
-        Path("/proc/self/clear_refs").write_text("5")
+def stepped(build: Build, params: list[torch.nn.Parameter], steps: int) -> torch.optim.Optimizer:
+    optimizer = build(params)
+    for _ in range(steps):
+        optimizer.step()
+    return optimizer
 
 
 def measure(build: Build, params: list[torch.nn.Parameter], kind: str) -> Use:
-    """Three steps of an optimizer of its own."""
-    forget_highest_resident()
-    now, highest = memory("cpu")
+    """Three steps of an optimizer of its own, and of another one for the resident memory."""
     with Allocations(kind) as earlier:
-        optimizer = build(params)
-        for _ in range(STEPS_BEFORE):
-            optimizer.step()
+        optimizer = stepped(build, params, STEPS_BEFORE)
     with Allocations(kind) as last:
         optimizer.step()
-    _, most = memory("cpu")
-    resident = None
-    if kind == "cpu" and now is not None and highest is not None and most is not None:
-        tolerated = RESIDENT_ERROR * sum(param.numel() for param in params)
-        # A higher peak of earlier work would hide the growth.
-        if PROCESS_BYTES <= tolerated and highest - now <= tolerated:
-            resident = most - highest
     kept = earlier.left - state_bytes(optimizer, kind)
     if kind == "cpu":
         kept += scratch_bytes(optimizer)
-    return Use(state_bytes(optimizer, "cpu", kind), kept, last.most, resident)
+    state = state_bytes(optimizer, "cpu", kind)
+    del optimizer
+    resident = resident_growth(build, params) if kind == "cpu" else None
+    return Use(state, kept, last.most, resident)
+
+
+def resident_growth(build: Build, params: list[torch.nn.Parameter]) -> int | None:
+    """The kernel's count for the same steps, while nothing records allocations: records of a peer's
+    many temporaries take megabytes, too. None where the list is too small to tell it from noise."""
+    tolerated = RESIDENT_ERROR * sum(param.numel() for param in params)
+    if tolerated < PROCESS_BYTES:
+        return None
+    gc.collect()
+    with suppress(OSError):  # then earlier peaks are seen to be higher than what is in use
+        Path("/proc/self/clear_refs").write_text("5")
+    now, highest = memory("cpu")
+    if now is None or highest is None or highest - now > tolerated:
+        return None  # a higher peak of earlier work would hide the growth
+    stepped(build, params, STEPS_BEFORE + 1)
+    _, most = memory("cpu")
+    return None if most is None else most - highest
 
 
 def uses(races: list[Race], kind: str) -> Iterator[Use | str]:
