@@ -1,6 +1,11 @@
 # The one door to every habit. `make bench` and `make test` work on a bare machine with Python and a C++ compiler.
 PYTHON ?= python3
-VENV ?= .venv
+
+# Another torch has an environment and the Triton of its own: make test TORCH=2.6.0 PYTHON=python3.10
+PINNED := 2.13.0
+TORCH ?= $(PINNED)
+VENV ?= .venv$(if $(filter-out $(PINNED),$(TORCH)),-$(TORCH))
+EXTRA := $(if $(filter-out $(PINNED),$(TORCH)),test,dev)
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
@@ -61,11 +66,11 @@ info: $(VENV)/built ## the backends, and why one is absent
 $(VENV)/tools: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "setuptools>=77" "cmake>=3.18" ninja "pybind11>=2.12" torch==2.13.0
+	$(BIN)/pip install --quiet "setuptools>=77" "cmake>=3.18" ninja "pybind11>=2.12" torch==$(TORCH)
 	touch $@
 
 $(VENV)/built: $(VENV)/tools $(NATIVE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation -e ".[$(EXTRA)]"
 	touch $@
 
 clean:

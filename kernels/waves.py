@@ -63,7 +63,7 @@ def walk(
                         lists,
                         at,
                         unit,
-                        NAMES[k],
+                        tl.constexpr(NAMES[k]),
                         WIDTHS[k],
                         TILES[k],
                         UPDATE,

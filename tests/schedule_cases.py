@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +95,9 @@ def optimizer_with(lrs: Any = LRS, *, tensor: bool = False, **options: Any) -> t
 
 def trace(schedule: Any, steps: int) -> list[list[Any]]:
     """The learning rates of all groups at the steps 0, 1, ... as the schedule says them."""
-    values = [schedule.get_last_lr()]
+    values = [deepcopy(schedule.get_last_lr())]  # older torch gives away the tensors that it fills
     for _ in range(steps):
         schedule.optimizer.step()
         schedule.step()
-        values.append(schedule.get_last_lr())
+        values.append(deepcopy(schedule.get_last_lr()))
     return values

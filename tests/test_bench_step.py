@@ -109,16 +109,23 @@ def test_who_cannot_be_looked_at_keeps_the_time(monkeypatch, tmp_path):
     assert other["ms"] and other["launches"] is None and ours["launches"]
 
 
+def hears_ctrl_c():
+    """Jobs that a shell runs in the background do not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_finished_rows(tmp_path):
     words = ["--rules", "adamw", "--lists", "host", "10x8M", "--providers", OURS, "--out", tmp_path]
-    begun = subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    begun = subprocess.Popen(
+        command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+    )
     file = tmp_path / "step.json"
     end = time.monotonic() + 120
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.05)
     os.kill(begun.pid, signal.SIGINT)
     _, said = begun.communicate(timeout=60)
-    assert begun.returncode == 130 and "interrupted" in said
+    assert begun.returncode == 130 and "interrupted" in said, said
     results = json.loads(file.read_text())
     assert results["interrupted"] and [row["list"] for row in results["rows"]] == ["host"]
 

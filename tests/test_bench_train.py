@@ -140,7 +140,9 @@ def test_what_can_be_learned_is_learned(model):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["gpt", "t5"])
-def test_ours_goes_apart_from_the_peer_as_roundings_do(model, optimizer, dtype):
+def test_ours_goes_apart_from_the_peer_as_roundings_do(model, optimizer, dtype, monkeypatch):
+    # In the corner of a ReLU a rounding decides about a whole gradient.
+    monkeypatch.setattr(torch.nn, "ReLU", torch.nn.GELU)
     given = {"model": model, "optimizer": optimizer, "dtype": dtype, "steps": 20}
     ours, peer, nudged = (losses(name, **given) for name in (*PAIR, NUDGED))
     # Every step rounds, the nudge came once: 20 of them, were they all to point one way.

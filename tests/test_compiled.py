@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.4")
 
 import triton.language as tl  # noqa: E402
 from fusedstep.kernels.blocks import GRAIN  # noqa: E402
@@ -41,6 +41,8 @@ F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float6
 MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 each_target = pytest.mark.parametrize("target", TARGETS)
+NEW = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+with_the_pinned_triton = pytest.mark.skipif(not NEW, reason="the budgets are of Triton 3.7")
 
 
 def mixes_for(target, aligned):
@@ -92,11 +94,13 @@ def test_nothing_spills(gate, target):
     assert not complaints(spills, gate(target))
 
 
+@with_the_pinned_triton
 @each_target
 def test_registers_stay_in_their_budget(gate, target):
     assert not complaints(over_budget, gate(target))
 
 
+@with_the_pinned_triton
 def test_no_budget_is_larger_than_it_has_to_be(gate):
     """So that a regression of a tenth is seen; the message is the new table."""
     measured = {}
@@ -115,6 +119,8 @@ def test_tiles_move_16_bytes_at_a_time(gate, target):
 
 @each_target
 def test_arithmetic_is_exact(gate, target):
+    if target == "gfx942" and not NEW:
+        pytest.skip("Triton before 3.7 spells AMD's roots and quotients out, in fma")
     assert not complaints(inexact, gate(target))
 
 

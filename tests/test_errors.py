@@ -176,7 +176,8 @@ def test_sparse_gradients_get_the_peers_error(case):
         with pytest.raises(RuntimeError, match="does not support sparse gradients") as error:
             optimizer.step()
         texts.append(str(error.value))
-    assert texts[1].startswith(texts[0].rstrip("."))
+    # Torch's AdamW said its own name before 2.7, when it became an Adam.
+    assert texts[1].startswith(texts[0].rstrip(".").replace("AdamW", "Adam"))
     assert "parameter 2 of group 0" in texts[1]
     assert all(map(torch.equal, params, before))
     assert not any(optimizer.state.values())

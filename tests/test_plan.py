@@ -171,6 +171,10 @@ def watches(world):
     return made
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"),
+    reason="there is only the watch in Python: the one in C++ needs torch 2.10",
+)
 @pytest.mark.parametrize("make", [adamw, hf_adafactor])
 @pytest.mark.parametrize("event", [*EVENTS, nothing, all_grads_move, list_of_params_grows])
 def test_the_two_watches_agree_on_every_event(event, make):

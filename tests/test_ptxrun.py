@@ -98,6 +98,7 @@ def test_a_planted_fault_is_found(name: str) -> None:
 
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("triton", minversion="3.4")
 tl = pytest.importorskip("triton.language")
 samples = pytest.importorskip("ptxrun.triton_samples")
 TritonOnCpu = pytest.importorskip("ptxrun.triton_launch").TritonOnCpu

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.4")
 
 from fusedstep.kernels import launch
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.4")
 
 import triton.language as tl  # noqa: E402
 from fusedstep.kernels import elementwise, launch  # noqa: E402

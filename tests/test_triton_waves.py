@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.4")
 
 from fusedstep.kernels import launch
 from fusedstep.kernels.blocks import GRAIN

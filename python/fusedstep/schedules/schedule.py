@@ -47,11 +47,17 @@ class Schedule(LambdaLR):
                 group["initial_lr"] = scalar(group.get("initial_lr", group["lr"]))
         super().__init__(optimizer, lr_lambda, last_epoch)
 
-    def _update_lr(self, epoch: int | None = None) -> None:
-        # Where torch computes: in step(), and where SequentialLR begins with this schedule.
-        super()._update_lr(epoch)
-        if any(isinstance(lr, Tensor) for lr in self._last_lr):
-            self._last_lr = self.get_lr()
+    @property
+    def _last_lr(self) -> list[Any]:
+        """What `get_last_lr` returns, which every version of torch sets in another place, and to
+        the tensors where there are some. Never those, which are filled again."""
+        last: list[Any] = self.__dict__["_last_lr"]
+        return last
+
+    @_last_lr.setter
+    def _last_lr(self, lrs: list[Any]) -> None:
+        tensors = any(isinstance(lr, Tensor) for lr in lrs)
+        self.__dict__["_last_lr"] = self.get_lr() if tensors else lrs
 
     def get_lr(self) -> list[Any]:
         """The learning rate of every group at this step."""
