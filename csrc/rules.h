@@ -42,7 +42,8 @@ struct Adamw {
   FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
-    p = p - decay * p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
+    T kept = p - decay * p;
+    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
   }
 };
 
@@ -54,7 +55,8 @@ struct AdamwAmsgrad {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
     w = maximum(w, v);
-    p = p - decay * p - step_size * div(m, sqrt(w) * inv_root_bias2 + eps);
+    T kept = p - decay * p;
+    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(w) * inv_root_bias2 + eps);
   }
 };
 
@@ -66,7 +68,8 @@ struct AdamwDecayLast {
     m = beta1 * m + one_minus_beta1 * g;
     v = beta2 * v + one_minus_beta2 * (g * g);
     p = p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps);
-    p = p - decay * p;
+    T kept = p - decay * p;
+    p = where(kept == kept, kept, p);
   }
 };
 
@@ -76,7 +79,8 @@ struct Adafactor {
       divisor_if_nan, decay_fixed, decay_scaled, beta1, one_minus_beta1;
 
   FUSEDSTEP_INLINE void update(T& p, T u, T step_size, T decay) const {
-    p = p - decay * p - step_size * u;
+    T kept = p - decay * p;
+    p = where(kept == kept, kept, p) - step_size * u;
   }
 
   FUSEDSTEP_INLINE T second_moment(T old, T mean_square) const {
@@ -121,7 +125,8 @@ struct Adafactor {
 
   FUSEDSTEP_INLINE void update(T& p, T& m, T u, T step_size, T decay) const {
     m = beta1 * m + one_minus_beta1 * (step_size * u);
-    p = p - decay * p - m;
+    T kept = p - decay * p;
+    p = where(kept == kept, kept, p) - m;
   }
 };
 

@@ -61,7 +61,7 @@ STATISTICS -/fp32/- x2                 128  128  128    8    0
 TINY -/-/-                              64   64   64    0    0
 TINY -/-/- in fp64                      80   80   80    0    0
 TINY_UPDATE -/-/-                       64   56   64    0    0
-TINY_UPDATE -/-/- in fp64               72   72   80    0    0
+TINY_UPDATE -/-/- in fp64               64   72   80    0    0
 TINY_UPDATE -/-/any                     64   64   64    0    0
 TINY_UPDATE -/-/any in fp64             72   80   88    0    0
 UPDATE any/any/-                        72   72   72    0    0
@@ -70,8 +70,8 @@ UPDATE any/any/any                      72   72   72    0    0
 UPDATE any/any/any in fp64              88   96   96    0    0
 UPDATE bf16/bf16/-                      64   64   64    4    2
 UPDATE bf16/bf16/fp32                  128  128  128    8    6
-UPDATE fp32/fp32/-                      64   64   56    4    2
-UPDATE fp32/fp32/fp32                  104  112  104    6    4
+UPDATE fp32/fp32/-                      64   64   64    4    2
+UPDATE fp32/fp32/fp32                  104  112  112    6    4
 VECTOR -/-/-                            64   64   64    0    0
 VECTOR -/-/- in fp64                    80   80   72    0    0
 VECTOR_UPDATE -/-/-                     32   40   40    0    0
@@ -86,20 +86,20 @@ accumulate any/any/-                    40   48   40    6    3
 accumulate any/any/- in fp64            48   56   48    6    3
 accumulate fp32/bf16/-                  56   56   48    6    4
 accumulate fp32/fp32/-                  48   48   40   12    6
-adamw any/any/any                       72   80   64   12    9
+adamw any/any/any                       64   72   64   12    9
 adamw any/any/any in fp64              112  112  104   12    9
 adamw bf16/bf16/bf16                    80   80   72    4    3
-adamw bf16/bf16/fp32                    88   88   72    6    5
+adamw bf16/bf16/fp32                    80   80   72    6    5
 adamw fp32/fp32/fp32                    88   88   72    8    6
 adamw_amsgrad any/any/any               88   96   72   15   12
-adamw_amsgrad any/any/any in fp64      112  120  120   15   12
+adamw_amsgrad any/any/any in fp64      128  128  120   15   12
 adamw_amsgrad bf16/bf16/bf16            88   88   88    5    4
 adamw_amsgrad bf16/bf16/fp32            96   96   96    8    7
 adamw_amsgrad fp32/fp32/fp32           104  112   80   10    8
-adamw_decay_last any/any/any            72   80   64   12    9
-adamw_decay_last any/any/any in fp64   104  112  104   12    9
+adamw_decay_last any/any/any            64   72   64   12    9
+adamw_decay_last any/any/any in fp64    96  104  104   12    9
 adamw_decay_last bf16/bf16/bf16         80   80   72    4    3
-adamw_decay_last bf16/bf16/fp32         80   80   72    6    5
+adamw_decay_last bf16/bf16/fp32         88   88   72    6    5
 adamw_decay_last fp32/fp32/fp32         88   88   72    8    6
 waves bf16/-                           128  128  128   14    1
 waves bf16/fp32                        128  128  128   16    3

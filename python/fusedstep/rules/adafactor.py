@@ -43,13 +43,15 @@ SCALARS = (
 
 
 def update(p, u, step_size, decay):
-    p = p - decay * p - step_size * u
+    kept = p - decay * p
+    p = where(kept == kept, kept, p) - step_size * u
     return (p,)
 
 
 def update_momentum(p, m, u, step_size, decay, beta1, one_minus_beta1):
     m = beta1 * m + one_minus_beta1 * (step_size * u)
-    p = p - decay * p - m
+    kept = p - decay * p
+    p = where(kept == kept, kept, p) - m
     return p, m
 
 
@@ -172,7 +174,7 @@ def torch_scalars(
         eps2,
         d,
         1.0,
-        lr * weight_decay,
+        lr * weight_decay if weight_decay else 0.0,  # lr may be infinite: the time decides then
         0.0,
         0.0,
         1.0,

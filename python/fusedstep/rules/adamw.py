@@ -1,12 +1,13 @@
 """AdamW: torch's, torch's with amsgrad, and the one transformers had before version 5.
 
 Decoupled decay is `p - decay * p`: the factor 1 - decay, rounded to float32, would drift by its own
-rounding, step after step (4e-6 after 300 steps with decay 1e-5).
+rounding, step after step (4e-6 after 300 steps with decay 1e-5). Of an infinite p the difference is
+nan, without decay too: p then stays what it was, as it would by the factor.
 """
 
 from __future__ import annotations
 
-from .numbers import div, maximum, sqrt
+from .numbers import div, maximum, sqrt, where
 from .spec import Rule
 
 SCALARS = (
@@ -37,7 +38,8 @@ def adamw(
 ):
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - decay * p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
+    kept = p - decay * p
+    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
     return p, m, v
 
 
@@ -59,7 +61,8 @@ def adamw_amsgrad(
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
     w = maximum(w, v)
-    p = p - decay * p - step_size * div(m, sqrt(w) * inv_root_bias2 + eps)
+    kept = p - decay * p
+    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(w) * inv_root_bias2 + eps)
     return p, m, v, w
 
 
@@ -82,7 +85,8 @@ def adamw_decay_last(
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
     p = p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
-    p = p - decay * p
+    kept = p - decay * p
+    p = where(kept == kept, kept, p)
     return p, m, v
 
 
