@@ -67,8 +67,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
     };
     const int64_t area = cut.rows * cut.cols;
-    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols), nullptr,
-                at(1, area),   cut.rows,    cut.cols,        this->grad_scale};
+    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols),  nullptr,
+                at(1, area),   cut.rows,    cut.cols,        this->grad_scale, cut.at_once()};
     if (Momentum) x.m = at(4, area);
     return x;
   }

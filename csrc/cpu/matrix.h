@@ -18,6 +18,7 @@ struct Matrix {
   const char* g;
   int64_t rows, cols;
   T grad_scale;
+  bool at_once;  // the update follows read 1, without the rest of the tensor between them
 
   char* row_at(int64_t i) const { return row + i * item_bytes(dtypes[2]); }
   char* col_at(int64_t j) const { return col + j * item_bytes(dtypes[3]); }
@@ -107,10 +108,9 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
   std::fill(s, s + x.cols, T(0));
   std::fill(h, h + x.cols, T(0));
   double smallest = INFINITY;
-  const bool small = x.rows * x.cols <= kPiece;
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S> group(x.g + x.offset(1, i, 0), x.cols, end - i, x.grad_scale);
-    if (small) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
+    if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
     for (int first = 0; first < kGroup; first += kAbreast) {
       auto rows = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA { return group(first + r, j, n); };
@@ -129,12 +129,12 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
       if (row[r] < smallest) smallest = row[r];
     }
 
-    // The rows are in the cache now: time to ask for the next ones.
-    const RowGroup<T, S> next(x.g + x.offset(1, i + kGroup, 0), x.cols, end - i - kGroup, T(1));
+    // The rows are in the cache now: time to ask for the next ones, of the next matrix in the end.
+    const S* next = reinterpret_cast<const S*>(x.g + x.offset(1, i + kGroup, 0));
     int64_t j = 0;
     for (; j + kLanes <= x.cols; j += kLanes) {
-      if (!small)
-        for (int r = 0; r < next.count; ++r) __builtin_prefetch(next.first + r * x.cols + j);
+      if (!x.at_once)
+        for (int r = 0; r < kGroup; ++r) __builtin_prefetch(next + r * x.cols + j);
       add_columns(group, inverse, j, all, s, h);
     }
     if (j < x.cols) add_columns(group, inverse, j, x.cols - j, s, h);

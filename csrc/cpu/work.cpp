@@ -54,7 +54,7 @@ Work factored_work(const Launch& launch, int64_t tensors) {
       const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
       work.thread_bytes = std::max(work.thread_bytes, (partials + cut.cols) * item + 64);
     }
-    if (cut.pieces > 1 || cut.blocked) {
+    if (!cut.at_once()) {
       large.push_back(t);
       continue;
     }

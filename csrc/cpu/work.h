@@ -29,6 +29,10 @@ struct MatrixCut {
     per_piece = blocked || area == 0 ? 1 : std::max<int64_t>(1, kPiece / area);
     pieces = blocked ? batch * blocks : (batch + per_piece - 1) / per_piece;
   }
+
+  // Whether one entry reads and updates the whole tensor; else every piece is read before one is
+  // updated.
+  bool at_once() const { return pieces == 1 && !blocked; }
 };
 
 // Tiles of columns that one entry finishes.
