@@ -11,14 +11,16 @@ from pathlib import Path
 
 from bench import readme
 from bench.devices import DEVICES, Device
-from bench.providers import OURS
+from bench.providers import OURS, OURS_TRITON
 from bench.readme import RESULTS
 
+# Whose memory README tells.
+COMPARED = (OURS, OURS_TRITON, "torch-fused", "torch-foreach", "transformers")
 # What is run, with arguments that keep all of it under five minutes on two cores.
 COMMANDS = {
     "step": "",
     "scaling": "--quick",
-    "memory": f"--lists 68M --providers {OURS} torch-fused torch-foreach transformers",
+    "memory": f"--lists 68M --providers {' '.join(COMPARED)}",
     "train": "--all",
 }
 INTERRUPTED = 130

@@ -1,5 +1,6 @@
 """What a step takes beside parameters, gradients and states: launches, and memory at its peak."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def on_device(seen: profile) -> Iterator[Any]:
+    """What a profiler saw a GPU do, without the ranges that torch names there (every opt.step() is
+    one), as the profiler's own records: torch's objects of them take longer than most kernels."""
+    for event in seen.profiler.kineto_results.events():
+        if event.device_type() == torch.autograd.DeviceType.CUDA and not event.is_user_annotation():
+            yield event
+
+
 def launches(step: Step, kind: str) -> int:
     """Kernels on a GPU, as torch's profiler counts them; on a CPU operators of torch, and launches
     of ours, which torch does not see."""
@@ -35,8 +44,7 @@ def launches(step: Step, kind: str) -> int:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         step()
         torch.cuda.synchronize()
-    cuda, moves = torch.autograd.DeviceType.CUDA, ("Memcpy", "Memset")
-    return sum(e.device_type == cuda and not e.name.startswith(moves) for e in seen.events())
+    return sum(not event.name().startswith(("Memcpy", "Memset")) for event in on_device(seen))
 
 
 def extra_bytes(step: Step, kind: str) -> int:

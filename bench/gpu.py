@@ -8,9 +8,11 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import time
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 
 from bench.assemble import assemble
@@ -19,12 +21,31 @@ from bench.parts import ROOT, Parts, program
 KINDS = ("", "_graphs", "_budgets", "_sizes", "_accumulate")
 TESTS = [f"tests/test_gpu{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # the first ones matter most
+# Of the step alone: what Triton starts beside it uses no GPU, which would be an error. An error of
+# CUDA's API that matters is an exception in the step; torch and Triton ask what may be an error.
+ASKED = ["--target-processes", "application-only", "--error-exitcode", "9"]
+ALSO_ASKED = {"memcheck": ["--report-api-errors", "no"]}
+TERMINATED = 128 + signal.SIGTERM
+# transformers' defaults are its Trainer's settings with a kernel more.
+SCALED = ("--rules", "adamw", "adafactor-hf-trainer", "adafactor-torch")
 PARTS = ("facts", "tests", "sanitizer", "bench", "waves", "memory", "scaling", "train", "profile")
-# Seconds: together twenty minutes. What a part has measured when its time is over is kept.
+# Seconds: together twenty minutes. What a part has measured when its time is over is kept. No GPU
+# was there to measure them: they are reckoned from what was counted, and timed on two cores (AMD
+# EPYC, 2026-11-21), with 3.5 s for each process that imports torch.
 LIMITS = {
-    **{"build": 180, "facts": 50, "tests": 300, "sanitizer": 140, "bench": 310, "waves": 40},
-    **{"memory": 40, "scaling": 40, "train": 60, "profile": 40},
+    "build": 130,  # 98 s on two cores, for three architectures
+    "facts": 30,  # three short commands, one of which imports torch
+    "tests": 300,  # compiling Triton's kernels, on all cores
+    # Steps without it, 10 s each, Triton's 40 s if no test has compiled its 78 kernels; eight with
+    # it, at about 17 s.
+    "sanitizer": 185,
+    "bench": 270,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
+    "waves": 55,  # 6 races at 3 + 1.5 s in two processes; copies 5 s; what Triton compiles
+    "memory": 70,  # 13 processes at 5 s
+    "scaling": 55,  # 8 curves of 3 sizes at 1.3 s, in one process; copies 5 s
+    "train": 60,  # 4 processes of 150 steps, which take 60 ms at most
+    "profile": 45,  # 12 runs at 3 s in one process
 }
 
 
@@ -78,21 +99,31 @@ def sanitizer(parts: Parts, seconds: float) -> None:
     # seen, and none finds what an earlier tensor left there.
     own = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     end = time.monotonic() + seconds
-    checks = []
-    for backend in BACKENDS:
-        # Compiles what the tests before have not left in Triton's cache.
-        step = [sys.executable, "-m", "bench.small_step", "--backend", backend]
-        if parts.run(f"small-step-{backend}", step, seconds / 4, **own):
-            checks += [(f"{tool}-{backend}", tool, step) for tool in TOOLS]
-    for number, (name, tool, step) in enumerate(checks):
+    steps = {
+        backend: [sys.executable, "-m", "bench.small_step", "--backend", backend]
+        for backend in BACKENDS
+    }
+    # Compiles what the tests before have not left in Triton's cache.
+    passed = {
+        backend: parts.run(f"small-step-{backend}", step, seconds / 4, **own)
+        for backend, step in steps.items()
+    }
+    checks = [(tool, backend) for tool in TOOLS for backend in BACKENDS if passed[backend]]
+    for number, (tool, backend) in enumerate(checks):
         share = (end - time.monotonic()) / (len(checks) - number)
-        command = [checker, "--tool", tool, "--error-exitcode", "9", *step]
-        parts.run(name, command, max(share, 1.0), **own)
+        command = [checker, "--tool", tool, *ASKED, *ALSO_ASKED.get(tool, []), *steps[backend]]
+        parts.run(f"{tool}-{backend}", command, max(share, 1.0), **own)
+    for tool, backend in product(TOOLS, BACKENDS):
+        if not passed[backend]:
+            parts.note(f"{tool}-{backend}", "FAILED: small-step did not pass")
 
 
 def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
     """One of bench's commands, on the GPU, into the folder of the results."""
-    command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda", *words]
+    from bench.__main__ import COMMANDS
+
+    command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda"]
+    command += [*COMMANDS[name].split(), *words]
     parts.run(name, [*command, "--out", os.path.relpath(parts.out, ROOT)], seconds)
 
 
@@ -110,6 +141,7 @@ def waves(parts: Parts, seconds: float) -> None:
 
 def main() -> int:
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if reason := no_gpu():
         print(f"make gpu needs a machine with a GPU: {reason}.", file=sys.stderr)
         return 1
@@ -128,8 +160,8 @@ def main() -> int:
         "bench": lambda: measure(parts, "step", asked.bench_seconds),
         "waves": lambda: waves(parts, asked.waves_seconds),
         "memory": lambda: measure(parts, "memory", asked.memory_seconds),
-        "scaling": lambda: measure(parts, "scaling", asked.scaling_seconds, "--quick"),
-        "train": lambda: measure(parts, "train", asked.train_seconds, "--all"),
+        "scaling": lambda: measure(parts, "scaling", asked.scaling_seconds, *SCALED),
+        "train": lambda: measure(parts, "train", asked.train_seconds, "--steps", "150"),
         "profile": lambda: parts.run(
             "profile", [sys.executable, "-m", "bench.kernels"], asked.profile_seconds
         ),

@@ -71,6 +71,10 @@ class Parts:
             except subprocess.TimeoutExpired:
                 late = f"out of time after {seconds:.0f} s"
                 os.killpg(process.pid, then)
+            except BaseException:  # a session of its own hears nothing of what ends this one
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
         status = process.wait()
         copying.join(LAST_WORDS)
         return late or ("passed" if status == 0 else f"FAILED with status {status}")

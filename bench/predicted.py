@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bench import predict
+from bench import predict, readme
 from bench.predict import DEFAULTS, IN_PHASES, IN_WAVES, LAUNCH, TORCH, TRAINER, Prediction
 from bench.providers import OURS, OURS_TRITON
 
@@ -14,8 +14,8 @@ HEADS = ("list", "dtype", "rule", "provider", "bytes an element", "GB", "launche
 TEXT = """\
 # What an H200 should measure
 
-No accelerator was there when this was written: every number below is arithmetic, by
-`python -m bench.predicted`, and the column "measured ms" is empty until `make gpu` has run.
+Every number below is arithmetic, by `python -m bench.predicted`, but for the column "measured ms",
+{measured}
 `fusedstep` is the CUDA backend, `fusedstep-triton` that of Triton.
 
 Assumed: {peak} TB/s of memory by the data sheet, of which a large copy reaches {share:.0%}
@@ -50,19 +50,43 @@ race; above 1 is slower.
 """
 
 
+def measured() -> tuple[dict[tuple[str, str, str, str, bool], float], str]:
+    """Milliseconds by list, dtype, rule, provider, and whether matrices went in waves, from the
+    newest results of a GPU; and a sentence on where they are from."""
+    found, sources = {}, []
+    for name, in_waves in (("step", False), ("waves/step", True)):
+        if (results := readme.newest(name, gpu=True)) is None:
+            continue
+        folder, numbers = results
+        facts = numbers["environment"]
+        cut = ", interrupted" if numbers["interrupted"] else ""
+        table = (folder / "step.md").relative_to(readme.RESULTS)
+        sources.append(f"{facts['gpu']} on {facts['date'][:10]}{cut} ([table]({table}))")
+        by_cuda = facts["fusedstep_takes"].startswith("cuda")
+        for row in numbers["rows"]:
+            if row["ms"] and (by_cuda or row["provider"] != OURS):
+                who = (row["list"], row["dtype"], row["rule"], row["provider"], in_waves)
+                found[who] = row["ms"]
+    said = f"measured on {', in waves on '.join(sources)}" if sources else ""
+    return found, f"{said or 'empty until `make gpu` has run'}."
+
+
 def page(rows: list[Prediction]) -> str:
+    times, sentence = measured()
     lines = ["| " + " | ".join(HEADS) + " |", "|" + " :-- |" * 4 + " --: |" * 8 + " :-- |"]
     ours = rows[0]
     for row in rows:
         race = (row.rule, row.chosen.name, row.dtype)
         if (ours.rule, ours.chosen.name, ours.dtype) != race:
             ours = row
+        who = (row.chosen.name, row.dtype, row.rule, row.provider, row.remark == IN_WAVES)
         note = "; ".join(filter(None, (row.remark, "in L2" if row.in_cache else "")))
         cells = (
             *(row.chosen.name, row.dtype, row.rule, row.provider),
             *(f"{row.moved / row.chosen.elements:.2f}", f"{row.moved / 1e9:.2f}"),
             *(str(row.launches), f"{row.host * 1e3:.2f}", f"{row.seconds * 1e3:.3f}"),
-            *(f"{row.share:.0%}", f"{row.seconds / ours.seconds:.2f}", "", note),
+            *(f"{row.share:.0%}", f"{row.seconds / ours.seconds:.2f}"),
+            *(f"{times[who]:.3f}" if who in times else "", note),
         )
         lines.append("| " + " | ".join(cells) + " |")
     reached = [f"| {what} | {found} | {yes} | |" for what, found, yes in targets(rows)]
@@ -70,6 +94,7 @@ def page(rows: list[Prediction]) -> str:
     return TEXT.format(
         table="\n".join(lines),
         targets="\n".join(reached),
+        measured=sentence,
         **{"peak": own.PEAK / 1e12, "share": own.COPY_SHARE, "copy": own.COPY / 1e12},
         **{"l2": own.L2 / 1e6, "gap": own.GAP * 1e6, "wait": own.WAIT * 1e6},
         **{"cuda": LAUNCH[OURS] * 1e6, "triton": LAUNCH[OURS_TRITON] * 1e6},

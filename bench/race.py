@@ -1,11 +1,12 @@
-"""One race: every provider on its own copy of the list, in turns, in a process of its own."""
+"""Races: every provider on its own copy of the list, in turns, in processes of their own."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from bench.apart import Failed, in_processes
+from bench.apart import Failed, one_by_one
 from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, Step
 from bench.extra import extra_bytes, launches
@@ -16,7 +17,7 @@ from bench.providers import RULES, Race, reason
 
 @dataclass(frozen=True)
 class Options:
-    rounds: int | None
+    rounds: int | None  # 0: none is timed
     budget: float  # seconds
     threads: int | None
     device: str
@@ -27,13 +28,33 @@ class Options:
             torch.set_num_threads(self.threads)
 
 
-def run_apart(race: Race, options: Options, progress: Progress) -> Outcome:
-    """A race in a process of its own."""
-    try:
-        limit = DEVICES[options.device].race_seconds
-        return in_processes(run, [(race, options, progress)], limit)[0]
-    except Failed as error:  # a list that does not fit, for one
-        return Outcome(failures=dict.fromkeys(race.names, str(error)))
+def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome]:
+    """Of each race, in a process of its own, or on some devices in one that they share as long as
+    it can be used."""
+    device, left = DEVICES[options.device], list(titled)
+    while left:
+        together = left if device.shares_process else left[:1]
+        try:
+            for outcome in one_by_one(outcomes, (together, options), device.race_seconds):
+                if outcome is None:
+                    break
+                left = left[1:]
+                yield outcome
+        except Failed as error:  # a list that does not fit, for one
+            (_, race), *left = left
+            yield Outcome(failures=dict.fromkeys(race.names, str(error)))
+
+
+def outcomes(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome | None]:
+    """In this process, and None where it cannot be used any more: a kernel that fails leaves
+    nothing on a GPU that others could use."""
+    for title, race in titled:
+        yield run(race, options, Progress(title))
+        try:
+            DEVICES[options.device].release_memory()
+        except RuntimeError:
+            yield None
+            return
 
 
 def run(race: Race, options: Options, progress: Progress) -> Outcome:

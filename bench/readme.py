@@ -56,12 +56,15 @@ def table(headings: list[str], lines: list[list[str]]) -> str:
 
 def said_of(folder: Path, results: Results, page: str) -> str:
     facts = results["environment"]
-    where = (
-        facts.get("gpu") or f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
-    )
+    if "gpu" in facts:
+        where = f"{facts['gpu']}, fusedstep's backend {facts['fusedstep_takes']}"
+    else:
+        where = f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
+    cut = ", interrupted: a part of it" if results["interrupted"] else ""
     return (
         f"{where}, torch {facts['torch']}, transformers {facts['transformers']}, "
-        f"commit {str(facts['commit'])[:12]}, `{facts['command']}` on {facts['date'][:10]}: "
+        f"commit {str(facts['commit'] or 'unknown')[:12]}, `{facts['command']}` on "
+        f"{facts['date'][:10]}{cut}: "
         f"[the whole table]({(folder / Path(page).name).relative_to(ROOT)}).\n\n"
     )
 

@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -18,24 +19,43 @@ SHAPES = [
     *((), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)),
     *((40, 5000), (20, 8200), (64, 256), (48, 512)),
 ]
-# Whether misaligned, and whether matrices go in one launch, which needs alignment: few runs, since
-# each of Triton's has kernels of its own to be compiled.
-RUNS = [
-    (torch.float32, True, "0"),
-    (torch.float32, False, "0"),
-    (torch.bfloat16, False, "0"),
-    (torch.float32, False, "1"),
-    (torch.bfloat16, False, "1"),
-]
 waves.WAVE_BYTES = 20_000  # so many that some wait for others
 FIXED = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
-OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
-    "AdamW": lambda p: fusedstep.optim.AdamW(p),
-    "AdamW, amsgrad": lambda p: fusedstep.optim.AdamW(p, amsgrad=True),
-    "Adafactor": lambda p: fusedstep.optim.Adafactor(p),
-    "Adafactor, capped": lambda p: fusedstep.optim.Adafactor(p, eps=(0.1, 1e-2)),
-    "transformers' Adafactor, Trainer's settings": lambda p: fusedstep.hf.Adafactor(p, **FIXED),
-    "transformers' Adafactor, momentum": lambda p: fusedstep.hf.Adafactor(p, beta1=0.9),
+
+
+@dataclass(frozen=True)
+class Run:
+    dtype: torch.dtype
+    misaligned: bool = False
+    waves: str = "0"  # "1": matrices go in one launch, which needs alignment
+
+
+MISALIGNED = Run(torch.float32, misaligned=True)
+PLAIN, HALF = Run(torch.float32), Run(torch.bfloat16)
+WAVES, HALF_WAVES = Run(torch.float32, waves="1"), Run(torch.bfloat16, waves="1")
+
+# Every way of walking with one rule; of the others, which are more arithmetic or one state more on
+# the same ways, few, since each of Triton's has kernels of its own to be compiled.
+Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+CASES: dict[str, tuple[Make, list[Run]]] = {
+    "AdamW": (lambda p: fusedstep.optim.AdamW(p), [MISALIGNED, PLAIN, HALF]),
+    "AdamW, amsgrad": (lambda p: fusedstep.optim.AdamW(p, amsgrad=True), [MISALIGNED]),
+    "Adafactor": (
+        lambda p: fusedstep.optim.Adafactor(p),
+        [MISALIGNED, PLAIN, HALF, WAVES, HALF_WAVES],
+    ),
+    "Adafactor, capped": (
+        lambda p: fusedstep.optim.Adafactor(p, eps=(0.1, 1e-2)),
+        [HALF, WAVES],
+    ),
+    "transformers' Adafactor, Trainer's settings": (
+        lambda p: fusedstep.hf.Adafactor(p, **FIXED),
+        [WAVES],
+    ),
+    "transformers' Adafactor, momentum": (
+        lambda p: fusedstep.hf.Adafactor(p, beta1=0.9),
+        [WAVES],
+    ),
 }
 
 
@@ -60,15 +80,15 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     asked = parser.parse_args()
     device, os.environ["FUSEDSTEP_BACKEND"] = asked.device, asked.backend
-    for name, make in OPTIMIZERS.items():
-        for dtype, misaligned, order in RUNS:
-            os.environ.update(FUSEDSTEP_CUDA_WAVES=order, FUSEDSTEP_TRITON_WAVES=order)
-            params = parameters(device, dtype, misaligned)
+    for name, (make, runs) in CASES.items():
+        for run in runs:
+            os.environ.update(FUSEDSTEP_CUDA_WAVES=run.waves, FUSEDSTEP_TRITON_WAVES=run.waves)
+            params = parameters(device, run.dtype, run.misaligned)
             optimizer = make(params)
             for _ in range(2):
                 optimizer.step()
             if not all(bool(param.isfinite().all()) for param in params):
-                print(f"{name}, {dtype}: a parameter is not finite")
+                print(f"{name}, {run}: a parameter is not finite")
                 return 1
         print(f"{name}: done", flush=True)
     return 0

@@ -3,9 +3,10 @@ parameters: time, bytes a second against a copy's, launches, host time, extra me
 
 import argparse
 import sys
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 
-from bench.clock import copy_bandwidth
+from bench.clock import Outcome, copy_bandwidth
 from bench.command import Report, checked, names_of, options, positive
 from bench.devices import Device
 from bench.lists import DTYPES, LISTS
@@ -13,7 +14,7 @@ from bench.plot import plot
 from bench.progress import Progress
 from bench.providers import HERE, OURS, RULES, Race
 from bench.race import Options, run_apart
-from bench.table import LEGEND, Row, markdown, rows_of, text
+from bench.table import LEGEND, Row, cut_note, markdown, rows_of, text
 
 QUICK_BUDGET = 1.0  # seconds of timed rounds a race
 QUICK_LISTS = ("small", "tiny", "host")
@@ -38,9 +39,10 @@ def arguments() -> tuple[argparse.Namespace, Device, list[Race]]:
 def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
     lists = asked.lists or (QUICK_LISTS if asked.quick else device.lists)
     races = []
-    for rule in asked.rules:
-        names = names_of(rule, asked)
-        for chosen in (LISTS[name] for name in lists):
+    # All rules on a list, then on the next: what is cut last is the least of every rule.
+    for chosen in (LISTS[name] for name in lists):
+        for rule in asked.rules:
+            names = names_of(rule, asked)
             dtypes = asked.dtypes or device.dtypes or RULES[rule].dtypes
             if chosen.host_bound:  # where the dtype hardly matters
                 dtypes = dtypes[:1]
@@ -49,6 +51,23 @@ def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
             if names and chosen.is_raced(rule, RULES[rule].family):
                 races += [Race(rule, chosen, dtype, names) for dtype in dtypes]
     return races
+
+
+def passes(settings: Options, device: Device) -> list[Options]:
+    """Launches are counted by a profiler, which may slow down all that its process does later:
+    where races share one, they are counted in another, when all is timed."""
+    if not device.shares_process:
+        return [settings]
+    return [replace(settings, extras=False), replace(settings, rounds=0)]
+
+
+def counted(rows: list[Row], outcome: Outcome) -> list[Row]:
+    """A race that was timed, with what was counted later."""
+    launches, more = outcome.launches, outcome.extra_bytes
+    return [
+        replace(row, launches=launches.get(row.provider), extra_bytes=more.get(row.provider))
+        for row in rows
+    ]
 
 
 def summary(rows: list[Row]) -> str:
@@ -63,35 +82,47 @@ def main() -> int:
     settings = Options(asked.rounds, budget, asked.threads, device.kind)
     settings.set_threads()
     report = Report("step", asked, device)
-    rows: list[Row] = []
+    found: dict[Race, list[Row]] = {}
     copy, disturbed = 0.0, False
 
-    def write() -> None:
+    def write() -> tuple[list[Row], str]:
+        """Rule by rule, as one reads it; and what stands above the table."""
+        by_rule = sorted(found, key=lambda race: (asked.rules.index(race.rule), races.index(race)))
+        rows = [row for race in by_rule for row in found[race]]
+        above = "\n\n".join(filter(None, (report.headline(copy), cut_note(races, found))))
         report.write(
-            markdown(rows, report.headline(copy), device),
+            markdown(rows, above, device),
             [asdict(row) for row in rows],
             copy_bytes_a_second=copy,
             copy_disturbed=disturbed,
         )
+        return rows, above
 
     try:
         progress = Progress("copy bandwidth")
         copy, disturbed = copy_bandwidth(device, progress.on_round)
         progress.done(f"{copy / 1e9:.1f} GB/s" + (", disturbed" if disturbed else ""))
         device.release_memory()
-        for number, race in enumerate(races, 1):
-            progress = Progress(f"[{number}/{len(races)}] {race}")
-            finished = rows_of(race, run_apart(race, settings, progress), copy, device)
-            rows += finished
-            progress.done(summary(finished))
-            write()
+        for own in passes(settings, device):
+            what = ", counted" if own.rounds == 0 else ""
+            titled = [(f"[{k}/{len(races)}] {race}{what}", race) for k, race in enumerate(races, 1)]
+            with closing(run_apart(titled, own)) as outcomes:
+                for title, race in titled:
+                    progress = Progress(title)
+                    outcome = next(outcomes)
+                    if race in found:
+                        found[race] = counted(found[race], outcome)
+                    else:
+                        found[race] = rows_of(race, outcome, copy, device)
+                    progress.done(summary(found[race]))
+                    write()
     except KeyboardInterrupt:
         report.interrupt()
-    if rows:
-        write()
-        line = report.headline(copy)
-        page = f"{line}\n\n{text(rows)}\n\n{LEGEND}{device.legend}"
-        report.finish(page, lambda path: plot(rows, line, copy, path))
+    rows: list[Row] = []
+    if found:
+        rows, above = write()
+        page = f"{above}\n\n{text(rows)}\n\n{LEGEND}{device.legend}"
+        report.finish(page, lambda path: plot(rows, report.headline(copy), copy, path))
     ours_failed = any(row.provider.startswith(OURS) and row.ms is None for row in rows)
     return 130 if report.interrupted else int(ours_failed)
 

@@ -1,6 +1,7 @@
 """One race becomes rows; the rows become the aligned table and its Markdown twin."""
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.clock import Outcome
@@ -52,7 +53,8 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
     """`copy` is the copy bandwidth in bytes a second."""
     chosen = race.chosen
     kind = (RULES[race.rule].family, DTYPES[race.dtype])
-    floor, cache_note = chosen.floor_bytes(*kind), device.cache_note(chosen.held_bytes(*kind))
+    floor = chosen.floor_bytes(*kind)
+    cache_note = device.cache_note(chosen.held_bytes(*kind), chosen.host_bound)
     who = (race.rule, chosen.name, race.dtype)
     size = (len(chosen.shapes), chosen.elements, floor)
     ours = outcome.seconds.get(OURS)
@@ -88,6 +90,21 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
             )
         )
     return rows
+
+
+def cut_note(races: list[Race], found: Mapping[Race, list[Row]]) -> str:
+    """Which of the races have no rows, and how many have some without launches and memory."""
+    left = [str(race) for race in races if race not in found]
+    uncounted = sum(
+        any(row.ms for row in rows) and all(row.launches is None for row in rows)
+        for rows in found.values()
+    )
+    said = []
+    if left:
+        said.append(f"CUT SHORT: {len(left)} of {len(races)} races are missing: {', '.join(left)}.")
+    if uncounted:
+        said.append(f"Launches and memory of {uncounted} of {len(races)} races were not counted.")
+    return " ".join(said)
 
 
 def cells(row: Row) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def here(monkeypatch, *words):
     """The command in this process, its races too."""
     monkeypatch.setattr(sys, "argv", ["bench.step", *map(str, words)])
     monkeypatch.setattr(step, "copy_bandwidth", lambda *_: (1e10, False))
-    monkeypatch.setattr(race, "in_processes", lambda work, members, _: [work(*members[0])])
+    monkeypatch.setattr(race, "one_by_one", lambda work, arguments, _: work(*arguments))
     try:
         return step.main()
     except SystemExit as exit:

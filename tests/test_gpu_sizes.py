@@ -1,5 +1,7 @@
 """On a GPU: more elements than 32 bits count, more tensors than 16 bits do."""
 
+import gc
+
 import pytest
 import torch
 
@@ -14,6 +16,14 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(params=BACKENDS)
 def backend(request, gpu):
     return backend_on(request.param, gpu)
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back():
+    """Workers share a GPU: what torch keeps here, a test of another one would be skipped for."""
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def enough_memory(needed):
