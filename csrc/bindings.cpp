@@ -40,12 +40,18 @@ Memory allocate(int64_t bytes) {
   return Memory(static_cast<char*>(memory));
 }
 
+// A table of the host that torch made as a fake tensor has no address.
+void require(int64_t table) {
+  if (table == 0) throw std::invalid_argument("no step can be taken under torch's FakeTensorMode");
+}
+
 // A launch with its work list and scratch. The table belongs to the caller and outlives the bucket.
 class Bucket {
  public:
   Bucket(int64_t rule, bool wide, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
          int64_t tensors, int64_t fields) {
     if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
+    require(table);
     launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     for (size_t k = 0; k < dtypes.size() && k < size_t(kMaxSlots); ++k) launch_.dtypes[k] = dtypes[k];
@@ -76,6 +82,7 @@ class Bucket {
   }
 
   void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads) {
+    require(row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);
     launch_.scratch = scratch_.get();

@@ -60,12 +60,12 @@ struct Comparer {
   const int64_t* end;
   int64_t moved = 0;
   bool operator()(int64_t value) { return at != end && *at++ == value; }
-  // A gradient may move, as long as it stays as aligned as it was.
+  // A gradient may move, as long as there is one and it stays as aligned as it was.
   bool address(int64_t value, int64_t cell) {
     if (at == end) return false;
     int64_t& seen = const_cast<int64_t&>(*at++);
     if (seen == value) return true;
-    if ((seen ^ value) & 15) return false;
+    if (value == 0 || (seen ^ value) & 15) return false;
     seen = value;
     if (cell) *reinterpret_cast<int64_t*>(cell) = value, ++moved;
     return true;
@@ -156,7 +156,8 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   Py_ssize_t position = 0;
   if (!visit(PyDict_Size(state))) return false;
   while (PyDict_Next(state, &position, &key, &value)) {
-    if (!PyDict_Check(value) || !visit(number(key)) || !visit(number(value))) return false;
+    if (!visit(number(key)) || !visit(number(value))) return false;
+    if (!PyDict_Check(value)) continue;  // something of the user's own
     remember(value, reinterpret_cast<PyDictObject*>(value)->ma_keys);
     if (!visit(PyDict_Size(value))) return false;
     for (PyObject* name : keys_) {

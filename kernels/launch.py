@@ -88,7 +88,7 @@ class Prepared(work.Prepared):
         factored = work.factored(bucket, blocks.GRAIN, lists, may)
         layout, wide = factored.layout, self.tables.wide
         shared = {
-            "cuts": self.upload(torch.tensor(layout.rows())),
+            "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
             "sums": self.scratch(layout.sums, wide),
             "UPDATE": UPDATES[bucket.rule.name],
@@ -117,9 +117,8 @@ class Prepared(work.Prepared):
         kinds = factored.kinds_in_waves()
         tiles = [_block(bucket, kind, True) for kind in kinds]
         number = {kind: index for index, kind in enumerate(kinds)}
-        entries = torch.tensor(
-            entries_of_waves(factored.layout, factored.runs, number), dtype=torch.int32
-        )
+        items = entries_of_waves(factored.layout, factored.runs, number)
+        entries = torch.tensor(items, dtype=torch.int32, device="cpu")
         counters = self.scratch(factored.counters(), torch.int32)
         arguments = {
             **shared,

@@ -52,6 +52,21 @@ def test_schedule_prints_the_values(run, words):
     assert [line.split() for line in lines] == [[str(s), f"{v:.9g}"] for s, v in enumerate(values)]
 
 
+def test_schedule_begins_at_once_if_nothing_is_said_of_a_warm_up(run):
+    assert run("schedule", "linear", "--steps", 4).out.splitlines()[1:] == [
+        "0 1", "1 0.75", "2 0.5", "3 0.25",
+    ]  # fmt: skip
+
+
+def test_a_reader_may_have_seen_enough():
+    words = [sys.executable, "-m", "fusedstep", "schedule", "linear", "--steps", "20000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
+        assert own.stdout.readline() == "step lr\n"
+        own.stdout.close()
+        assert own.stderr.read() == ""
+    assert own.returncode == 0
+
+
 def test_schedule_shows_the_loss_that_a_schedule_follows(run):
     lines = run("schedule", "greedy", "--steps", 9, "--every", 4, "patience=0").out.splitlines()
     assert lines[0] == "step lr example_loss"
@@ -64,7 +79,7 @@ def test_schedule_shows_the_loss_that_a_schedule_follows(run):
     (("schedule", "StepLR", "--steps", 5, "size=2"), "has no argument 'size' (did you mean"),
     (("schedule", "linear", "--steps", 0), "--steps should be 1 or more but is: 0"),
     (("schedule", "linear", "--steps", 5, "--every", 0), "--every should be 1 or more"),
-    (("schedule", "linear", "--steps", 5), "needs num_warmup_steps"),
+    (("schedule", "StepLR", "--steps", 5), "needs step_size: give step_size="),
     (("schedule", "linear", "--steps", 5, "--warmup", -1), "num_warmup_steps should be 0 or more"),
     (("schedule", "linear", "--steps", 5, "2"), "a setting should be as in num_cycles=2"),
     (("schedule", "linear", "--steps", 5, "--what", "2"), "unknown arguments: --what 2"),

@@ -228,3 +228,46 @@ def test_accelerate_steps_them_as_it_steps_torchs(name):
             own_optimizer.zero_grad()
         rates += own_schedule.get_last_lr()
     assert len(set(rates)) > 2
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_a_warm_up_around_a_schedule_that_follows_a_metric_goes_on_as_it_was(steps):
+    for make in (
+        lambda opt: ours.GreedyLR(opt, patience=0, factor=0.5),
+        lambda opt: torch_schedules.ReduceLROnPlateau(opt, patience=0, factor=0.5),
+    ):
+        optimizer = optimizer_with([0.5])
+        schedule = WarmUp(make(optimizer), 4)
+        for _ in range(steps):
+            optimizer.step()
+            schedule.step(1.0)
+        again = optimizer_with([0.5])
+        resumed = WarmUp(make(again), 4)
+        again.load_state_dict(optimizer.state_dict())
+        resumed.load_state_dict(schedule.state_dict())
+        assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        for metric in (3.0, 1.0, 2.0, 2.0, 5.0):
+            schedule.step(metric)
+            resumed.step(metric)
+            assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_schedules_that_set_every_group_say_that_there_are_more():
+    def steps(schedule, *metrics):
+        new = torch.nn.Parameter(torch.zeros(1))
+        schedule.optimizer.add_param_group({"params": [new]})
+        for _ in range(3):
+            schedule.step(*metrics)
+
+    greedy = ours.GreedyLR(optimizer_with([0.5]), patience=0, factor=0.5)
+    with pytest.raises(ValueError, match=r"GreedyLR: it was made for 1 groups.*has 2 now"):
+        steps(greedy, 1.0)
+    with pytest.raises(ValueError, match=r"WarmUp: it was made for 1 groups.*has 2 now"):
+        steps(WarmUp(torch_schedules.StepLR(optimizer_with([0.5]), 2), 5))
+
+
+def test_a_warm_up_jumps_to_no_step():
+    schedule = WarmUp(torch_schedules.StepLR(optimizer_with([0.5]), 2), 5)
+    with pytest.raises(ValueError, match=r"WarmUp: StepLR follows no metric.*leave out 7"):
+        schedule.step(7)
+    assert schedule.get_last_lr() == [0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from typing import Any
@@ -42,7 +43,7 @@ OPTIONS = {
 
 
 def schedule(
-    name: str, steps: int, lr: float, warmup: float | None, every: int, settings: list[str]
+    name: str, steps: int, lr: float, warmup: float, every: int, settings: list[str]
 ) -> str:
     """A line for each step: its number, the learning rate, and the loss if the schedule follows
     one."""
@@ -51,7 +52,7 @@ def schedule(
         raise ValueError(f"--steps should be 1 or more but is: {steps}")
     if every < 1:
         raise ValueError(f"--every should be 1 or more but is: {every}")
-    given: dict[str, Any] = {} if warmup is None else {"num_warmup_steps": warmup}
+    given: dict[str, Any] = {"num_warmup_steps": warmup}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -77,7 +78,9 @@ def main() -> None:
     values.add_argument("name", help="transformers' name (cosine) or a config's (OneCycleLR)")
     values.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="its own arguments")
     values.add_argument("--steps", type=int, required=True, help="num_training_steps")
-    values.add_argument("--warmup", type=float, help="steps, or below 1 a share of all")
+    values.add_argument(
+        "--warmup", type=float, default=0.0, help="steps, or below 1 a share of all (default: 0)"
+    )
     values.add_argument("--lr", type=float, default=1.0, help="the optimizer's (default: 1)")
     values.add_argument("--every", type=int, default=1, help="print every so many steps")
 
@@ -99,11 +102,14 @@ def main() -> None:
             print(
                 schedule(
                     asked.name, asked.steps, asked.lr, asked.warmup, asked.every, asked.settings
-                )
+                ),
+                flush=True,
             )
         else:
             draw(asked.out, asked.names, steps=asked.steps, warmup=asked.warmup)
             print(f"saved {asked.out}")
+    except BrokenPipeError:  # who reads it, as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"{parser.prog} {asked.command}: {error}")
 

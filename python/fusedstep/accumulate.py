@@ -94,7 +94,7 @@ class GradientAccumulator:
             plan = self._plan = self._make_plan()
         for bucket in plan.buckets:
             _refuse_capture(bucket.device)
-        rows = torch.tensor([[1.0, weight]], dtype=torch.float64)
+        rows = torch.tensor([[1.0, weight]], dtype=torch.float64, device="cpu")
         plan.run([rows] * len(plan.buckets))
         for param in self._params:
             param.grad = None
@@ -145,6 +145,9 @@ class GradientAccumulator:
                 param.grad = None
         self._handed = list(self._sums)
         self.step = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}  # addresses are of this process alone
 
     def _refuse_before_the_first_call(self) -> None:
         if not self._called:

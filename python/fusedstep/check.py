@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -52,6 +53,11 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
             raise RuntimeError(
                 f"{optimizer}: {where}: {what} is on the meta device, which holds no data. "
                 "Move the model to a real device first, as with model.to_empty(device=...)."
+            )
+        if _holds_nothing(tensor):
+            raise RuntimeError(
+                f"{optimizer}: {where}: {what} holds no data: it is a fake tensor, or its storage "
+                "was freed or never made. Give it memory first, or leave it out of the step."
             )
         if tensor.dtype not in FLOATS + COMPLEX:
             known = ", ".join(str(dtype) for dtype in FLOATS)
@@ -104,11 +110,23 @@ def check_state(
             f"{optimizer}: {where}: state '{key}' is on {value.device}. Move it with the "
             "parameter, for instance by opt.load_state_dict(opt.state_dict())."
         )
+    if _holds_nothing(value):
+        raise RuntimeError(
+            f"{optimizer}: {where}: state '{key}' holds no data: it is a fake tensor, or its "
+            "storage was freed. Load a checkpoint, or clear the state."
+        )
     if value.dtype not in (COMPLEX if param.is_complex() else FLOATS):
         raise TypeError(
             f"{optimizer}: {where}: state '{key}' has dtype {value.dtype}, expected one of "
             f"{', '.join(str(dtype) for dtype in FLOATS)}."
         )
+
+
+def _holds_nothing(tensor: Tensor) -> bool:
+    """Though its device would."""
+    if tensor.numel() == 0 or tensor.device.type == "meta":
+        return False
+    return isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
 
 
 def number(value: Any, name: str) -> Any:

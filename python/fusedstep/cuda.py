@@ -71,14 +71,14 @@ class Prepared(work.Prepared):
         factored = work.factored(bucket, GRAIN, lists, may)
         layout = factored.layout
         self.work.lists(
-            self.upload(torch.tensor(layout.rows())).data_ptr(),
+            self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),
             self.scratch(layout.partials, bucket.compute_dtype).data_ptr(),
             self.scratch(layout.sums, torch.float64).data_ptr(),
         )
         if factored.runs:
             number = {kind: UNITS.index(kind.name) for kind in factored.kinds_in_waves()}
             items = waves.entries(layout, factored.runs, number)
-            entries = self.upload(torch.tensor(items, dtype=torch.int32))
+            entries = self.upload(torch.tensor(items, dtype=torch.int32, device="cpu"))
             counters = self.scratch(factored.counters(), torch.int32)
             self.work.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
         for own in factored.phases:

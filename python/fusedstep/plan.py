@@ -67,6 +67,7 @@ class Bucket:
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     slots: list[list[Tensor | None]] = field(default_factory=list)  # None: the gradient itself
     rms: Tensor | None = None  # one number for each member
+    # On the host, whatever torch's default device is; each is made anew before it is used.
     table: Tensor = field(default_factory=lambda: torch.empty(0))
     row_of: Tensor = field(default_factory=lambda: torch.empty(0))
     # (group, step) of each row; none where only a device knows the steps.
@@ -118,7 +119,7 @@ class Bucket:
             self.keys = []
 
     def _set_rows(self, rows: list[int], pattern: object) -> None:
-        self.row_of = torch.tensor(rows, dtype=torch.int64)
+        self.row_of = torch.tensor(rows, dtype=torch.int64, device="cpu")
         self._pattern = pattern
 
     def copy_in(self) -> None:
@@ -149,9 +150,8 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
         bucket.slots.append(_flat_slots(member, tensors, bucket.stages))
     for bucket in buckets.values():
         _collect_rms(bucket)
-        bucket.table = torch.tensor(
-            [_table_row(bucket, index) for index in range(len(bucket.members))], dtype=torch.int64
-        )
+        rows = [_table_row(bucket, index) for index in range(len(bucket.members))]
+        bucket.table = torch.tensor(rows, dtype=torch.int64, device="cpu")
     return list(buckets.values())
 
 
@@ -243,7 +243,7 @@ def _collect_rms(bucket: Bucket) -> None:
     if not any(keys):
         return
     known = {
-        index: torch.as_tensor(member.state[member.rms_key]).reshape(())
+        index: _tensor(member.state[member.rms_key]).reshape(())
         for index, member in enumerate(bucket.members)
         if member.rms_key in member.state
     }
@@ -257,6 +257,10 @@ def _collect_rms(bucket: Bucket) -> None:
     for member, view in zip(bucket.members, bucket.rms.unbind(), strict=True):
         if member.rms_key:
             member.state[member.rms_key] = view
+
+
+def _tensor(value: float | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
 def _table_row(bucket: Bucket, index: int) -> list[int]:

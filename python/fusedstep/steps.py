@@ -160,7 +160,7 @@ class IntSteps:
 
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
-            return moved(torch.tensor(values, dtype=wide(device)), device)
+            return moved(torch.tensor(values, dtype=wide(device), device="cpu"), device)
 
         return next_steps
 

@@ -52,7 +52,9 @@ class PythonWatch:
 
     def check(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int:
         fixed, grads = self._look(param_lists, state)
-        if fixed != self.fixed or any((a ^ b) & 15 for a, b in zip(grads, self.grads, strict=True)):
+        if fixed != self.fixed or any(
+            a != b and (a == 0 or (a ^ b) & 15) for a, b in zip(grads, self.grads, strict=True)
+        ):
             return -1
         moved = 0
         for address, seen, cell in zip(grads, self.grads, self.cells, strict=True):
@@ -75,7 +77,10 @@ class PythonWatch:
                 fixed.append(None if grad is None else _layout(grad))
                 grads.append(0 if grad is None or grad.layout != torch.strided else grad.data_ptr())
         for key, values in state.items():
-            fixed += (id(key), id(values), len(values))
+            fixed += (id(key), id(values))
+            if not isinstance(values, dict):
+                continue  # something of the user's own
+            fixed.append(len(values))
             for name in self.keys:
                 value = values.get(name)
                 fixed.append(id(value))

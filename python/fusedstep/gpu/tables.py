@@ -55,7 +55,7 @@ class Tables:
         self.wide = steps.wide(bucket.device)
         self.table = self.row_of = torch.empty(0, device=self.device)
         self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
-        self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide), self.device)
+        self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide, device="cpu"), self.device)
         # A graph reads its page-locked memory whenever it runs, and none can be had in a capture.
         self.for_graph: Tensor | None = None
         if self.device.type in GPUS:

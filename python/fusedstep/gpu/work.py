@@ -119,11 +119,10 @@ def entries(units: Iterable[tuple[int, int]]) -> Tensor:
     total = sum(count for _, count in units)
     if total > MOST_ENTRIES:
         raise ValueError(f"{total} units of work are more than a launch can have: {MOST_ENTRIES}")
-    pairs = [
-        torch.stack([torch.full((count,), tensor), torch.arange(count)], 1)
-        for tensor, count in units
-    ]
-    return torch.cat(pairs).to(torch.int32)
+    whose = torch.tensor([tensor for tensor, _ in units], device="cpu")
+    counts = torch.tensor([count for _, count in units], device="cpu")
+    own = torch.arange(total, device="cpu") - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return torch.stack([whose.repeat_interleave(counts), own], 1).to(torch.int32)
 
 
 def idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:

@@ -73,6 +73,11 @@ class AdamW(FusedOptimizer):
         }
         super().__init__(params, defaults, backend)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # torch's do not have it
+            group.setdefault("correct_bias", self.defaults.get("correct_bias", True))
+
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         if grad.is_sparse or param.is_sparse:
             raise RuntimeError(

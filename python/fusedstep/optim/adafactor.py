@@ -95,7 +95,9 @@ class Adafactor(FactoredOptimizer):
             for param in group["params"]:
                 own = self.state.get(param, {})
                 if own and not isinstance(own["step"], Tensor):
-                    own["step"] = torch.tensor(float(own["step"]), dtype=scalar_dtype())
+                    own["step"] = torch.tensor(
+                        float(own["step"]), dtype=scalar_dtype(), device="cpu"
+                    )
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         super()._check_param(where, group, param, grad)

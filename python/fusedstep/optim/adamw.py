@@ -119,7 +119,9 @@ class AdamW(FusedOptimizer):
             for param in group["params"]:
                 own = self.state.get(param, {})
                 if own and not isinstance(own["step"], Tensor):
-                    own["step"] = torch.tensor(float(own["step"]), dtype=scalar_dtype(fused))
+                    own["step"] = torch.tensor(
+                        float(own["step"]), dtype=scalar_dtype(fused), device="cpu"
+                    )
 
     def _check_group(self, group: Group) -> None:
         if group["differentiable"]:

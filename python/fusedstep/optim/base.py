@@ -89,6 +89,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # The step.
 
+    @torch._disable_dynamo  # as torch's own: there is nothing in it that could be compiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates all parameters that have a gradient.
@@ -110,8 +111,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         if plan.devices and not plan.captured:
             keep_if_capturing(self, plan)
         if plan.steps is not None:
+            rows = self._rows(plan)
             self._prepare_gradients(plan.members)
-            self._launch(plan)
+            self._launch(plan, rows)
         return loss
 
     def _is_stale(self, plan: Plan, lists: ParamLists) -> bool:
@@ -132,12 +134,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Those options of one group; a plan is made anew when they change."""
         return None
 
-    def _launch(self, plan: Plan) -> None:
+    def _launch(self, plan: Plan, rows: list[Tensor]) -> None:
         assert plan.steps is not None
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
-        plan.run(self._rows(plan), inv_grad_scale, found_inf)
+        plan.run(rows, inv_grad_scale, found_inf)
         plan.steps.count(found_inf)
         if inv_grad_scale is not None:
             self._unscale(plan, inv_grad_scale, found_inf)
@@ -195,7 +197,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             group = self.param_groups[index]
             sign = -1.0 if group.get("maximize") else 1.0
             rows.append((sign, *self._scalars(group, step, dtype)))
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
     @staticmethod
     def _unscale(plan: Plan, inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
@@ -212,12 +214,18 @@ class FusedOptimizer(torch.optim.Optimizer):
         name = type(self).__name__
         found = []
         chosen: set[torch.device] = set()
+        first: dict[int, check.Where] = {}
         for index, group in enumerate(self.param_groups):
             for i, param in enumerate(group["params"]):
                 grad = param.grad
                 if grad is None:
                     continue
                 where = check.Where(self.param_groups, index, i)
+                if first.setdefault(id(param), where) is not where:
+                    raise ValueError(
+                        f"{name}: {where} is {first[id(param)]} once more: one step cannot update "
+                        "it twice. Give it once."
+                    )
                 self._check_param(where, group, param, grad)
                 check.check_tensors(where, param, grad, name)
                 if param.device not in chosen:

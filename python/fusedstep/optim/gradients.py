@@ -83,5 +83,5 @@ def _norms(grads: list[Tensor]) -> Tensor:
         return torch.stack(torch._foreach_norm(grads, 2.0, dtype))
     pieces = [grad.reshape(-1).split(PIECE) if grad.numel() > PIECE else (grad,) for grad in grads]
     norms = torch.stack(torch._foreach_norm([piece for own in pieces for piece in own], 2.0, dtype))
-    owners = torch.tensor([k for k, own in enumerate(pieces) for _ in own])
+    owners = torch.tensor([k for k, own in enumerate(pieces) for _ in own], device="cpu")
     return norms.new_zeros(len(grads)).index_add_(0, owners, norms.square()).sqrt_()

@@ -66,7 +66,8 @@ class Plan(Launches):
 
 
 def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
-    return [group["params"] for group in optimizer.param_groups]
+    lists = (group["params"] for group in optimizer.param_groups)
+    return [params if type(params) is list else list(params) for params in lists]
 
 
 def _is_away(bucket: Bucket) -> bool:

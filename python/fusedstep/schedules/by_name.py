@@ -113,7 +113,7 @@ def by_name(
         is_needed = parameter.default is inspect.Parameter.empty or key == LENGTHS.get(kind)
         if is_needed and key not in ("optimizer", *given):
             way = MISSING.get("num_training_steps" if key == LENGTHS.get(kind) else key)
-            raise ValueError(f"{label} needs {key}: {way or f'give by_name {key}=...'}")
+            raise ValueError(f"{label} needs {key}: {way or f'give {key}=...'}")
     schedule = make(optimizer, **given)
     return WarmUp(schedule, warmup or 0) if sleeps else schedule
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -13,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..optim.scalars import scalar
 from ..steps import on_host
 from . import checks
-from .schedule import check_learning_rates, separate_tensors, set_lr
+from .schedule import check_groups, check_learning_rates, separate_tensors, set_lr
 
 # What a checkpoint holds, by attribute.
 SAVED = (
@@ -219,11 +218,12 @@ class GreedyLR(ReduceLROnPlateau):
     def _rates(self) -> list[float]:
         """The learning rates of the groups: of a tensor what it was set to, before it was rounded,
         unless somebody else has set it. One on a device is not asked."""
+        check_groups(self.optimizer, len(self._last_lr), "GreedyLR")
         rates = []
         for group, own in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             lr = group["lr"]
             is_own = isinstance(lr, Tensor) and (
-                not on_host(lr) or lr.item() == torch.tensor(own, dtype=lr.dtype).item()
+                not on_host(lr) or lr.item() == lr.new_tensor(own).item()
             )
             rates.append(own if is_own else scalar(lr))
         return rates

@@ -61,13 +61,13 @@ class Schedule(LambdaLR):
 
     def get_lr(self) -> list[Any]:
         """The learning rate of every group at this step."""
-        groups = len(self.optimizer.param_groups)
-        if groups != len(self.base_lrs):
-            raise ValueError(
-                f"the schedule was made for {len(self.base_lrs)} groups, but the optimizer has "
-                f"{groups} now. Give the new groups an 'initial_lr', and make a new schedule with "
-                f"last_epoch={self.last_epoch - 1}."
-            )
+        check_groups(
+            self.optimizer,
+            len(self.base_lrs),
+            "Schedule",
+            "Give the new groups an 'initial_lr', and make a new schedule with "
+            f"last_epoch={self.last_epoch - 1}.",
+        )
         own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
         factors = {key: factor(self.last_epoch) for key, factor in own.items()}
         return [
@@ -119,6 +119,19 @@ def check_learning_rates(optimizer: Optimizer, name: str) -> None:
                 "optimizer chooses its own (relative_step). Give it an lr and "
                 "relative_step=False, or use AdafactorSchedule."
             )
+
+
+def check_groups(
+    optimizer: Optimizer, expected: int, name: str, way_out: str = "Make a new one."
+) -> None:
+    """Refuses an optimizer that has got or lost groups since the schedule called `name` was
+    made."""
+    groups = len(optimizer.param_groups)
+    if groups != expected:
+        raise ValueError(
+            f"{name}: it was made for {expected} groups, but the optimizer has {groups} now. "
+            f"{way_out}"
+        )
 
 
 def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:

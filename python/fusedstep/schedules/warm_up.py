@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..optim.scalars import scalar
 from . import checks, formulas
-from .schedule import check_learning_rates, set_lr
+from .schedule import check_groups, check_learning_rates, set_lr
 
 
 class WarmUp(LRScheduler):
@@ -60,16 +60,26 @@ class WarmUp(LRScheduler):
 
     def step(self, *metrics: Any) -> None:
         """Goes on to the next step; `metrics` are for a schedule that follows one."""
+        follows = isinstance(self.schedule, ReduceLROnPlateau)
+        # SequentialLR of older torch begins with step(0).
+        if metrics and not follows and metrics != (self.last_epoch + 1,):
+            raise ValueError(
+                f"WarmUp: {type(self.schedule).__name__} follows no metric, and step() always goes "
+                f"on by one: leave out {', '.join(map(repr, metrics))}."
+            )
         self._step_count += 1
-        self._update_lr(None, *metrics)
+        self._update_lr(None, *(metrics if follows else ()))
 
     def _update_lr(self, epoch: int | None = None, *metrics: Any) -> None:
         # SequentialLR calls it with epoch=0, where it begins with this schedule.
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_over():
-            self.schedule.step(*(metrics if isinstance(self.schedule, ReduceLROnPlateau) else ()))
+            self.schedule.step(*metrics)
             return
-        lrs = self.get_lr()
+        self._set(self.get_lr())
+
+    def _set(self, lrs: list[Any]) -> None:
+        check_groups(self.optimizer, len(lrs), "WarmUp")
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             set_lr(group, lr)
         self._last_lr = lrs
@@ -113,3 +123,5 @@ class WarmUp(LRScheduler):
         self.base_lrs = [*state_dict["base_lrs"]]
         self._last_lr = [*state_dict["_last_lr"]]
         self.schedule.load_state_dict(state_dict["schedule"])
+        if not self._is_over():  # some set the learning rates that they begin with
+            self._set(self._last_lr)
