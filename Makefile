@@ -74,4 +74,4 @@ $(VENV)/built: $(VENV)/tools $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf build $(VENV)/built python/fusedstep/_native*.so python/fusedstep/_cuda*.so python/*.egg-info bench/out
+	rm -rf build .venv*/built $(VENV)/built python/fusedstep/_native*.so python/fusedstep/_cuda*.so python/*.egg-info bench/out

@@ -65,9 +65,9 @@ def one_by_one(
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_each, args=(sender, work, arguments))
-    process.start()
-    sender.close()
     try:
+        process.start()
+        sender.close()
         while True:
             if not receiver.poll(limit):
                 raise Failed(f"failed: given up after {limit:.0f} s")
@@ -80,8 +80,9 @@ def one_by_one(
         if process.exitcode:
             raise Failed(f"failed: its process ended with status {process.exitcode}") from None
     finally:
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.kill()
+            process.join()
 
 
 def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

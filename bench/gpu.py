@@ -141,7 +141,6 @@ def waves(parts: Parts, seconds: float) -> None:
 
 def main() -> int:
     asked = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if reason := no_gpu():
         print(f"make gpu needs a machine with a GPU: {reason}.", file=sys.stderr)
         return 1
@@ -151,6 +150,7 @@ def main() -> int:
     day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     out = (asked.out or ROOT / "bench" / "results" / f"{day}-{name}").resolve()
     out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # and Parts ends what it runs
     parts = Parts(out)
     assemble(parts, asked.build_seconds)
     stages = {

@@ -1,8 +1,9 @@
 """Races: every provider on its own copy of the list, in turns, in processes of their own."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -34,27 +35,37 @@ def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outc
     device, left = DEVICES[options.device], list(titled)
     while left:
         together = left if device.shares_process else left[:1]
-        try:
-            for outcome in one_by_one(outcomes, (together, options), device.race_seconds):
-                if outcome is None:
-                    break
+        with closing(one_by_one(outcomes, (together, options), device.race_seconds)) as process:
+            for _, race in together:
+                try:
+                    outcome = next(process)
+                except Failed as error:  # a list that does not fit, for one
+                    outcome = Outcome(failures=dict.fromkeys(race.names, str(error)))
                 left = left[1:]
                 yield outcome
-        except Failed as error:  # a list that does not fit, for one
-            (_, race), *left = left
-            yield Outcome(failures=dict.fromkeys(race.names, str(error)))
+                if race is not together[-1][1] and not is_ready(process):
+                    break
 
 
-def outcomes(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome | None]:
-    """In this process, and None where it cannot be used any more: a kernel that fails leaves
-    nothing on a GPU that others could use."""
+def is_ready(process: Iterator[Any]) -> bool:
+    """Whether it can go on with another race; if it ended, no race is to blame."""
+    try:
+        return bool(next(process, False))
+    except Failed:
+        return False
+
+
+def outcomes(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome | bool]:
+    """In this process: of each race, and then whether there can be another. A kernel that fails
+    leaves nothing on a GPU that others could use."""
     for title, race in titled:
         yield run(race, options, Progress(title))
         try:
             DEVICES[options.device].release_memory()
         except RuntimeError:
-            yield None
+            yield False
             return
+        yield True
 
 
 def run(race: Race, options: Options, progress: Progress) -> Outcome:

@@ -70,6 +70,11 @@ def counted(rows: list[Row], outcome: Outcome) -> list[Row]:
     ]
 
 
+def is_timed(rows: list[Row]) -> bool:
+    """Whether there is anything to be counted."""
+    return any(row.ms for row in rows)
+
+
 def summary(rows: list[Row]) -> str:
     return ", ".join(
         f"{row.provider} " + (f"{row.ms:.3f} ms" if row.ms else row.note) for row in rows
@@ -105,7 +110,8 @@ def main() -> int:
         device.release_memory()
         for own in passes(settings, device):
             what = ", counted" if own.rounds == 0 else ""
-            titled = [(f"[{k}/{len(races)}] {race}{what}", race) for k, race in enumerate(races, 1)]
+            left = [race for race in races if race not in found or is_timed(found[race])]
+            titled = [(f"[{k}/{len(left)}] {race}{what}", race) for k, race in enumerate(left, 1)]
             with closing(run_apart(titled, own)) as outcomes:
                 for title, race in titled:
                     progress = Progress(title)

@@ -156,8 +156,9 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   Py_ssize_t position = 0;
   if (!visit(PyDict_Size(state))) return false;
   while (PyDict_Next(state, &position, &key, &value)) {
-    if (!visit(number(key)) || !visit(number(value))) return false;
-    if (!PyDict_Check(value)) continue;  // something of the user's own
+    const bool own = PyDict_Check(value);  // else it is something of the user's
+    if (!visit(number(key)) || !visit(own ? number(value) : 0)) return false;
+    if (!own) continue;
     remember(value, reinterpret_cast<PyDictObject*>(value)->ma_keys);
     if (!visit(PyDict_Size(value))) return false;
     for (PyObject* name : keys_) {

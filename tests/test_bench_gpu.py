@@ -54,7 +54,7 @@ def test_a_list_is_said_to_be_flushed_exactly_if_it_is(cuda, monkeypatch):
     ]
 
 
-def test_the_flush_reads_twice_the_cache_and_allocates_nothing(cuda, monkeypatch):
+def test_the_flush_reads_twice_the_cache(cuda, monkeypatch):
     zeros, empty = torch.zeros, torch.empty
     monkeypatch.setattr(torch, "zeros", lambda size, device: zeros(size))
     monkeypatch.setattr(torch, "empty", lambda size, device: empty(size))
@@ -69,8 +69,8 @@ class FakeProcesses:
     """In the place of processes: what each was asked to race. Some lists end one at once, and after
     some it cannot be used any more."""
 
-    def __init__(self, ending, breaking):
-        self.ending, self.breaking, self.started = ending, breaking, []
+    def __init__(self, ending, breaking, dying=""):
+        self.ending, self.breaking, self.dying, self.started = ending, breaking, dying, []
 
     def __call__(self, work, arguments, limit):
         titled, _ = arguments
@@ -79,9 +79,9 @@ class FakeProcesses:
             if own.chosen.name == self.ending:
                 raise Failed("failed: its process ended with status -11")
             yield Outcome({name: [1e-3] for name in own.names})
-            if own.chosen.name == self.breaking:
-                yield None
-                raise Failed("failed: its process ended with status -6")
+            if own.chosen.name == self.dying:
+                raise Failed("failed: its process ended with status 3")
+            yield own.chosen.name != self.breaking
 
 
 @pytest.mark.parametrize(("kind", "started"), [
@@ -99,6 +99,15 @@ def test_races_on_a_gpu_share_a_process_until_one_breaks_it(monkeypatch, kind, s
     assert set(found[1].failures.values()) == {"failed: its process ended with status -11"}
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("dying", ["small", "lora"])
+def test_no_race_is_blamed_for_a_process_that_dies_after_one(monkeypatch, kind, dying):
+    monkeypatch.setattr(race, "one_by_one", FakeProcesses("", "", dying))
+    titled = [("", own) for own in races("host", "small", "tiny", "lora")]
+    found = list(race.run_apart(titled, race.Options(None, 1.0, None, kind)))
+    assert [bool(outcome.seconds) for outcome in found] == [True] * 4
+
+
 def test_a_process_that_a_kernel_has_broken_races_no_more(monkeypatch):
     left = iter([None, RuntimeError("an illegal memory access was encountered"), None])
 
@@ -110,7 +119,7 @@ def test_a_process_that_a_kernel_has_broken_races_no_more(monkeypatch):
     monkeypatch.setattr(DEVICES["cuda"], "release_memory", release_memory)
     options = race.Options(None, 1.0, None, "cuda")
     titled = [("", own) for own in races("host", "small", "tiny")]
-    assert list(race.outcomes(titled, options)) == ["host", "small", None]
+    assert list(race.outcomes(titled, options)) == ["host", True, "small", False]
 
 
 def test_launches_are_counted_when_all_is_timed(monkeypatch, tmp_path):
@@ -124,6 +133,7 @@ def test_launches_are_counted_when_all_is_timed(monkeypatch, tmp_path):
             counts = dict.fromkeys(own.names, 7) if options.extras else {}
             timed = 1e-3 if options.rounds != 0 else 9e9
             yield Outcome({name: [timed] for name in own.names}, launches=counts)
+            yield True
 
     device = DEVICES["cuda"]
     monkeypatch.setattr(race, "one_by_one", one_by_one)

@@ -64,7 +64,42 @@ def test_flat_vectors_are_refused_after_a_checkpoint_too(case):
     flat = torch.nn.Parameter(torch.cat([param.detach().reshape(-1) for param in params]))
     flat.grad = torch.ones_like(flat)
     optimizer.param_groups[0]["params"] = [flat]
-    with pytest.raises(RuntimeError, match=r"flat vectors.* elementwise optimizer"):
+    with pytest.raises(RuntimeError, match=r"one flat vector.* elementwise optimizer"):
+        optimizer.step()
+
+
+@each(ADAFACTORS)
+def test_one_flattened_group_among_others_is_refused(case):
+    params = make_params(SHAPES)
+    optimizer = stepped(case.make([{"params": params[:1]}, {"params": params[1:]}]), params)
+    flat = torch.nn.Parameter(params[0].detach().reshape(-1).clone())
+    flat.grad = torch.ones_like(flat)
+    optimizer.param_groups[0]["params"] = [flat]
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0.* one flat vector"):
+        optimizer.step()
+
+
+@each(CASES)
+def test_a_model_converts_its_parameters_by_swapping_them(case):
+    """Which torch refuses where there is a weak reference to one."""
+    model = torch.nn.Linear(5, 3)
+    optimizer = case.make(model.parameters())
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.to(torch.float64)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    stepped(optimizer, list(model.parameters()))
+    assert model.weight.dtype == torch.float64
+
+
+@each(CASES)
+def test_a_weight_decay_that_is_no_number_is_refused(case):
+    params = make_params(SHAPES)
+    optimizer = stepped(case.make(params), params)
+    optimizer.param_groups[0]["weight_decay"] = float("nan")
+    with pytest.raises(ValueError, match="weight_decay should be a number but is: nan"):
         optimizer.step()
 
 
@@ -106,7 +141,11 @@ def test_what_a_user_keeps_in_the_state(case):
     ours, expected = stepped(case.make(params), params), stepped(case.make(alone), alone)
     ours.state["tokens"] = 1
     assert_same(stepped(ours, params), params, stepped(expected, alone), alone)
+    plan = ours._plan
     ours.state["tokens"] = [2]
+    stepped(ours, params)
+    stepped(expected, alone)
+    assert ours._plan is plan  # a new one takes as long as a hundred steps
     assert_same(stepped(ours, params), params, stepped(expected, alone), alone)
 
 

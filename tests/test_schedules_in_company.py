@@ -123,7 +123,7 @@ def test_an_optimizer_that_grew_needs_a_new_schedule():
         schedule = make(optimizer)
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
         optimizer.step()
-        said = r"made for 1 groups, but the optimizer has 2 now.*'initial_lr'.*last_epoch=0"
+        said = r"made for 1 group\(s\), but the optimizer has 2 now.*'initial_lr'.*last_epoch=0"
         with pytest.raises(ValueError, match=said):
             schedule.step()
         optimizer.param_groups[1]["initial_lr"] = 0.25  # as it says
@@ -252,6 +252,24 @@ def test_a_warm_up_around_a_schedule_that_follows_a_metric_goes_on_as_it_was(ste
             assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
 
 
+def test_a_warm_up_whose_turn_has_not_come_leaves_the_learning_rate_alone():
+    def make():
+        optimizer = optimizer_with([0.5])
+        parts = [
+            torch_schedules.ConstantLR(optimizer, 0.5, total_iters=99),
+            WarmUp(torch_schedules.StepLR(optimizer, 30), 4),
+        ]
+        return torch_schedules.SequentialLR(optimizer, parts, milestones=[5])
+
+    expected = numbers(trace(make(), 12))
+    saved, again = make(), make()
+    trace(saved, 3)
+    again.optimizer.load_state_dict(saved.optimizer.state_dict())
+    again.load_state_dict(saved.state_dict())
+    assert again.optimizer.param_groups[0]["lr"] == 0.25
+    assert numbers(trace(again, 9)) == expected[3:]
+
+
 def test_schedules_that_set_every_group_say_that_there_are_more():
     def steps(schedule, *metrics):
         new = torch.nn.Parameter(torch.zeros(1))
@@ -260,14 +278,14 @@ def test_schedules_that_set_every_group_say_that_there_are_more():
             schedule.step(*metrics)
 
     greedy = ours.GreedyLR(optimizer_with([0.5]), patience=0, factor=0.5)
-    with pytest.raises(ValueError, match=r"GreedyLR: it was made for 1 groups.*has 2 now"):
+    with pytest.raises(ValueError, match=r"GreedyLR: it was made for 1 group\(s\).*has 2 now"):
         steps(greedy, 1.0)
-    with pytest.raises(ValueError, match=r"WarmUp: it was made for 1 groups.*has 2 now"):
+    with pytest.raises(ValueError, match=r"WarmUp: it was made for 1 group\(s\).*has 2 now"):
         steps(WarmUp(torch_schedules.StepLR(optimizer_with([0.5]), 2), 5))
 
 
 def test_a_warm_up_jumps_to_no_step():
     schedule = WarmUp(torch_schedules.StepLR(optimizer_with([0.5]), 2), 5)
-    with pytest.raises(ValueError, match=r"WarmUp: StepLR follows no metric.*leave out 7"):
+    with pytest.raises(ValueError, match=r"WarmUp: StepLR is no ReduceLROnPlateau .*leave out 7"):
         schedule.step(7)
     assert schedule.get_last_lr() == [0.0]

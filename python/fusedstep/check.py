@@ -36,6 +36,15 @@ def described(param: Tensor, name: str | None) -> str:
     return f"{named}shape {tuple(param.shape)}, {param.dtype}, on {param.device}"
 
 
+def check_only_once(first: dict[int, Where], where: Where, param: Tensor, optimizer: str) -> None:
+    """Refuses a parameter that `first` has already; remembers it there."""
+    if first.setdefault(id(param), where) is not where:
+        raise ValueError(
+            f"{optimizer}: {where} is {first[id(param)]} once more: one step cannot update it "
+            "twice. Give it once."
+        )
+
+
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
     """Refuses a parameter or gradient that no backend could take rightly; `where` names it."""
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):

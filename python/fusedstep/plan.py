@@ -67,9 +67,8 @@ class Bucket:
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     slots: list[list[Tensor | None]] = field(default_factory=list)  # None: the gradient itself
     rms: Tensor | None = None  # one number for each member
-    # On the host, whatever torch's default device is; each is made anew before it is used.
-    table: Tensor = field(default_factory=lambda: torch.empty(0))
-    row_of: Tensor = field(default_factory=lambda: torch.empty(0))
+    table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
+    row_of: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     # (group, step) of each row; none where only a device knows the steps.
     keys: list[tuple[int, float]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)

@@ -77,10 +77,10 @@ class PythonWatch:
                 fixed.append(None if grad is None else _layout(grad))
                 grads.append(0 if grad is None or grad.layout != torch.strided else grad.data_ptr())
         for key, values in state.items():
-            fixed += (id(key), id(values))
-            if not isinstance(values, dict):
-                continue  # something of the user's own
-            fixed.append(len(values))
+            if not isinstance(values, dict):  # something of the user's own
+                fixed.append(id(key))
+                continue
+            fixed += (id(key), id(values), len(values))
             for name in self.keys:
                 value = values.get(name)
                 fixed.append(id(value))

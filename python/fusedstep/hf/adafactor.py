@@ -92,6 +92,7 @@ class Adafactor(FactoredOptimizer):
         return not group["relative_step"] and super()._is_away(group)
 
     def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
         if group["lr"] is None and not group["relative_step"]:
             raise ValueError(
                 "Adafactor: lr=None needs relative_step=True; give lr, or relative_step=True"

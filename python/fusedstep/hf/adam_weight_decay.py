@@ -76,6 +76,7 @@ class AdamWeightDecay(AdamW):
                 group[key] = check.number(group.get(key, self.defaults[key]), key)
 
     def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
         for key in ("clipnorm", "global_clipnorm"):
             limit = group[key]
             if limit is not None and not (

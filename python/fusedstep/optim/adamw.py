@@ -124,6 +124,7 @@ class AdamW(FusedOptimizer):
                     )
 
     def _check_group(self, group: Group) -> None:
+        super()._check_group(group)
         if group["differentiable"]:
             raise RuntimeError(
                 "differentiable=True is not supported: a fused step cannot be differentiated "

@@ -46,6 +46,9 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: Group) -> None:
         """Refuses a group whose hyper-parameters cannot be carried out."""
+        decay = group["weight_decay"]
+        if isinstance(decay, float) and decay != decay:  # the rules would take it for none
+            raise ValueError(f"{type(self).__name__}: weight_decay should be a number but is: nan")
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
         if group["capturable"] and (steps.on_host(param) or param.device.type == "mps"):
@@ -89,7 +92,9 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # The step.
 
-    @torch._disable_dynamo  # as torch's own: there is nothing in it that could be compiled
+    # torch.compile would trace the plan's Python, and anew whenever an option changes. The public
+    # way to say so loads the compiler at once.
+    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates all parameters that have a gradient.
@@ -221,11 +226,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if grad is None:
                     continue
                 where = check.Where(self.param_groups, index, i)
-                if first.setdefault(id(param), where) is not where:
-                    raise ValueError(
-                        f"{name}: {where} is {first[id(param)]} once more: one step cannot update "
-                        "it twice. Give it once."
-                    )
+                check.check_only_once(first, where, param, name)
                 self._check_param(where, group, param, grad)
                 check.check_tensors(where, param, grad, name)
                 if param.device not in chosen:

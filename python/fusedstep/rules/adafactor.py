@@ -174,7 +174,7 @@ def torch_scalars(
         eps2,
         d,
         1.0,
-        lr * weight_decay if weight_decay else 0.0,  # lr may be infinite: the time decides then
+        lr * weight_decay if weight_decay else 0.0,  # inf is no limit for lr, but inf * 0 is nan
         0.0,
         0.0,
         1.0,

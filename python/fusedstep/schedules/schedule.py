@@ -51,6 +51,8 @@ class Schedule(LambdaLR):
     def _last_lr(self) -> list[Any]:
         """What `get_last_lr` returns, which every version of torch sets in another place, and to
         the tensors where there are some. Never those, which are filled again."""
+        if "_last_lr" not in self.__dict__:
+            raise AttributeError("_last_lr")
         last: list[Any] = self.__dict__["_last_lr"]
         return last
 
@@ -129,7 +131,7 @@ def check_groups(
     groups = len(optimizer.param_groups)
     if groups != expected:
         raise ValueError(
-            f"{name}: it was made for {expected} groups, but the optimizer has {groups} now. "
+            f"{name}: it was made for {expected} group(s), but the optimizer has {groups} now. "
             f"{way_out}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -64,8 +65,8 @@ class WarmUp(LRScheduler):
         # SequentialLR of older torch begins with step(0).
         if metrics and not follows and metrics != (self.last_epoch + 1,):
             raise ValueError(
-                f"WarmUp: {type(self.schedule).__name__} follows no metric, and step() always goes "
-                f"on by one: leave out {', '.join(map(repr, metrics))}."
+                f"WarmUp: {type(self.schedule).__name__} is no ReduceLROnPlateau and gets no "
+                f"metric, and step() goes on by one: leave out {', '.join(map(repr, metrics))}."
             )
         self._step_count += 1
         self._update_lr(None, *(metrics if follows else ()))
@@ -122,6 +123,9 @@ class WarmUp(LRScheduler):
         self._step_count = self.last_epoch + 1
         self.base_lrs = [*state_dict["base_lrs"]]
         self._last_lr = [*state_dict["_last_lr"]]
+        # Some set the groups' learning rates, which is not theirs to do yet.
+        before = [copy(group["lr"]) for group in self.optimizer.param_groups]
         self.schedule.load_state_dict(state_dict["schedule"])
-        if not self._is_over():  # some set the learning rates that they begin with
-            self._set(self._last_lr)
+        if not self._is_over():
+            for group, lr in zip(self.optimizer.param_groups, before, strict=True):
+                set_lr(group, lr)
