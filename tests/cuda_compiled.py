@@ -43,13 +43,15 @@ def module_file() -> Path | None:
 
 @functools.cache
 def cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one that comes with Triton."""
+    """The CUDA toolkit's, or the one that comes with Triton; an old one does not know all
+    targets."""
     found = tool("cuobjdump")
     triton = None if found else importlib.util.find_spec("triton")
     for folder in triton.submodule_search_locations or () if triton else ():
         path = Path(folder) / "backends" / "nvidia" / "bin" / "cuobjdump"
         found = str(path) if path.exists() else found
-    return found
+    known = "" if found is None else subprocess.check_output([found, "--help"], text=True)
+    return found if all(target in known for target in TARGETS) else None
 
 
 def _lines(*arguments: str | Path) -> Iterator[str]:
