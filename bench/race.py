@@ -39,8 +39,9 @@ def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outc
             for _, race in together:
                 try:
                     outcome = next(process)
-                except Failed as error:  # a list that does not fit, for one
-                    outcome = Outcome(failures=dict.fromkeys(race.names, str(error)))
+                except (Failed, StopIteration) as error:  # a list that does not fit, for one
+                    why = str(error) or "failed: its process ended"
+                    outcome = Outcome(failures=dict.fromkeys(race.names, why))
                 left = left[1:]
                 yield outcome
                 if race is not together[-1][1] and not is_ready(process):
