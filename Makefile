@@ -4,8 +4,9 @@ PYTHON ?= python3
 # Another torch has an environment and the Triton of its own: make test TORCH=2.6.0 PYTHON=python3.10
 PINNED := 2.13.0
 TORCH ?= $(PINNED)
-VENV ?= .venv$(if $(filter-out $(PINNED),$(TORCH)),-$(TORCH))
-EXTRA := $(if $(filter-out $(PINNED),$(TORCH)),test,dev)
+ANOTHER := $(filter-out $(PINNED),$(TORCH))
+VENV ?= .venv$(if $(ANOTHER),-$(ANOTHER))
+EXTRA := $(if $(ANOTHER),test,dev)
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
