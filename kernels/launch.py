@@ -125,7 +125,7 @@ class Prepared(work.Prepared):
             "entries": self.upload(entries),
             "count": len(entries),
             "counters": counters,
-            "NAMES": tuple(tl.constexpr(kind.name) for kind in kinds),
+            "NAMES": tuple(kind.name for kind in kinds),
             "WIDTHS": tuple(block.width for block in tiles),
             "TILES": tuple(block.tile for block in tiles),
             "ALIGNED": True,

@@ -153,13 +153,10 @@ def _launch(kernel: Any, arguments: dict[str, Any]) -> Launch:
 
 
 def _named(value: Any) -> Any:
-    import triton.language as tl
     from fusedstep.kernels.rules import UPDATES
 
     if isinstance(value, tuple):
         return tuple(map(_named, value))
-    if isinstance(value, tl.constexpr):
-        return value.value
     for name, update in UPDATES.items():
         if value is update:
             return name

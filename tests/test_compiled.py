@@ -41,8 +41,8 @@ F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float6
 MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 each_target = pytest.mark.parametrize("target", TARGETS)
-NEW = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
-with_the_pinned_triton = pytest.mark.skipif(not NEW, reason="the budgets are of Triton 3.7")
+SINCE_3_7 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+with_the_pinned_triton = pytest.mark.skipif(not SINCE_3_7, reason="the budgets are of Triton 3.7")
 
 
 def mixes_for(target, aligned):
@@ -119,7 +119,7 @@ def test_tiles_move_16_bytes_at_a_time(gate, target):
 
 @each_target
 def test_arithmetic_is_exact(gate, target):
-    if target == "gfx942" and not NEW:
+    if target == "gfx942" and not SINCE_3_7:
         pytest.skip("Triton before 3.7 spells AMD's roots and quotients out, in fma")
     assert not complaints(inexact, gate(target))
 

@@ -94,7 +94,7 @@ def changed(name, field, value):
     def plant(kernel, arguments):
         if "NAMES" in arguments:
             entries = arguments["entries"] = arguments["entries"].clone()
-            kinds = [str(own.value) for own in arguments["NAMES"]]
+            kinds = list(arguments["NAMES"])
             chosen = torch.tensor([kinds[kind] == name for kind in entries[:, 0].tolist()])
             assert chosen.any()
             entries[chosen, field] = value

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "elementwise.h"
-#include "matrix.h"
+#include "matrix_elements.h"
 #include "work.h"
 
 namespace fusedstep {

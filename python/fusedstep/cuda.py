@@ -192,7 +192,10 @@ def _built() -> Any:
     try:
         return importlib.import_module("fusedstep._cuda")
     except ModuleNotFoundError:
-        return "the CUDA module is not built: no nvcc was found when the package was installed"
+        return (
+            "the CUDA module is not built: no nvcc was found when the package was installed, "
+            "FUSEDSTEP_CUDA was OFF, or the build failed"
+        )
     except ImportError as error:
         return f"the CUDA module does not load: {error}"
 

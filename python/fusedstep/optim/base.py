@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import backends, check, steps
 from ..plan import Bucket, Member
-from ..steps import moved, wide
+from ..steps import moved
 from ..watch import ParamLists
 from . import gradients
 from .capture import keep_if_capturing, refuse_new_plan_while_capturing
@@ -20,11 +20,6 @@ from .planned import Plan, param_lists
 
 Group = dict[str, Any]
 State = dict[str, Any]
-
-
-def inverse(grad_scale: Tensor) -> Tensor:
-    """1 / grad_scale, in float64 where the device has it."""
-    return grad_scale.to(wide(grad_scale.device)).reciprocal()
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -143,11 +138,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         assert plan.steps is not None
         grad_scale = getattr(self, "grad_scale", None)
         found_inf = getattr(self, "found_inf", None)
-        inv_grad_scale = None if grad_scale is None else inverse(grad_scale)
+        inv_grad_scale = None if grad_scale is None else gradients.inverse(grad_scale)
         plan.run(rows, inv_grad_scale, found_inf)
         plan.steps.count(found_inf)
         if inv_grad_scale is not None:
-            self._unscale(plan, inv_grad_scale, found_inf)
+            params = (member.param for member in plan.members)
+            gradients.unscale(params, inv_grad_scale, found_inf)
 
     def _rows(self, plan: Plan) -> list[Tensor]:
         """The scalars of each bucket, on the host if all that they depend on is there, else on the
@@ -203,16 +199,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             sign = -1.0 if group.get("maximize") else 1.0
             rows.append((sign, *self._scalars(group, step, dtype)))
         return torch.tensor(rows, dtype=torch.float64, device="cpu")
-
-    @staticmethod
-    def _unscale(plan: Plan, inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
-        """Leaves unscaled gradients behind, as torch's fused optimizers do."""
-        factor = inv_grad_scale
-        if found_inf is not None:
-            found = moved(found_inf, factor.device) != 0
-            factor = torch.where(found, torch.ones_like(factor), factor)
-        params = (member.param for member in plan.members)
-        gradients.multiply(gradients.writable(params), factor)
 
     def _make_plan(self) -> Plan:
         """Checks everything first; states are made only when nothing can be refused any more."""

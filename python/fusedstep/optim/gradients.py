@@ -1,4 +1,4 @@
-"""Gradients that a step writes: where they can be written, their norms, and clipping by them."""
+"""Gradients that a step writes: where they can be written, unscaling, norms, clipping by them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,20 @@ def multiply(kinds: Kinds, factor: Tensor) -> None:
     """g = factor g for all. The factor is rounded to the dtype of each gradient, as torch does."""
     for grads in kinds:
         torch._foreach_mul_(grads, steps.moved(factor, grads[0].device, grads[0].dtype))
+
+
+def inverse(grad_scale: Tensor) -> Tensor:
+    """1 / grad_scale, in float64 where the device has it."""
+    return grad_scale.to(steps.wide(grad_scale.device)).reciprocal()
+
+
+def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
+    """Leaves unscaled gradients behind, as torch's fused optimizers do."""
+    factor = inv_grad_scale
+    if found_inf is not None:
+        found = steps.moved(found_inf, factor.device) != 0
+        factor = torch.where(found, torch.ones_like(factor), factor)
+    multiply(writable(params), factor)
 
 
 def clip_each(kinds: Kinds, limit: float) -> None:

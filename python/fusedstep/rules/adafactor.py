@@ -14,7 +14,8 @@ sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
     sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
 
 and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`,
-`col` and `v` are used as they were stored, rounded to the state's dtype.
+`col` and `v` are used as they were stored, rounded to the state's dtype. An infinite p is kept, as
+in `adamw.py`.
 """
 
 from __future__ import annotations
