@@ -17,7 +17,7 @@ from fusedstep.plan import Bucket
 
 from . import blocks, waves
 from .elementwise import elementwise
-from .rules import UPDATES
+from .rules import update_of
 from .walk import phase
 
 TYPES = {
@@ -70,7 +70,7 @@ class Prepared(work.Prepared):
             entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
             arguments = {
                 "chunks": self.upload(entries),
-                "UPDATE": UPDATES[bucket.rule.name],
+                "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
                 "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
                 "COMPUTE": TYPES[bucket.compute_dtype],
                 "SCALARS": len(bucket.rule.scalars),
@@ -91,7 +91,7 @@ class Prepared(work.Prepared):
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
             "sums": self.scratch(layout.sums, wide),
-            "UPDATE": UPDATES[bucket.rule.name],
+            "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
             "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
             "T": TYPES[bucket.compute_dtype],
             "W": TYPES[wide],

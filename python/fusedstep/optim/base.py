@@ -77,9 +77,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         values = (group.get("lr"), *(group.get("betas") or ()))
         return any(isinstance(value, Tensor) and not steps.on_host(value) for value in values)
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
-        """The rule's scalars at a step. If `scalars_on_tensors`, `step` may be a tensor of many
-        steps; then each scalar is a number or a tensor."""
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor of
+        many steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
 
     def _prepare_gradients(self, members: list[Member]) -> None:
@@ -179,7 +179,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             last = first + len(list(run))
             group = self.param_groups[index]
             sign = -1.0 if group.get("maximize") else 1.0
-            values = (sign, *self._scalars(group, step[first:last], dtype))
+            scalars = self._scalars(group, step[first:last], dtype)
+            values = (sign, *bucket.rule.row(scalars))
             for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
                 if isinstance(value, Tensor):
                     computed.append((row, value.expand_as(row)))
@@ -197,7 +198,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         for index, step in bucket.keys:
             group = self.param_groups[index]
             sign = -1.0 if group.get("maximize") else 1.0
-            rows.append((sign, *self._scalars(group, step, dtype)))
+            rows.append((sign, *bucket.rule.row(self._scalars(group, step, dtype))))
         return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
     def _make_plan(self) -> Plan:
