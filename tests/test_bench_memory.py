@@ -143,7 +143,7 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(run, monkeypatch):
 
 def test_an_interrupted_run_keeps_the_rows_that_are_finished(run, monkeypatch):
     def interrupted(races, device):
-        yield memory.Row("adamw", "mixed", "float32", OURS, ELEMENTS, Use(8 * ELEMENTS, 0, 0))
+        yield memory.MemoryRow("adamw", "mixed", "float32", OURS, ELEMENTS, Use(8 * ELEMENTS, 0, 0))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(memory, "rows_of", interrupted)
