@@ -18,8 +18,9 @@ from bench.lists import DTYPES, LISTS, MEBI, ParameterList
 from bench.memory_plot import draw
 from bench.memory_table import MemoryRow, Use, markdown
 from bench.meter import memory
+from bench.optimizers import HERE, RULES
 from bench.progress import Progress
-from bench.providers import HERE, OURS, RULES, Build, Race, reason
+from bench.providers import OURS, Build, Race, reason
 
 DEFAULT_LISTS = ("68M", "tiny")  # matrices, and vectors
 STEPS_BEFORE = 2  # before the step that is measured

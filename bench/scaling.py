@@ -11,8 +11,9 @@ from bench.apart import Failed, one_by_one
 from bench.clock import Outcome, copy_bandwidth
 from bench.command import Report, checked, names_of, options
 from bench.devices import DEVICES, Device
+from bench.optimizers import RULES
 from bench.progress import Progress
-from bench.providers import OURS, OURS_TRITON, RULES, reason
+from bench.providers import OURS, OURS_TRITON, reason
 from bench.race import Options, run
 from bench.scaling_plot import draw
 from bench.scaling_table import AXES, Curve, Curves, markdown, power, time_and_ratio

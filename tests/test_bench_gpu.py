@@ -21,7 +21,8 @@ from bench.apart import Failed  # noqa: E402
 from bench.clock import Outcome, take_turns  # noqa: E402
 from bench.devices import DEVICES, NEAR_CACHE, Cuda, Sample  # noqa: E402
 from bench.lists import LISTS  # noqa: E402
-from bench.providers import OURS, OURS_TRITON, RULES, Race  # noqa: E402
+from bench.optimizers import RULES  # noqa: E402
+from bench.providers import OURS, OURS_TRITON, Race  # noqa: E402
 from bench.table import cut_note, rows_of  # noqa: E402
 
 L2 = 1000

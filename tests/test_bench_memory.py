@@ -10,7 +10,8 @@ from bench import memory
 from bench.allocations import Allocations, scratch_bytes, state_bytes
 from bench.lists import ParameterList
 from bench.memory import Use, measure, parameters
-from bench.providers import OURS, RULES
+from bench.optimizers import RULES
+from bench.providers import OURS
 
 SHAPES = ((300, 200), (40, 30), (500,))
 ELEMENTS = 300 * 200 + 40 * 30 + 500

@@ -16,8 +16,9 @@ from bench import gpu, predict, predicted, readme, table  # noqa: E402
 from bench.clock import Outcome, take_turns  # noqa: E402
 from bench.devices import DEVICES, Cuda, Sample  # noqa: E402
 from bench.lists import DTYPES, LISTS  # noqa: E402
+from bench.optimizers import PROVIDERS, RULES  # noqa: E402
 from bench.parts import Parts  # noqa: E402
-from bench.providers import OURS, OURS_TRITON, PROVIDERS, RULES, Race  # noqa: E402
+from bench.providers import OURS, OURS_TRITON, Race  # noqa: E402
 
 ROWS = predict.predictions()
 
