@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, check, steps
-from .launches import Launches
-from .plan import Member, gradient_cells
-from .watch import watch
+from . import backends, check
+from .plan import devices
+from .plan.bucket import Member
+from .plan.launcher import Backend
+from .plan.plan import Owner, Plan
 
 NAME = "GradientAccumulator"
 
@@ -78,7 +79,7 @@ class GradientAccumulator:
         self._handed = list(self._sums)  # what .grad is after hand_over(): sums, or rounded copies
         self._called = False
         self._state: dict[Tensor, dict[str, Any]] = {}  # as the watch looks at an optimizer's
-        self._plan: Launches | None = None
+        self._plan: Plan | None = None
 
     @torch.no_grad()
     def __call__(self, scale: float | None = None) -> None:
@@ -180,7 +181,7 @@ class GradientAccumulator:
                 f"{own.device}: parameter or gradient changed since it was made. Make a new {NAME}."
             )
 
-    def _make_plan(self) -> Launches:
+    def _make_plan(self) -> Plan:
         """Checks everything first; sums are made only when nothing can be refused any more."""
         found: dict[int, torch.dtype] = {}  # position -> what the sum has to hold
         chosen: set[torch.device] = set()
@@ -205,13 +206,19 @@ class GradientAccumulator:
                 self._state[param] = {"sum": own}
             members.append(Member(own, {}, 0, "accumulate", (), source=param))
             position[id(param)] = index
-        plan = Launches(members)
-        plan.prepare(self._backend, lambda member: self._places[position[id(member.owner)]])
+
+        def place(member: Member) -> Place:
+            return self._places[position[id(member.owner)]]
+
+        plan = Plan(Owner(NAME, self._choose, place), members, [self._params], self._state)
         for bucket in plan.buckets:
-            bucket.assign_rows(0.0)
-        lists = [self._params]
-        plan.watch = watch(lists, self._state, ("sum",), gradient_cells(plan.buckets, lists))
+            bucket.rows.by_group(0.0)
         return plan
+
+    def _choose(self, device: torch.device, where: object) -> Backend:
+        backend = backends.choose(self._backend, device, where)
+        backends.warn_if_slow(backend, device)
+        return backend
 
 
 def _weight(scale: Any) -> float:
@@ -222,7 +229,7 @@ def _weight(scale: Any) -> float:
 
 
 def _refuse_capture(device: torch.device) -> None:
-    if steps.is_capturing(device):
+    if devices.is_capturing(device):
         raise RuntimeError(
             f"{NAME}: a stream of {device} is captured in a graph, which would repeat neither the "
             "scale nor where gradients lie: those are on the host. Call it outside the capture."

@@ -12,7 +12,7 @@ from .. import check
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
-from .scalars import for_steps, scalar_dtype
+from .hyperparams import for_steps, scalar_dtype
 
 
 class Adafactor(FactoredOptimizer):

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import check
 from ..rules import adamw
 from .base import FusedOptimizer, Group, State
-from .scalars import for_steps, scalar_dtype
+from .hyperparams import for_steps, scalar_dtype
 
 
 class AdamW(FusedOptimizer):

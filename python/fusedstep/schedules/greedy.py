@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ..optim.scalars import scalar
-from ..steps import on_host
+from ..optim.hyperparams import scalar
+from ..plan import devices
 from . import checks
 from .schedule import check_groups, check_learning_rates, separate_tensors, set_lr
 
@@ -223,7 +223,7 @@ class GreedyLR(ReduceLROnPlateau):
         for group, own in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             lr = group["lr"]
             is_own = isinstance(lr, Tensor) and (
-                not on_host(lr) or lr.item() == lr.new_tensor(own).item()
+                not devices.on_host(lr) or lr.item() == lr.new_tensor(own).item()
             )
             rates.append(own if is_own else scalar(lr))
         return rates

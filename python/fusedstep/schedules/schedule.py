@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..optim.scalars import scalar
+from ..optim.hyperparams import scalar
 from . import checks
 
 Factor = Callable[[int], float]

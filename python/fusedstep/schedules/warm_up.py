@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ..optim.scalars import scalar
+from ..optim.hyperparams import scalar
 from . import checks, formulas
 from .schedule import check_groups, check_learning_rates, set_lr
 

@@ -1,7 +1,7 @@
 """Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar
 rows.
 
-Beside the watch, this is the one file that knows how tensors lie in memory. A bucket's tensors
+Beside the watch, this is the one place that knows how tensors lie in memory. A bucket's tensors
 share a rule, a device and all dtypes, whatever group they come from; what differs between groups
 and step counts is a row of scalars. A backend gets addresses and sizes, and never a tensor that it
 could not walk flat.
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rules import RULES, Rule
-
-SlotTensors = tuple[Tensor, ...]
+from ..rules import RULES, Rule
+from .rows import Rows
+from .staging import Stage, flat_copy, has_order, is_dense, plain_strides, real
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,10 @@ class Member:
             return "elementwise"
         return "matrix" if self.param.dim() >= 2 else "vector"
 
-
-@dataclass
-class Stage:
-    """A flat copy of a tensor that cannot be walked as it lies: strided, expanded, transposed."""
-
-    copy: Tensor
-    source: Callable[[], Tensor]
-    written: bool
+    def gradient(self) -> Tensor:
+        grad = self.owner.grad
+        assert grad is not None, "members are parameters with a gradient"
+        return real(grad.resolve_conj())
 
 
 @dataclass
@@ -66,69 +62,22 @@ class Bucket:
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     slots: list[list[Tensor | None]] = field(default_factory=list)  # None: the gradient itself
+    stages: list[Stage] = field(default_factory=list)
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
-    row_of: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
-    # (group, step) of each row; none where only a device knows the steps.
-    keys: list[tuple[int, float]] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: Rows([], []))
     # Whether `table` was written: a backend that keeps a copy elsewhere sets it False once it has
     # copied. The tensor itself is never replaced, for the watch knows its address.
     table_changed: bool = True
-    backend_data: Any = None  # what a backend keeps: work lists, scratch
-    _pattern: object = None
 
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
 
-    def tensors(self, index: int) -> SlotTensors:
+    def tensors(self, index: int) -> tuple[Tensor, ...]:
         """The tensors of one member, as its rule takes them, gradient included."""
-        return tuple(
-            real(self.members[index].owner.grad) if slot is None else slot  # type: ignore[arg-type]
-            for slot in self.slots[index]
-        )
-
-    def assign_rows(self, steps: float | list[float]) -> None:
-        """Gives each (group, step) that occurs a row of scalars. Most steps find all counters
-        equal, or all ahead by one: then the rows stay and only their step numbers change."""
-        if not isinstance(steps, list):
-            if self._pattern != "one step":
-                groups = sorted({member.group for member in self.members})
-                index = {group: row for row, group in enumerate(groups)}
-                self._set_rows([index[member.group] for member in self.members], "one step")
-                self.keys = [(group, 0.0) for group in groups]
-            self.keys = [(group, steps) for group, _ in self.keys]
-            return
-        own = [
-            (member.group, steps[position])
-            for member, position in zip(self.members, self.positions, strict=True)
-        ]
-        self.keys = sorted(set(own))
-        index_of = {key: row for row, key in enumerate(self.keys)}
-        rows = [index_of[key] for key in own]
-        if self._pattern != rows:
-            self._set_rows(rows, rows)
-
-    def assign_own_rows(self) -> None:
-        """Gives each member a row of its own: where only the device knows which counters are
-        equal."""
-        if self._pattern != "own rows":
-            self._set_rows(list(range(len(self.members))), "own rows")
-            self.keys = []
-
-    def _set_rows(self, rows: list[int], pattern: object) -> None:
-        self.row_of = torch.tensor(rows, dtype=torch.int64, device="cpu")
-        self._pattern = pattern
-
-    def copy_in(self) -> None:
-        for stage in self.stages:
-            stage.copy.copy_(stage.source())
-
-    def copy_out(self) -> None:
-        for stage in self.stages:
-            if stage.written:
-                stage.source().copy_(stage.copy)
+        member = self.members[index]
+        return tuple(member.gradient() if slot is None else slot for slot in self.slots[index])
 
 
 def make_buckets(members: list[Member]) -> list[Bucket]:
@@ -137,7 +86,8 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
     for position, member in enumerate(members):
         if member.param.numel() == 0:
             continue
-        tensors = [real(t) for t in _member_tensors(member)]
+        states = (real(member.state[key]) for key in member.state_keys)
+        tensors = [real(member.param), member.gradient(), *states]
         dtypes = tuple(t.dtype for t in tensors)
         key = (member.rule, member.kind, member.param.device, dtypes)
         bucket = buckets.get(key)
@@ -149,6 +99,7 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
         bucket.slots.append(_flat_slots(member, tensors, bucket.stages))
     for bucket in buckets.values():
         _collect_rms(bucket)
+        bucket.rows = Rows([member.group for member in bucket.members], bucket.positions)
         rows = [_table_row(bucket, index) for index in range(len(bucket.members))]
         bucket.table = torch.tensor(rows, dtype=torch.int64, device="cpu")
     return list(buckets.values())
@@ -166,21 +117,6 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
     return [cells.get(id(param), 0) for params in param_lists for param in params]
 
 
-def real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of reals, as torch's optimizers treat it."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _member_tensors(member: Member) -> list[Tensor]:
-    return [member.param, _gradient(member), *(member.state[key] for key in member.state_keys)]
-
-
-def _gradient(member: Member) -> Tensor:
-    grad = member.owner.grad
-    assert grad is not None, "members are parameters with a gradient"
-    return grad.resolve_conj()
-
-
 def _flat_slots(member: Member, tensors: list[Tensor], stages: list[Stage]) -> list[Tensor | None]:
     """Each tensor as it can be walked: itself if it lies flat in the bucket's order, else a copy.
 
@@ -188,52 +124,29 @@ def _flat_slots(member: Member, tensors: list[Tensor], stages: list[Stage]) -> l
     rows. States that are not as large as the parameter are rows or columns in plain order.
     """
     param = tensors[0]
-    order = _plain_strides(param.shape)
-    if member.kind == "elementwise" and _is_dense(param):
+    order = plain_strides(param.shape)
+    if member.kind == "elementwise" and is_dense(param):
         order = param.stride()
     slots: list[Tensor | None] = []
     for slot, tensor in enumerate(tensors):
-        want = order if tensor.shape == param.shape else _plain_strides(tensor.shape)
-        key = member.state_keys[slot - 2] if slot >= 2 else None
+        want = order if tensor.shape == param.shape else plain_strides(tensor.shape)
         lazy = tensor.is_neg() or (slot == 1 and member.param.is_complex())
-        if _same_order(tensor, want) and not lazy:
+        if has_order(tensor, want) and not lazy:
             slots.append(None if slot == 1 else tensor)
             continue
-        copy = torch.empty_strided(tensor.shape, want, dtype=tensor.dtype, device=tensor.device)
-        stages.append(Stage(copy, _source(member, slot, key), written=slot != 1))
+        copy = flat_copy(tensor, want)
+        stages.append(Stage(copy, _source(member, slot), written=slot != 1))
         slots.append(copy)
     return slots
 
 
-def _source(member: Member, slot: int, key: str | None) -> Callable[[], Tensor]:
-    def find() -> Tensor:
-        if slot == 0:
-            return real(member.param)
-        if key is not None:
-            return real(member.state[key])
-        return real(_gradient(member))
-
-    return find
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps, in some order of dimensions."""
-    return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-
-
-def _plain_strides(shape: torch.Size) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def _same_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    return all(
-        size == 1 or own == want
-        for size, own, want in zip(tensor.shape, tensor.stride(), strides, strict=True)
-    )
+def _source(member: Member, slot: int) -> Callable[[], Tensor]:
+    if slot == 0:
+        return lambda: real(member.param)
+    if slot == 1:
+        return member.gradient
+    key = member.state_keys[slot - 2]
+    return lambda: real(member.state[key])
 
 
 def _collect_rms(bucket: Bucket) -> None:
@@ -258,10 +171,6 @@ def _collect_rms(bucket: Bucket) -> None:
             member.state[member.rms_key] = view
 
 
-def _tensor(value: float | Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
-
-
 def _table_row(bucket: Bucket, index: int) -> list[int]:
     param, *_ = tensors = bucket.tensors(index)
     row = [tensor.data_ptr() for tensor in tensors]
@@ -273,3 +182,7 @@ def _table_row(bucket: Bucket, index: int) -> list[int]:
         return [*row, param.numel()]
     rows, cols = param.shape[-2:]
     return [*row, param.numel() // (rows * cols), rows, cols]
+
+
+def _tensor(value: float | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import native
+from .. import native
 
 ParamLists = list[list[Tensor]]
 

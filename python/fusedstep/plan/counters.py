@@ -9,39 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import devices
+
 State = dict[str, Any]
 
 
-def on_host(tensor: Tensor) -> bool:
-    """Whether its numbers can be read without waiting for a device."""
-    return tensor.device.type == "cpu"
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether what is launched there now goes into a graph, to run later, and maybe often."""
-    if device.type in ("cpu", "meta"):
-        return False
-    module = torch.get_device_module(device)
-    asks = getattr(module, "is_current_stream_capturing", None)
-    if asks is None:
-        return False
-    with module.device(device):
-        return bool(asks())
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The dtype of scalars and long sums: float64, where the device has it."""
-    if device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64:
-        return torch.float32
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """On `device`, without waiting, unless it is the host, which would read too early."""
-    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")
-
-
-class TensorSteps:
+class TensorCounters:
     """torch's counters: a 0-d tensor per parameter. Those of a plan become views of one tensor, so
     that one addition counts them all; saved, loaded or copied they are as good as any others.
 
@@ -68,11 +41,11 @@ class TensorSteps:
             for place, i in enumerate(indices):
                 self.home[i] = which, place
         needed = {self.home[i][0] for i in waited_for}
-        self.read = [k for k, flat in enumerate(self.flats) if on_host(flat) or k in needed]
+        self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
 
-    def is_away(self, position: int) -> bool:
+    def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""
-        return not on_host(self.flats[self.home[position][0]])
+        return not devices.on_host(self.flats[self.home[position][0]])
 
     def next_of_all(self) -> float | None:
         """The coming step's number if it is the same for every counter that is read, else None."""
@@ -99,12 +72,12 @@ class TensorSteps:
             starts[k] = start
             start += len(self.flats[k])
         places = [starts[k] + place for k, place in map(self.home.__getitem__, positions)]
-        first, dtype = places[0], wide(device)
+        first, dtype = places[0], devices.wide(device)
         consecutive = places == list(range(first, first + len(places)))
         index = None if consecutive else torch.tensor(places, device=device)
 
         def next_steps() -> Tensor:
-            parts = [moved(self.flats[k], device, dtype) for k in which]
+            parts = [devices.to_device(self.flats[k], device, dtype) for k in which]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             if index is None:
                 return joined[first : first + len(places)] + 1.0
@@ -118,7 +91,7 @@ class TensorSteps:
             if found_inf is None:
                 flat.add_(1.0)
             else:
-                flat.add_(moved(found_inf == 0, flat.device, flat.dtype))
+                flat.add_(devices.to_device(found_inf == 0, flat.device, flat.dtype))
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
@@ -134,7 +107,7 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
     return first.as_strided((len(counters),), (1,))
 
 
-class IntSteps:
+class IntCounters:
     """transformers' counters: a Python int per parameter."""
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
@@ -142,7 +115,7 @@ class IntSteps:
         for state in states:
             state["step"] = int(state["step"])
 
-    def is_away(self, position: int) -> bool:
+    def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""
         return False
 
@@ -160,7 +133,9 @@ class IntSteps:
 
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
-            return moved(torch.tensor(values, dtype=wide(device), device="cpu"), device)
+            return devices.to_device(
+                torch.tensor(values, dtype=devices.wide(device), device="cpu"), device
+            )
 
         return next_steps
 

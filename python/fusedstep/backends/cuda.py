@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gpu import tables, waves, work
+from ..gpu.cut import UNITS, Grain, Height, ceil_div
+from ..plan.bucket import Bucket
+from ..plan.launcher import Backend, Launcher, StepInputs
 from .cpu import DTYPE_CODES, RULE_IDS
-from .gpu import tables, waves, work
-from .gpu.cut import UNITS, Grain, Height, ceil_div
-from .plan import Bucket
 
 WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
@@ -38,11 +39,11 @@ GRAIN = Grain(
 )
 
 
-class Prepared(work.Prepared):
-    """What a bucket keeps between steps: its tables, and the launches that C++ carries out."""
+class CudaLauncher(work.DeviceLauncher):
+    """A bucket of `csrc/cuda`: its tables, and the launches that C++ carries out."""
 
-    def __init__(self, module: Any, bucket: Bucket) -> None:
-        super().__init__(bucket)
+    def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
+        super().__init__(backend, bucket)
         self.work = module.Work(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -86,13 +87,38 @@ class Prepared(work.Prepared):
             ordered = own.entries.flip(0) if own.kind.name == "UPDATE" else own.entries
             self._add(own.kind.name, own.kind.width, own.aligned, ordered)
 
+    def launch(self, inputs: StepInputs) -> None:
+        """Kernels write nothing where `found_inf` is not zero."""
+        idle = sum(1 << UNITS.index(kind) for kind in work.idle_kinds(self.bucket, inputs.scalars))
+        with tables.on_device(self.device):
+            stream = self.follow_stream()
+            current = self.tables.current(self.bucket, *inputs)
+            try:
+                self.work.launch(
+                    *(current[name].data_ptr() for name in LISTS),
+                    0 if stream is None else stream.cuda_stream,
+                    idle,
+                )
+            except RuntimeError as error:
+                raise RuntimeError(failure(self.backend, self.bucket, error)) from error
+
+    def read1(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
+    def finish(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
+    def update(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()
         self.work.add(UNITS.index(unit), width, aligned, at, len(entries))
 
 
-class CudaBackend:
-    """`find` gets the module with the kernels, or says in a sentence why there is none."""
+class CudaBackend(Backend):
+    """The kernels of `csrc/cuda`. `find` gets the module with them, or a sentence: why there is
+    none."""
 
     def __init__(self, name: str, find: Callable[[], Any], device_types: tuple[str, ...]) -> None:
         self.name = name
@@ -127,7 +153,7 @@ class CudaBackend:
     def devices(self) -> tuple[str, ...]:
         return self._device_types
 
-    def about(self) -> str:
+    def describe(self) -> str:
         """What it was built for and what it runs on, in a line."""
         built = f"C++ for {self.module.built_for()}"
         if "cuda" not in self._device_types:
@@ -135,54 +161,28 @@ class CudaBackend:
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         return f"{built}; on {', '.join(sorted(names))}"
 
-    def prepare(self, bucket: Bucket) -> None:
-        """Cuts the bucket's tensors into work lists on their device. Once for each plan."""
+    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
         with tables.on_device(bucket.device):
             reason = self.module.why_unusable(bucket.device.index or 0)
             if reason:  # while another device can be used
                 raise RuntimeError(f"{self.name} backend: {bucket.device} cannot be used: {reason}")
             try:
-                bucket.backend_data = Prepared(self.module, bucket)
+                return CudaLauncher(self, self.module, bucket, exchanged)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError) as error:
-                raise RuntimeError(self._said(bucket, error)) from error
+                raise RuntimeError(failure(self, bucket, error)) from error
 
-    def scratch_bytes(self, bucket: Bucket) -> int:
-        prepared: Prepared = bucket.backend_data
-        return prepared.nbytes()
 
-    def launch(
-        self,
-        bucket: Bucket,
-        scalars: Tensor,
-        inv_grad_scale: Tensor | None,
-        found_inf: Tensor | None,
-    ) -> None:
-        """Carries out one step of the bucket; kernels write nothing where `found_inf` is not
-        zero."""
-        prepared: Prepared = bucket.backend_data
-        idle = sum(1 << UNITS.index(kind) for kind in work.idle_kinds(bucket, scalars))
-        with tables.on_device(bucket.device):
-            stream = prepared.follow_stream()
-            current = prepared.tables.current(bucket, scalars, inv_grad_scale, found_inf)
-            try:
-                prepared.work.launch(
-                    *(current[name].data_ptr() for name in LISTS),
-                    0 if stream is None else stream.cuda_stream,
-                    idle,
-                )
-            except RuntimeError as error:
-                raise RuntimeError(self._said(bucket, error)) from error
-
-    def _said(self, bucket: Bucket, error: Exception) -> str:
-        first = bucket.members[0]
-        dtypes = "/".join(str(dtype).removeprefix("torch.") for dtype in bucket.dtypes)
-        return (
-            f"{self.name} backend, a bucket on {bucket.device} ({bucket.rule.name}, {bucket.kind}, "
-            f"tensors: {len(bucket.members)}, {dtypes}, the first one of shape "
-            f"{tuple(first.param.shape)} in group {first.group}): {error}"
-        )
+def failure(backend: Backend, bucket: Bucket, error: Exception) -> str:
+    """What an error of CUDA says, with the bucket it happened to."""
+    first = bucket.members[0]
+    dtypes = "/".join(str(dtype).removeprefix("torch.") for dtype in bucket.dtypes)
+    return (
+        f"{backend.name} backend, a bucket on {bucket.device} ({bucket.rule.name}, {bucket.kind}, "
+        f"tensors: {len(bucket.members)}, {dtypes}, the first one of shape "
+        f"{tuple(first.param.shape)} in group {first.group}): {error}"
+    )
 
 
 def _built() -> Any:
@@ -200,4 +200,4 @@ def _built() -> Any:
         return f"the CUDA module does not load: {error}"
 
 
-BACKEND = CudaBackend("cuda", _built, ("cuda",))
+CUDA = CudaBackend("cuda", _built, ("cuda",))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import steps
-from ..reference import on_tensors
+from ..backends.reference import on_tensors
+from ..plan import devices
 
 
 def scalar(value: Any) -> float:
@@ -22,8 +22,8 @@ def scalar(value: Any) -> float:
 def device_scalar(device: torch.device, value: Any) -> float | Tensor:
     """The same for a computation on `device`: what is not on the host becomes a 0-d tensor there,
     and nothing is waited for."""
-    if isinstance(value, Tensor) and not steps.on_host(value):
-        return steps.moved(value, device, steps.wide(device)).reshape(())
+    if isinstance(value, Tensor) and not devices.on_host(value):
+        return devices.to_device(value, device, devices.wide(device)).reshape(())
     return scalar(value)
 
 
