@@ -72,7 +72,7 @@ class TritonLauncher(work.DeviceLauncher):
         idle = idle_kinds(self.bucket, inputs.scalars)
         with tables.on_device(self.device):
             self.follow_stream()
-            current = self.tables.current(self.bucket, *inputs)
+            current = self.current(inputs)
             for kind, kernel, programs, arguments, options, counters in self.launches:
                 if counters is not None:
                     counters.zero_()

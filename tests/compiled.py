@@ -17,9 +17,9 @@ from unittest import mock
 
 import torch
 
-import fusedstep.triton
 from accumulating import ACCUMULATE
 from cases import CASES
+from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu.cut import WITHOUT_TILES
 
 # An optimizer for each rule, with options under which every kind of work has something to do.
@@ -94,8 +94,9 @@ def recorded_launches(
 ) -> list[Launch]:
     """What a step with this rule launches; `dtypes` are of parameter, gradient, and the states, of
     which the last stands for all that follow."""
-    from fusedstep.kernels import launch
     from triton.runtime.jit import JITFunction
+
+    from fusedstep.kernels import launch
 
     case = next(case for case in [ACCUMULATE, *CASES] if case.name == CASE_OF[rule])
     params = []
@@ -113,8 +114,8 @@ def recorded_launches(
 
     with (
         mock.patch.dict(os.environ, {launch.WAVES: str(int(in_waves))}),
-        mock.patch.object(fusedstep.triton, "why_absent", return_value=""),
-        mock.patch.object(fusedstep.triton, "devices", return_value=("cpu",)),
+        mock.patch.object(TritonBackend, "why_absent", return_value=""),
+        mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
         # As where scalars are on the device: no kind of work is known to be idle.
         mock.patch.object(launch, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
@@ -165,6 +166,7 @@ def _named(value: Any) -> Any:
 
 def _value(value: Any) -> Any:
     import triton.language as tl
+
     from fusedstep.kernels.rules import UPDATES
 
     if isinstance(value, tuple):

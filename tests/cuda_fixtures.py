@@ -14,25 +14,25 @@ import torch
 
 from cuda_on_cpu import SMALL_UNITS
 from cuda_on_ptx import on_simulator
-from fusedstep import cuda
-from fusedstep.gpu import tables, waves, work
+from fusedstep.backends import cuda
+from fusedstep.gpu import waves, work
 from fusedstep.gpu.cut import Height
 
-REAL_CURRENT = tables.Tables.current
+REAL_CURRENT = work.DeviceLauncher.current
 
 
-def poisoned(self: Any, bucket: Any, *rest: Any) -> dict[str, Any]:
-    for tensor in bucket.backend_data.kept:
+def poisoned(self: Any, inputs: Any) -> dict[str, Any]:
+    for tensor in self.kept:
         if tensor.is_floating_point():
             tensor.fill_(math.nan)
-    return REAL_CURRENT(self, bucket, *rest)
+    return REAL_CURRENT(self, inputs)
 
 
 @pytest.fixture
 def simulator() -> Iterator[Any]:
     """`backend="simcuda"` takes tensors of the CPU; the simulator's settings. Scratch begins as nan
     in every step, so that a sum which nobody made is seen."""
-    with mock.patch.object(tables.Tables, "current", poisoned), on_simulator() as settings:
+    with mock.patch.object(work.DeviceLauncher, "current", poisoned), on_simulator() as settings:
         yield settings
 
 
@@ -58,5 +58,5 @@ def scratch_of_zeros(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.kept.append(torch.zeros(count, dtype=dtype))
         return self.kept[-1]
 
-    monkeypatch.setattr(tables.Tables, "current", REAL_CURRENT)
-    monkeypatch.setattr(work.Prepared, "scratch", zeros)
+    monkeypatch.setattr(work.DeviceLauncher, "current", REAL_CURRENT)
+    monkeypatch.setattr(work.DeviceLauncher, "scratch", zeros)

@@ -11,7 +11,7 @@ import simcuda
 from cases import assert_same
 from cuda_compiled import label
 from cuda_on_ptx import CSRC, NAME
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu.cut import Height
 from ptxrun.mangled import parse
 from triton_on_cpu import Problem, is_factored

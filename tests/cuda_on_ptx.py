@@ -19,8 +19,9 @@ from torch import Tensor
 import simcuda
 from cases import assert_same
 from cuda_compiled import label
-from fusedstep import backends, cuda
-from fusedstep.gpu import tables
+from fusedstep import backends
+from fusedstep.backends import cuda
+from fusedstep.gpu import work
 from ptxrun import Kernel, Memory, run
 from ptxrun.mangled import parse
 from ptxrun.module import Module
@@ -137,24 +138,24 @@ def on_ptx(
     """Kernels are executed as PTX. The tensors of the bucket exist for them and what their
     arguments name, and nothing else. Scratch begins as nan in every step."""
     launches, under_way = Launches(), {}
-    real = tables.Tables.current
+    real = work.DeviceLauncher.current
 
-    def current(self: Any, bucket: Any, *rest: Any) -> dict[str, Tensor]:
-        found = real(self, bucket, *rest)
-        under_way.update(bucket=bucket, tensors=found)
-        for tensor in bucket.backend_data.kept:
+    def current(self: Any, inputs: Any) -> dict[str, Tensor]:
+        found = real(self, inputs)
+        under_way.update(launcher=self, tensors=found)
+        for tensor in self.kept:
             if tensor.is_floating_point():
                 tensor.fill_(math.nan)
         return found
 
     def hook(symbol: str, grid: Any, block: Any, shared: int, argument: bytes, _: int) -> None:
         name, lists = label(parse(symbol)), Lists.from_buffer_copy(argument)
-        arguments = named(lists, under_way["bucket"], under_way["tensors"])
+        arguments = named(lists, under_way["launcher"], under_way["tensors"])
         if plant:
             plant(name, arguments)
             for field in ADDRESSES:
                 setattr(lists, field, arguments[field].data_ptr() if field in arguments else None)
-        memory = of_bucket(under_way["bucket"])
+        memory = of_bucket(under_way["launcher"].bucket)
         for field, tensor in arguments.items():
             memory.add(tensor, field)
         launches.add(
@@ -163,15 +164,15 @@ def on_ptx(
 
     with (
         on_simulator(hook) as settings,
-        mock.patch.object(tables.Tables, "current", current),
+        mock.patch.object(work.DeviceLauncher, "current", current),
     ):
         settings.device(processors, 1)
         yield launches
 
 
-def named(lists: Lists, bucket: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
+def named(lists: Lists, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a kernel's argument points to."""
-    known = {tensor.data_ptr(): tensor for tensor in (*bucket.backend_data.kept, *current.values())}
+    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *current.values())}
     addresses = {name: getattr(lists, name) for name in ADDRESSES}
     return {name: known[address] for name, address in addresses.items() if address}
 

@@ -30,7 +30,7 @@ import simcuda
 from accumulating import ACCUMULATE
 from cases import CASES, DTYPES
 from cuda_on_cpu import SMALL_UNITS
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import tables, waves, work
 from fusedstep.gpu.cut import UNITS, Height
 from triton_on_cpu import Problem
@@ -104,14 +104,14 @@ def one_more(place: int) -> Any:
 
 def shorter(name: str, dtype: torch.dtype) -> Any:
     """One number less of this dtype in what a bucket keeps."""
-    real = getattr(work.Prepared, name)
+    real = getattr(work.DeviceLauncher, name)
 
     def less(self: Any, given: Any, *rest: Any) -> Tensor:
         if name == "upload":
             return real(self, given.flatten()[:-1].clone() if given.dtype == dtype else given)
         return real(self, given - (rest[0] == dtype), *rest)
 
-    return mock.patch.object(work.Prepared, name, less)
+    return mock.patch.object(work.DeviceLauncher, name, less)
 
 
 M, V, SEVERAL = [(33, 17)], [(7,)], [(300, 24)]

@@ -7,9 +7,10 @@ import torch
 import fusedstep.hf
 import fusedstep.optim
 from cases import make_params, set_grads
-from fusedstep import backends, check, reference, steps
-from fusedstep.optim import planned
-from fusedstep.watch import PythonWatch
+from fusedstep import backends, check
+from fusedstep.plan import devices, plan
+from fusedstep.plan.launcher import Backend, Launcher
+from fusedstep.plan.watch import PythonWatch
 
 SHAPES = [(), (7,), (1025,), (1, 9), (33, 17), (3, 5, 7), (0,), (300, 260)]
 ADAMW, ADAFACTOR, OLD_ADAMW = fusedstep.optim.AdamW, fusedstep.optim.Adafactor, fusedstep.hf.AdamW
@@ -51,7 +52,7 @@ each_option = pytest.mark.parametrize("name", OPTIONS)
 each_torch = pytest.mark.parametrize("name", [n for n in OPTIONS if not n.startswith("old")])
 
 
-class Recorder:
+class Recorder(Backend):
     """A backend that does nothing but remember what it was given."""
 
     name = "recorder"
@@ -66,16 +67,23 @@ class Recorder:
     def devices(self):
         return ("cpu", "meta")
 
-    def prepare(self, bucket):
-        pass
+    def describe(self):
+        return "remembers"
 
-    def scratch_bytes(self, bucket):
+    def prepare(self, bucket, exchanged=False):
+        return RecordingLauncher(self, bucket)
+
+
+class RecordingLauncher(Launcher):
+    def scratch_bytes(self):
         return 0
 
-    def launch(self, bucket, scalars, inv_grad_scale, found_inf):
-        self.launched.append((bucket, scalars))
-        if scalars.device.type == "cpu":
-            self.rows.append(scalars[bucket.row_of])
+    def launch(self, inputs):
+        self.backend.launched.append((self.bucket, inputs.scalars))
+        if inputs.scalars.device.type == "cpu":
+            self.backend.rows.append(inputs.scalars[self.bucket.rows.row_of])
+
+    read1 = finish = update = launch
 
 
 @pytest.fixture
@@ -91,32 +99,32 @@ def away(monkeypatch):
 
     def switch(on=True, only=None):
         near = REAL_ON_HOST if not on else lambda t: only and not any(t is x for x in only)
-        monkeypatch.setattr(steps, "on_host", near)
+        monkeypatch.setattr(devices, "on_host", near)
 
     return switch
 
 
-REAL_ON_HOST = steps.on_host
+REAL_ON_HOST = devices.on_host
 
 
 @pytest.fixture
 def meta(monkeypatch, recorder):
     """Lets meta tensors pass for those of a device."""
     monkeypatch.setattr(check, "check_tensors", lambda *_: None)
-    monkeypatch.setattr(planned, "watch", PythonWatch)
+    monkeypatch.setattr(plan, "watch", PythonWatch)
 
 
 @pytest.fixture
 def meta_reference(monkeypatch, meta):
-    monkeypatch.setattr(reference, "devices", lambda: ("cpu", "meta"))
+    monkeypatch.setattr(backends.ReferenceBackend, "devices", lambda self: ("cpu", "meta"))
 
 
 @pytest.fixture
 def capturing(monkeypatch):
     """Devices whose stream is being captured."""
-    devices = set()
-    monkeypatch.setattr(steps, "is_capturing", lambda device: device.type in devices)
-    return devices
+    types = set()
+    monkeypatch.setattr(devices, "is_capturing", lambda device: device.type in types)
+    return types
 
 
 def make(name, params, backend="reference", capturable=True):

@@ -11,10 +11,10 @@ import importlib.util
 import pytest
 import torch
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
+import fusedstep.backends.triton
 import fusedstep.hf
 import fusedstep.optim
-import fusedstep.triton
 from cases import CASES, SHAPES, make_params, same_bits, set_grads, states
 from fusedstep import backends
 from ptxrun.nvcc import tool
@@ -54,14 +54,14 @@ def on_simulator():
     from cuda_on_ptx import simulated
 
     module, _ = simulated()
-    backend = fusedstep.cuda.CudaBackend("simcuda", lambda: module, ("cpu",))
+    backend = fusedstep.backends.cuda.CudaBackend("simcuda", lambda: module, ("cpu",))
     backends.BACKENDS[backend.name] = backend
     return backend.name
 
 
 def interpreted():
     """Triton's interpreter, or the reference: then it is the tests that are tested."""
-    return "triton" if "cpu" in fusedstep.triton.devices() else "reference"
+    return "triton" if "cpu" in fusedstep.backends.BACKENDS["triton"].devices() else "reference"
 
 
 def in_waves(monkeypatch, wanted):

@@ -3,7 +3,7 @@
 import ctypes
 import dataclasses
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 from cases import make_params, set_grads
 from fusedstep import backends
 from fusedstep.gpu import cut
@@ -12,7 +12,7 @@ from fusedstep.gpu import cut
 # longer ones, tiny matrices.
 SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
 # So that (70, 1024) has several units: real ones are larger.
-SMALL_UNITS = dataclasses.replace(fusedstep.cuda.GRAIN, unit=cut.Height(16, 1024))
+SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.GRAIN, unit=cut.Height(16, 1024))
 
 
 def numbers_at(address, count, kind=ctypes.c_int32):
@@ -79,7 +79,7 @@ class Module:
 def register(monkeypatch):
     """Such a module, which takes tensors of the CPU as the backend "recorded"."""
     made = Module()
-    backend = fusedstep.cuda.CudaBackend("recorded", lambda: made, ("cpu",))
+    backend = fusedstep.backends.cuda.CudaBackend("recorded", lambda: made, ("cpu",))
     monkeypatch.setitem(backends.BACKENDS, "recorded", backend)
     return made
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fusedstep.accumulate
-import fusedstep.cpu
 from cases import DTYPES, make_params, set_grads
 from fusedstep.accumulate import GradientAccumulator
-from fusedstep.watch import PythonWatch
+from fusedstep.backends.cpu import CpuLauncher
+from fusedstep.plan.watch import PythonWatch
 from test_accumulate import of_dtype, run
 from test_budgets import Calls
 
@@ -38,8 +38,8 @@ def _addresses(accumulator):
 
 
 def test_a_call_is_one_launch_for_each_pair_of_dtypes_and_has_no_scratch(monkeypatch):
-    launched, launch = [], fusedstep.cpu.launch
-    monkeypatch.setattr(fusedstep.cpu, "launch", lambda *a: (launched.append(a[0]), launch(*a)))
+    launched, launch = [], CpuLauncher.launch
+    monkeypatch.setattr(CpuLauncher, "launch", lambda *a: (launched.append(a[0]), launch(*a)))
     for dtypes in (DTYPES[:1], DTYPES[:2], DTYPES):
         params = [p for dtype in dtypes for p in make_params(dtype=dtype)]
         accumulator = GradientAccumulator(params)

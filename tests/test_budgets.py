@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fusedstep.cpu
 import fusedstep.hf
 import fusedstep.optim
 from cases import CASES, each, make_params, set_grads
+from fusedstep.backends.cpu import CpuLauncher
 
 HERE = Path(__file__).parent
 OPTIMIZERS = {
@@ -140,9 +140,9 @@ def test_the_count_of_calls_sees_what_grows():
 
 @each(CASES)
 def test_launches_do_not_grow_with_the_number_of_parameters(case, monkeypatch):
-    launched, launch = [], fusedstep.cpu.launch
+    launched, launch = [], CpuLauncher.launch
     monkeypatch.setattr(
-        fusedstep.cpu, "launch", lambda *a: (launched.append(a[0].kind), launch(*a))
+        CpuLauncher, "launch", lambda *a: (launched.append(a[0].bucket.kind), launch(*a))
     )
     for n in (1, 10, 150):
         params = make_params(n * [(3,), (4, 5), (300, 260)] if n < 100 else n * [(3,), (4, 5)])

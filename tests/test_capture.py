@@ -17,7 +17,7 @@ from far_away import (
     SHAPES,
     to_meta,
 )
-from fusedstep import steps
+from fusedstep.plan import devices
 
 # Graphs.
 
@@ -123,7 +123,7 @@ def test_nobody_asks_for_captures_on_the_host(monkeypatch):
     def asked(device):
         raise AssertionError("asked")
 
-    monkeypatch.setattr(steps, "is_capturing", asked)
+    monkeypatch.setattr(devices, "is_capturing", asked)
     params = make_params(SHAPES)
     for optimizer in (ADAMW(params), ADAFACTOR(params), fusedstep.hf.Adafactor(params)):
         set_grads(params, 0)
@@ -131,8 +131,8 @@ def test_nobody_asks_for_captures_on_the_host(monkeypatch):
 
 
 def test_the_host_captures_nothing():
-    assert not steps.is_capturing(torch.device("cpu"))
-    assert not steps.is_capturing(torch.device("meta"))
+    assert not devices.is_capturing(torch.device("cpu"))
+    assert not devices.is_capturing(torch.device("meta"))
 
 
 def move_gradients(params):

@@ -11,7 +11,6 @@ import torch
 triton = pytest.importorskip("triton", minversion="3.4")
 
 import triton.language as tl  # noqa: E402
-from fusedstep.kernels.blocks import GRAIN  # noqa: E402
 
 from compiled import (  # noqa: E402
     CASE_OF,
@@ -34,6 +33,7 @@ from compiled_checks import (  # noqa: E402
 )
 from fusedstep.gpu import cut  # noqa: E402
 from fusedstep.gpu.cut import WITHOUT_TILES  # noqa: E402
+from fusedstep.kernels.blocks import GRAIN  # noqa: E402
 from fusedstep.rules import RULES  # noqa: E402
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64

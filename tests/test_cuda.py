@@ -7,7 +7,7 @@ import torch
 from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, SHAPES, each, same_bits
 from cuda_on_cpu import check
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import cut
 from triton_on_cpu import Problem, is_factored, placed
 

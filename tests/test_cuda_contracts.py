@@ -228,17 +228,17 @@ def test_nothing_is_prepared_or_allocated_again_in_a_later_step(
     optimizer = case.make(params, backend="simcuda")
     set_grads(params, 0)
     optimizer.step()
-    buckets = optimizer._plan.buckets
-    kept = [[x.data_ptr() for x in own.backend_data.kept] for own in buckets]
+    launchers = optimizer._plan.launchers
+    kept = [[x.data_ptr() for x in own.kept] for own in launchers]
     counts = []
     for _ in range(3):
         uploaded.clear()
         simulator.reset()
         with Calls() as calls:
             optimizer.step()
-        assert optimizer._plan.buckets is buckets
-        assert [[x.data_ptr() for x in own.backend_data.kept] for own in buckets] == kept
-        assert len(uploaded) == len(buckets)  # scalars
+        assert optimizer._plan.launchers is launchers
+        assert [[x.data_ptr() for x in own.kept] for own in launchers] == kept
+        assert len(uploaded) == len(launchers)  # scalars
         assert simulator.memsets() == (waves_on == "1" and case is not ADAMW)
         counts.append(dict(calls.count))
     assert counts[0] == counts[1] == counts[2]

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 import fusedstep.optim
 import recorded_cuda
 from cases import CASES, make_params, set_grads
-from fusedstep import __main__, backends, reference
+from fusedstep import __main__, backends
 from recorded_cuda import Module, started
 
 ADAMW = next(case for case in CASES if case.name == "adamw")
@@ -22,7 +22,7 @@ def module(monkeypatch):
 
 
 def backend_with(found, device_types=("cuda",)):
-    return fusedstep.cuda.CudaBackend("cuda", lambda: found, device_types)
+    return fusedstep.backends.cuda.CudaBackend("cuda", lambda: found, device_types)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_it_is_absent_only_if_no_device_can_be_used():
     module = Module()
     backend = backend_with(module)
     assert backend.why_absent() == ""
-    assert backend.about() == "C++ for sm_90; CUDA 13.0; on NVIDIA H0, NVIDIA H1"
+    assert backend.describe() == "C++ for sm_90; CUDA 13.0; on NVIDIA H0, NVIDIA H1"
     asked, module.why_unusable = [], lambda device: asked.append(device) or module.unusable[device]
     module.unusable = {0: "", 1: "it is too old"}
     assert backend.why_absent() == "" and asked == [1, 0]
@@ -58,15 +58,15 @@ def test_it_is_absent_only_if_no_device_can_be_used():
 
 def test_a_module_that_is_not_there_or_not_for_this_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "fusedstep._cuda", None)
-    assert "is not built: no nvcc was found when" in fusedstep.cuda._built()
+    assert "is not built: no nvcc was found when" in fusedstep.backends.cuda._built()
 
     def broken(name):
         raise ImportError("undefined symbol: x")
 
-    monkeypatch.setattr(fusedstep.cuda.importlib, "import_module", broken)
-    assert fusedstep.cuda._built() == "the CUDA module does not load: undefined symbol: x"
+    monkeypatch.setattr(fusedstep.backends.cuda.importlib, "import_module", broken)
+    assert fusedstep.backends.cuda._built() == "the CUDA module does not load: undefined symbol: x"
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert "ROCm" in fusedstep.cuda._built()
+    assert "ROCm" in fusedstep.backends.cuda._built()
 
 
 def test_one_device_that_cannot_be_used_is_refused(module):
@@ -117,12 +117,12 @@ def test_plain_torch_on_a_gpu_warns_with_every_reason(monkeypatch, recwarn):
     monkeypatch.setattr(cuda, "why_absent", lambda: "no nvcc")
     monkeypatch.setattr(triton, "why_absent", lambda: "")
     for device in ("cuda", "xpu", "cpu", "mps"):
-        backends.warn_if_slow(reference, torch.device(device))
+        backends.warn_if_slow(backends.BACKENDS["reference"], torch.device(device))
     assert not recwarn
     monkeypatch.setattr(triton, "why_absent", lambda: "not installed")
     monkeypatch.setattr(triton, "devices", lambda: ("cuda", "xpu"))
     for device in ("cuda", "xpu", "cpu", "mps"):
-        backends.warn_if_slow(reference, torch.device(device))
+        backends.warn_if_slow(backends.BACKENDS["reference"], torch.device(device))
         backends.warn_if_slow(triton, torch.device(device))
     assert [str(warning.message) for warning in recwarn] == [
         "cuda tensors are updated by plain torch. cuda: no nvcc; triton: not installed",

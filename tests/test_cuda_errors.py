@@ -10,7 +10,8 @@ import torch
 from cases import CASES, assert_same, each, make_params, set_grads
 from cuda_on_cpu import check
 from cuda_on_ptx import simulated
-from fusedstep import backends, cuda
+from fusedstep import backends
+from fusedstep.backends import cuda
 from triton_on_cpu import Problem
 
 pytest_plugins = ["cuda_fixtures"]
@@ -129,7 +130,7 @@ def far(monkeypatch, slots, sizes, everyone=()):
     the `sizes` in its table. All units of the kinds in `everyone` are launched."""
     ends = {}
 
-    def prepare(self, bucket):
+    def prepare(self, bucket, exchanged=False):
         for k, elements in enumerate(slots):
             bucket.table[0, k] -= elements * bucket.dtypes[k].itemsize
         for place, more in sizes.items():
@@ -137,7 +138,7 @@ def far(monkeypatch, slots, sizes, everyone=()):
             ends.update(first=more, whole=int(whole))
             bucket.table[0, place] = whole
         assert slots[0] > 2**31
-        real_prepare(self, bucket)
+        return real_prepare(self, bucket, exchanged)
 
     def add(self, unit, width, aligned, entries):
         first = len(entries) * ends["first"] // ends["whole"] * (unit not in everyone)
@@ -146,9 +147,9 @@ def far(monkeypatch, slots, sizes, everyone=()):
             entries = entries.flip(0)
         real_add(self, unit, width, aligned, entries[first:])
 
-    real_prepare, real_add = cuda.CudaBackend.prepare, cuda.Prepared._add
+    real_prepare, real_add = cuda.CudaBackend.prepare, cuda.CudaLauncher._add
     monkeypatch.setattr(cuda.CudaBackend, "prepare", prepare)
-    monkeypatch.setattr(cuda.Prepared, "_add", add)
+    monkeypatch.setattr(cuda.CudaLauncher, "_add", add)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -6,7 +6,7 @@ import ctypes
 import pytest
 import torch
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 import fusedstep.optim
 import recorded_cuda
 from cases import CASES, each, make_params, set_grads
@@ -42,7 +42,7 @@ def kind_of(case):
 
 @pytest.fixture
 def small_units(monkeypatch):
-    monkeypatch.setattr(fusedstep.cuda, "GRAIN", SMALL_UNITS)
+    monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", SMALL_UNITS)
 
 
 @pytest.mark.usefixtures("small_units")
@@ -85,7 +85,7 @@ def test_phases_are_launched_in_order(module):
 
 def test_a_bucket_is_described_by_numbers_that_cpp_knows(module):
     started(CASE["hf-adafactor-momentum"], [(3,), (4, 5)])
-    names = list(fusedstep.cuda.RULE_IDS)
+    names = list(fusedstep.backends.cuda.RULE_IDS)
     described = {
         w.kind: (names[w.rule], w.wide, w.dtypes, w.fields, w.row_length) for w in module.made
     }
@@ -139,13 +139,13 @@ def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
 @pytest.mark.usefixtures("small_units")
 def test_cuts_lie_where_the_kernels_look_for_them(module):
     optimizer, _ = started(ADAFACTOR, [(70, 1024), (2, 8200)])
-    (work,), (bucket,) = module.made, optimizer._plan.buckets
-    layout = cut.Layout(fusedstep.cuda.GRAIN, 4)
+    (work,), (launcher,) = module.made, optimizer._plan.launchers
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
     layout.add_matrices(1, 70, 1024)
     layout.add_matrices(1, 2, 8200)
     found = numbers_at(work.scratch[0], 2 * len(cut.FIELDS), ctypes.c_int64)
     assert found == [number for row in layout.rows() for number in row]
-    kept = {tensor.data_ptr(): tensor for tensor in bucket.backend_data.kept}
+    kept = {tensor.data_ptr(): tensor for tensor in launcher.kept}
     partials, sums = (kept[address] for address in work.scratch[1:])
     assert (partials.dtype, len(partials)) == (torch.float32, layout.partials)
     assert (sums.dtype, len(sums)) == (torch.float64, layout.sums)
@@ -187,7 +187,7 @@ def test_scalars_and_controls_are_float64(module):
 def test_matrices_go_in_waves_where_it_is_asked_for(module, monkeypatch):
     started(ADAFACTOR, SHAPES)
     assert not any(work.in_waves for work in module.made)
-    monkeypatch.setenv(fusedstep.cuda.WAVES, "1")
+    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "1")
     module.made.clear()
     started(ADAFACTOR, SHAPES)
     matrices, vectors = sorted(module.made, key=lambda work: work.kind)
@@ -210,7 +210,7 @@ def test_matrices_go_in_waves_where_it_is_asked_for(module, monkeypatch):
 
 
 def test_the_switch_says_what_it_takes(module, monkeypatch):
-    monkeypatch.setenv(fusedstep.cuda.WAVES, "yes")
+    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "yes")
     with pytest.raises(RuntimeError, match="FUSEDSTEP_CUDA_WAVES should be 0 or 1 but is: 'yes'"):
         started(ADAFACTOR, [(64, 64)])
 
@@ -220,9 +220,9 @@ def test_the_switch_says_what_it_takes(module, monkeypatch):
 
 def test_the_memory_of_a_launch_lives_as_long_as_the_plan(module):
     optimizer, _ = started(ADAFACTOR, SHAPES)
-    for bucket in optimizer._plan.buckets:
-        kept = {tensor.data_ptr() for tensor in bucket.backend_data.kept}
-        assert set(bucket.backend_data.work.scratch) <= kept
+    for launcher in optimizer._plan.launchers:
+        kept = {tensor.data_ptr() for tensor in launcher.kept}
+        assert set(launcher.work.scratch) <= kept
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -11,7 +11,7 @@ import torch
 from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
 from cuda_on_ptx import check, on_ptx, on_simulator
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import Height
 from ptxrun import Fault

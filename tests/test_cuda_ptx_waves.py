@@ -6,7 +6,7 @@ import pytest
 
 from cases import CASES, assert_same, each
 from cuda_on_ptx import check, on_ptx, on_simulator
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import waves
 from fusedstep.gpu.cut import UNITS, WAVE_ENTRY, Height
 from ptxrun import Fault

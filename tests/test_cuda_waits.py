@@ -7,13 +7,13 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 import recorded_cuda
 from cases import CASES, each, make_params, set_grads
 from fusedstep import backends, check
 from fusedstep.gpu import tables
 from fusedstep.optim import planned
-from fusedstep.watch import PythonWatch
+from fusedstep.plan.watch import PythonWatch
 from recorded_cuda import SHAPES, started
 from test_budgets import Calls
 
@@ -48,7 +48,7 @@ def test_only_what_changed_is_copied_again(case, uploaded):
         uploaded.clear()
         optimizer.step()
         assert optimizer._plan.buckets == [bucket]
-        own = {id(bucket.table): "table", id(bucket.row_of): "row_of"}
+        own = {id(bucket.table): "table", id(bucket.rows.row_of): "row_of"}
         return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
 
     for _ in range(3):
@@ -103,7 +103,7 @@ def meta(monkeypatch, module):
 @pytest.mark.parametrize("capturable", [False, True], ids=["", "capturable"])
 @each(CASES)
 def test_nothing_is_read_from_a_device(case, capturable, scaled, waves_on, meta, monkeypatch):
-    monkeypatch.setenv(fusedstep.cuda.WAVES, waves_on)
+    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, waves_on)
     if capturable and case.ours.__module__.startswith("fusedstep.hf"):
         capturable = False  # its counters are Python numbers
     params = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in SHAPES]
@@ -147,5 +147,5 @@ def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, mo
     here[0] = types.SimpleNamespace(cuda_stream=5)
     optimizer.step()
     assert module.launched[-1][2] == 5
-    kept = optimizer._plan.buckets[0].backend_data
+    kept = optimizer._plan.launchers[0]
     assert recorded == (len(kept.kept) + len(kept.tables.held())) * [here[0]]

@@ -6,7 +6,7 @@ import torch
 
 from cases import CASES, DTYPES, assert_same, each, same_bits
 from cuda_on_cpu import check, launched
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import waves
 from fusedstep.gpu.cut import UNITS
 from triton_on_cpu import Problem

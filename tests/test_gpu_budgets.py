@@ -79,7 +79,7 @@ def test_a_step_on_the_device_waits_for_nothing(name, backend, gpu):
         optimizer.step()
         new_gradients(params)
         optimizer.step()
-    assert optimizer._plan.launchers[0].name == backend
+    assert optimizer._plan.launchers[0].backend.name == backend
 
 
 @pytest.mark.parametrize("name", ["adamw-fused", "adamw-capturable"])

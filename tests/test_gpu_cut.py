@@ -3,14 +3,14 @@ tensors share scratch. With the sizes that suit Triton's kernels, and those that
 
 import numpy as np
 import pytest
-from fusedstep.kernels import blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 from fusedstep.gpu import cut, waves, work
+from fusedstep.kernels import blocks
 
-GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.cuda.GRAIN}
+GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
 each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
 BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
 
@@ -128,7 +128,7 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes):
 @given(shapes_of_matrices, st.sampled_from([4, 8]))
 def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     cols = sizes[2]
-    layout = cut.Layout(fusedstep.cuda.GRAIN, item_bytes)
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, item_bytes)
     layout.add_matrices(*sizes)
     (own,), (work_of,) = layout.cuts, layout.work
     if cut.kind("TINY") in work_of:
@@ -153,7 +153,7 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     ],
 )
 def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols):
-    layout = cut.Layout(fusedstep.cuda.GRAIN, 4)
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
     layout.add_matrices(1, rows, cols)
     assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
 
@@ -161,7 +161,7 @@ def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_
 @pytest.mark.parametrize("item_bytes", [2, 4, 8])
 @pytest.mark.parametrize("cols", [1, 33, 700, 2048, 4096])
 def test_a_unit_in_waves_has_64_kib_of_gradient_or_16_rows(cols, item_bytes):
-    grain = fusedstep.cuda.GRAIN
+    grain = fusedstep.backends.cuda.GRAIN
     assert waves.take(grain, item_bytes, 1, 5000, cols)
     layout = cut.Layout(grain, 4)
     layout.add_matrices(1, 5000, cols, grain.wave_unit[item_bytes])

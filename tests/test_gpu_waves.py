@@ -2,14 +2,14 @@
 where those of another are still needed. For both orders, that of Triton and that of C++."""
 
 import pytest
-from fusedstep.kernels import blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fusedstep.cuda
+import fusedstep.backends.cuda
 from fusedstep.gpu import cut, waves
+from fusedstep.kernels import blocks
 
-GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.cuda.GRAIN}
+GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
 each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
 shapes = st.lists(
     st.tuples(st.integers(1, 3), st.integers(1, 200), st.integers(1, 4200)), min_size=1, max_size=9

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fusedstep.cpu
 import fusedstep.hf
 import fusedstep.optim
 from cases import CASES, DTYPES, make_params, same_bits, set_grads
@@ -23,8 +22,10 @@ from events import (
     list_of_params_grows,
     nothing,
 )
-from fusedstep import native, watch
+from fusedstep import native
+from fusedstep.backends.cpu import CpuLauncher
 from fusedstep.optim.base import param_lists
+from fusedstep.plan import watch
 
 some_params = st.lists(
     st.tuples(
@@ -204,21 +205,21 @@ def test_parameters_that_fell_behind_have_rows_of_their_own():
             params[1].grad = params[2].grad = None
         opt.step()
     (bucket,) = opt._plan.buckets
-    keys = [bucket.keys[row] for row in bucket.row_of.tolist()]
+    keys = [bucket.rows.keys[row] for row in bucket.rows.row_of.tolist()]
     assert keys == [(0, 3.0), (0, 2.0), (1, 2.0), (1, 3.0)]
-    assert len(bucket.keys) == 4
+    assert len(bucket.rows.keys) == 4
     for p in params:
         opt.state[p]["step"].fill_(9.0)
     opt.step()
-    assert opt._plan.buckets[0].keys == [(0, 10.0), (1, 10.0)]
+    assert opt._plan.buckets[0].rows.keys == [(0, 10.0), (1, 10.0)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_many_groups_take_one_launch_for_each_kind(case, monkeypatch):
     launches = []
-    launch = fusedstep.cpu.launch
+    launch = CpuLauncher.launch
     monkeypatch.setattr(
-        fusedstep.cpu, "launch", lambda b, *a: (launches.append(b.kind), launch(b, *a))
+        CpuLauncher, "launch", lambda own, *a: (launches.append(own.bucket.kind), launch(own, *a))
     )
     params = make_params([(3,), (2, 3)] * 233)[:465]
     optimizer = case.make([{"params": [p], "weight_decay": 1e-4 * k} for k, p in enumerate(params)])

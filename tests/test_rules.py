@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import fusedstep
-from fusedstep import emit, reference
+from fusedstep import emit
+from fusedstep.backends import reference
 from fusedstep.rules import RULES, Rule, adafactor, adamw, numbers
 from fusedstep.rules.layout import BLOCK, GROUP, LANES, TILE
 

@@ -10,15 +10,14 @@ import torch
 
 pytest.importorskip("triton", minversion="3.4")
 
-from fusedstep.kernels import launch
-
+import fusedstep.backends.triton
 import fusedstep.optim
-import fusedstep.triton
 from cases import CASES, each, make_params, set_grads
 from fusedstep import __main__, backends, check
 from fusedstep.gpu import cut, tables
+from fusedstep.kernels import launch
 from fusedstep.optim import planned
-from fusedstep.watch import PythonWatch
+from fusedstep.plan.watch import PythonWatch
 from test_budgets import LISTS, OPTIMIZERS, Calls, a_list, each_optimizer
 from triton_on_cpu import is_factored
 
@@ -36,8 +35,8 @@ def launched(monkeypatch):
         found.append((arguments.get("KIND"), arguments))
 
     monkeypatch.setattr(launch, "run", run)
-    monkeypatch.setattr(fusedstep.triton, "why_absent", lambda: "")
-    monkeypatch.setattr(fusedstep.triton, "devices", lambda: ("cpu",))
+    monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "why_absent", lambda self: "")
+    monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "devices", lambda self: ("cpu",))
     return found
 
 
@@ -157,7 +156,7 @@ def test_only_what_changed_is_copied_again(case, uploaded):
         uploaded.clear()
         optimizer.step()
         assert optimizer._plan.buckets == [bucket]
-        own = {id(bucket.table): "table", id(bucket.row_of): "row_of"}
+        own = {id(bucket.table): "table", id(bucket.rows.row_of): "row_of"}
         return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
 
     for _ in range(3):  # a row of numbers for each group: they change with every step
@@ -198,7 +197,7 @@ def meta(monkeypatch, launched):
     """Meta tensors pass for those of a GPU: they raise when their numbers are read."""
     monkeypatch.setattr(check, "check_tensors", lambda *_: None)
     monkeypatch.setattr(planned, "watch", PythonWatch)
-    monkeypatch.setattr(fusedstep.triton, "devices", lambda: ("meta",))
+    monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "devices", lambda self: ("meta",))
     monkeypatch.setattr(tables, "on_device", lambda device: nullcontext())
     monkeypatch.setattr(tables, "current_stream", lambda device: None)
     monkeypatch.setattr(tables, "upload", lambda tensor, device: tensor.to(device))
@@ -261,7 +260,7 @@ def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
 @pytest.fixture
 def without_triton(monkeypatch):
     """Takes it away, as far as imports tell."""
-    real, asked = importlib.util.find_spec, fusedstep.triton._why_not_installed
+    real, asked = importlib.util.find_spec, fusedstep.backends.triton.why_not_installed
 
     def take():
         asked.cache_clear()
@@ -283,7 +282,7 @@ def test_info_says_why_triton_is_absent(without_triton):
 
 def test_auto_takes_triton_where_it_runs(monkeypatch):
     monkeypatch.setattr(backends.BACKENDS["cuda"], "why_absent", lambda: "not built")
-    monkeypatch.setattr(fusedstep.triton, "why_absent", lambda: "")
+    monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "why_absent", lambda self: "")
     names = [backends.choose("auto", torch.device(d), "").name for d in ("cpu", "cuda", "xpu")]
     assert names == ["cpu", "triton", "triton"]
 
@@ -294,7 +293,7 @@ def test_triton_refuses_a_parameter_on_the_cpu(monkeypatch):
     set_grads(params, 0)
     with pytest.raises(RuntimeError, match=r"backend='triton' is not available: no GPU"):
         optimizer.step()
-    monkeypatch.setattr(fusedstep.triton, "why_absent", lambda: "")
+    monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "why_absent", lambda self: "")
     with pytest.raises(RuntimeError, match=r"cuda, xpu, not parameter 0 .*'fc\.weight'.*'auto'"):
         optimizer.step()
     assert not any(optimizer.state.values())

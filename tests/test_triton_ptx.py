@@ -14,10 +14,10 @@ import torch
 triton = pytest.importorskip("triton", minversion="3.4")
 
 import triton.language as tl  # noqa: E402
-from fusedstep.kernels import elementwise, launch  # noqa: E402
 
 from accumulating import ACCUMULATE  # noqa: E402
 from cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
+from fusedstep.kernels import elementwise, launch  # noqa: E402
 from ptxrun import Fault  # noqa: E402
 from triton_on_cpu import Problem, on_ptx, placed  # noqa: E402
 

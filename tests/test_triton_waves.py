@@ -5,11 +5,10 @@ import torch
 
 pytest.importorskip("triton", minversion="3.4")
 
-from fusedstep.kernels import launch
-from fusedstep.kernels.blocks import GRAIN
-
 from cases import CASES, assert_same, each
 from fusedstep.gpu import cut, tables, waves
+from fusedstep.kernels import launch
+from fusedstep.kernels.blocks import GRAIN
 from ptxrun import Fault
 from triton_on_cpu import Problem, on_ptx
 
@@ -29,9 +28,7 @@ def _waves(monkeypatch):
 
 def work_list(optimizer):
     """The launch of the waves, and its entries as tuples."""
-    (prepared,) = [
-        bucket.backend_data for bucket in optimizer._plan.buckets if bucket.kind == "matrix"
-    ]
+    (prepared,) = [own for own in optimizer._plan.launchers if own.bucket.kind == "matrix"]
     (own,) = [one for one in prepared.launches if one.counters is not None]
     return own, [tuple(entry) for entry in own.arguments["entries"].tolist()]
 

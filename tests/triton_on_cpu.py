@@ -16,8 +16,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-import fusedstep.triton
+import fusedstep.optim
 from cases import Case, Params, assert_same, make_params, same_bits, set_grads, states
+from fusedstep.backends.triton import TritonBackend
 from fusedstep.optim.factored import FactoredOptimizer
 
 Run = tuple[torch.optim.Optimizer, Params]
@@ -197,8 +198,8 @@ def device(arch: int) -> Any:
 @contextmanager
 def tensors_of_the_cpu_taken() -> Iterator[None]:
     with (
-        mock.patch.object(fusedstep.triton, "why_absent", return_value=""),
-        mock.patch.object(fusedstep.triton, "devices", return_value=("cpu",)),
+        mock.patch.object(TritonBackend, "why_absent", return_value=""),
+        mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
     ):
         yield
 
@@ -210,17 +211,16 @@ def on_ptx(
     """Launches are carried out by the PTX machine, on which the tensors of the bucket exist, and
     nothing else. Scratch begins as nan in every step. `plant` may change (kernel, arguments)."""
     from fusedstep.kernels import launch
-
     from ptxrun import Memory
 
-    real, counted, buckets = launch.launch, Counter(), []
+    real, counted, buckets = launch.TritonLauncher.launch, Counter(), []
 
-    def begin(bucket: Any, *rest: Any) -> None:
-        buckets[:] = [bucket]
-        for own in bucket.backend_data.launches:
+    def begin(self: Any, inputs: Any) -> None:
+        buckets[:] = [self.bucket]
+        for own in self.launches:
             for name in ("sums", "partials"):
                 own.arguments.get(name, torch.empty(0)).fill_(math.nan)
-        real(bucket, *rest)
+        real(self, inputs)
 
     def run(kernel: Any, programs: int, arguments: dict[str, Any], options: Any) -> None:
         (bucket,), memory = buckets, Memory()
@@ -250,7 +250,7 @@ def on_ptx(
 
     with (
         tensors_of_the_cpu_taken(),
-        mock.patch.object(launch, "launch", begin),
+        mock.patch.object(launch.TritonLauncher, "launch", begin),
         mock.patch.object(launch, "run", run),
     ):
         yield counted

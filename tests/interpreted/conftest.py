@@ -10,7 +10,9 @@ import os
 
 import pytest
 
-from fusedstep.triton import why_absent
+from fusedstep.backends.triton import TritonBackend
+
+why_absent = TritonBackend().why_absent
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED and not why_absent() else ["test_*.py"]

@@ -6,13 +6,13 @@ A program takes about 1.5 ms, so tensors are as small as every kind of work allo
 
 import pytest
 import torch
-from fusedstep.kernels import blocks, launch
 
 import fusedstep.hf
 import fusedstep.optim
 from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
 from fusedstep.gpu import cut, work
+from fusedstep.kernels import blocks, launch
 from triton_on_cpu import Problem, is_factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
@@ -240,8 +240,8 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
         return taken.fill_(float("nan")) if dtype.is_floating_point else taken
 
     monkeypatch.setattr(launch, "run", one_less)
-    scratch = work.Prepared.scratch
-    monkeypatch.setattr(work.Prepared, "scratch", spoiled)
+    scratch = work.DeviceLauncher.scratch
+    monkeypatch.setattr(work.DeviceLauncher, "scratch", spoiled)
     shapes = {"VECTOR": [(cut.PIECE + 9,)], "TINY": [(cut.TINY_MATRICES + 1, 2, 2)]}
     wide = [(2, 2064)] if kind in ("WIDE", "ROWS", "ROW_SUMS") else [(300, 40)]
     problem = Problem(CASE["adafactor-part-capped"], shapes.get(kind.split("_")[0], wide))

@@ -92,7 +92,7 @@ class CudaLauncher(work.DeviceLauncher):
         idle = sum(1 << UNITS.index(kind) for kind in work.idle_kinds(self.bucket, inputs.scalars))
         with tables.on_device(self.device):
             stream = self.follow_stream()
-            current = self.tables.current(self.bucket, *inputs)
+            current = self.current(inputs)
             try:
                 self.work.launch(
                     *(current[name].data_ptr() for name in LISTS),

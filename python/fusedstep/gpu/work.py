@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher
+from ..plan.launcher import Backend, Launcher, StepInputs
 from . import tables, waves
 from .cut import WITHOUT_TILES, Grain, Kind, Layout
 
@@ -45,6 +45,10 @@ class DeviceLauncher(Launcher):
             for tensor in (*self.kept, *self.tables.held()):
                 tensor.record_stream(stream)
         return stream
+
+    def current(self, inputs: StepInputs) -> dict[str, Tensor]:
+        """The arguments that change from step to step."""
+        return self.tables.current(self.bucket, *inputs)
 
     def scratch_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.kept, *self.tables.held()))

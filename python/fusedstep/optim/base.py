@@ -49,7 +49,7 @@ class FusedOptimizer(DeclaredOptimizer):
                 loss = closure()
         for group in self.param_groups:
             self._check_group(group)
-        lists = _param_lists(self)
+        lists = param_lists(self)
         plan = self._current_plan(lists)
         if plan.devices and not plan.captured and check_capture(plan):
             plan.captured = True
@@ -122,6 +122,6 @@ class FusedOptimizer(DeclaredOptimizer):
         self._plan = None
 
 
-def _param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
+def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
     lists = (group["params"] for group in optimizer.param_groups)
     return [params if type(params) is list else list(params) for params in lists]
