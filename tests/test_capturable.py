@@ -205,7 +205,7 @@ def test_parameters_of_two_devices_are_stepped_each_in_its_way(name, meta, recor
     assert all(map(torch.equal, near, alone))
     devices = [(bucket.device.type, scalars.device.type) for bucket, scalars in recorder.launched]
     assert set(devices) == {("meta", "meta")}
-    for flat in mixed._plan.steps.flats:
+    for flat in mixed._plan.counters.flats:
         assert flat.device.type == "meta" or flat.tolist() == [3.0] * len(SHAPES)
 
 
@@ -215,6 +215,6 @@ def test_a_group_may_be_on_two_devices(meta, recorder):
     for step in range(2):
         set_grads(near, step)
         optimizer.step()
-    assert len(optimizer._plan.steps.flats) == 2
+    assert len(optimizer._plan.counters.flats) == 2
     assert [tuple(scalars.shape) for _, scalars in recorder.launched] == [(2, 9), (2, 9)]
     assert [optimizer.state[p]["step"].item() for p in near] == [2.0, 2.0]

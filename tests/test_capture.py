@@ -152,7 +152,7 @@ def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturi
     capturing.add("cpu")
     optimizer.step()  # may move once: into the graph's own memory
     graph = optimizer._plan
-    (flat,) = graph.steps.flats
+    (flat,) = graph.counters.flats
     kept += [param.grad for param in params]
     move_gradients(params)
     for reason in (r"captured before.*warm-up.*set_to_none=False", "run one warm-up"):
@@ -162,7 +162,7 @@ def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturi
     capturing.clear()
     optimizer.step()
     assert optimizer._plan is not graph
-    assert optimizer._plan.steps.flats[0].data_ptr() == flat.data_ptr()
+    assert optimizer._plan.counters.flats[0].data_ptr() == flat.data_ptr()
     assert flat.tolist() == [3.0, 3.0]
 
 

@@ -26,14 +26,17 @@ def test_later_plans_count_where_the_first_one_did(kind):
     optimizer = kind(params)
     set_grads(params, 0)
     optimizer.step()
-    first, counters = optimizer._plan.steps.flats[0], [optimizer.state[p]["step"] for p in params]
+    first, counters = (
+        optimizer._plan.counters.flats[0],
+        [optimizer.state[p]["step"] for p in params],
+    )
 
     optimizer._plan = None
     optimizer.step()
-    assert optimizer._plan.steps.flats[0].data_ptr() == first.data_ptr()
+    assert optimizer._plan.counters.flats[0].data_ptr() == first.data_ptr()
     params[0].grad = None  # the others still are consecutive
     optimizer.step()
-    assert optimizer._plan.steps.flats[0].data_ptr() == counters[1].data_ptr()
+    assert optimizer._plan.counters.flats[0].data_ptr() == counters[1].data_ptr()
     assert all(optimizer.state[p]["step"] is c for p, c in zip(params, counters, strict=True))
     assert first.tolist() == [2.0, 3.0, 3.0]
 
@@ -49,11 +52,11 @@ def test_counters_in_another_order_get_memory_of_their_own():
     optimizer = ADAMW(params)
     set_grads(params, 0)
     optimizer.step()
-    first = optimizer._plan.steps.flats[0]
+    first = optimizer._plan.counters.flats[0]
     optimizer.param_groups[0]["params"].reverse()
     optimizer.state[params[0]]["step"].fill_(7.0)
     optimizer.step()
-    assert optimizer._plan.steps.flats[0].data_ptr() != first.data_ptr()
+    assert optimizer._plan.counters.flats[0].data_ptr() != first.data_ptr()
     assert [optimizer.state[p]["step"].item() for p in params] == [8.0, 2.0]
 
 

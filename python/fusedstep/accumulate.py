@@ -15,6 +15,7 @@ from .plan import devices
 from .plan.bucket import Member
 from .plan.launcher import Backend
 from .plan.plan import Owner, Plan
+from .plan.staging import GradientLayout
 
 NAME = "GradientAccumulator"
 
@@ -91,8 +92,8 @@ class GradientAccumulator:
         weight = self.scale if scale is None else _weight(scale)
         self._refuse_what_was_handed_over()
         plan = self._plan
-        if plan is None or plan.moves([self._params], self._state) < 0:
-            plan = self._plan = self._make_plan()
+        if plan is None or not plan.holds([self._params], self._state):
+            plan = self._plan = self._make_plan(plan)
         for bucket in plan.buckets:
             _refuse_capture(bucket.device)
         rows = torch.tensor([[1.0, weight]], dtype=torch.float64, device="cpu")
@@ -169,20 +170,25 @@ class GradientAccumulator:
     def _check_sum(self, index: int, dtype: torch.dtype) -> None:
         """Refuses a parameter that its sum does not belong to any more, or gradients of a `dtype`
         that the sum would round."""
-        param, own = self._params[index], self._sums[index]
-        if own is not None and (
-            own.shape != param.shape
-            or own.device != param.device
-            or own.is_complex() != param.is_complex()
-            or torch.promote_types(own.dtype, dtype) != own.dtype
-        ):
+        own = self._sums[index]
+        if own is not None and not self._belongs(index, own, dtype):
             raise RuntimeError(
                 f"{NAME}: {self._places[index]}: its sum is of {tuple(own.shape)}, {own.dtype}, on "
                 f"{own.device}: parameter or gradient changed since it was made. Make a new {NAME}."
             )
 
-    def _make_plan(self) -> Plan:
-        """Checks everything first; sums are made only when nothing can be refused any more."""
+    def _belongs(self, index: int, own: Tensor, dtype: torch.dtype) -> bool:
+        param = self._params[index]
+        return (
+            own.shape == param.shape
+            and own.device == param.device
+            and own.is_complex() == param.is_complex()
+            and torch.promote_types(own.dtype, dtype) == own.dtype
+        )
+
+    def _make_plan(self, old: Plan | None) -> Plan:
+        """Checks everything first; sums are made only when nothing can be refused any more.
+        Members of the `old` plan that only have no gradient for now stay members."""
         found: dict[int, torch.dtype] = {}  # position -> what the sum has to hold
         chosen: set[torch.device] = set()
         for index, param in enumerate(self._params):
@@ -204,8 +210,11 @@ class GradientAccumulator:
                 own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 self._sums[index] = self._handed[index] = own
                 self._state[param] = {"sum": own}
-            members.append(Member(own, {}, 0, "accumulate", (), source=param))
+            assert param.grad is not None
+            layout = GradientLayout.of(param.grad)
+            members.append(Member(own, {}, 0, "accumulate", (), layout, source=param))
             position[id(param)] = index
+        members += self._absent(old, position)
 
         def place(member: Member) -> Place:
             return self._places[position[id(member.owner)]]
@@ -214,6 +223,20 @@ class GradientAccumulator:
         for bucket in plan.buckets:
             bucket.rows.by_group(0.0)
         return plan
+
+    def _absent(self, old: Plan | None, position: dict[int, int]) -> list[Member]:
+        """Members of the old plan without a gradient, whose sums still belong to them. Adds where
+        they are among the parameters to `position`."""
+        absent = {} if old is None else {id(m.owner): m for m in old.members if not m.is_present}
+        kept = []
+        for index, param in enumerate(self._params):
+            member, own = absent.get(id(param)), self._sums[index]
+            if member is None or own is not member.param:
+                continue
+            if self._belongs(index, own, member.gradient_layout.dtype):
+                position[id(param)] = index
+                kept.append(member)
+        return kept
 
     def _choose(self, device: torch.device, where: object) -> Backend:
         backend = backends.choose(self._backend, device, where)

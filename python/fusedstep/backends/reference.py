@@ -49,6 +49,7 @@ class ReferenceLauncher(Launcher):
         self._under_way: list[OneStep] = []  # between the phases
         if exchanged:
             self.sums, self.sum_u2 = exchange_buffers(bucket)
+            self._starts = sums_layout(bucket)
 
     def scratch_bytes(self) -> int:
         return sum(own.sums.nbytes for own in self._under_way)
@@ -63,24 +64,28 @@ class ReferenceLauncher(Launcher):
         if not self.bucket.rule.factored:
             return
         self._under_way = list(self._begin(inputs))
+        self.sums.zero_()
         for own in self._under_way:
             own.read1()
-        torch.cat([own.sums for own in self._under_way], out=self.sums)
+            self._sums_of(own).copy_(own.sums)
+
+    def _sums_of(self, own: OneStep) -> Tensor:
+        return self.sums[self._starts[own.index] : self._starts[own.index + 1]]
 
     def finish(self, inputs: StepInputs) -> None:
         if not self.bucket.rule.factored:
             return
-        starts = sums_layout(self.bucket)
-        for own, start, end in zip(self._under_way, starts[:-1], starts[1:], strict=True):
-            own.sums = self.sums[start:end]
+        self.sum_u2.zero_()
+        for own in self._under_way:
+            own.sums = self._sums_of(own)
             own.finish()
-        torch.stack([own.sum_u2 for own in self._under_way], out=self.sum_u2)
+            self.sum_u2[own.index] = own.sum_u2
 
     def update(self, inputs: StepInputs) -> None:
         if not self.bucket.rule.factored:
             return self.launch(inputs)
-        for own, sum_u2 in zip(self._under_way, self.sum_u2.unbind(), strict=True):
-            own.sum_u2 = sum_u2
+        for own in self._under_way:
+            own.sum_u2 = self.sum_u2[own.index]
             own.update()
         self._under_way = []
 
@@ -91,6 +96,8 @@ class ReferenceLauncher(Launcher):
         on_host = devices.on_host(scalars)
         rows = scalars.tolist() if on_host else [row.unbind() for row in scalars.unbind()]
         for index, row in enumerate(self.bucket.rows.row_of.tolist()):
+            if not self.bucket.members[index].is_present:
+                continue
             yield kinds[self.bucket.kind](self.bucket, index, rows[row], inputs)
 
 
@@ -101,6 +108,7 @@ class OneStep:
     sum_u2: Tensor
 
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
+        self.index = index
         _, inv_grad_scale, self.found_inf = inputs
         sign, *values = row
         self.rule = bind(bucket.rule, values)

@@ -51,12 +51,12 @@ class FusedOptimizer(DeclaredOptimizer):
             self._check_group(group)
         lists = param_lists(self)
         plan = self._current_plan(lists)
-        if plan.devices and not plan.captured and check_capture(plan):
+        if plan.devices and not plan.captured and check_capture(self._owner(), plan):
             plan.captured = True
             self._captured.append(plan)
         if plan.counters is not None:
             rows = rows_of(plan, self.param_groups, self._scalars, self._waits_for_device)
-            self._prepare_gradients(plan.members)
+            self._prepare_gradients(list(plan.present_members()))
             self._launch(plan, rows)
         return loss
 
@@ -66,9 +66,9 @@ class FusedOptimizer(DeclaredOptimizer):
         found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else gradients.inverse(grad_scale)
         plan.run(rows, inv_grad_scale, found_inf)
-        plan.counters.count(found_inf)
+        plan.count(found_inf)
         if inv_grad_scale is not None:
-            params = (member.param for member in plan.members)
+            params = (member.param for member in plan.present_members())
             gradients.unscale(params, inv_grad_scale, found_inf)
 
     def _current_plan(self, lists: ParamLists) -> Plan:
@@ -76,26 +76,28 @@ class FusedOptimizer(DeclaredOptimizer):
         plan = self._plan
         made_for = (self.backend, [self._choice(group) for group in self.param_groups])
         if plan is not None and made_for == self._made_for:
-            moves = plan.moves(lists, self.state)
-            if moves == 0 or (moves > 0 and not plan.captured):
+            if plan.holds(lists, self.state):
                 return plan
-            if plan.captured:  # the graph goes on with the old addresses: nobody may use it again
-                self._plan = None
-        owner = Owner(
+            self._plan = None
+        owner = self._owner()
+        counted = (
+            (where, param, self._counts_on_device(group), self.state.get(param, {}).get("step"))
+            for where, group, param in self._parameters()
+            if param.grad is not None
+        )
+        refuse_new_plan_while_capturing(owner, counted, plan)
+        self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)
+        self._made_for = made_for
+        return self._plan
+
+    def _owner(self) -> Owner:
+        return Owner(
             name=type(self).__name__,
             choose=self._choose,
             where=self._where,
             counters=TensorCounters if self.steps_are_tensors else IntCounters,
             scalars_on_device=self.scalars_on_tensors,
         )
-        counted = (
-            (where, param, self._counts_on_device(group), self.state.get(param, {}).get("step"))
-            for where, group, param, _ in self._with_gradients()
-        )
-        refuse_new_plan_while_capturing(owner, counted, plan)
-        self._plan = Plan(owner, self._check_and_make_members(), lists, self.state)
-        self._made_for = made_for
-        return self._plan
 
     # Saving and loading.
 

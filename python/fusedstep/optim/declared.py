@@ -12,11 +12,11 @@ from .. import backends, check
 from ..plan import devices
 from ..plan.bucket import Member
 from ..plan.launcher import Backend
+from ..plan.plan import Plan
+from ..plan.staging import GradientLayout
 
 Group = dict[str, Any]
 State = dict[str, Any]
-# A parameter with a gradient: how an error names it, its group's index and the group, both tensors.
-Found = tuple[check.Where, Group, Tensor, Tensor]
 
 
 class DeclaredOptimizer(torch.optim.Optimizer):
@@ -80,24 +80,27 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     # From declarations to members.
 
-    def _with_gradients(self) -> Iterator[Found]:
+    def _parameters(self) -> Iterator[tuple[check.Where, Group, Tensor]]:
         for index, group in enumerate(self.param_groups):
             for i, param in enumerate(group["params"]):
-                if param.grad is not None:
-                    yield check.Where(self.param_groups, index, i), group, param, param.grad
+                yield check.Where(self.param_groups, index, i), group, param
 
     def _choose(self, device: torch.device, where: object) -> Backend:
         backend = backends.choose(self.backend, device, where)
         backends.warn_if_slow(backend, device)
         return backend
 
-    def _check_and_make_members(self) -> list[Member]:
-        """Checks everything first; states are made only when nothing can be refused any more."""
+    def _check_and_make_members(self, old: Plan | None) -> list[Member]:
+        """Checks everything first; states are made only when nothing can be refused any more.
+        Members of the `old` plan that only have no gradient for now stay members."""
         name = type(self).__name__
-        found = list(self._with_gradients())
+        parameters = list(self._parameters())
         chosen: set[torch.device] = set()
         first: dict[int, check.Where] = {}
-        for where, group, param, grad in found:
+        for where, group, param in parameters:
+            grad = param.grad
+            if grad is None:
+                continue
             check.check_only_once(first, where, param, name)
             self._check_param(where, group, param, grad)
             check.check_tensors(where, param, grad, name)
@@ -106,7 +109,18 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 chosen.add(param.device)
             if state := self.state.get(param):
                 self._check_states(where, group, param, state)
-        return [self._member(where, group, param, grad) for where, group, param, grad in found]
+        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
+        members = []
+        for where, group, param in parameters:
+            grad, before = param.grad, absent.get(id(param))
+            if grad is not None:
+                state = self.state[param]
+                if not state:
+                    state.update(self._new_state(group, param, grad))
+                members.append(self._member(where, group, param, GradientLayout.of(grad)))
+            elif before is not None and self._can_stay(where, group, before):
+                members.append(self._member(where, group, param, before.gradient_layout))
+        return members
 
     def _check_states(self, where: check.Where, group: Group, param: Tensor, state: State) -> None:
         name = type(self).__name__
@@ -116,15 +130,28 @@ class DeclaredOptimizer(torch.optim.Optimizer):
             # A missing one is the peers' KeyError: an option was switched on later.
             check.check_state(where, key, state[key], shape, param, name)
 
-    def _member(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> Member:
+    def _can_stay(self, where: check.Where, group: Group, member: Member) -> bool:
+        """Whether nothing would be wrong with a member that is absent. What is wrong is refused
+        when its gradient comes, and a new plan is made."""
+        param, state = member.param, self.state.get(member.param)
+        if state is not member.state or not state:
+            return False
+        try:
+            check.check_tensors(where, param, param, type(self).__name__)
+            self._check_states(where, group, param, state)
+        except (RuntimeError, TypeError, KeyError):
+            return False
+        return True
+
+    def _member(
+        self, where: check.Where, group: Group, param: Tensor, layout: GradientLayout
+    ) -> Member:
         state = self.state[param]
-        if not state:
-            state.update(self._new_state(group, param, grad))
         if self._counts_on_device(group) and isinstance(state["step"], Tensor):
             state["step"] = devices.to_device(state["step"], param.device)
         keys = tuple(self._state_shapes(group, param))
         rule = self._rule(group, param)
-        return Member(param, state, where.group, rule, keys, self._rms_key())
+        return Member(param, state, where.group, rule, keys, layout, self._rms_key())
 
     def _where(self, member: Member) -> check.Where:
         params = self.param_groups[member.group]["params"]

@@ -32,7 +32,7 @@ def rows_of(
         if waiting:
             there = there.union(k for k in plan.on_device if not waiting.isdisjoint(plan.groups[k]))
     if len(there) < len(plan.buckets):
-        of_all = plan.counters.next_of_all()
+        of_all = plan.counters.next_of_all() if plan.all_present else None
         of_each = plan.counters.next_of_each() if of_all is None else []
     rows = []
     for k, bucket in enumerate(plan.buckets):
@@ -43,7 +43,7 @@ def rows_of(
         if of_all is not None:
             bucket.rows.by_group(of_all)
         else:
-            bucket.rows.by_group_and_step(of_each)
+            bucket.rows.by_group_and_step(of_each, plan.present)
         rows.append(_host_rows(bucket, groups, scalars))
     return rows
 

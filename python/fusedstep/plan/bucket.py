@@ -18,19 +18,19 @@ from torch import Tensor
 
 from ..rules import RULES, Rule
 from .rows import Rows
-from .staging import Stage, flat_copy, has_order, is_dense, plain_strides, real
+from .staging import GradientLayout, Stage, is_dense, plain_strides, real, same_order
 
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter that takes part in a step, with the states its rule needs, in the rule's
-    order."""
+    """One parameter of a plan, with the states its rule needs, in the rule's order."""
 
     param: Tensor
     state: dict[str, Any]
     group: int
     rule: str
     state_keys: tuple[str, ...]
+    gradient_layout: GradientLayout
     rms_key: str | None = None  # where rms(p) is kept, for those who show it
     source: Tensor | None = None  # whose gradient is taken, if not the parameter's own
 
@@ -40,6 +40,11 @@ class Member:
         return self.param if self.source is None else self.source
 
     @property
+    def is_present(self) -> bool:
+        """Whether it has a gradient, and so takes part in the step."""
+        return self.owner.grad is not None
+
+    @property
     def kind(self) -> str:
         if not RULES[self.rule].factored:
             return "elementwise"
@@ -47,7 +52,7 @@ class Member:
 
     def gradient(self) -> Tensor:
         grad = self.owner.grad
-        assert grad is not None, "members are parameters with a gradient"
+        assert grad is not None, "a member that is not present takes no part"
         return real(grad.resolve_conj())
 
 
@@ -79,6 +84,16 @@ class Bucket:
         member = self.members[index]
         return tuple(member.gradient() if slot is None else slot for slot in self.slots[index])
 
+    def take_presence(self) -> None:
+        """Leaves out the copies of members without a gradient. A gradient that is not copied has
+        its cell from the watch."""
+        for stage in self.stages:
+            stage.present = self.members[stage.member].is_present
+            if stage.is_gradient:
+                address = stage.copy.data_ptr() if stage.present else 0
+                self.table[stage.member, stage.slot] = address
+                self.table_changed = True
+
 
 def make_buckets(members: list[Member]) -> list[Bucket]:
     """Groups the members and lays out each bucket's table. Empty parameters need no work."""
@@ -86,22 +101,23 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
     for position, member in enumerate(members):
         if member.param.numel() == 0:
             continue
-        states = (real(member.state[key]) for key in member.state_keys)
-        tensors = [real(member.param), member.gradient(), *states]
-        dtypes = tuple(t.dtype for t in tensors)
+        own = [real(member.param), *(real(member.state[key]) for key in member.state_keys)]
+        grad_dtype = member.gradient_layout.dtype.to_real()
+        dtypes = (own[0].dtype, grad_dtype, *(t.dtype for t in own[1:]))
         key = (member.rule, member.kind, member.param.device, dtypes)
         bucket = buckets.get(key)
         if bucket is None:
             rule = RULES[member.rule]
             bucket = buckets[key] = Bucket(rule, member.kind, member.param.device, dtypes)
+        bucket.slots.append(_flat_slots(bucket, member, own))
         bucket.members.append(member)
         bucket.positions.append(position)
-        bucket.slots.append(_flat_slots(member, tensors, bucket.stages))
     for bucket in buckets.values():
         _collect_rms(bucket)
         bucket.rows = Rows([member.group for member in bucket.members], bucket.positions)
         rows = [_table_row(bucket, index) for index in range(len(bucket.members))]
         bucket.table = torch.tensor(rows, dtype=torch.int64, device="cpu")
+        bucket.take_presence()
     return list(buckets.values())
 
 
@@ -117,27 +133,36 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
     return [cells.get(id(param), 0) for params in param_lists for param in params]
 
 
-def _flat_slots(member: Member, tensors: list[Tensor], stages: list[Stage]) -> list[Tensor | None]:
+def _flat_slots(bucket: Bucket, member: Member, own: list[Tensor]) -> list[Tensor | None]:
     """Each tensor as it can be walked: itself if it lies flat in the bucket's order, else a copy.
+    `own` are the parameter and its states, as reals.
 
     Elementwise rules walk memory in the parameter's own order, if that is dense; factored ones need
     rows. States that are not as large as the parameter are rows or columns in plain order.
     """
-    param = tensors[0]
-    order = plain_strides(param.shape)
-    if member.kind == "elementwise" and is_dense(param):
+    param, *states = own
+    shape, order = param.shape, plain_strides(param.shape)
+    if bucket.kind == "elementwise" and is_dense(param):
         order = param.stride()
-    slots: list[Tensor | None] = []
-    for slot, tensor in enumerate(tensors):
-        want = order if tensor.shape == param.shape else plain_strides(tensor.shape)
-        lazy = tensor.is_neg() or (slot == 1 and member.param.is_complex())
-        if has_order(tensor, want) and not lazy:
-            slots.append(None if slot == 1 else tensor)
+    _, strides, lazy = member.gradient_layout
+    # Of each slot its tensor, its order, the order that it should have, and if it is lazy.
+    slots: list[tuple[Tensor | None, torch.Size, Any, Any, bool]] = [
+        (param, shape, param.stride(), order, param.is_neg()),
+        (None, shape, () if lazy else strides, order, lazy),
+    ]
+    for state in states:
+        want = order if state.shape == shape else plain_strides(state.shape)
+        slots.append((state, state.shape, state.stride(), want, state.is_neg()))
+    found: list[Tensor | None] = []
+    for slot, (tensor, size, strides, want, is_lazy) in enumerate(slots):
+        if not is_lazy and same_order(size, strides, want):
+            found.append(tensor)
             continue
-        copy = flat_copy(tensor, want)
-        stages.append(Stage(copy, _source(member, slot), written=slot != 1))
-        slots.append(copy)
-    return slots
+        dtype, device = bucket.dtypes[slot], bucket.device
+        copy = torch.empty_strided(size, want, dtype=dtype, device=device)
+        bucket.stages.append(Stage(copy, _source(member, slot), len(bucket.members), slot))
+        found.append(copy)
+    return found
 
 
 def _source(member: Member, slot: int) -> Callable[[], Tensor]:
@@ -172,11 +197,17 @@ def _collect_rms(bucket: Bucket) -> None:
 
 
 def _table_row(bucket: Bucket, index: int) -> list[int]:
-    param, *_ = tensors = bucket.tensors(index)
-    row = [tensor.data_ptr() for tensor in tensors]
+    """Addresses and sizes. The cell of an absent gradient is 0."""
+    member, slots = bucket.members[index], bucket.slots[index]
+    param, grad = slots[0], slots[1]
+    assert param is not None
+    if grad is None and member.is_present:
+        grad = member.gradient()
+    tensors = (param, grad, *slots[2:])
+    row = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     if bucket.kind == "elementwise":
         return [*row, param.numel()]
-    wanted = bucket.rms is not None and bucket.members[index].rms_key is not None
+    wanted = bucket.rms is not None and member.rms_key is not None
     row.append(bucket.rms[index].data_ptr() if wanted and bucket.rms is not None else 0)
     if bucket.kind == "vector":
         return [*row, param.numel()]

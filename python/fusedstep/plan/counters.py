@@ -4,6 +4,7 @@ and which of them the host can read without waiting for a device."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import compress
 from typing import Any
 
 import torch
@@ -85,13 +86,21 @@ class TensorCounters:
 
         return next_steps
 
-    def count(self, found_inf: Tensor | None) -> None:
-        """Counts one step, unless the gradients held an infinity: then it did not take place."""
-        for flat in self.flats:
-            if found_inf is None:
-                flat.add_(1.0)
-            else:
-                flat.add_(devices.to_device(found_inf == 0, flat.device, flat.dtype))
+    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+        """Counts one step, unless the gradients held an infinity: then it did not take place.
+
+        Arguments:
+            present: by position, who took part; None if all did.
+        """
+        for which, flat in enumerate(self.flats):
+            took_part: float | Tensor = 1.0
+            if present is not None:
+                ones = [float(present[position]) for position in self.positions[which]]
+                on_host = torch.tensor(ones, dtype=flat.dtype, device="cpu")
+                took_part = devices.to_device(on_host, flat.device)
+            if found_inf is not None:
+                took_part = devices.to_device(found_inf == 0, flat.device, flat.dtype) * took_part
+            flat.add_(took_part)
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
@@ -139,8 +148,8 @@ class IntCounters:
 
         return next_steps
 
-    def count(self, found_inf: Tensor | None) -> None:
-        """Counts one step, unless the gradients held an infinity: then it did not take place."""
+    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+        """As TensorCounters does."""
         if found_inf is None or not found_inf.item():
-            for state in self.states:
+            for state in self.states if present is None else compress(self.states, present):
                 state["step"] += 1

@@ -12,19 +12,19 @@ from .counters import IntCounters
 from .plan import Owner, Plan
 
 
-def check_capture(plan: Plan) -> bool:
+def check_capture(owner: Owner, plan: Plan) -> bool:
     """Whether this step is being captured. Refuses what a graph would repeat wrongly."""
     if not any(map(devices.is_capturing, plan.devices)):
         return False
     for position, member in enumerate(plan.members):
         if not devices.is_capturing(member.param.device):
             raise RuntimeError(
-                f"{plan.owner.name}: {plan.owner.where(member)} takes part in a step that is "
+                f"{owner.name}: {owner.where(member)} takes part in a step that is "
                 "captured, and a graph would not repeat it. Give it an optimizer of its own, and "
                 "step that one outside the graph."
             )
         if plan.counters is not None and not plan.counters.is_on_device(position):
-            raise RuntimeError(_why_not(plan.owner, plan.owner.where(member)))
+            raise RuntimeError(_why_not(owner, owner.where(member)))
     return True
 
 

@@ -3,8 +3,9 @@ long as no tensor moves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from . import devices
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .counters import IntCounters, TensorCounters
 from .launcher import Backend, Exchange, StepInputs
-from .watch import ParamLists, watch
+from .watch import CAME_OR_WENT, ParamLists, watch
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What a plan knows of its optimizer or accumulator.
+    """What a plan is made with by its optimizer or accumulator.
 
     Attributes:
         name: how errors begin.
@@ -41,6 +42,9 @@ class Owner:
 class Plan:
     """What a step can use again as long as nothing moved: buckets, launchers, counters, a watch.
 
+    Members whose gradient is absent stay in the plan and are left out of the step: experts come and
+    go. `present` says of each member whether it takes part, by position.
+
     `on_device` are the positions in `buckets` of those whose scalars can be computed on a device,
     `counted_on_device` of those whose counters are there too.
     """
@@ -54,10 +58,11 @@ class Plan:
         lists: ParamLists,
         state: dict[Tensor, dict[str, Any]],
     ) -> None:
-        self.owner = owner
+        # The owner holds the plan: nothing here may hold the owner, who would never be freed.
+        self.exchange = owner.exchange
         self.members = members
         self.buckets = make_buckets(members)
-        self.written = [member.param for member in members]
+        self._take_presence()
         places = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
         self.devices = {self.buckets[k].device for k in places}
         self.on_device = places if owner.scalars_on_device else []
@@ -72,7 +77,12 @@ class Plan:
             owner.choose(bucket.device, owner.where(bucket.members[0])).prepare(bucket, exchanged)
             for bucket in self.buckets
         ]
-        self.watch = watch(lists, state, self._watched(), gradient_cells(self.buckets, lists))
+        keys = {key for member in members for key in member.state_keys}
+        keys |= {member.rms_key for member in members if member.rms_key}
+        if owner.counters is TensorCounters:
+            keys.add("step")
+        cells = gradient_cells(self.buckets, lists)
+        self.watch = watch(lists, state, tuple(sorted(keys)), cells)
 
     def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
         hosted = set(range(len(self.buckets))).difference(self.on_device)
@@ -83,13 +93,6 @@ class Plan:
                 self.counted_on_device.add(k)
                 self.coming_steps(k)  # what it needs on the device is there before a capture
 
-    def _watched(self) -> tuple[str, ...]:
-        keys = {key for member in self.members for key in member.state_keys}
-        keys |= {member.rms_key for member in self.members if member.rms_key}
-        if self.owner.counters is TensorCounters:
-            keys.add("step")
-        return tuple(sorted(keys))
-
     def coming_steps(self, k: int) -> Callable[[], Tensor]:
         """What gives the coming step's number of each member of bucket `k`, on its device."""
         if k not in self._coming:
@@ -98,13 +101,35 @@ class Plan:
             self._coming[k] = self.counters.vector(bucket.positions, bucket.device)
         return self._coming[k]
 
-    def moves(self, lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int:
-        """How many gradients moved, or -1 if the plan does not hold any more."""
-        moves = self.watch.check(lists, state)
-        if moves != 0:  # then cells of the tables may have been written
-            for bucket in self.buckets:
-                bucket.table_changed = True
-        return moves
+    def holds(self, lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> bool:
+        """Whether the plan can be used for the coming step. Follows gradients that moved, came or
+        went, but not where a graph reads them: it goes on with the old addresses."""
+        seen = self.watch.check(lists, state)
+        if seen == 0:
+            return True
+        for bucket in self.buckets:  # cells of the tables may have been written
+            bucket.table_changed = True
+        if seen < 0 or self.captured:
+            return False
+        if seen & CAME_OR_WENT:
+            self._take_presence()
+        return True
+
+    def _take_presence(self) -> None:
+        self.present = [member.is_present for member in self.members]
+        self.all_present = all(self.present)
+        self.written = [member.param for member in self.present_members()]
+        for bucket in self.buckets:
+            bucket.take_presence()
+
+    def present_members(self) -> Iterator[Member]:
+        """Those that take part in the step."""
+        return compress(self.members, self.present)
+
+    def count(self, found_inf: Tensor | None) -> None:
+        """Counts a step of those that took part in it."""
+        if self.counters is not None:
+            self.counters.count(found_inf, None if self.all_present else self.present)
 
     def run(
         self,
@@ -115,23 +140,21 @@ class Plan:
         """Carries out a step of every bucket, with its rows of scalars."""
         torch.autograd.graph.increment_version(self.written)
         inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
-        if self.owner.exchange is not None:
-            self._run_in_phases(inputs, self.owner.exchange)
-            return
-        for launcher, own in zip(self.launchers, inputs, strict=True):
-            for stage in launcher.bucket.stages:
-                stage.copy_in()
-            launcher.launch(own)
-            for stage in launcher.bucket.stages:
-                stage.copy_out()
+        stages = [stage for bucket in self.buckets for stage in bucket.stages]
+        for stage in stages:
+            stage.copy_in()
+        if self.exchange is None:
+            for launcher, own in zip(self.launchers, inputs, strict=True):
+                launcher.launch(own)
+        else:
+            self._run_in_phases(inputs, self.exchange)
+        for stage in stages:
+            stage.copy_out()
 
     def _run_in_phases(self, inputs: list[StepInputs], exchange: Exchange) -> None:
         """Each exchange is one call for all buckets, whatever their number."""
         work = list(zip(self.launchers, inputs, strict=True))
         factored = [(own, own_inputs) for own, own_inputs in work if own.bucket.rule.factored]
-        for bucket in self.buckets:
-            for stage in bucket.stages:
-                stage.copy_in()
         for launcher, own in factored:
             launcher.read1(own)
         exchange([launcher.sums for launcher, _ in factored])
@@ -140,9 +163,6 @@ class Plan:
         exchange([launcher.sum_u2 for launcher, _ in factored])
         for launcher, own in work:
             launcher.update(own)
-        for bucket in self.buckets:
-            for stage in bucket.stages:
-                stage.copy_out()
 
     def scratch_bytes(self) -> int:
         """Memory that is used beside the tensors: scratch, and copies of strided tensors."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import torch
 
 
@@ -31,15 +33,17 @@ class Rows:
         self._take(self._by_group)
         self.keys = [(group, step) for group in self._names]
 
-    def by_group_and_step(self, steps: list[float]) -> None:
-        """`steps` are those of the plan's members, by position."""
+    def by_group_and_step(self, steps: list[float], present: list[bool]) -> None:
+        """`steps` are those of the plan's members, by position. Who is not present takes any
+        row."""
         own = [
             (group, steps[position])
             for group, position in zip(self._groups, self._positions, strict=True)
         ]
-        self.keys = sorted(set(own))
+        here = [present[position] for position in self._positions]
+        self.keys = sorted(set(compress(own, here))) or own[:1]
         index = {key: row for row, key in enumerate(self.keys)}
-        self._take([index[key] for key in own])
+        self._take([index.get(key, 0) for key in own])
 
     def by_member(self) -> None:
         """A row for each member: only the device knows which counters are equal."""

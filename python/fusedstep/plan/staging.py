@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class GradientLayout(NamedTuple):
+    """How a gradient lies: all that a plan knows of one that is absent for a while."""
+
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+    lazy: bool  # its numbers are to be read as negated or conjugate ones
+
+    @classmethod
+    def of(cls, grad: Tensor) -> GradientLayout:
+        return cls(grad.dtype, grad.stride(), grad.is_neg() or grad.is_complex())
 
 
 @dataclass
@@ -15,13 +28,20 @@ class Stage:
 
     copy: Tensor
     source: Callable[[], Tensor]
-    written: bool
+    member: int  # whose tensor it is, in the bucket
+    slot: int
+    present: bool = True  # whether the member takes part in the step
+
+    @property
+    def is_gradient(self) -> bool:
+        return self.slot == 1
 
     def copy_in(self) -> None:
-        self.copy.copy_(self.source())
+        if self.present:
+            self.copy.copy_(self.source())
 
     def copy_out(self) -> None:
-        if self.written:
+        if self.present and not self.is_gradient:
             self.source().copy_(self.copy)
 
 
@@ -32,7 +52,10 @@ def real(tensor: Tensor) -> Tensor:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill their memory without gaps, in some order of dimensions."""
-    return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return (
+        tensor.is_contiguous()
+        or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    )
 
 
 def plain_strides(shape: torch.Size) -> tuple[int, ...]:
@@ -44,14 +67,8 @@ def plain_strides(shape: torch.Size) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def has_order(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    """Whether the elements lie as `strides` say. A dimension of size 1 may have any stride."""
-    return all(
-        size == 1 or own == want
-        for size, own, want in zip(tensor.shape, tensor.stride(), strides, strict=True)
+def same_order(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether strides mean the same order of elements. In a dimension of size 1 any stride does."""
+    return strides == others or all(
+        size == 1 or own == other for size, own, other in zip(shape, strides, others, strict=True)
     )
-
-
-def flat_copy(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Room for the tensor's elements, in another order."""
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)

@@ -12,6 +12,8 @@ from .. import native
 
 ParamLists = list[list[Tensor]]
 
+CAME_OR_WENT = 1 << 40  # added to what `check` returns
+
 
 class Watch(Protocol):
     """`check` returns the number of gradients that moved (their table cells were written), or -1 if
