@@ -8,12 +8,11 @@ speed of a copy, or what its instructions take where they were counted and take 
 
 from dataclasses import dataclass
 
-from fusedstep.kernels import blocks
-
 from bench.lists import DTYPES, LISTS, ParameterList
 from bench.providers import OURS, OURS_TRITON
 from fusedstep import cuda
 from fusedstep.gpu import cut, waves
+from fusedstep.kernels import blocks
 
 # Assumptions. None was measured on the device.
 PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
