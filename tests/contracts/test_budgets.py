@@ -1,43 +1,20 @@
 """What a step may cost, held by counting memory, launches, calls and waits."""
 
-import collections
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedstep.cpu
 import fusedstep.hf
 import fusedstep.optim
+from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
 
 ROOT = Path(__file__).parents[2]
-OPTIMIZERS = {
-    "adamw": lambda params: fusedstep.optim.AdamW(params),
-    "adafactor": lambda params: fusedstep.optim.Adafactor(params),
-    "hf-adafactor": lambda params: fusedstep.hf.Adafactor(params),
-    "hf-adafactor-momentum": lambda params: fusedstep.hf.Adafactor(params, beta1=0.9),
-}
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-
-LISTS = {
-    "llama-1b": 8 * [(2048, 2048)] + 3 * [(2048, 5632)] + 4 * [(2048,)],
-    "gpt2": [(50257, 768), (1024, 768), *2 * [(768, 2304), (2304,), (768, 3072), (3072,), (768,)]],
-    "one embedding": [(32000, 512)],
-    "vectors": 10 * [(100_000,)],
-    "layers of 256": 24 * [(256, 256), (256,)],
-    "convolutions": 6 * [(256, 256, 3, 3), (256,)],
-}
-
-
-def a_list(shapes, dtype):
-    params = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
-    for param in params:
-        param.grad = torch.zeros_like(param)
-    return params
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -53,12 +30,12 @@ def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
 
 PEAK = """
 import resource, torch
-from tests.contracts import test_budgets
+from tests.support.parameter_lists import OPTIMIZERS, a_list
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-make = test_budgets.OPTIMIZERS[{name!r}]
-make(test_budgets.a_list([(600, 600), (70000,)], torch.float32)).step()  # code is there
-params = test_budgets.a_list([*15 * [(2048, 2048)], (2**22,)], torch.float32)
+make = OPTIMIZERS[{name!r}]
+make(a_list([(600, 600), (70000,)], torch.float32)).step()  # code is there
+params = a_list([*15 * [(2048, 2048)], (2**22,)], torch.float32)
 for param in params:
     param.data.fill_(1.0), param.grad.fill_(0.5)
 optimizer = make(params)
@@ -87,18 +64,6 @@ def test_a_step_of_64_million_elements_makes_no_large_temporary(name):
     assert first - before <= states + 0.03 * size, f"{(first - before - states) / size:.1%}"
     assert second - first <= 0.01 * size, f"{(second - first) / size:.1%}"
     assert first > size / 2  # the peak was read
-
-
-class Calls(TorchDispatchMode):
-    """Counts the operators of torch that are called while it is active."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = collections.Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count[str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def calls_of_a_step(case, shapes, backend="cpu"):

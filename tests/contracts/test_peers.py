@@ -20,9 +20,9 @@ from tests.support.cases import (
     set_grads,
     states,
 )
+from tests.support.tolerances import FLOOR, errors, exact_options
 
 STEPS = 30
-FLOOR = 4
 # Scalar, vectors, degenerate and real matrices, in one tile and in several, batches. Nothing empty.
 SHAPES = [
     (),
@@ -39,14 +39,6 @@ SHAPES = [
 ]
 
 
-def exact_options(case: Case, dtype: torch.dtype) -> dict:
-    """torch's Adafactor takes eps[0] from the dtype: the exact run has to take that of `dtype`."""
-    if case.peer is not torch.optim.Adafactor:
-        return case.options
-    eps1, eps2 = case.options.get("eps", (None, 1e-3))
-    return {**case.options, "eps": (torch.finfo(dtype).eps if eps1 is None else eps1, eps2)}
-
-
 def train(optimizer, params: Params, steps: int = STEPS, rounded_to: torch.dtype | None = None):
     for step in range(steps):
         # float16 holds neither squares of 0.01 (exp_avg_sq) nor of 300.
@@ -60,12 +52,6 @@ def train(optimizer, params: Params, steps: int = STEPS, rounded_to: torch.dtype
 def values(optimizer, param: torch.Tensor) -> dict[str, torch.Tensor]:
     """The parameter and its states, by name."""
     return {"parameter": param.detach(), **states(optimizer, param)}
-
-
-def errors(value: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
-    """Root of the mean square, and largest, of the finite elements."""
-    difference = (value.double() - exact)[value.isfinite()]
-    return difference.square().mean().sqrt().item(), difference.abs().max().item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

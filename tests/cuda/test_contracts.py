@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedstep.gpu import tables, work
-from tests.contracts.test_budgets import Calls
-from tests.contracts.test_layouts import LAYOUTS, misaligned, plain
-from tests.contracts.test_layouts import run as run_with_layout
 from tests.support.accumulating import ACCUMULATE
+from tests.support.calls import Calls
 from tests.support.cases import (
     CASES,
     DTYPES,
@@ -26,6 +24,8 @@ from tests.support.cases import (
 )
 from tests.support.cuda_on_cpu import check, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
+from tests.support.layouts import LAYOUTS, misaligned, plain
+from tests.support.layouts import run as run_with_layout
 from tests.support.problems import Problem, is_factored
 
 pytestmark = pytest.mark.usefixtures("simulator")

@@ -9,9 +9,9 @@ import torch
 import fusedstep.cuda
 import fusedstep.optim
 from fusedstep.gpu import cut
-from tests.contracts.test_budgets import LISTS, OPTIMIZERS, a_list, each_optimizer
 from tests.support import recorded_cuda
 from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
 from tests.support.problems import is_factored
 from tests.support.recorded_cuda import SHAPES, SMALL_UNITS, numbers_at, started
 

@@ -12,8 +12,8 @@ from fusedstep import backends, check
 from fusedstep.gpu import tables
 from fusedstep.optim import planned
 from fusedstep.watch import PythonWatch
-from tests.contracts.test_budgets import Calls
 from tests.support import recorded_cuda
+from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.recorded_cuda import SHAPES, started
 

@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from fusedstep.accumulate import GradientAccumulator
-from tests.contracts.test_layouts import LAYOUTS, plain
-from tests.contracts.test_layouts import SHAPES as LAYOUT_SHAPES
-from tests.gpu.test_budgets import no_waiting, work_of
-from tests.gpu.test_graphs import captured
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import DTYPES, SHAPES, same_bits
 from tests.support.gpu_runs import (
     BACKENDS,
     assert_same_numbers,
     backend_on,
+    captured,
     give_gradients,
+    no_waiting,
     params_on,
     train,
+    work_of,
 )
+from tests.support.layouts import LAYOUTS, plain
+from tests.support.layouts import SHAPES as LAYOUT_SHAPES
 
 pytestmark = pytest.mark.gpu
 F32, BF16 = DTYPES[:2]

@@ -1,17 +1,13 @@
 """On a GPU, with both backends: a step waits for nothing, makes no large temporary, and launches a
 constant number of kernels."""
 
-import collections
-import contextlib
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import fusedstep.hf
 import fusedstep.optim
-from tests.contracts.test_budgets import LISTS
-from tests.support.gpu_runs import BACKENDS, backend_on, in_waves
+from tests.support.gpu_runs import BACKENDS, backend_on, in_waves, no_waiting, work_of
+from tests.support.parameter_lists import LISTS
 
 pytestmark = pytest.mark.gpu
 
@@ -53,17 +49,6 @@ def new_gradients(params):
     """At other addresses than before, as after `zero_grad`."""
     for param in params:
         param.grad = torch.full_like(param, 0.5)
-
-
-@contextlib.contextmanager
-def no_waiting():
-    """An error wherever torch makes the host wait for the device."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 @each_optimizer
@@ -146,15 +131,6 @@ def test_a_later_step_takes_no_memory_from_the_device(name, gpu):
         optimizer.step()
     torch.cuda.synchronize()
     assert taken() == before
-
-
-def work_of(step):
-    """What the device was given during one step, by name, as the profiler saw it."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        step()
-        torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    return collections.Counter(e.name for e in seen.events() if e.device_type == on_device)
 
 
 @each_optimizer

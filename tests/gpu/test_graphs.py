@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import fusedstep.optim
-from tests.optim.test_amp import assert_close
 from tests.support.cases import make_params, set_grads
 from tests.support.gpu_runs import (
     BACKENDS,
     assert_same_numbers,
     backend_on,
+    captured,
     give_gradients,
     gradients,
     in_waves,
@@ -18,6 +18,7 @@ from tests.support.gpu_runs import (
     params_on,
     train,
 )
+from tests.support.tolerances import assert_close
 
 pytestmark = pytest.mark.gpu
 
@@ -84,13 +85,6 @@ def warmed_up(name, device, dtype, before=lambda step: None, **more):
 
     on_side_stream(work)
     return optimizer, params
-
-
-def captured(work):
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph
 
 
 @each_dtype

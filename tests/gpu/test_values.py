@@ -7,8 +7,6 @@ import torch
 
 from fusedstep import backends
 from fusedstep.gpu import waves
-from tests.contracts.test_layouts import LAYOUTS, every_second, misaligned, plain, sliced
-from tests.contracts.test_layouts import SHAPES as LAYOUT_SHAPES
 from tests.support.cases import DTYPES, SHAPES, each
 from tests.support.gpu_runs import (
     BACKENDS,
@@ -25,6 +23,8 @@ from tests.support.gpu_runs import (
     params_on,
     train,
 )
+from tests.support.layouts import LAYOUTS, every_second, misaligned, plain, sliced
+from tests.support.layouts import SHAPES as LAYOUT_SHAPES
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
-from tests.optim.test_clipping import LIMITS, SHAPES, clipped, norm
 from tests.support.cases import assert_same, make_params, set_grads
+from tests.support.clipping import LIMITS, SHAPES, clipped, norm
 
 BAD_NUMBERS = [0.0, -1.0, math.nan, math.inf, "big"]
 

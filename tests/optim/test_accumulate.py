@@ -6,18 +6,13 @@ import torch
 
 from fusedstep import native
 from fusedstep.accumulate import GradientAccumulator
-from tests.contracts.test_layouts import LAYOUTS, plain
-from tests.contracts.test_layouts import SHAPES as LAYOUT_SHAPES
-from tests.support.cases import DTYPES, make_params, same_bits, set_grads
+from tests.support.accumulating import WEIGHTS, gradients, of_dtype, run
+from tests.support.cases import DTYPES, make_params, same_bits
+from tests.support.layouts import LAYOUTS, plain
+from tests.support.layouts import SHAPES as LAYOUT_SHAPES
 
-WEIGHTS = [1.0, 0.3, -2.5, 1e-3]
 STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-30, 1e30, 1e-42]
 each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
-
-
-def gradients(params, call, scale=1.0):
-    set_grads(params, call, scale)
-    return [param.grad.clone() for param in params]
 
 
 def added(own, grad, weight):
@@ -33,23 +28,9 @@ def torchs_sums(params, calls):
     return sums
 
 
-def run(params, calls, **options):
-    accumulator = GradientAccumulator(params, **options)
-    for weight, grads in calls:
-        for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
-        accumulator(weight)
-    return accumulator
-
-
 def assert_same(ours, others):
     for own, other in zip(ours, others, strict=True):
         assert same_bits(own, other), f"{tuple(own.shape)} {own.dtype}"
-
-
-def of_dtype(dtype, weights=WEIGHTS):
-    params = make_params(dtype=dtype)
-    return params, [(weight, gradients(params, k)) for k, weight in enumerate(weights)]
 
 
 # Values.

@@ -10,8 +10,8 @@ import fusedstep.accumulate
 import fusedstep.cpu
 from fusedstep.accumulate import GradientAccumulator
 from fusedstep.watch import PythonWatch
-from tests.contracts.test_budgets import Calls
-from tests.optim.test_accumulate import of_dtype, run
+from tests.support.accumulating import of_dtype, run
+from tests.support.calls import Calls
 from tests.support.cases import DTYPES, make_params, set_grads
 
 

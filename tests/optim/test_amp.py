@@ -6,16 +6,10 @@ import torch
 import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import make_params, set_grads, states
+from tests.support.tolerances import assert_close
 
 SHAPES = [(7,), (1025,), (33, 17)]
 OPTIONS = [{}, {"amsgrad": True, "maximize": True}]
-
-
-def assert_close(a, a_params, b, b_params):
-    for p, q in zip(a_params, b_params, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-        for key, value in states(b, q).items():
-            torch.testing.assert_close(states(a, p)[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

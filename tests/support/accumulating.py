@@ -1,5 +1,5 @@
 """GradientAccumulator as one more case of the tables: each step adds the gradients and leaves them,
-and the sums are its states."""
+and the sums are its states. And calls of an accumulator, each of a weight and gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fusedstep.accumulate import GradientAccumulator
-from tests.support.cases import Case
+from tests.support.cases import Case, make_params, set_grads
 
 
 class Accumulating:
@@ -41,3 +41,24 @@ class Accumulating:
 
 
 ACCUMULATE = Case("accumulate", Accumulating, Accumulating, {"scale": 0.3})
+
+WEIGHTS = [1.0, 0.3, -2.5, 1e-3]
+
+
+def gradients(params, call, scale=1.0):
+    set_grads(params, call, scale)
+    return [param.grad.clone() for param in params]
+
+
+def run(params, calls, **options):
+    accumulator = GradientAccumulator(params, **options)
+    for weight, grads in calls:
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        accumulator(weight)
+    return accumulator
+
+
+def of_dtype(dtype, weights=WEIGHTS):
+    params = make_params(dtype=dtype)
+    return params, [(weight, gradients(params, k)) for k, weight in enumerate(weights)]

@@ -5,21 +5,24 @@ Factored rules add up in another order: they are at most twice as far from the f
 reference is, with the floor of four ulps that `contracts/test_peers.py` explains.
 """
 
+import collections
+import contextlib
 import functools
 import importlib.util
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 import fusedstep.cuda
 import fusedstep.hf
 import fusedstep.optim
 import fusedstep.triton
 from fusedstep import backends
-from tests.contracts.test_layouts import plain
-from tests.contracts.test_peers import FLOOR, errors, exact_options
 from tests.ptxrun.nvcc import tool
 from tests.support.cases import CASES, SHAPES, make_params, same_bits, set_grads, states
+from tests.support.layouts import plain
+from tests.support.tolerances import FLOOR, errors, exact_options
 
 STEPS = 3
 ELEMENTWISE = [c for c in CASES if c.ours in (fusedstep.optim.AdamW, fusedstep.hf.AdamW)]
@@ -174,3 +177,30 @@ def assert_agrees(case, dtype, found, shapes, steps=STEPS):
             floor = FLOOR * info.eps * max(largest, info.smallest_normal)
             for mine, its in zip(errors(value, right), errors(wanted, right), strict=True):
                 assert mine <= 2 * its + floor, f"{where}: {mine} against {its}, {floor=}"
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """An error wherever torch makes the host wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def work_of(step):
+    """What the device was given during one step, by name, as the profiler saw it."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    return collections.Counter(e.name for e in seen.events() if e.device_type == on_device)
+
+
+def captured(work):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph

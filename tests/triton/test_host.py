@@ -17,8 +17,9 @@ from fusedstep.gpu import cut, tables
 from fusedstep.kernels import launch
 from fusedstep.optim import planned
 from fusedstep.watch import PythonWatch
-from tests.contracts.test_budgets import LISTS, OPTIMIZERS, Calls, a_list, each_optimizer
+from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
 from tests.support.problems import is_factored
 
 CASE = {case.name: case for case in CASES}
