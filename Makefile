@@ -29,16 +29,16 @@ test: $(VENV)/built ## everything but the slow sweeps
 test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
 
-# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; the tests
-# of the CUDA backend and of bench are a third one, so that two cores have the same to do.
-APART := $(wildcard tests/test_cuda*.py tests/test_bench*.py) tests/test_simcuda.py tests/test_trainer.py
+# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; these
+# folders are a third one, so that two cores have the same to do.
+APART := tests/bench tests/cuda tests/hf tests/simcuda
 tests: tests-apart tests-compiled tests-interpreted
 tests-apart:
 	$(BIN)/python -m pytest $(SELECT) $(APART)
 tests-compiled:
 	$(BIN)/python -m pytest $(SELECT) $(APART:%=--ignore=%)
 tests-interpreted:
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/interpreted
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/triton/interpreted
 
 gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)

@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.assemble import assemble
 from bench.parts import ROOT, Parts, program
 
-KINDS = ("", "_graphs", "_budgets", "_sizes", "_accumulate")
-TESTS = [f"tests/test_gpu{kind}.py" for kind in KINDS]
+KINDS = ("values", "graphs", "budgets", "sizes", "accumulate")
+TESTS = [f"tests/gpu/test_{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # the first ones matter most
 # Of the step alone: what Triton starts beside it uses no GPU, which would be an error. An error of

@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from ptxrun import Fault
-from ptxrun.handwritten import (
+from . import Fault
+from .handwritten import (
     BUFFER,
     CELL,
     instruction_kernel,
@@ -18,8 +18,8 @@ from ptxrun.handwritten import (
     storage,
     wanted_bits,
 )
-from ptxrun.table_of_cases import CASES
-from ptxrun.tables import FORMATS, Case, from_bits, samples
+from .table_of_cases import CASES
+from .tables import FORMATS, Case, from_bits, samples
 
 COMBINATIONS = 1200
 # These move bits, whatever the bits mean.

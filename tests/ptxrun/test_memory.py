@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptxrun import Fault, Kernel, Memory, run
-from ptxrun.handwritten import BUFFER, CELL, TID, kernel_of, launch
+from . import Fault, Kernel, Memory, run
+from .handwritten import BUFFER, CELL, TID, kernel_of, launch
 
 # A reduction of 64 numbers in shared memory; the barrier in the middle is left out or not.
 SHARED = """

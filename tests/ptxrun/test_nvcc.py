@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptxrun import Fault, Kernel
-from ptxrun.mangled import Name, parse
-from ptxrun.module import Module
-from ptxrun.nvcc_launch import launch
+from . import Fault, Kernel
+from .mangled import Name, parse
+from .module import Module
+from .nvcc_launch import launch
 
-pytest_plugins = ["ptxrun.needs_nvcc"]
+pytest_plugins = [f"{__package__}.needs_nvcc"]
 compiled = pytest.mark.usefixtures("nvcc")
 
 RANDOM = np.random.default_rng(5)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-import simcuda
-from simcuda.samples import built
+from . import load
+from .samples import built
 
 
 @pytest.fixture(scope="module")
 def sample_modules():
-    return simcuda.load(built("plain"), "_samples")
+    return load(built("plain"), "_samples")
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The sample kernels: their library, and launches of them, here or in a process of their own.
 
-python -m simcuda.samples LIBRARY LAUNCHES. The latter is JSON: arguments for `launch`, with "x",
-"out" and "counters" as numbers of elements, and with "seed" and "resident". No torch there, so
-that a sanitizer's start takes no second.
+python -m tests.simcuda.samples LIBRARY LAUNCHES. The latter is JSON: arguments for `launch`, with
+"x", "out" and "counters" as numbers of elements, and with "seed" and "resident". No torch there,
+so that a sanitizer's start takes no second.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import simcuda
-from simcuda.build import HERE
+from . import build, load, run_python
+from .build import HERE
 
 
 def built(variant: str) -> Path:
     sources = [HERE / "samples.cu", HERE / "samples_bindings.cpp"]
     defines = ["SAMPLES_MODULE=_samples"]
-    return simcuda.build("_samples", sources, variant=variant, defines=defines)
+    return build("_samples", sources, variant=variant, defines=defines)
 
 
 def launch(
@@ -39,7 +39,7 @@ def launch(
 
 def run_launches(variant: str, launches: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     arguments = [str(built(variant)), json.dumps(launches)]
-    return simcuda.run_python(variant, ["-m", "simcuda.samples", *arguments])
+    return run_python(variant, ["-m", f"{__package__}.samples", *arguments])
 
 
 def memory(elements: int, kind: type[ctypes._SimpleCData[Any]]) -> int:
@@ -50,7 +50,7 @@ def memory(elements: int, kind: type[ctypes._SimpleCData[Any]]) -> int:
 
 
 def main(library: str, launches: list[dict[str, Any]]) -> None:
-    module, controls = simcuda.load(Path(library), "_samples")
+    module, controls = load(Path(library), "_samples")
     for launch in launches:
         controls.seed(launch.pop("seed", 0))
         controls.resident(launch.pop("resident", 0))

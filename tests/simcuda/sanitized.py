@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simcuda.build import VARIANTS, compiler
+from .build import VARIANTS, compiler
 
-TESTS = Path(__file__).parent.parent.resolve()
+# From where Python imports this package.
+ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 SANITIZER_EXIT_CODE = 66
 
 OPTIONS = {
@@ -35,7 +36,7 @@ def environment(variant: str) -> dict[str, str]:
     """One thread, as OpenMP's barriers are unknown to TSan; and libstdc++ too before Python, or
     ASan does not find what it replaces."""
     result = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **OPTIONS)
-    path = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     result["PYTHONPATH"] = os.pathsep.join(path)
     preload = VARIANTS[variant].preload
     if preload:

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from simcuda.samples import launch
-from simcuda.sanitized import environment
+from .samples import launch
+from .sanitized import environment
 
-pytest_plugins = ["simcuda.fixtures"]
+pytest_plugins = [f"{__package__}.fixtures"]
 
 # What the hardware refuses. (threads, blocks, shared bytes, the error)
 REFUSED = (
@@ -111,7 +111,7 @@ extern "C" int answer() { return ANSWER; }
 @pytest.fixture
 def building(tmp_path, monkeypatch):
     """The module that builds, with a cache of its own, and how often it has compiled or linked."""
-    module = importlib.import_module("simcuda.build")
+    module = importlib.import_module(f"{__package__}.build")
     simulator = module.recipes([], module.VARIANTS["plain"], [], [])
     module.CACHE.mkdir(parents=True, exist_ok=True)
     ready = {recipe.target().name: recipe.compile() for recipe in simulator}
@@ -156,7 +156,8 @@ def test_a_source_that_does_not_compile_leaves_nothing_behind(building, tmp_path
 
 def test_two_processes_build_the_same_library_side_by_side(building, tmp_path):
     program = (
-        "import importlib, pathlib, sys; building = importlib.import_module('simcuda.build');"
+        "import importlib, pathlib, sys;"
+        f"building = importlib.import_module({building.__name__!r});"
         "cache, source, folder = map(pathlib.Path, sys.argv[1:]); building.CACHE = cache;"
         "print(building.build('sample', [source], include=[folder]))"
     )
