@@ -109,7 +109,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 chosen.add(param.device)
             if state := self.state.get(param):
                 self._check_states(where, group, param, state)
-        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
+        absent: dict[int, Member] = {}  # until the walkers skip them
         members = []
         for where, group, param in parameters:
             grad, before = param.grad, absent.get(id(param))
