@@ -2,7 +2,12 @@
 // compiler will do. GNU's OpenMP, LLVM's and Intel's all export it; it is bound when torch is loaded.
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -51,6 +56,31 @@ void work_through(void* data) {
   }
 }
 
+// A child process has none of its parent's threads. A pool that the parent has used would wait for
+// them for ever, so a launch in a child runs on the thread that asks for it.
+bool is_child = false;
+
+// Whether this process is a copy of another one, which may have used the pool before this module was
+// loaded.
+bool started_as_copy() {
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC of Linux
+  unsigned flags = 0;
+  if (std::FILE* file = std::fopen("/proc/self/stat", "r")) {
+    char line[512] = {};
+    const size_t length = std::fread(line, 1, sizeof(line) - 1, file);
+    std::fclose(file);
+    line[length] = 0;
+    if (const char* name_end = std::strrchr(line, ')'))
+      if (std::sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %u", &flags) != 1) flags = 0;
+  }
+  return flags & kForkedWithoutExec;
+}
+
+const bool is_copy = started_as_copy();
+const int watches_forks = pthread_atfork(nullptr, nullptr, [] { is_child = true; });
+
+void enter_pool(Team& team) { GOMP_parallel(work_through, &team, unsigned(team.launch.threads), 0); }
+
 }  // namespace
 
 bool has_pool() { return GOMP_parallel != nullptr; }
@@ -59,10 +89,12 @@ void carry_out(const Launch& launch, Walk walk) {
   if (launch.n_phases == 0) return;
   Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), {}};
   const bool one_run = launch.phases[launch.n_phases] == 1;
-  if (launch.threads > 1 && !one_run && has_pool())
-    GOMP_parallel(work_through, &team, unsigned(launch.threads), 0);
-  else
+  if (launch.threads <= 1 || one_run || !has_pool() || is_child)
     work_through(&team);
+  else if (is_copy)
+    std::thread(enter_pool, std::ref(team)).join();  // a new thread has a pool of its own
+  else
+    enter_pool(team);
 }
 
 }  // namespace fusedstep
