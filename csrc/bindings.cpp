@@ -110,7 +110,7 @@ Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple
 
 PYBIND11_MODULE(_native, module) {
   use_level("");
-  module.attr("RULES_HASH") = kRulesHash;
+  module.attr("FINGERPRINT") = kFingerprint;
   module.def("use_level", &use_level);
   module.def("active_level", [] { return kLevels[active_level].name; });
   module.def("levels", [] {

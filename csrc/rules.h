@@ -6,8 +6,8 @@
 
 namespace fusedstep {
 
-// Of all that stands below. A module that was built from another header is not used.
-constexpr char kRulesHash[] = "9f02e11321d7798c";
+// Of the files in python/fusedstep/rules. A module that was built from others is not used.
+constexpr char kFingerprint[] = "acf3f9f2857d5de1";
 
 // Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.
 constexpr int kLanes = 16;

@@ -4,8 +4,8 @@ does."""
 import pytest
 import torch
 
-from cases import CASES, DTYPES, assert_same, each, make_params, same_bits, set_grads
 from fusedstep import native
+from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, same_bits, set_grads
 
 SHAPES = [(2000,)] * 20 + [(300, 260), (64, 64), (70001,), (9000, 3, 3)]
 DENORMAL = 1e-40

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from cases import CASES, assert_same, each, make_params, set_grads
+from tests.support.cases import CASES, assert_same, each, make_params, set_grads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
