@@ -78,7 +78,8 @@ class FusedOptimizer(DeclaredOptimizer):
         if plan is not None and made_for == self._made_for:
             if plan.holds(lists, self.state):
                 return plan
-            self._plan = None
+            if plan.captured:  # its graph goes on with the old addresses: nobody may use it again
+                self._plan = None
         owner = self._owner()
         counted = (
             (where, param, self._counts_on_device(group), self.state.get(param, {}).get("step"))

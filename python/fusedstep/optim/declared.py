@@ -65,9 +65,9 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         values = (group.get("lr"), *(group.get("betas") or ()))
         return any(isinstance(value, Tensor) and not devices.on_host(value) for value in values)
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
-        """The rule's scalars at a step. If `scalars_on_tensors`, `step` may be a tensor of many
-        steps; then each scalar is a number or a tensor."""
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor of
+        many steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
 
     def _prepare_gradients(self, members: list[Member]) -> None:
