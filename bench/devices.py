@@ -219,7 +219,7 @@ def taken_by_auto(kind: str) -> str:
         backend = backends.choose(None, torch.device(kind), f"a tensor on {kind}")
     except (ImportError, RuntimeError) as error:
         return f"none ({error})"
-    return f"{backend.name} ({backend.about()})"
+    return f"{backend.name} ({backend.describe()})"
 
 
 def driver() -> str:

@@ -19,8 +19,8 @@ from pathlib import Path
 from bench.assemble import assemble
 from bench.parts import BUILD, ROOT, Parts, program
 
-KINDS = ("", "_graphs", "_budgets", "_sizes", "_accumulate")
-TESTS = [f"tests/test_gpu{kind}.py" for kind in KINDS]
+KINDS = ("values", "graphs", "budgets", "sizes", "accumulate")
+TESTS = [f"tests/gpu/test_{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # the most important ones first
 # We check the step alone: processes that Triton starts use no GPU, which a tool calls an error.

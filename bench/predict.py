@@ -12,7 +12,7 @@ from importlib import import_module
 from bench.lists import DTYPES, LISTS, ParameterList
 from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
-from fusedstep import cuda
+from fusedstep.backends import cuda
 from fusedstep.gpu import cut, waves
 
 # Assumptions. None was measured on the device.
