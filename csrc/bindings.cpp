@@ -125,7 +125,10 @@ PYBIND11_MODULE(_native, module) {
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
-  module.def("can_watch", [](py::object api) { return Watch::usable(api.ptr()); });
+  module.def("can_watch", &Watch::is_ready);
+  module.def("learn_to_watch", [](py::object api, py::list samples) {
+    return Watch::get_ready(api.ptr(), samples.ptr());
+  });
   py::class_<Watch>(module, "Watch")
       .def(py::init(&make_watch))
       .def("check", [](Watch& watch, py::list param_lists, py::dict state) {

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import native
 
@@ -32,10 +33,63 @@ def watch(
     """Remembers parameters, gradients and the state tensors named by `keys`. `cells` holds for each
     parameter the address of the table cell of its gradient, or 0. The caller keeps parameters and
     state dicts alive."""
-    exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if native.module is not None and exchange is not None and native.module.can_watch(exchange):
-        return native.module.Watch(exchange, param_lists, state, keys, cells)
+    if native.module is not None and _can_watch():
+        return native.module.Watch(EXCHANGE, param_lists, state, keys, cells)
     return PythonWatch(param_lists, state, keys, cells)
+
+
+EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+
+
+def _can_watch() -> bool:
+    """Whether C++ can read tensors where they lie. It finds out once how they do."""
+    if native.module.can_watch():
+        return True
+    if EXCHANGE is None or not hasattr(torch, "_lazy_clone"):
+        return False
+    with torch.no_grad(), _disable_current_modes():
+        return bool(native.module.learn_to_watch(EXCHANGE, samples()))
+
+
+def samples() -> list[tuple[Any, ...]]:
+    """Tensors of all kinds of sizes, strides, dtypes and flags. With each the addresses of its C++
+    object, of its storage and of the data; whether it is negated, conjugated, and copied only when
+    it is written; its number of dimensions, and a number that stands for all its facts."""
+    tensors: list[Tensor] = []
+    for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1,) * 6):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.complex64):
+            tensors.append(torch.zeros(shape, dtype=dtype, device="cpu"))
+        pairs = torch.zeros(2, *shape, dtype=torch.complex64, device="cpu")
+        for part in pairs:
+            negated = part.conj().imag
+            dense = negated.as_strided(shape, tensors[-1].stride())
+            tensors += [part, part.real, part.imag, part.conj(), negated, dense, dense.conj()]
+            tensors.append(torch.nn.Parameter(part.real))
+            tensors.append(torch.nn.Parameter(part.real))
+            tensors[-1].data = dense
+    table = torch.zeros(4, 6, device="cpu")
+    tensors += [table, table.t(), table[1:3], table[:2], table[:, 2:4], table[0], table[1:2, :1]]
+    tensors += [table[0, :1].expand(3), torch.nn.Parameter(table), torch.empty(3, device="meta")]
+    found = [(tensor, tensor.untyped_storage().data_ptr(), False) for tensor in tensors]
+    for _ in range(3):
+        whole = torch.zeros(3, device="cpu")
+        found.append((whole, whole.data_ptr(), True))
+        tensors.append(torch._lazy_clone(whole))  # makes both lazy
+    facts: dict[Any, int] = {}
+    return [
+        (
+            tensor,
+            tensor._cdata,
+            tensor.untyped_storage()._cdata,
+            data,
+            tensor.is_neg(),
+            tensor.is_conj(),
+            lazy,
+            tensor.dim(),
+            facts.setdefault((_layout(tensor), tensor.storage_offset()), len(facts)),
+        )
+        for tensor, data, lazy in found
+    ]
 
 
 class PythonWatch:
@@ -94,4 +148,5 @@ class PythonWatch:
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     if tensor.layout != torch.strided:
         return (tensor.layout, tensor.dtype)
-    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
+    facts = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    return (*facts, tensor.is_neg(), tensor.is_conj())
