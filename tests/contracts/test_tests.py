@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import budgets
+
 TESTS = Path(__file__).parents[1]
 TOOLS = ("ptxrun", "simcuda")
 FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
@@ -101,3 +103,27 @@ def test_an_import_from_a_test_file_is_seen(text):
 def test_an_import_from_outside_is_seen_in_a_tool(text):
     assert from_outside(text, "ptxrun/test_memory.py")
     assert not from_outside("import numpy\nfrom . import Fault", "ptxrun/test_memory.py")
+
+
+each_budget = pytest.mark.parametrize("backend", [budgets.CUDA, budgets.TRITON], ids=str)
+
+
+@each_budget
+def test_budgets_are_as_make_budgets_writes_them(backend):
+    """Sorted, and a line for each kernel."""
+    text = backend.file.read_text()
+    assert text == budgets.text(backend.measured_with, backend.kernels)
+    assert len(text.splitlines()) == len(backend.kernels) + 5
+
+
+@each_budget
+def test_a_kernel_must_be_in_its_budget_exactly(backend):
+    kernel, numbers = next(iter(backend.kernels.items()))
+    what, most = next(iter(numbers.items()))
+    assert not backend.complaint(kernel, what, most)
+    assert backend.complaint(kernel, what, most + 1) == f"{most + 1} registers of {most}"
+    for unknown in ((f"{kernel}, another", what), (kernel, "another GPU")):
+        assert "no budget. Run `make budgets`" in backend.complaint(*unknown, 1)
+    assert not backend.differences(backend.kernels)
+    for other in ({}, {**backend.kernels, "another": {}}, {**backend.kernels, kernel: {}}):
+        assert "`make budgets`" in backend.differences(other)[-1]
