@@ -130,8 +130,8 @@ class Bucket {
 };
 
 Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
-                 std::vector<int64_t> cells) {
-  Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells));
+                 std::vector<int64_t> cells, const Watch::Layouts& earlier) {
+  Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells), earlier);
   if (PyErr_Occurred()) throw py::error_already_set();
   return watch;
 }
@@ -157,11 +157,14 @@ PYBIND11_MODULE(_native, module) {
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());
   });
-  py::class_<Watch>(module, "Watch")
-      .def(py::init(&make_watch))
-      .def("check", [](Watch& watch, py::list param_lists, py::dict state) {
-        return watch.check(param_lists.ptr(), state.ptr());
-      });
+  py::class_<Watch> watch(module, "Watch");
+  py::class_<Watch::Layout>(watch, "Layout")
+      .def(py::init<int64_t, int64_t, bool, std::vector<int64_t>>());
+  watch.attr("CAME_OR_WENT") = Watch::kCameOrWent;
+  watch.def(py::init(&make_watch))
+      .def("check", [](Watch& watch, py::list param_lists,
+                       py::dict state) { return watch.check(param_lists.ptr(), state.ptr()); })
+      .def("present", [](const Watch& watch) { return py::bytes(watch.present()); });
 }
 
 }  // namespace
