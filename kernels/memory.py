@@ -13,6 +13,7 @@ from . import blocks, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
 FLAT_WIDTH = tl.constexpr(blocks.GRAIN.flat_width)
+PIECE = tl.constexpr(layout.PIECE)
 
 
 def _place(name: str) -> tl.constexpr:
@@ -48,33 +49,40 @@ ELEMENTS = tl.constexpr(1)  # of a vector
 
 
 @triton.jit
-def cells(lists, tensor, DTYPES: tl.constexpr, VECTOR: tl.constexpr):
+def cells(lists, tensor, CFG: tl.constexpr):
     """The tensor's row of the table."""
-    if VECTOR:
-        return lists[0] + tensor * (len(DTYPES) + 2)
+    if CFG.VECTOR:
+        return lists[0] + tensor * (len(CFG.DTYPES) + 2)
     else:
-        return lists[0] + tensor * (len(DTYPES) + 4)
+        return lists[0] + tensor * (len(CFG.DTYPES) + 4)
 
 
 @triton.jit
-def slot(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
-    pointer = tl.load(cells + K).to(tl.pointer_type(DTYPES[K]))
-    if ALIGNED:
+def slot(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """The address of a tensor of which tiles are loaded."""
+    pointer = tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
+    if CFG.ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
     return pointer
 
 
 @triton.jit
-def size(cells, K: tl.constexpr, DTYPES: tl.constexpr):
-    return tl.load(cells + len(DTYPES) + K)
+def slot_anywhere(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """The same, of which nothing is promised."""
+    return tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
 
 
 @triton.jit
-def aligned_size(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
+def size(cells, place, CFG: tl.constexpr):
+    return tl.load(cells + len(CFG.DTYPES) + place)
+
+
+@triton.jit
+def aligned_size(cells, place, CFG: tl.constexpr):
     """A size along which tiles are loaded. The promise is attached to the load itself: the result
     of a call would lose it."""
-    count = tl.load(cells + len(DTYPES) + K)
-    if ALIGNED:
+    count = tl.load(cells + len(CFG.DTYPES) + place)
+    if CFG.ALIGNED:
         count = tl.multiple_of(count, 16)
     return count
 
@@ -103,9 +111,9 @@ def scalar_row(lists, tensor):
 
 
 @triton.jit
-def gradient_scale(lists, tensor, T: tl.constexpr):
-    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, T)
-    return tl.load(lists[4]).to(T) * sign
+def gradient_scale(lists, tensor, CFG: tl.constexpr):
+    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, CFG.T)
+    return tl.load(lists[4]).to(CFG.T) * sign
 
 
 @triton.jit

@@ -33,7 +33,7 @@ def launched(monkeypatch):
     found = []
 
     def run(kernel, programs, arguments, options):
-        found.append((arguments.get("KIND"), arguments))
+        found.append((getattr(arguments["CFG"], "KIND", None), arguments))
 
     monkeypatch.setattr(launch, "run", run)
     monkeypatch.setattr(fusedstep.triton, "why_absent", lambda: "")
@@ -104,7 +104,7 @@ def test_one_group_that_needs_it_is_enough(launched):
 
 def test_phases_are_launched_in_order(launched):
     started(CASE["adafactor"], SHAPES)
-    phases = [cut.PHASES[kind] for kind, arguments in launched if not arguments["VECTOR"]]
+    phases = [cut.PHASES[kind] for kind, arguments in launched if not arguments["CFG"].VECTOR]
     assert phases == sorted(phases)
 
 
@@ -115,8 +115,7 @@ def work(launched, params):
         addresses = {p.data_ptr(): tuple(p.shape) for p in params}
         for tensor, unit in arguments["entries" if kind else "chunks"].tolist():
             shape = addresses[arguments["table"][tensor, 0].item()]
-            sizes = arguments.get("WIDTH"), arguments.get("TILE"), arguments["ALIGNED"]
-            found[kind, shape, unit, sizes] += 1
+            found[kind, shape, unit, arguments["CFG"]] += 1
     return found
 
 

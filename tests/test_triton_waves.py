@@ -92,9 +92,9 @@ def changed(name, field, value):
     """Another number in all entries of a kind of work; then what stood there is of no effect."""
 
     def plant(kernel, arguments):
-        if "NAMES" in arguments:
+        if "CFGS" in arguments:
             entries = arguments["entries"] = arguments["entries"].clone()
-            kinds = list(arguments["NAMES"])
+            kinds = [config.KIND for config in arguments["CFGS"]]
             chosen = torch.tensor([kinds[kind] == name for kind in entries[:, 0].tolist()])
             assert chosen.any()
             entries[chosen, field] = value

@@ -230,7 +230,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     real, left_out = launch.run, []
 
     def one_less(kernel, programs, arguments, warps):
-        less = arguments["KIND"] == kind
+        less = arguments["CFG"].KIND == kind
         left_out.extend([kind] * less)
         real(kernel, programs - less, arguments, warps)
 
