@@ -3,7 +3,6 @@ a constant number of launches, on the current stream, and waits for nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +35,17 @@ def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str
     kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
 
 
-def types_of(dtypes: Iterable[torch.dtype]) -> tuple[tl.dtype, ...]:
-    return tuple(TYPES[dtype] for dtype in dtypes)
+def types_of(bucket: Bucket) -> tuple[tl.dtype, ...]:
+    """Of the slots. Kernels never guess what lies in a tensor."""
+    for dtype in bucket.dtypes:
+        if dtype not in TYPES:
+            first = bucket.members[0]
+            raise ValueError(
+                f"triton backend: there are no kernels for {dtype}, which a tensor of the "
+                f"parameter of shape {tuple(first.param.shape)} in group {first.group} has; "
+                f"convert it to one of {', '.join(map(str, TYPES))}"
+            )
+    return tuple(TYPES[dtype] for dtype in bucket.dtypes)
 
 
 def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
@@ -75,7 +83,7 @@ class Prepared(work.Prepared):
         for aligned, tensors in lists:
             entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
             config = ElementwiseConfig(
-                DTYPES=types_of(bucket.dtypes),
+                DTYPES=types_of(bucket),
                 T=TYPES[bucket.compute_dtype],
                 SCALARS=len(bucket.rule.scalars),
                 ALIGNED=aligned,
@@ -136,7 +144,7 @@ class Prepared(work.Prepared):
         block = _block(bucket, kind, aligned)
         return FactoredConfig(
             KIND=kind.name,
-            DTYPES=types_of(bucket.dtypes),
+            DTYPES=types_of(bucket),
             T=TYPES[bucket.compute_dtype],
             W=TYPES[self.tables.wide],
             VECTOR=bucket.kind == "vector",

@@ -254,6 +254,20 @@ def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
     assert used <= 0.02 * size, f"{used / size:.2%}"
 
 
+# What is refused.
+
+
+@pytest.mark.usefixtures("launched")
+def test_a_dtype_that_no_kernel_knows_is_refused():
+    for case in (CASE["adamw"], CASE["adafactor"]):
+        optimizer, _ = started(case, [(4, 5)])
+        (bucket,) = optimizer._plan.buckets
+        bucket.dtypes = (torch.float8_e5m2, *bucket.dtypes[1:])
+        said = r"no kernels for torch.float8_e5m2, which a tensor .* shape \(4, 5\) in group 0 has"
+        with pytest.raises(ValueError, match=said):
+            launch.prepare(bucket)
+
+
 # Which backend runs where.
 
 
