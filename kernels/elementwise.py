@@ -39,7 +39,9 @@ def elementwise(
         if CFG.ALIGNED:
             slot = tl.multiple_of(slot, 16)
         slots = slots + (slot,)
-    if tl.load(controls + 1) == 0:
+    # Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
+    present = tl.load(cells + 1) != 0
+    if present & (tl.load(controls + 1) == 0):
         if start + CFG.CHUNK <= count:
             for at in range(0, CFG.CHUNK, CFG.BLOCK):
                 i = start + at + tl.arange(0, CFG.BLOCK)

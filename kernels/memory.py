@@ -58,6 +58,12 @@ def cells(lists, tensor, CFG: tl.constexpr):
 
 
 @triton.jit
+def has_gradient(lists, tensor, CFG: tl.constexpr):
+    """Without one in this step there is 0 in its cell, and nothing of the tensor is touched."""
+    return tl.load(cells(lists, tensor, CFG) + 1) != 0
+
+
+@triton.jit
 def slot(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
     """The address of a tensor of which tiles are loaded."""
     pointer = tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))

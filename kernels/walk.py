@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from . import matrix, matrix_elements, tensor, tiny, vector
+from . import matrix, matrix_elements, memory, tensor, tiny, vector
 
 
 @triton.jit
@@ -27,7 +27,8 @@ def phase(
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)
         unit = tl.load(entry + 1)
-        item(lists, at, unit, UPDATE, CFG)
+        if memory.has_gradient(lists, at, CFG):
+            item(lists, at, unit, UPDATE, CFG)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from fusedstep.gpu import cut as layout
 
+from . import memory
 from .walk import item
 
 ENTRY = tl.constexpr(layout.WAVE_ENTRY)
@@ -50,8 +51,9 @@ def walk(
             wait(done + tensor, tl.load(entry + 3))
             wait(done + tl.load(entry + 4), tl.load(entry + 5))
             at = tensor.to(tl.int64)
+            present = memory.has_gradient(lists, at, tl.constexpr(CFGS[0]))
             for k in tl.static_range(len(CFGS)):
-                if kind == k:
+                if present & (kind == k):
                     item(lists, at, unit, UPDATE, tl.constexpr(CFGS[k]))
             tl.debug_barrier()  # every thread has stored what it had to
             tl.atomic_add(done + tensor, 1, sem="release")

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
+from absent_gradients import without_gradients
 from accumulating import ACCUMULATE
 from cases import CASES, DTYPES, assert_same, each, same_bits, states
 from cuda_on_ptx import check, on_ptx, on_simulator
@@ -149,6 +150,13 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
     for param, kept in zip(params, before, strict=True):
         for name, value in {"p": param.detach(), **states(optimizer, param)}.items():
             assert same_bits(value, kept[name])
+
+
+@each([ADAMW, PART_CAPPED])
+def test_tensors_without_a_gradient_are_not_touched(case):
+    with without_gradients(range(len(SOME))), on_ptx() as launches:
+        Problem(case, SOME, steps=1).run("simcuda")
+    assert launches.counted["thread_instructions"] and not launches.counted["st.global.bytes"]
 
 
 def vectors_moved(counted):

@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton", minversion="3.4")
 import triton.language as tl  # noqa: E402
 from fusedstep.kernels import elementwise, launch  # noqa: E402
 
+import absent_gradients  # noqa: E402
 from accumulating import ACCUMULATE  # noqa: E402
 from cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
 from ptxrun import Fault  # noqa: E402
@@ -169,6 +170,14 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
     for param, kept in zip(params, before, strict=True):
         for name, value in {"p": param.detach(), **states(optimizer, param)}.items():
             assert same_bits(value, kept[name])
+
+
+@each([ADAMW, PART_CAPPED])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    shapes = [(7,), (33, 17), (300, 40), (3, 5, 7), (2, 2064)]
+    with on_ptx():
+        absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
 
 
 # Faults. Each goes into the arguments of a launch, or into what the host decides.

@@ -8,6 +8,7 @@ pytest.importorskip("triton", minversion="3.4")
 from fusedstep.kernels import launch
 from fusedstep.kernels.blocks import GRAIN
 
+import absent_gradients
 from cases import CASES, assert_same, each
 from fusedstep.gpu import cut, tables, waves
 from ptxrun import Fault
@@ -48,6 +49,13 @@ def test_the_order_in_which_programs_run_changes_no_bit(seed):
         expected = Problem(PART_CAPPED, SHAPES).run("triton")
     with on_ptx(schedule=seed):
         assert_same(*Problem(PART_CAPPED, SHAPES).run("triton"), *expected)
+
+
+@pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, set(range(IN_WAVES))], ids=str)
+def test_nobody_waits_for_a_tensor_without_a_gradient(absent):
+    """Its items are counted as if they had been carried out."""
+    with on_ptx():
+        absent_gradients.check(Problem(PART_CAPPED, SHAPES), "triton", absent)
 
 
 @pytest.mark.parametrize("wave_bytes", [1, 40_000, 1 << 40])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fusedstep.kernels import blocks, launch
 
+import absent_gradients
 import fusedstep.hf
 import fusedstep.optim
 from accumulating import ACCUMULATE
@@ -200,6 +201,12 @@ def test_the_order_of_parameters_changes_no_bit(case):
 
 def _reversed(optimizer, params):
     return optimizer, params[::-1]
+
+
+@each([CASE["adamw"], ACCUMULATE, CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    shapes = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
+    absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
 
 
 # Faults, for which the bounds are narrow enough.
