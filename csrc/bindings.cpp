@@ -49,23 +49,25 @@ void require(int64_t table) {
 class Bucket {
  public:
   Bucket(int64_t rule, bool wide, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
-         int64_t tensors, int64_t fields) {
+         int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t sum_u2) {
     if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
     require(table);
+    if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
     launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
+    launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
+                        reinterpret_cast<double*>(sum_u2)};
     for (size_t k = 0; k < dtypes.size() && k < size_t(kMaxSlots); ++k) launch_.dtypes[k] = dtypes[k];
-    const bool factored = rule == kAdafactor || rule == kAdafactorMomentum;
-    work_ = factored ? factored_work(launch_, tensors) : elementwise_work(launch_, tensors);
+    work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
+            : sums != 0            ? exchanged_work(launch_, tensors)
+                                   : factored_work(launch_, tensors);
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
     launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
     launch_.runs = work_.runs.data();
     launch_.phases = work_.phases.data();
-    launch_.n_phases = int64_t(work_.phases.size()) - 1;
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
-    if (kLevels[active_level].find(launch_) == nullptr)
-      throw std::invalid_argument("the CPU backend has no walker for this rule: csrc/cpu/walk.cpp");
+    if (work_.stages.size() == 1) work_.end_stage();
   }
 
   // Allocates what a launch on so many threads needs, so that no step fails half done.
@@ -81,7 +83,10 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads) {
+  // One stage of those that the bucket has: 0, or 0 to 2 if it is exchanged.
+  void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads,
+              int64_t stage) {
+    launch_.first_phase = work_.stages.at(stage), launch_.end_phase = work_.stages.at(stage + 1);
     require(row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);
@@ -111,6 +116,7 @@ Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple
 
 PYBIND11_MODULE(_native, module) {
   use_level("");
+  module.attr("FINGERPRINT") = kFingerprint;
   module.def("use_level", &use_level);
   module.def("active_level", [] { return kLevels[active_level].name; });
   module.def("levels", [] {
@@ -121,11 +127,15 @@ PYBIND11_MODULE(_native, module) {
   });
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
-      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t>())
+      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
+                    int64_t, int64_t, int64_t>())
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
-  module.def("can_watch", [](py::object api) { return Watch::usable(api.ptr()); });
+  module.def("can_watch", &Watch::is_ready);
+  module.def("learn_to_watch", [](py::object api, py::list samples) {
+    return Watch::get_ready(api.ptr(), samples.ptr());
+  });
   py::class_<Watch>(module, "Watch")
       .def(py::init(&make_watch))
       .def("check", [](Watch& watch, py::list param_lists, py::dict state) {

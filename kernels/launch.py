@@ -13,12 +13,14 @@ from fusedstep.gpu import cut, tables, work
 from fusedstep.gpu.waves import entries as entries_of_waves
 from fusedstep.gpu.waves import wanted
 from fusedstep.gpu.work import idle_kinds
-from fusedstep.plan import Bucket
+from fusedstep.plan.bucket import Bucket
+from fusedstep.plan.launcher import Backend, StepInputs
+from fusedstep.rules.layout import SLOTS
 
 from . import blocks, waves
 from .config import ElementwiseConfig, FactoredConfig
 from .elementwise import elementwise
-from .rules import UPDATES
+from .rules import update_of
 from .walk import phase
 
 TYPES = {
@@ -66,15 +68,40 @@ class Launch(NamedTuple):
     counters: Tensor | None = None  # of what is done; zero when a launch begins
 
 
-class Prepared(work.Prepared):
+class TritonLauncher(work.DeviceLauncher):
     """What a bucket keeps between steps: its launches and all they read but the tensors."""
 
-    def __init__(self, bucket: Bucket) -> None:
-        super().__init__(bucket)
+    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+        with tables.on_device(bucket.device):
+            super().__init__(backend, bucket)
+            self.launches = self._launches(bucket)
+
+    def _launches(self, bucket: Bucket) -> list[Launch]:
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
         # An elementwise kernel tells full blocks from the tail; others need rows that are aligned.
         columns = 1 if bucket.kind == "elementwise" else 16
-        self.launches = make(bucket, work.by_alignment(bucket, columns))
+        return make(bucket, work.by_alignment(bucket, columns))
+
+    def launch(self, inputs: StepInputs) -> None:
+        """Kernels write nothing where `found_inf` is not zero."""
+        idle = idle_kinds(self.bucket, inputs.scalars)
+        with tables.on_device(self.device):
+            self.follow_stream()
+            current = self.current(inputs)
+            for kind, kernel, programs, arguments, options, counters in self.launches:
+                if counters is not None:
+                    counters.zero_()
+                if kind is None or kind.name not in idle:
+                    run(kernel, programs, {**arguments, **current}, options)
+
+    def read1(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
+    def finish(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
+    def update(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
 
     def _elementwise(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
@@ -92,7 +119,7 @@ class Prepared(work.Prepared):
             )
             arguments = {
                 "chunks": self.upload(entries),
-                "UPDATE": UPDATES[bucket.rule.name],
+                "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
                 "CFG": config,
             }
             options = options_of(bucket.device, size.warps)
@@ -108,7 +135,7 @@ class Prepared(work.Prepared):
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
             "sums": self.scratch(layout.sums, self.tables.wide),
-            "UPDATE": UPDATES[bucket.rule.name],
+            "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
         launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
         return launches + [self._phase(bucket, own, shared) for own in factored.phases]
@@ -142,43 +169,18 @@ class Prepared(work.Prepared):
 
     def _config(self, bucket: Bucket, kind: cut.Kind, aligned: bool) -> FactoredConfig:
         block = _block(bucket, kind, aligned)
+        momentum = SLOTS[bucket.kind].index("momentum")
         return FactoredConfig(
             KIND=kind.name,
             DTYPES=types_of(bucket),
             T=TYPES[bucket.compute_dtype],
             W=TYPES[self.tables.wide],
             VECTOR=bucket.kind == "vector",
-            MOMENTUM=len(bucket.dtypes) - 1 if bucket.rule.states else 0,
+            MOMENTUM=momentum if momentum < len(bucket.dtypes) else 0,
             ALIGNED=aligned,
             WIDTH=block.width,
             HEIGHT=block.height,
         )
-
-
-def prepare(bucket: Bucket) -> None:
-    with tables.on_device(bucket.device):
-        bucket.backend_data = Prepared(bucket)
-
-
-def scratch_bytes(bucket: Bucket) -> int:
-    prepared: Prepared = bucket.backend_data
-    return prepared.nbytes()
-
-
-def launch(
-    bucket: Bucket, scalars: Tensor, inv_grad_scale: Tensor | None, found_inf: Tensor | None
-) -> None:
-    """Carries out one step of the bucket; kernels write nothing where `found_inf` is not zero."""
-    prepared: Prepared = bucket.backend_data
-    idle = idle_kinds(bucket, scalars)
-    with tables.on_device(bucket.device):
-        prepared.follow_stream()
-        current = prepared.tables.current(bucket, scalars, inv_grad_scale, found_inf)
-        for kind, kernel, programs, arguments, options, counters in prepared.launches:
-            if counters is not None:
-                counters.zero_()
-            if kind is None or kind.name not in idle:
-                run(kernel, programs, {**arguments, **current}, options)
 
 
 def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:

@@ -48,15 +48,14 @@ def squares(lists, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def is_capped(lists, tensor, batch, mean, cap, CFG: tl.constexpr):
-    """Whether the cap changes any element of a matrix: the largest factors come from the smallest
-    moments."""
+    """Whether the cap changes any element of a matrix."""
     blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
     tiles = memory.cut(lists, tensor, memory.TILES)
     rows_at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * batch * blocks
     cols_at = memory.sums(lists, tensor, memory.LEAST_COL_AT) + batch * tiles
     least_row = memory.least(rows_at + 1, blocks, 2, CFG.W, 128).to(CFG.T)
     least_col = memory.least(cols_at, tiles, 1, CFG.W, 128).to(CFG.T)
-    return rules.row_factor(least_row, mean) * rules.col_factor(least_col) > cap
+    return rules.is_capped(least_row, least_col, mean, cap)
 
 
 @triton.jit
@@ -86,7 +85,7 @@ def energy(lists, tensor, unit, CFG: tl.constexpr):
                     moment = tl.load(row_at + row, row < count, other=1.0).to(CFG.T)
                     r = rules.row_factor(moment, mean)
                     g = tl.load(g_at + place, mask, other=0.0).to(CFG.T) * scale
-                    u = rules.damped(g, r[:, None] * c[None, :], cap)
+                    u = rules.precondition(g, r[:, None] * c[None, :], cap)
                     total += tl.where(mask, u * u, 0.0)
             part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
         elif (first == 0) & (left == 0):
@@ -120,7 +119,7 @@ def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
             place = (batch * rows + first + row)[:, None] * cols + col[None, :]
             r = rules.row_factor(tl.load(row_at + row, row < count, other=1.0).to(CFG.T), mean)
             g = tl.load(g_at + place, mask, other=0.0).to(CFG.T) * scale
-            u = rules.damped(g, r[:, None] * c[None, :], cap)
+            u = rules.precondition(g, r[:, None] * c[None, :], cap)
             total += whole.write(writer, place, mask, u, UPDATE, CFG)
     if whole.sums_late(lists, tensor, cells, CFG):
         part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)

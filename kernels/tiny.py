@@ -69,16 +69,15 @@ def read(lists, tensor, unit, CFG: tl.constexpr):
         for i in range(0, rows):
             moment = tl.load(row_at + i, ok, other=1.0).to(CFG.T)
             least_row = tl.minimum(least_row, least_or_inf(moment, ok))
-        largest = rules.row_factor(least_row, mean) * rules.col_factor(least_col)
         exact = tl.full((CFG.WIDTH,), 0.0, CFG.W)
         for i in range(0, rows):
             r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(CFG.T), mean)
             for j in range(0, cols):
                 c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(CFG.T))
                 g = tl.load(g_at + i * cols + j, ok, other=0.0).to(CFG.T) * scale
-                u = rules.damped(g, r * c, cap)
+                u = rules.precondition(g, r * c, cap)
                 exact += (u * u).to(CFG.W)
-        energy = tl.where(largest > cap, exact, energy)
+        energy = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, energy)
     u_at = memory.sums(lists, tensor, memory.U_AT)
     tl.store(u_at + unit, tl.sum(tl.where(ok, energy, 0.0), 0))
     if scalars.is_scaled(scalar_row, CFG.T):
@@ -111,7 +110,7 @@ def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
             c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(CFG.T))
             place = matrix * rows * cols + i * cols + j
             g = tl.load(g_at + place, ok, other=0.0).to(CFG.T) * scale
-            u = rules.damped(g, r * c, cap)
+            u = rules.precondition(g, r * c, cap)
             squares += whole.write(writer, place, ok, u, UPDATE, CFG)
     if whole.sums_late(lists, tensor, cells, CFG):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)

@@ -31,7 +31,7 @@ def read(lists, tensor, unit, CFG: tl.constexpr):
         old = tl.load(v_at + i, mask, other=1.0).to(CFG.T)
         v = new_moment(old, g * g, decay_rates, CFG.DTYPES[2])
         tl.store(v_at + i, v, mask)
-        u = rules.damped(g, rules.col_factor(v.to(CFG.T)), cap)
+        u = rules.precondition(g, rules.col_factor(v.to(CFG.T)), cap)
         u_squares += tl.where(mask, u * u, 0.0)
         if scaled:
             p = tl.load(p_at + i, mask, other=0.0).to(CFG.T)
@@ -57,7 +57,7 @@ def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
         mask = i < elements
         g = tl.load(g_at + i, mask, other=0.0).to(CFG.T) * scale
         v = tl.load(v_at + i, mask, other=1.0).to(CFG.T)
-        u = rules.damped(g, rules.col_factor(v), cap)
+        u = rules.precondition(g, rules.col_factor(v), cap)
         squares += whole.write(writer, i, mask, u, UPDATE, CFG)
     if whole.sums_late(lists, tensor, cells, CFG):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)

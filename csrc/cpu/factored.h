@@ -48,14 +48,15 @@ template <class T, bool Momentum>
 struct MatrixTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
   using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = 4 + Momentum;
+  static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
   T *partial, *factor;  // of this thread: sums of a small matrix, column factors
 
   MatrixTensor(const Launch& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, kSlots),
-        cut(tensor[kSlots + 1], tensor[kSlots + 2], tensor[kSlots + 3]),
+        cut(tensor[kSlots + MatrixRow::kBatch], tensor[kSlots + MatrixRow::kRows],
+            tensor[kSlots + MatrixRow::kCols]),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)),
         factor(reinterpret_cast<T*>(thread_scratch)) {
     this->elements = cut.batch * cut.rows * cut.cols;
@@ -69,18 +70,14 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const int64_t area = cut.rows * cut.cols;
     Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols),  nullptr,
                 at(1, area),   cut.rows,    cut.cols,        this->grad_scale, cut.at_once()};
-    if (Momentum) x.m = at(4, area);
+    if (Momentum) x.m = at(MatrixRow::kMomentum, area);
     return x;
   }
 
   // One small matrix: read 1, its columns, and sum(u^2), which is returned.
   double read_matrix(const Matrix<T>& x, double& p) const {
-    double smallest_row = INFINITY, smallest_col = INFINITY, least;
-    for (int64_t b = 0; b < cut.blocks; ++b) {
-      T* s = partial + 2 * b * cut.cols;
-      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
-      smallest_row = std::min(smallest_row, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
-    }
+    double smallest_col = INFINITY, least;
+    const double smallest_row = read_blocks(x);
     if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
     const T mean = mean_of_rows<T>(rule, x);
     double energy = 0.0;
@@ -88,9 +85,23 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       energy += finish_columns(rule, x, partial, mean, column, least);
       smallest_col = std::min(smallest_col, least);
     }
-    if (!is_capped(rule, T(smallest_row), T(smallest_col), mean)) return energy;
+    return rule.is_capped(T(smallest_row), T(smallest_col), mean) ? exact_energy(x, mean) : energy;
+  }
+
+  // Read 1 of all blocks of a small matrix; returns the smallest row moment.
+  double read_blocks(const Matrix<T>& x) const {
+    double smallest = INFINITY;
+    for (int64_t b = 0; b < cut.blocks; ++b) {
+      T* s = partial + 2 * b * cut.cols;
+      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
+      smallest = std::min(smallest, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
+    }
+    return smallest;
+  }
+
+  double exact_energy(const Matrix<T>& x, T mean) const {
     column_factors(rule, x, factor);
-    energy = 0.0;
+    double energy = 0.0;
     for (int64_t b = 0; b < cut.blocks; ++b) {
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
       energy += block_energy(rule, x, b * kBlock, end, mean, factor);
@@ -105,13 +116,21 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
 
   void update_piece(int64_t piece, const double* step, double& p,
                     const char* next_gradient = nullptr) const {
+    update_matrices(piece, step, p, next_gradient,
+                    [&](const Matrix<T>& x, int64_t) { return mean_of_rows<T>(rule, x); });
+  }
+
+  // `mean_of` gives the mean of a matrix's rows.
+  template <class MeanOf>
+  void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
+                       MeanOf mean_of) const {
     double unwanted = 0.0;
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
       const Matrix<T> x = matrix(b);
       column_factors(rule, x, factor);
-      update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of_rows<T>(rule, x), factor, T(step[0]),
-                               T(step[1]), this->sums_late() ? p : unwanted, next_gradient);
+      update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of(x, b), factor, T(step[0]), T(step[1]),
+                               this->sums_late() ? p : unwanted, next_gradient);
     }
   }
 
@@ -155,8 +174,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   bool capped(int64_t b) const {
     const double* row = sums.smallest_row + b * cut.blocks;
     const double* col = sums.smallest_col + b * cut.tiles;
-    return is_capped(rule, T(*std::min_element(row, row + cut.blocks)),
-                     T(*std::min_element(col, col + cut.tiles)), T(sums.mean[b]));
+    return rule.is_capped(T(*std::min_element(row, row + cut.blocks)),
+                          T(*std::min_element(col, col + cut.tiles)), T(sums.mean[b]));
   }
 
   void energy(int64_t block) const {
@@ -168,17 +187,17 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
   double tensor_rule_cap() const { return this->tensor_rule.cap; }
 
-  void finish_tensor() const {
+  double tensor_energy() const {
+    if (!cut.blocked) return sum_in_order(sums.u, cut.pieces);
     double u = 0.0;
-    if (!cut.blocked) {
-      u = sum_in_order(sums.u, cut.pieces);
-    } else {
-      for (int64_t b = 0; b < cut.batch; ++b)
-        u += capped(b) ? sum_in_order(sums.u + b * cut.blocks, cut.blocks)
-                       : sum_in_order(sums.energy + b * cut.tiles, cut.tiles);
-    }
-    const double p = sum_in_order(sums.p, cut.pieces);
-    this->finish(p, u, sums.step);
+    for (int64_t b = 0; b < cut.batch; ++b)
+      u += capped(b) ? sum_in_order(sums.u + b * cut.blocks, cut.blocks)
+                     : sum_in_order(sums.energy + b * cut.tiles, cut.tiles);
+    return u;
+  }
+
+  void finish_tensor() const {
+    this->finish(sum_in_order(sums.p, cut.pieces), tensor_energy(), sums.step);
   }
 
   void update(int64_t piece) const {
@@ -197,13 +216,13 @@ template <class T, bool Momentum>
 struct VectorTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
   using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = 3 + Momentum;
+  static constexpr int kSlots = VectorRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
 
   VectorTensor(const Launch& launch, int64_t t, char*)
       : Base(launch, t, kSlots),
-        cut(tensor[kSlots + 1], 1, 1),
+        cut(tensor[kSlots + VectorRow::kElements], 1, 1),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)) {
     this->elements = cut.batch;
   }
@@ -236,7 +255,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
       settle(launch.dtypes[2], at(2, i), n, v);
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) {
-        const T update = rule.damped(g[j], rule.col_factor(v[j]));
+        const T update = rule.precondition(g[j], rule.col_factor(v[j]));
         square[j] = update * update;
       }
       u += double(tile_sum(square, n));
@@ -254,15 +273,16 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
       const T* g = load(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
       const T* v = load(launch.dtypes[2], at(2, i), n, T(1), v_buffer);
       if constexpr (Momentum) {
-        T* m = load(launch.dtypes[3], at(3, i), n, m_buffer);
+        constexpr int kM = VectorRow::kMomentum;
+        T* m = load(launch.dtypes[kM], at(kM, i), n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
-        store(launch.dtypes[3], at(3, i), n, m);
+          rule.update(p[j], m[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
+        store(launch.dtypes[kM], at(kM, i), n, m);
       } else {
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
+          rule.update(p[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
       }
       store(launch.dtypes[0], at(0, i), n, p);
     }
@@ -287,7 +307,7 @@ void walk_factored(const Launch& launch, const Entry& entry, char* thread_scratc
       tensor.finish(p, u, step);
       const char* next = nullptr;
       if ((&entry)[1].kind == kWhole && (&entry)[1].tensor == entry.tensor + 1)
-        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + 1]);
+        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + MatrixRow::kG]);
       tensor.update_piece(0, step, p, next);
       return tensor.report(p);
     }
