@@ -33,7 +33,7 @@ def launched(monkeypatch):
     found = []
 
     def run(kernel, programs, arguments, options):
-        found.append((arguments.get("KIND"), arguments))
+        found.append((getattr(arguments["CFG"], "KIND", None), arguments))
 
     monkeypatch.setattr(launch, "run", run)
     monkeypatch.setattr(fusedstep.backends.triton.TritonBackend, "why_absent", lambda self: "")
@@ -104,7 +104,7 @@ def test_one_group_that_needs_it_is_enough(launched):
 
 def test_phases_are_launched_in_order(launched):
     started(CASE["adafactor"], SHAPES)
-    phases = [cut.PHASES[kind] for kind, arguments in launched if not arguments["VECTOR"]]
+    phases = [cut.PHASES[kind] for kind, arguments in launched if not arguments["CFG"].VECTOR]
     assert phases == sorted(phases)
 
 
@@ -115,8 +115,7 @@ def work(launched, params):
         addresses = {p.data_ptr(): tuple(p.shape) for p in params}
         for tensor, unit in arguments["entries" if kind else "chunks"].tolist():
             shape = addresses[arguments["table"][tensor, 0].item()]
-            sizes = arguments.get("WIDTH"), arguments.get("TILE"), arguments["ALIGNED"]
-            found[kind, shape, unit, sizes] += 1
+            found[kind, shape, unit, arguments["CFG"]] += 1
     return found
 
 
@@ -252,6 +251,20 @@ def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
     optimizer.step()
     used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
     assert used <= 0.02 * size, f"{used / size:.2%}"
+
+
+# What is refused.
+
+
+@pytest.mark.usefixtures("launched")
+def test_a_dtype_that_no_kernel_knows_is_refused():
+    for case in (CASE["adamw"], CASE["adafactor"]):
+        optimizer, _ = started(case, [(4, 5)])
+        (bucket,) = optimizer._plan.buckets
+        bucket.dtypes = (torch.float8_e5m2, *bucket.dtypes[1:])
+        said = r"no kernels for torch.float8_e5m2, which a tensor .* shape \(4, 5\) in group 0 has"
+        with pytest.raises(ValueError, match=said):
+            launch.prepare(bucket)
 
 
 # Which backend runs where.
