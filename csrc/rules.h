@@ -6,8 +6,8 @@
 
 namespace fusedstep {
 
-// Of all that stands below. A module that was built from another header is not used.
-constexpr char kRulesHash[] = "9f02e11321d7798c";
+// Of the files in python/fusedstep/rules. A module that was built from others is not used.
+constexpr char kFingerprint[] = "51e9e269911ec8ef";
 
 // Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.
 constexpr int kLanes = 16;
@@ -26,6 +26,9 @@ constexpr int kEnergy = 3;
 constexpr int kFinish = 4;
 constexpr int kUpdate = 5;
 constexpr int kReport = 6;
+constexpr int kPackColumns = 7;
+constexpr int kPackTensor = 8;
+constexpr int kTotal = 9;
 
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
 // is where a rule's own states begin, if it has any.

@@ -12,6 +12,9 @@ import pytest
 # A test run may share its cores: threads that wait by spinning would take them from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Loads torch, so after that setting.
+pytest_plugins = ["tests.support.fake_device"]
+
 GPU_TESTS_ON = os.environ.get("FUSEDSTEP_GPU_TESTS_ON", "cuda")
 NEEDS_A_GPU = "needs a GPU"
 
@@ -50,14 +53,3 @@ def gpu(device):
     if device.type != "cuda":
         pytest.skip(NEEDS_A_GPU)
     return device
-
-
-# After the settings: these load torch.
-from far_away import (  # noqa: E402, F401
-    away,
-    capturing,
-    meta,
-    meta_reference,
-    ready,
-    recorder,
-)

@@ -15,7 +15,7 @@ namespace fusedstep::cuda {
 
 PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   module.attr("CHUNK") = kChunk;
-  module.attr("RULES_HASH") = kRulesHash;
+  module.attr("FINGERPRINT") = kFingerprint;
   module.def("device_count", &device_count);
   module.def("built_for", &built_for);
   module.def("why_unusable", &why_unusable);

@@ -3,7 +3,6 @@
 
 #include <stdexcept>
 
-#include "../rules.h"
 #include "instances.h"
 
 #if !defined(FUSEDSTEP_CUDA_ARCHITECTURES)
@@ -86,7 +85,19 @@ Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fi
     : rule_(rule), wide_(wide), kind_(kind), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
-  for (size_t k = 0; k < dtypes.size(); ++k) lists_.dtypes[k] = dtypes[k];
+  const int sizes = kind == 0 ? 1 : kind == 1 ? 4 : 2;  // and the address of rms(p)
+  if (fields != int(dtypes.size()) + sizes)
+    throw std::invalid_argument("a table with rows of " + std::to_string(fields) +
+                                " numbers does not belong to " + std::to_string(dtypes.size()) +
+                                " slots");
+  for (size_t k = 0; k < dtypes.size(); ++k) {
+    if (!is_dtype(dtypes[k]))
+      throw std::invalid_argument("slot " + std::to_string(k) + " has the dtype code " +
+                                  std::to_string(dtypes[k]) +
+                                  ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16) and 3 "
+                                  "(float64)");
+    lists_.dtypes[k] = dtypes[k];
+  }
   lists_.fields = fields;
   lists_.row_length = row_length;
   lists_.vectors = kind == 2;

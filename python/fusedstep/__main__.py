@@ -22,7 +22,7 @@ def info() -> str:
     lines = [f"fusedstep {__version__}, torch {torch.__version__}, Python {python}"]
     for name, backend in backends.BACKENDS.items():
         reason = backend.why_absent()
-        lines.append(f"  {name:10} " + (f"absent: {reason}" if reason else backend.about()))
+        lines.append(f"  {name:10} " + (f"absent: {reason}" if reason else backend.describe()))
     for device in ("cpu", "cuda", "xpu", "mps"):
         running = backends.choose("auto", torch.device(device), f"a tensor on {device}")
         lines.append(f"{device} tensors: auto takes {running.name}")

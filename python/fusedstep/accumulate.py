@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, check, steps
-from .launches import Launches
-from .plan import Member, gradient_cells
-from .watch import watch
+from . import backends, check
+from .plan import devices
+from .plan.bucket import Member
+from .plan.launcher import Backend
+from .plan.plan import Owner, Plan
+from .plan.staging import GradientLayout
 
 NAME = "GradientAccumulator"
 
@@ -78,7 +80,7 @@ class GradientAccumulator:
         self._handed = list(self._sums)  # what .grad is after hand_over(): sums, or rounded copies
         self._called = False
         self._state: dict[Tensor, dict[str, Any]] = {}  # as the watch looks at an optimizer's
-        self._plan: Launches | None = None
+        self._plan: Plan | None = None
 
     @torch.no_grad()
     def __call__(self, scale: float | None = None) -> None:
@@ -90,8 +92,8 @@ class GradientAccumulator:
         weight = self.scale if scale is None else _weight(scale)
         self._refuse_what_was_handed_over()
         plan = self._plan
-        if plan is None or plan.moves([self._params], self._state) < 0:
-            plan = self._plan = self._make_plan()
+        if plan is None or not plan.holds([self._params], self._state):
+            plan = self._plan = self._make_plan(plan)
         for bucket in plan.buckets:
             _refuse_capture(bucket.device)
         rows = torch.tensor([[1.0, weight]], dtype=torch.float64, device="cpu")
@@ -168,20 +170,25 @@ class GradientAccumulator:
     def _check_sum(self, index: int, dtype: torch.dtype) -> None:
         """Refuses a parameter that its sum does not belong to any more, or gradients of a `dtype`
         that the sum would round."""
-        param, own = self._params[index], self._sums[index]
-        if own is not None and (
-            own.shape != param.shape
-            or own.device != param.device
-            or own.is_complex() != param.is_complex()
-            or torch.promote_types(own.dtype, dtype) != own.dtype
-        ):
+        own = self._sums[index]
+        if own is not None and not self._belongs(index, own, dtype):
             raise RuntimeError(
                 f"{NAME}: {self._places[index]}: its sum is of {tuple(own.shape)}, {own.dtype}, on "
                 f"{own.device}: parameter or gradient changed since it was made. Make a new {NAME}."
             )
 
-    def _make_plan(self) -> Launches:
-        """Checks everything first; sums are made only when nothing can be refused any more."""
+    def _belongs(self, index: int, own: Tensor, dtype: torch.dtype) -> bool:
+        param = self._params[index]
+        return (
+            own.shape == param.shape
+            and own.device == param.device
+            and own.is_complex() == param.is_complex()
+            and torch.promote_types(own.dtype, dtype) == own.dtype
+        )
+
+    def _make_plan(self, old: Plan | None) -> Plan:
+        """Checks everything first; sums are made only when nothing can be refused any more.
+        Members of the `old` plan that only have no gradient for now stay members."""
         found: dict[int, torch.dtype] = {}  # position -> what the sum has to hold
         chosen: set[torch.device] = set()
         for index, param in enumerate(self._params):
@@ -203,15 +210,38 @@ class GradientAccumulator:
                 own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 self._sums[index] = self._handed[index] = own
                 self._state[param] = {"sum": own}
-            members.append(Member(own, {}, 0, "accumulate", (), source=param))
+            assert param.grad is not None
+            layout = GradientLayout.of(param.grad)
+            members.append(Member(own, {}, 0, "accumulate", (), layout, source=param))
             position[id(param)] = index
-        plan = Launches(members)
-        plan.prepare(self._backend, lambda member: self._places[position[id(member.owner)]])
+        members += self._absent(old, position)
+
+        def place(member: Member) -> Place:
+            return self._places[position[id(member.owner)]]
+
+        plan = Plan(Owner(NAME, self._choose, place), members, [self._params], self._state)
         for bucket in plan.buckets:
-            bucket.assign_rows(0.0)
-        lists = [self._params]
-        plan.watch = watch(lists, self._state, ("sum",), gradient_cells(plan.buckets, lists))
+            bucket.rows.by_group(0.0)
         return plan
+
+    def _absent(self, old: Plan | None, position: dict[int, int]) -> list[Member]:
+        """Members of the old plan without a gradient, whose sums still belong to them. Adds where
+        they are among the parameters to `position`."""
+        absent = {} if old is None else {id(m.owner): m for m in old.members if not m.is_present}
+        kept = []
+        for index, param in enumerate(self._params):
+            member, own = absent.get(id(param)), self._sums[index]
+            if member is None or own is not member.param:
+                continue
+            if self._belongs(index, own, member.gradient_layout.dtype):
+                position[id(param)] = index
+                kept.append(member)
+        return kept
+
+    def _choose(self, device: torch.device, where: object) -> Backend:
+        backend = backends.choose(self._backend, device, where)
+        backends.warn_if_slow(backend, device)
+        return backend
 
 
 def _weight(scale: Any) -> float:
@@ -222,7 +252,7 @@ def _weight(scale: Any) -> float:
 
 
 def _refuse_capture(device: torch.device) -> None:
-    if steps.is_capturing(device):
+    if devices.is_capturing(device):
         raise RuntimeError(
             f"{NAME}: a stream of {device} is captured in a graph, which would repeat neither the "
             "scale nor where gradients lie: those are on the host. Call it outside the capture."

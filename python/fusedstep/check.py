@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
+PLAIN = (torch.nn.Parameter, Tensor)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Where:
     """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`. The
     text is made when an error needs it."""
@@ -47,6 +48,8 @@ def check_only_once(first: dict[int, Where], where: Where, param: Tensor, optimi
 
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
     """Refuses a parameter or gradient that no backend could take rightly; `where` names it."""
+    if _is_usual(param, grad):
+        return
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
@@ -129,6 +132,22 @@ def check_state(
             f"{optimizer}: {where}: state '{key}' has dtype {value.dtype}, expected one of "
             f"{', '.join(str(dtype) for dtype in FLOATS)}."
         )
+
+
+def _is_usual(param: Tensor, grad: Tensor) -> bool:
+    """Whether nothing can be wrong with them: what is asked first, of every one of many tensors."""
+    return (
+        type(param) in PLAIN
+        and type(grad) is Tensor
+        and param.layout is grad.layout is torch.strided
+        and param.dtype in FLOATS
+        and grad.dtype in FLOATS
+        and param.shape == grad.shape
+        and param.device == grad.device
+        and param.is_contiguous()
+        and param.data_ptr() != 0
+        and grad.data_ptr() != 0
+    )
 
 
 def _holds_nothing(tensor: Tensor) -> bool:

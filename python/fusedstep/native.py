@@ -8,17 +8,13 @@ from typing import Any
 
 import torch  # noqa: F401
 
-from .emit.rules import rules_hash
+from .rules.fingerprint import fingerprint
 
 
 def why_stale(built: Any) -> str:
     """Empty, or that a module was built from other rules than those of this package: it would take
     one rule for another."""
-    try:
-        expected = rules_hash()
-    except OSError:  # there are no sources to compare with, so nobody has changed them
-        return ""
-    if getattr(built, "RULES_HASH", None) == expected:
+    if getattr(built, "FINGERPRINT", None) == fingerprint():
         return ""
     return (
         f"{built.__name__} was built from other update rules than those of the package: build it "

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .plan import devices
 from .rules import Rule
 from .rules.spec import called_by
-from .steps import wide
 
 
 def bind(rule: Rule, values: Sequence[Any]) -> Any:
@@ -80,7 +80,7 @@ def sqrt(x: Tensor) -> Tensor:
     for one in seventy float64 numbers (torch 2.13 with MKL, 2026-11-21)."""
     if x.dtype == torch.float64:
         return _sqrt_float64(x)
-    return x.to(wide(x.device)).sqrt().to(x.dtype)
+    return x.to(devices.wide(x.device)).sqrt().to(x.dtype)
 
 
 def _sqrt_float64(x: Tensor) -> Tensor:

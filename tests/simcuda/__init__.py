@@ -1,6 +1,6 @@
-"""A simulator of CUDA on the CPU: g++ compiles the kernels' own sources, fibers are the threads."""
+"""Simulates CUDA on the CPU: g++ compiles the kernels' own sources, and each thread is a fiber."""
 
-from simcuda.build import VARIANTS, build, load
-from simcuda.sanitized import run_python
+from .build import VARIANTS, build, load
+from .sanitized import run_python
 
 __all__ = ["VARIANTS", "build", "load", "run_python"]

@@ -1,16 +1,16 @@
-"""Fixtures: the sample kernels, with the simulator's settings as at the start."""
+"""Fixtures: the sample kernels and the simulator's controls, which are reset after each test."""
 
 from __future__ import annotations
 
 import pytest
 
-import simcuda
-from simcuda.samples import built
+from . import load
+from .samples import built
 
 
 @pytest.fixture(scope="module")
 def sample_modules():
-    return simcuda.load(built("plain"), "_samples")
+    return load(built("plain"), "_samples")
 
 
 @pytest.fixture

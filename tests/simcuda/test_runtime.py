@@ -1,4 +1,4 @@
-"""Tests of the simulator's CUDA runtime, its controls, and how libraries are built."""
+"""Tests of the simulator's CUDA runtime, its controls, and the build of libraries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
-from simcuda.samples import launch
-from simcuda.sanitized import environment
+from .samples import launch
+from .sanitized import environment
 
-pytest_plugins = ["simcuda.fixtures"]
+pytest_plugins = [f"{__package__}.fixtures"]
 
-# What the hardware refuses. (threads, blocks, shared bytes, the error)
+# Launches that the hardware refuses: (threads, blocks, shared bytes, the error)
 REFUSED = (
     (0, 1, 0, "cudaErrorInvalidConfiguration: invalid configuration argument"),
     (1025, 1, 0, "cudaErrorInvalidConfiguration: invalid configuration argument"),
@@ -100,7 +100,7 @@ def test_a_hook_may_return_an_error_or_raise(samples, controls):
         samples.launch("nothing")
 
 
-# How libraries are built.
+# The build of libraries.
 SOURCE = """
 #include <cuda_runtime.h>
 #include "answer.h"
@@ -110,8 +110,9 @@ extern "C" int answer() { return ANSWER; }
 
 @pytest.fixture
 def building(tmp_path, monkeypatch):
-    """The module that builds, with a cache of its own, and how often it has compiled or linked."""
-    module = importlib.import_module("simcuda.build")
+    """The build module, with a cache that has only the simulator in it. `commands` records the
+    compilers and linkers that it runs."""
+    module = importlib.import_module(f"{__package__}.build")
     simulator = module.recipes([], module.VARIANTS["plain"], [], [])
     module.CACHE.mkdir(parents=True, exist_ok=True)
     ready = {recipe.target().name: recipe.compile() for recipe in simulator}
@@ -156,7 +157,8 @@ def test_a_source_that_does_not_compile_leaves_nothing_behind(building, tmp_path
 
 def test_two_processes_build_the_same_library_side_by_side(building, tmp_path):
     program = (
-        "import importlib, pathlib, sys; building = importlib.import_module('simcuda.build');"
+        "import importlib, pathlib, sys;"
+        f"building = importlib.import_module({building.__name__!r});"
         "cache, source, folder = map(pathlib.Path, sys.argv[1:]); building.CACHE = cache;"
         "print(building.build('sample', [source], include=[folder]))"
     )

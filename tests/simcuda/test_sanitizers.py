@@ -1,4 +1,4 @@
-"""Tests of the simulator's sanitizer builds: each reports what is planted, and nothing else."""
+"""Tests of the simulator's sanitizer builds: each reports the planted faults, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-import simcuda
-from simcuda.samples import built, run_launches
-from simcuda.sanitized import SANITIZER_EXIT_CODE
+from . import load, run_python
+from .samples import built, run_launches
+from .sanitized import SANITIZER_EXIT_CODE
 
-# What the sanitizers see. (kernel and its launch, the report)
+# Faults that the sanitizers report: (kernel and its launch, the report)
 OUT_OF_BOUNDS = "AddressSanitizer: heap-buffer-overflow"
 BEYOND_SHARED = {"name": "read_shared", "shared": 128, "out": 32}
 STAGES = {"grid": 3, "block": 32, "shared": 4, "n": 64, "stages": 3}
@@ -93,15 +93,16 @@ def test_a_fault_is_an_exception_under_sanitizers_too(variant):
 
 
 ON_TENSORS = """
-import sys, torch, simcuda
+import importlib, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-samples, controls = simcuda.load(Path(sys.argv[1]), "_samples")
+package, library, numbers, kernel = sys.argv[1:]
+samples, controls = importlib.import_module(package).load(Path(library), "_samples")
 x = torch.ones(64)
-for numbers, kernel in ((2, "block_sums"), (int(sys.argv[2]), sys.argv[3])):
-    out = torch.zeros(numbers)
+for size, name in ((2, "block_sums"), (int(numbers), kernel)):
+    out = torch.zeros(size)
     places = {"x": x.data_ptr(), "out": out.data_ptr()}
-    samples.launch(kernel, grid=2, block=64, shared=8, n=64, **places)
+    samples.launch(name, grid=2, block=64, shared=8, n=64, **places)
     print(out.tolist(), flush=True)
 """
 
@@ -116,8 +117,8 @@ TENSORS = {
 @pytest.mark.parametrize("variant", TENSORS)
 def test_sanitizers_work_on_tensors(variant):
     numbers, kernel, report = TENSORS[variant]
-    arguments = ["-c", ON_TENSORS, str(built(variant)), str(numbers), kernel]
-    done = simcuda.run_python(variant, arguments)
+    arguments = ["-c", ON_TENSORS, __package__, str(built(variant)), str(numbers), kernel]
+    done = run_python(variant, arguments)
     assert done.stdout == "[64.0, 0.0]\n"
     assert re.search(report, done.stderr), done.stderr
     assert done.returncode == SANITIZER_EXIT_CODE
@@ -126,4 +127,4 @@ def test_sanitizers_work_on_tensors(variant):
 @pytest.mark.parametrize("variant", ["asan", "tsan"])
 def test_a_sanitizer_must_be_loaded_before_python(variant):
     with pytest.raises(RuntimeError, match=rf"simcuda.run_python\('{variant}', ...\)"):
-        simcuda.load(built(variant), "_samples")
+        load(built(variant), "_samples")

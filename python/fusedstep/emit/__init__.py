@@ -7,6 +7,6 @@ struct, and csrc/cuda/cut.h, how `fusedstep.gpu.cut` cuts tensors into work.
 `make build` does the first and compiles; a test fails while a file is stale.
 
 text     one rule text: what is no straight-line arithmetic is refused, the rest is printed
-rules    csrc/rules.h, and its hash, by which a module tells what it was built from
+rules    csrc/rules.h
 cut      csrc/cuda/cut.h
 """

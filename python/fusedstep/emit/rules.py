@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import textwrap
 from typing import Any
 
 from ..rules import RULES, Rule, RuleError, layout
+from ..rules.fingerprint import fingerprint
 from ..rules.spec import USUAL, at
 from .text import Kind, Text, camel, function
 
@@ -20,8 +19,8 @@ HEADER = """\
 
 namespace fusedstep {
 
-// Of all that stands below. A module that was built from another header is not used.
-constexpr char kRulesHash[] = "{hash}";
+// Of the files in python/fusedstep/rules. A module that was built from others is not used.
+constexpr char kFingerprint[] = "{fingerprint}";
 """
 
 TABLE = """\
@@ -53,21 +52,6 @@ struct RuleOf;"""
 
 def rules_header() -> str:
     """The whole text of csrc/rules.h."""
-    text = _text()
-    return text.replace("{hash}", _hash(text), 1)
-
-
-@functools.cache
-def rules_hash() -> str:
-    """What a module built from the rules as they are has in its `RULES_HASH`."""
-    return _hash(_text())
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _text() -> str:
     constants = [
         f"constexpr int k{camel(name)} = {value};"
         for name, value in vars(layout).items()
@@ -79,7 +63,7 @@ def _text() -> str:
     own = {rule.name: _own(rule) for rule in RULES.values()}
     shared = _shared(own)
     parts = [
-        HEADER,
+        HEADER.replace("{fingerprint}", fingerprint()),
         "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.",
         *constants,
         "",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import steps
-from ..plan import Bucket
+from ..plan import devices
+from ..plan.bucket import Bucket
 
 GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
 
@@ -52,7 +52,7 @@ class Tables:
 
     def __init__(self, bucket: Bucket) -> None:
         self.device = bucket.device
-        self.wide = steps.wide(bucket.device)
+        self.wide = devices.wide(bucket.device)
         self.table = self.row_of = torch.empty(0, device=self.device)
         self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
         self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide, device="cpu"), self.device)
@@ -69,9 +69,9 @@ class Tables:
         found_inf: Tensor | None,
     ) -> dict[str, Tensor]:
         """The arguments of a step's kernels."""
-        if self.row_of_host is not bucket.row_of:
-            self.row_of_host = bucket.row_of
-            self.row_of = upload(bucket.row_of, self.device)
+        if self.row_of_host is not bucket.rows.row_of:
+            self.row_of_host = bucket.rows.row_of
+            self.row_of = upload(bucket.rows.row_of, self.device)
         on_host = scalars.device.type == "cpu"
         rows = scalars.to(self.wide)
         return {
@@ -82,7 +82,7 @@ class Tables:
         }
 
     def _table(self, bucket: Bucket) -> Tensor:
-        if steps.is_capturing(self.device):
+        if devices.is_capturing(self.device):
             # A copy of the graph's own: gradients may move later, and then a new plan is made,
             # while the graph keeps this one. So there is one table that a graph can need.
             assert self.for_graph is not None
@@ -100,7 +100,9 @@ class Tables:
         given = (inv_grad_scale, found_inf)
         return torch.stack(
             [
-                own if value is None else steps.moved(value.reshape(()), self.device, self.wide)
+                own
+                if value is None
+                else devices.to_device(value.reshape(()), self.device, self.wide)
                 for own, value in zip(self.idle.unbind(), given, strict=True)
             ]
         )

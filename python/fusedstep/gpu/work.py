@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import Bucket
+from ..plan.bucket import Bucket
+from ..plan.launcher import Backend, Launcher, StepInputs
 from . import tables, waves
 from .cut import WITHOUT_TILES, Grain, Kind, Layout
 
@@ -17,10 +18,11 @@ MOST_ENTRIES = 2**31 - 1  # of a launch: programs are numbered in 32 bits, and s
 Lists = list[tuple[bool, list[int]]]
 
 
-class Prepared:
+class DeviceLauncher(Launcher):
     """What all launches of a bucket read but its tensors. Backends add the launches."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket) -> None:
+        super().__init__(backend, bucket)
         self.device = bucket.device
         self.tables = tables.Tables(bucket)
         self.kept: list[Tensor] = []  # work lists and scratch
@@ -44,7 +46,11 @@ class Prepared:
                 tensor.record_stream(stream)
         return stream
 
-    def nbytes(self) -> int:
+    def current(self, inputs: StepInputs) -> dict[str, Tensor]:
+        """The arguments that change from step to step."""
+        return self.tables.current(self.bucket, *inputs)
+
+    def scratch_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.kept, *self.tables.held()))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import check
 from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
-from ..optim.scalars import for_steps
+from ..optim.hyperparams import for_steps
 from ..rules import adafactor
 
 
@@ -87,9 +87,9 @@ class Adafactor(FactoredOptimizer):
             return torch.where(rms > least, rms, least) * rho
         return max(least, rms) * rho
 
-    def _is_away(self, group: Group) -> bool:
+    def _waits_for_device(self, group: Group) -> bool:
         # Where it is not read, lr is what AdafactorSchedule shows.
-        return not group["relative_step"] and super()._is_away(group)
+        return not group["relative_step"] and super()._waits_for_device(group)
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..optim.scalars import scalar
+from ..optim.hyperparams import scalar
+from ..plan import devices
 from ..schedules import formulas
-from ..steps import on_host
 
 
 class AdafactorSchedule(LambdaLR):
@@ -61,7 +61,7 @@ class AdafactorSchedule(LambdaLR):
                 values.append(initial)
             else:
                 lr = optimizer._get_lr(group, state)
-                away = isinstance(lr, Tensor) and not on_host(lr)
+                away = isinstance(lr, Tensor) and not devices.on_host(lr)
                 values.append(lr if away else scalar(lr))
         return values
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import check
 from ..optim import gradients
 from ..optim.base import Group
-from ..plan import Member
+from ..plan.bucket import Member
 from .adamw import AdamW
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import check
 from ..optim.base import FusedOptimizer, Group, State
-from ..optim.scalars import for_steps
+from ..optim.hyperparams import for_steps
 from ..rules import adamw
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .. import steps
-from ..plan import real
+from ..plan import devices
+from ..plan.staging import real
 
 Kinds = list[list[Tensor]]
 
 # Elements of a part whose squares the host adds up in float64, which are copied for that.
-PIECE = 1 << 18
+NORM_SPLIT = 1 << 18
 
 
 def writable(params: Iterable[Tensor]) -> Kinds:
@@ -40,19 +40,19 @@ def writable(params: Iterable[Tensor]) -> Kinds:
 def multiply(kinds: Kinds, factor: Tensor) -> None:
     """g = factor g for all. The factor is rounded to the dtype of each gradient, as torch does."""
     for grads in kinds:
-        torch._foreach_mul_(grads, steps.moved(factor, grads[0].device, grads[0].dtype))
+        torch._foreach_mul_(grads, devices.to_device(factor, grads[0].device, grads[0].dtype))
 
 
 def inverse(grad_scale: Tensor) -> Tensor:
     """1 / grad_scale, in float64 where the device has it."""
-    return grad_scale.to(steps.wide(grad_scale.device)).reciprocal()
+    return grad_scale.to(devices.wide(grad_scale.device)).reciprocal()
 
 
 def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
     """Leaves unscaled gradients behind, as torch's fused optimizers do."""
     factor = inv_grad_scale
     if found_inf is not None:
-        found = steps.moved(found_inf, factor.device) != 0
+        found = devices.to_device(found_inf, factor.device) != 0
         factor = torch.where(found, torch.ones_like(factor), factor)
     multiply(writable(params), factor)
 
@@ -70,7 +70,7 @@ def clip_together(kinds: Kinds, limit: float) -> None:
     if not kinds:
         return
     home = kinds[0][0].device
-    norms = [steps.moved(_norms(grads), home, steps.wide(home)) for grads in kinds]
+    norms = [devices.to_device(_norms(grads), home, devices.wide(home)) for grads in kinds]
     multiply(kinds, _factors(torch.linalg.vector_norm(torch.cat(norms)), limit))
 
 
@@ -92,10 +92,13 @@ def _factors(norms: Tensor, limit: float) -> Tensor:
 def _norms(grads: list[Tensor]) -> Tensor:
     """The 2-norm of each, in float64 where the device has it. torch's float32 norm of 40M numbers
     is off by 3e-3 (AMD EPYC, 2026-11-21)."""
-    dtype = steps.wide(grads[0].device)
-    if not steps.on_host(grads[0]):
+    dtype = devices.wide(grads[0].device)
+    if not devices.on_host(grads[0]):
         return torch.stack(torch._foreach_norm(grads, 2.0, dtype))
-    pieces = [grad.reshape(-1).split(PIECE) if grad.numel() > PIECE else (grad,) for grad in grads]
+    pieces = [
+        grad.reshape(-1).split(NORM_SPLIT) if grad.numel() > NORM_SPLIT else (grad,)
+        for grad in grads
+    ]
     norms = torch.stack(torch._foreach_norm([piece for own in pieces for piece in own], 2.0, dtype))
     owners = torch.tensor([k for k, own in enumerate(pieces) for _ in own], device="cpu")
     return norms.new_zeros(len(grads)).index_add_(0, owners, norms.square()).sqrt_()

@@ -1,0 +1,71 @@
+"""The backends, and which of them runs where."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+
+import torch
+
+from ..gpu.tables import GPUS
+from ..plan.launcher import Backend
+from .cpu import CpuBackend
+from .cuda import CUDA
+from .reference import ReferenceBackend
+from .triton import TritonBackend
+
+VARIABLE = "FUSEDSTEP_BACKEND"
+
+# In the order in which `auto` prefers them.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (CpuBackend(), CUDA, TritonBackend(), ReferenceBackend())
+}
+
+
+def check_name(name: str | None, source: str = "backend") -> str | None:
+    """A backend's name as an optimizer was given it; None and "auto" leave the choice to us."""
+    if name is None or name == "auto" or name in BACKENDS:
+        return name
+    choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
+    raise ValueError(f"{source} should be one of {choices} but is: {name!r}")
+
+
+def choose(name: str | None, device: torch.device, where: object) -> Backend:
+    """The backend for tensors on `device`. What was asked for by name is taken or refused, never
+    replaced; `where` names a parameter for the refusal."""
+    source = "backend" if name is not None else VARIABLE
+    asked = check_name(name if name is not None else os.environ.get(VARIABLE) or "auto", source)
+    if asked is not None and asked != "auto":
+        backend = BACKENDS[asked]
+        if backend.why_absent():
+            raise RuntimeError(f"{source}={asked!r} is not available: {backend.why_absent()}")
+        if device.type not in backend.devices():
+            raise RuntimeError(
+                f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, "
+                f"not {where}. Ask for 'auto', or move the parameter."
+            )
+        return backend
+    for candidate in _for_type(device.type):
+        if not candidate.why_absent():
+            return candidate
+    raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")
+
+
+def warn_if_slow(backend: Backend, device: torch.device) -> None:
+    """Plain torch is right, but not what somebody with a GPU installs this package for."""
+    if backend.name == ReferenceBackend.name and device.type in GPUS:
+        better = [own for own in _for_type(device.type) if own.name != backend.name]
+        reasons = {own.name: own.why_absent() for own in better}
+        if reasons and all(reasons.values()):
+            said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            _warn_once(f"{device.type} tensors are updated by plain torch. {said}")
+
+
+def _for_type(device_type: str) -> list[Backend]:
+    return [backend for backend in BACKENDS.values() if device_type in backend.devices()]
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,98 @@
+"""The C++ backend for CPU tensors: hands buckets to `csrc/cpu`, which cuts and walks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import native
+from ..plan.bucket import Bucket
+from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
+from ..rules import RULES, layout
+
+DTYPE_CODES = {
+    torch.float32: layout.FLOAT32,
+    torch.bfloat16: layout.BFLOAT16,
+    torch.float16: layout.FLOAT16,
+    torch.float64: layout.FLOAT64,
+}
+RULE_IDS = {name: index for index, name in enumerate(RULES)}
+
+
+class CpuBackend(Backend):
+    """The walkers of `fusedstep._native`, on torch's own threads."""
+
+    name = "cpu"
+
+    def why_absent(self) -> str:
+        return native.reason
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
+
+    def describe(self) -> str:
+        built = native.module
+        pool = "1 thread, no OpenMP"
+        if built.has_pool():
+            pool = f"{torch.get_num_threads()} threads of torch"
+        return (
+            f"C++, {built.active_level()} (this machine runs {', '.join(built.levels())}), {pool}"
+        )
+
+    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+        return CpuLauncher(self, bucket, exchanged)
+
+
+class CpuLauncher(Launcher):
+    """A bucket of `fusedstep._native`: its work list and scratch."""
+
+    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+        super().__init__(backend, bucket)
+        exchange = (0, 0, 0)
+        if exchanged and bucket.rule.factored:
+            self.sums, self.sum_u2 = exchange_buffers(bucket)
+            self._starts = torch.tensor(sums_layout(bucket), dtype=torch.int64, device="cpu")
+            exchange = tuple(t.data_ptr() for t in (self.sums, self._starts, self.sum_u2))
+        self._work: Any = native.module.Bucket(
+            RULE_IDS[bucket.rule.name],
+            bucket.compute_dtype == torch.float64,
+            bucket.kind == "vector",
+            [DTYPE_CODES[dtype] for dtype in bucket.dtypes],
+            bucket.table.data_ptr(),
+            *bucket.table.shape,
+            *exchange,
+        )
+        self._work.reserve(torch.get_num_threads())
+
+    def scratch_bytes(self) -> int:
+        return int(self._work.scratch_bytes(torch.get_num_threads()))
+
+    def launch(self, inputs: StepInputs) -> None:
+        self._run(inputs, 0)
+
+    def read1(self, inputs: StepInputs) -> None:
+        if self.bucket.rule.factored:
+            for buffer in (self.sums, self.sum_u2):
+                buffer.zero_()  # nobody writes those of an absent tensor
+            self._run(inputs, 0)
+
+    def finish(self, inputs: StepInputs) -> None:
+        if self.bucket.rule.factored:
+            self._run(inputs, 1)
+
+    def update(self, inputs: StepInputs) -> None:
+        self._run(inputs, 2 if self.bucket.rule.factored else 0)
+
+    def _run(self, inputs: StepInputs, stage: int) -> None:
+        scalars, inv_grad_scale, found_inf = inputs
+        if found_inf is not None and found_inf.item():
+            return
+        self._work.launch(
+            self.bucket.rows.row_of.data_ptr(),
+            scalars.data_ptr(),
+            scalars.shape[1],
+            1.0 if inv_grad_scale is None else inv_grad_scale.item(),
+            torch.get_num_threads(),
+            stage,
+        )

@@ -1,0 +1,298 @@
+"""The plain torch backend, for every kind of device: the rule texts themselves, run on tensors.
+
+It is slow and it is the measure: sums run in the order of `rules/layout.py`, so on a CPU every
+other backend's result is compared with this one bit for bit. Nothing is read back to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..operations import bind
+from ..plan import devices
+from ..plan.bucket import Bucket
+from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
+from ..rules.layout import BLOCK, GROUP, LANES, PIECE, TILE
+
+
+class ReferenceBackend(Backend):
+    """The rule texts on torch tensors."""
+
+    name = "reference"
+
+    def why_absent(self) -> str:
+        return ""
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu", "cuda", "xpu", "mps")
+
+    def describe(self) -> str:
+        return f"plain torch {torch.__version__}, on {', '.join(self.devices())}"
+
+    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+        return ReferenceLauncher(self, bucket, exchanged)
+
+
+class ReferenceLauncher(Launcher):
+    """A bucket whose tensors are updated one after the other."""
+
+    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+        super().__init__(backend, bucket)
+        self._under_way: list[OneStep] = []  # between the phases
+        if exchanged:
+            self.sums, self.sum_u2 = exchange_buffers(bucket)
+            self._starts = sums_layout(bucket)
+
+    def scratch_bytes(self) -> int:
+        return sum(own.sums.nbytes for own in self._under_way)
+
+    def launch(self, inputs: StepInputs) -> None:
+        for own in self._begin(inputs):
+            own.read1()
+            own.finish()
+            own.update()
+
+    def read1(self, inputs: StepInputs) -> None:
+        if not self.bucket.rule.factored:
+            return
+        self._under_way = list(self._begin(inputs))
+        self.sums.zero_()
+        for own in self._under_way:
+            own.read1()
+            self._sums_of(own).copy_(own.sums)
+
+    def _sums_of(self, own: OneStep) -> Tensor:
+        return self.sums[self._starts[own.index] : self._starts[own.index + 1]]
+
+    def finish(self, inputs: StepInputs) -> None:
+        if not self.bucket.rule.factored:
+            return
+        self.sum_u2.zero_()
+        for own in self._under_way:
+            own.sums = self._sums_of(own)
+            own.finish()
+            self.sum_u2[own.index] = own.sum_u2
+
+    def update(self, inputs: StepInputs) -> None:
+        if not self.bucket.rule.factored:
+            return self.launch(inputs)
+        for own in self._under_way:
+            own.sum_u2 = self.sum_u2[own.index]
+            own.update()
+        self._under_way = []
+
+    def _begin(self, inputs: StepInputs) -> Iterator[OneStep]:
+        kinds = {"elementwise": ElementwiseStep, "matrix": MatrixStep, "vector": VectorStep}
+        scalars = inputs.scalars
+        # On a device a scalar stays a tensor: its number is not known here.
+        on_host = devices.on_host(scalars)
+        rows = scalars.tolist() if on_host else [row.unbind() for row in scalars.unbind()]
+        for index, row in enumerate(self.bucket.rows.row_of.tolist()):
+            if not self.bucket.members[index].is_present:
+                continue
+            yield kinds[self.bucket.kind](self.bucket, index, rows[row], inputs)
+
+
+class OneStep:
+    """One tensor's step: its numbers as they were, phase by phase what becomes of them."""
+
+    sums: Tensor  # as `sums_layout` lays them out
+    sum_u2: Tensor
+
+    def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
+        self.index = index
+        _, inv_grad_scale, self.found_inf = inputs
+        sign, *values = row
+        self.rule = bind(bucket.rule, values)
+        compute = bucket.compute_dtype
+        tensors = bucket.tensors(index)
+        self.dtypes = [t.dtype for t in tensors]
+        self.written = [tensors[0], *tensors[2:]]
+        self.rms = None if bucket.rms is None else bucket.rms[index]
+        self.p, g, *self.states = (t.to(compute) for t in tensors)
+        # The sign goes into the scale: one multiplication, and one rounding, as in every walker.
+        if isinstance(sign, Tensor):
+            sign = sign.to(compute)
+        scale = sign
+        if inv_grad_scale is not None:
+            scale = devices.to_device(inv_grad_scale, bucket.device, compute) * sign
+        if inv_grad_scale is not None or isinstance(sign, Tensor) or sign != 1.0:
+            g = g * scale
+        self.g = g
+
+    def read1(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def update(self) -> None: ...
+
+    def store(self, results: Sequence[Tensor], rms: Tensor | None = None) -> None:
+        """Writes parameter and states, and rms(p) for those who want it."""
+        written = [*self.written]
+        if self.rms is not None and rms is not None:
+            written, results = [*written, self.rms], [*results, rms]
+        for old, new in zip(written, results, strict=True):
+            new = new.to(old.dtype)
+            if self.found_inf is not None:
+                found = devices.to_device(self.found_inf, old.device) != 0
+                new = torch.where(found, old, new)
+            old.copy_(new)
+
+
+class ElementwiseStep(OneStep):
+    """A rule without sums has one phase."""
+
+    def update(self) -> None:
+        self.store(self.rule.update(self.p, self.g, *self.states))
+
+
+class FactoredStep(OneStep):
+    """What matrices and vectors share: how sums become a step size, and u an update."""
+
+    u: Tensor
+
+    def store_update(self, moments: list[Tensor], momentum: list[Tensor]) -> None:
+        rule, sum_p2 = self.rule, self.sums[-1]
+        count = torch.full_like(self.sum_u2, self.p.numel())
+        rms = rule.rms(sum_p2, count)
+        step_size, decay = rule.finish(rms, rule.rms(self.sum_u2, count))
+        step_size, decay = step_size.to(self.p.dtype), decay.to(self.p.dtype)
+        p, *momentum = rule.update(self.p, *momentum, self.u, step_size, decay)
+        self.store([p, *moments, *momentum], rms)
+
+
+class MatrixStep(FactoredStep):
+    """The last two dimensions are a matrix; those before them are a batch."""
+
+    def read1(self) -> None:
+        rule, p = self.rule, self.p
+        self.rows, self.cols = p.shape[-2:]
+        row_state, _, *self.momentum = self.states
+        self.x = self.g.reshape(-1, self.rows, self.cols)
+        square = self.x * self.x
+        row = row_state.reshape(-1, self.rows)
+        mean_square = (row_sums(square) / self.cols).to(p.dtype)
+        self.row = _stored(rule.second_moment(row, mean_square), self.dtypes[2])
+        h = column_sums(square * rule.inverse(self.row)[..., None])
+        of_matrices = torch.cat([column_sums(square), h, row_sums(self.row)[:, None]], dim=1)
+        self.sums = torch.cat([of_matrices.flatten(), self._sum_p2().reshape(1)])
+
+    def _sum_p2(self) -> Tensor:
+        p_rows = row_sums((self.p * self.p).reshape(-1, self.rows, self.cols))
+        # The rows of a piece: of a block of a large matrix, or of all the small matrices in it.
+        length = self._per_piece() * self.rows
+        in_piece = (
+            in_order(p_rows, BLOCK) if self._blocked() else in_order(p_rows.flatten(), length)
+        )
+        return in_order(in_piece.flatten())
+
+    def _blocked(self) -> bool:
+        return self.rows * self.cols > PIECE
+
+    def _per_piece(self) -> int:
+        """Matrices of a piece."""
+        return 1 if self._blocked() else max(1, PIECE // (self.rows * self.cols))
+
+    def finish(self) -> None:
+        rule, dtype = self.rule, self.p.dtype
+        of_matrices = self.sums[:-1].reshape(-1, 2 * self.cols + 1)
+        s, h, sum_row = of_matrices.split([self.cols, self.cols, 1], dim=1)
+        col = self.states[1].reshape(-1, self.cols)
+        mean_square = (s / self.rows).to(dtype)
+        self.col = _stored(rule.second_moment(col, mean_square), self.dtypes[3])
+        mean = rule.floored_mean((sum_row / self.rows).to(dtype))
+        energy = row_sums(rule.col_energy(h.to(dtype), self.col, mean))
+        row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
+        u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
+        capped = rule.is_capped(_least(self.row), _least(self.col), mean)
+        exact = in_order(in_order(row_sums(u * u), BLOCK))
+        energy = torch.where(capped[:, 0], exact, energy)
+        self.sum_u2 = in_order(in_order(energy, self._per_piece()))
+        self.u = u.reshape(self.p.shape)
+
+    def update(self) -> None:
+        moments = [self.row.reshape(self.states[0].shape), self.col.reshape(self.states[1].shape)]
+        self.store_update(moments, self.momentum)
+
+
+class VectorStep(FactoredStep):
+    """A vector keeps an unfactored second moment."""
+
+    def read1(self) -> None:
+        rule = self.rule
+        v, *self.momentum = self.states
+        self.v = _stored(rule.second_moment(v, self.g * self.g), self.dtypes[2])
+        self.u = rule.precondition(self.g, rule.col_factor(self.v))
+        self.sums = _sum_of_squares(self.p).reshape(1)
+
+    def finish(self) -> None:
+        self.sum_u2 = _sum_of_squares(self.u)
+
+    def update(self) -> None:
+        self.store_update([self.v], self.momentum)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    return in_order(row_sums(_cut(x.flatten() * x.flatten(), PIECE)))
+
+
+def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).to(x.dtype)
+
+
+def _least(x: Tensor) -> Tensor:
+    return x.masked_fill(x.isnan(), torch.inf).amin(-1, keepdim=True)
+
+
+# The order of sums.
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """Sums over the last dimension, in float64: tile by tile, lane by lane."""
+    length = TILE if x.shape[-1] > TILE else LANES
+    tiles = _cut(x, length if length == TILE else _round_up(x.shape[-1], LANES))
+    terms = tiles.unflatten(-1, (-1, LANES))
+    lanes = terms[..., 0, :]
+    for k in range(1, terms.shape[-2]):
+        lanes = lanes + terms[..., k, :]
+    return in_order(fold(lanes, -1).to(devices.wide(x.device)))
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """Sums over the last dimension but one, in float64: block by block, group by group."""
+    columns = x.transpose(-1, -2)
+    rows = x.shape[-2]
+    blocks = _cut(columns, BLOCK if rows > BLOCK else _round_up(rows, GROUP))
+    groups = fold(blocks.unflatten(-1, (-1, GROUP)), -1)
+    block = groups[..., 0]
+    for k in range(1, groups.shape[-1]):
+        block = block + groups[..., k]
+    return in_order(block.to(devices.wide(x.device)))
+
+
+def fold(x: Tensor, dim: int) -> Tensor:
+    while (half := x.shape[dim] // 2) > 0:
+        x = x.narrow(dim, 0, half) + x.narrow(dim, half, half)
+    return x.squeeze(dim)
+
+
+def in_order(x: Tensor, length: int | None = None) -> Tensor:
+    """Adds up the last dimension from front to back: all of it, or every `length` of it. On a CPU
+    cumsum adds one after the other; elsewhere the order of these float64 sums is the device's."""
+    if length is not None:
+        x = _cut(x, length)
+    return x.cumsum(-1)[..., -1]
+
+
+def _cut(x: Tensor, length: int) -> Tensor:
+    """The last dimension as pieces of `length`, the last piece filled up with zeros."""
+    short = -x.shape[-1] % length
+    return torch.nn.functional.pad(x, (0, short)).unflatten(-1, (-1, length))
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step

@@ -1,0 +1,74 @@
+"""The Triton backend for GPU tensors: says whether it can run here; `kernels/` does the work.
+
+Triton and the kernels are imported by the first plan that needs them. With TRITON_INTERPRET=1 they
+run on CPU tensors, slowly, for those who want to look into them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import re
+from typing import Any
+
+import torch
+
+from ..gpu.tables import GPUS
+from ..plan.bucket import Bucket
+from ..plan.launcher import Backend, Launcher
+
+OLDEST = (3, 4)  # that the kernels were compiled with
+
+
+class TritonBackend(Backend):
+    """The kernels of `fusedstep.kernels`."""
+
+    name = "triton"
+
+    def why_absent(self) -> str:
+        reason = why_not_installed()
+        if not reason and not is_interpreted() and not _gpus():
+            reason = f"no GPU: torch finds no {' and no '.join(GPUS)} device"
+        return reason
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",) if is_interpreted() else GPUS
+
+    def describe(self) -> str:
+        if is_interpreted():
+            return f"Triton {_version()}, interpreted on the CPU (TRITON_INTERPRET is set)"
+        modules = [torch.get_device_module(kind) for kind in _gpus()]
+        names = {m.get_device_name(index) for m in modules for index in range(m.device_count())}
+        return f"Triton {_version()}, on {', '.join(sorted(names))}"
+
+    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+        kernels: Any = importlib.import_module("fusedstep.kernels.launch")
+        launcher: Launcher = kernels.TritonLauncher(self, bucket, exchanged)
+        return launcher
+
+
+@functools.cache
+def why_not_installed() -> str:
+    """Empty if there is a Triton that the kernels run with, else the reason."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: install the one that belongs to your torch"
+    numbers = tuple(map(int, re.findall(r"\d+", _version())[:2]))
+    if numbers < OLDEST:
+        return f"Triton {_version()} is older than {OLDEST[0]}.{OLDEST[1]}: install a newer torch"
+    return ""
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _version() -> str:
+    """The module's own: its distributions for ROCm and XPU have other names."""
+    return str(importlib.import_module("triton").__version__)
+
+
+def _gpus() -> list[str]:
+    return [kind for kind in GPUS if torch.get_device_module(kind).is_available()]

@@ -1,0 +1,44 @@
+"""Hyper-parameters as the float64 numbers that scalars are computed from, on the host or on a
+device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..operations import on_tensors
+from ..plan import devices
+
+
+def scalar(value: Any) -> float:
+    """A number, or a tensor of one element, as a float."""
+    return float(value.item() if isinstance(value, Tensor) else value)
+
+
+def device_scalar(device: torch.device, value: Any) -> float | Tensor:
+    """The same for a computation on `device`: what is not on the host becomes a 0-d tensor there,
+    and nothing is waited for."""
+    if isinstance(value, Tensor) and not devices.on_host(value):
+        return devices.to_device(value, device, devices.wide(device)).reshape(())
+    return scalar(value)
+
+
+def for_steps(
+    step: float | Tensor, formula: Callable[..., Any]
+) -> tuple[Callable[[Any], Any], Callable[..., dict[str, Any]]]:
+    """How to read a hyper-parameter, and how to run a formula, at a step whose number is known, or
+    at many that only a device knows."""
+    if isinstance(step, Tensor):
+        return partial(device_scalar, step.device), on_tensors(formula)
+    return scalar, formula
+
+
+def scalar_dtype(fused: bool | None = None) -> torch.dtype:
+    """The dtype of torch's step counters."""
+    if not fused and torch.get_default_dtype() == torch.float64:
+        return torch.float64
+    return torch.float32

@@ -1,0 +1,86 @@
+"""Rows of scalars for the buckets of a plan: on the host if all that they depend on is there, else
+on the bucket's device, where they are computed by the same formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plan.bucket import Bucket
+from ..plan.plan import Plan
+
+Group = dict[str, Any]
+# A group, its coming step or steps, a parameter's dtype -> the rule's scalars by name.
+Scalars = Callable[[Group, Any, torch.dtype], dict[str, Any]]
+
+
+def rows_of(
+    plan: Plan,
+    groups: list[Group],
+    scalars: Scalars,
+    waits_for_device: Callable[[Group], bool],
+) -> list[Tensor]:
+    """The rows of each bucket, for the coming step."""
+    assert plan.counters is not None
+    there = plan.counted_on_device
+    if plan.on_device:
+        waiting = {k for k, group in enumerate(groups) if waits_for_device(group)}
+        if waiting:
+            there = there.union(k for k in plan.on_device if not waiting.isdisjoint(plan.groups[k]))
+    if len(there) < len(plan.buckets):
+        of_all = plan.counters.next_of_all() if plan.all_present else None
+        of_each = plan.counters.next_of_each() if of_all is None else []
+    rows = []
+    for k, bucket in enumerate(plan.buckets):
+        if k in there:
+            bucket.rows.by_member()
+            rows.append(_device_rows(bucket, groups, scalars, plan.coming_steps(k)()))
+            continue
+        if of_all is not None:
+            bucket.rows.by_group(of_all)
+        else:
+            bucket.rows.by_group_and_step(of_each, plan.present)
+        rows.append(_host_rows(bucket, groups, scalars))
+    return rows
+
+
+def _sign(group: Group) -> float:
+    """What a gradient is multiplied by."""
+    return -1.0 if group.get("maximize") else 1.0
+
+
+def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> Tensor:
+    dtype = bucket.members[0].param.dtype
+    rows = [
+        (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)))
+        for index, step in bucket.rows.keys
+    ]
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
+
+
+def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Tensor) -> Tensor:
+    """A row for each member, in a number of calls that depends on the groups alone."""
+    dtype = bucket.members[0].param.dtype
+    # What is known goes to the device as an argument of one launch: it adds to -0, exactly.
+    rows = step.new_full((1 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
+    known: list[tuple[Tensor, float]] = []
+    computed: list[tuple[Tensor, Tensor]] = []
+    first = 0
+    for index, run in groupby(member.group for member in bucket.members):
+        last = first + len(list(run))
+        own = scalars(groups[index], step[first:last], dtype)
+        values = (_sign(groups[index]), *bucket.rule.row(own))
+        for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
+            if isinstance(value, Tensor):
+                computed.append((row, value.expand_as(row)))
+            else:
+                known.append((row, float(value)))
+        first = last
+    torch._foreach_add_([row for row, _ in known], [value for _, value in known])
+    if computed:
+        torch._foreach_copy_([row for row, _ in computed], [value for _, value in computed])
+    return rows.t().contiguous()

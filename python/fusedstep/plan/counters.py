@@ -1,0 +1,155 @@
+"""Step counters of the parameters in a plan, in the form their peer keeps them: tensors or ints;
+and which of them the host can read without waiting for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import devices
+
+State = dict[str, Any]
+
+
+class TensorCounters:
+    """torch's counters: a 0-d tensor per parameter. Those of a plan become views of one tensor, so
+    that one addition counts them all; saved, loaded or copied they are as good as any others.
+
+    Counters on a device stay there: the host reads those of its own, and those of the positions in
+    `waited_for`, whose scalars cannot be computed elsewhere.
+    """
+
+    def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
+        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for index, state in enumerate(states):
+            step = state["step"]
+            kinds.setdefault((step.dtype, step.device), []).append(index)
+        self.flats: list[Tensor] = []
+        self.positions = list(kinds.values())  # of the counters in each flat tensor
+        self.home = [(0, 0)] * len(states)  # of each counter: which flat tensor, and where in it
+        for which, indices in enumerate(self.positions):
+            counters = [states[i]["step"] for i in indices]
+            flat = _common_tensor(counters)
+            if flat is None:
+                flat = torch.stack([step.reshape(()) for step in counters])
+                for view, i in zip(flat.unbind(), indices, strict=True):
+                    states[i]["step"] = view
+            self.flats.append(flat)
+            for place, i in enumerate(indices):
+                self.home[i] = which, place
+        needed = {self.home[i][0] for i in waited_for}
+        self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
+
+    def is_on_device(self, position: int) -> bool:
+        """Whether the host would have to wait for this counter."""
+        return not devices.on_host(self.flats[self.home[position][0]])
+
+    def next_of_all(self) -> float | None:
+        """The coming step's number if it is the same for every counter that is read, else None."""
+        if len(self.read) != 1:
+            return None
+        low, high = torch.aminmax(self.flats[self.read[0]])
+        return low.item() + 1.0 if low == high else None
+
+    def next_of_each(self) -> list[float]:
+        """The coming step's number of each parameter; 0 where the counter is not read."""
+        result = [0.0] * len(self.home)
+        for which in self.read:
+            values = self.flats[which].tolist()
+            for index, value in zip(self.positions[which], values, strict=True):
+                result[index] = value + 1.0
+        return result
+
+    def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
+        """What gives the coming step's numbers of some parameters on `device`, in their order, and
+        never waits."""
+        which = sorted({self.home[i][0] for i in positions})
+        start, starts = 0, {}
+        for k in which:
+            starts[k] = start
+            start += len(self.flats[k])
+        places = [starts[k] + place for k, place in map(self.home.__getitem__, positions)]
+        first, dtype = places[0], devices.wide(device)
+        consecutive = places == list(range(first, first + len(places)))
+        index = None if consecutive else torch.tensor(places, device=device)
+
+        def next_steps() -> Tensor:
+            parts = [devices.to_device(self.flats[k], device, dtype) for k in which]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if index is None:
+                return joined[first : first + len(places)] + 1.0
+            return joined.index_select(0, index) + 1.0
+
+        return next_steps
+
+    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+        """Counts one step, unless the gradients held an infinity: then it did not take place.
+
+        Arguments:
+            present: by position, who took part; None if all did.
+        """
+        for which, flat in enumerate(self.flats):
+            took_part: float | Tensor = 1.0
+            if present is not None:
+                ones = [float(present[position]) for position in self.positions[which]]
+                on_host = torch.tensor(ones, dtype=flat.dtype, device="cpu")
+                took_part = devices.to_device(on_host, flat.device)
+            if found_inf is not None:
+                took_part = devices.to_device(found_inf == 0, flat.device, flat.dtype) * took_part
+            flat.add_(took_part)
+
+
+def _common_tensor(counters: list[Tensor]) -> Tensor | None:
+    """The tensor that an earlier plan made of these counters, in this order: a captured graph may
+    count in it, and all later plans have to count there too. None if there is no such tensor."""
+    first = counters[0]
+    storage, offset = first.untyped_storage()._cdata, first.storage_offset()
+    for place, step in enumerate(counters):
+        if step.dim() or step.storage_offset() != offset + place:
+            return None
+        if step.untyped_storage()._cdata != storage:
+            return None
+    return first.as_strided((len(counters),), (1,))
+
+
+class IntCounters:
+    """transformers' counters: a Python int per parameter."""
+
+    def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
+        self.states = states
+        for state in states:
+            state["step"] = int(state["step"])
+
+    def is_on_device(self, position: int) -> bool:
+        """Whether the host would have to wait for this counter."""
+        return False
+
+    def next_of_all(self) -> float | None:
+        values = [state["step"] for state in self.states]
+        low = min(values)
+        return low + 1 if low == max(values) else None
+
+    def next_of_each(self) -> list[float]:
+        return [state["step"] + 1 for state in self.states]
+
+    def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
+        """What gives the coming step's numbers of some parameters on `device`, in their order, and
+        never waits."""
+
+        def next_steps() -> Tensor:
+            values = [self.states[i]["step"] + 1 for i in positions]
+            return devices.to_device(
+                torch.tensor(values, dtype=devices.wide(device), device="cpu"), device
+            )
+
+        return next_steps
+
+    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+        """As TensorCounters does."""
+        if found_inf is None or not found_inf.item():
+            for state in self.states if present is None else compress(self.states, present):
+                state["step"] += 1

@@ -1,0 +1,70 @@
+"""What a CUDA graph can capture of a step, and what is refused because a replay would be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from . import devices
+from .counters import IntCounters
+from .plan import Owner, Plan
+
+
+def check_capture(owner: Owner, plan: Plan) -> bool:
+    """Whether this step is being captured. Refuses what a graph would repeat wrongly."""
+    if not any(map(devices.is_capturing, plan.devices)):
+        return False
+    for position, member in enumerate(plan.members):
+        if not devices.is_capturing(member.param.device):
+            raise RuntimeError(
+                f"{owner.name}: {owner.where(member)} takes part in a step that is "
+                "captured, and a graph would not repeat it. Give it an optimizer of its own, and "
+                "step that one outside the graph."
+            )
+        if plan.counters is not None and not plan.counters.is_on_device(position):
+            raise RuntimeError(_why_not(owner, owner.where(member)))
+    return True
+
+
+def refuse_new_plan_while_capturing(
+    owner: Owner,
+    params: Iterable[tuple[object, Tensor, bool, Any]],
+    old: Plan | None,
+) -> None:
+    """A plan is made on the host, and copied: a graph can only use one that exists.
+
+    `params` are those with a gradient: how an error names each, itself, whether its counter belongs
+    on the device, and its counter as it is, or None.
+    """
+    params = list(params)
+    on_device = {param.device for _, param, _, _ in params if not devices.on_host(param)}
+    if not any(map(devices.is_capturing, on_device)):
+        return
+    for where, _, counts_on_device, step in params:
+        if not counts_on_device and (not isinstance(step, Tensor) or devices.on_host(step)):
+            raise RuntimeError(_why_not(owner, where))
+    if old is not None and old.captured:
+        raise RuntimeError(
+            f"{owner.name}: tensors are not where they were in the graph that was captured "
+            "before. Run one warm-up step before capture, outside any graph, or keep gradients in "
+            "place with zero_grad(set_to_none=False)."
+        )
+    raise RuntimeError(
+        f"{owner.name}: run one warm-up step before capture: states and work lists must "
+        "exist before, for the same parameters with gradients and the same options."
+    )
+
+
+def _why_not(owner: Owner, where: object) -> str:
+    if owner.counters is IntCounters:
+        return (
+            f"{owner.name} keeps Python step counters and cannot be captured in a CUDA "
+            "graph: each replay would be the same step again. Use fusedstep.optim.Adafactor(..., "
+            "capturable=True) or fusedstep.optim.AdamW(..., capturable=True)."
+        )
+    return (
+        f"{owner.name}: capture in a CUDA graph needs capturable=True: the step counter of "
+        f"{where} is on the host, and each replay would be the same step again."
+    )

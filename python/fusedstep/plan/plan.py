@@ -1,0 +1,176 @@
+"""The plan: buckets with the launchers that carry them out, made once and used every step for as
+long as no tensor moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import devices
+from .bucket import Bucket, Member, gradient_cells, make_buckets
+from .counters import IntCounters, TensorCounters
+from .launcher import Backend, Exchange, StepInputs
+from .watch import CAME_OR_WENT, ParamLists, watch
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a plan is made with by its optimizer or accumulator.
+
+    Attributes:
+        name: how errors begin.
+        choose: the backend for a device; its second argument names a tensor for the refusal.
+        where: how an error names a member.
+        counters: of the steps, as the states keep them; None if nothing is counted.
+        scalars_on_device: whether rows of scalars can be computed on a device.
+        exchange: adds up the sums of factored buckets over processes; None where each holds all.
+    """
+
+    name: str
+    choose: Callable[[torch.device, object], Backend]
+    where: Callable[[Member], object]
+    counters: type[TensorCounters] | type[IntCounters] | None = None
+    scalars_on_device: bool = False
+    exchange: Exchange | None = None
+
+
+class Plan:
+    """What a step can use again as long as nothing moved: buckets, launchers, counters, a watch.
+
+    Members whose gradient is absent stay in the plan and are left out of the step: experts come and
+    go. `present` says of each member whether it takes part, by position.
+
+    `on_device` are the positions in `buckets` of those whose scalars can be computed on a device,
+    `counted_on_device` of those whose counters are there too.
+    """
+
+    captured = False  # whether a CUDA graph reads this plan's memory
+
+    def __init__(
+        self,
+        owner: Owner,
+        members: list[Member],
+        lists: ParamLists,
+        state: dict[Tensor, dict[str, Any]],
+    ) -> None:
+        # The owner holds the plan: nothing here may hold the owner, who would never be freed.
+        self.exchange = owner.exchange
+        self.members = members
+        self.buckets = make_buckets(members)
+        self._take_presence()
+        places = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
+        self.devices = {self.buckets[k].device for k in places}
+        self.on_device = places if owner.scalars_on_device else []
+        self.groups = [frozenset(m.group for m in bucket.members) for bucket in self.buckets]
+        self.counters: TensorCounters | IntCounters | None = None
+        self.counted_on_device: set[int] = set()
+        self._coming: dict[int, Callable[[], Tensor]] = {}
+        if owner.counters is not None and members:
+            self._take_counters(owner.counters)
+        exchanged = owner.exchange is not None
+        self.launchers = [
+            owner.choose(bucket.device, owner.where(bucket.members[0])).prepare(bucket, exchanged)
+            for bucket in self.buckets
+        ]
+        keys = {key for member in members for key in member.state_keys}
+        keys |= {member.rms_key for member in members if member.rms_key}
+        if owner.counters is TensorCounters:
+            keys.add("step")
+        cells = gradient_cells(self.buckets, lists)
+        layouts = {id(member.owner): member.gradient_layout for member in members}
+        earlier = [layouts.get(id(param)) for params in lists for param in params]
+        self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
+
+    def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
+        hosted = set(range(len(self.buckets))).difference(self.on_device)
+        waited_for = [position for k in hosted for position in self.buckets[k].positions]
+        self.counters = kind([member.state for member in self.members], waited_for)
+        for k in self.on_device:
+            if any(map(self.counters.is_on_device, self.buckets[k].positions)):
+                self.counted_on_device.add(k)
+                self.coming_steps(k)  # what it needs on the device is there before a capture
+
+    def coming_steps(self, k: int) -> Callable[[], Tensor]:
+        """What gives the coming step's number of each member of bucket `k`, on its device."""
+        if k not in self._coming:
+            assert self.counters is not None
+            bucket = self.buckets[k]
+            self._coming[k] = self.counters.vector(bucket.positions, bucket.device)
+        return self._coming[k]
+
+    def holds(self, lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> bool:
+        """Whether the plan can be used for the coming step. Follows gradients that moved, came or
+        went, but not where a graph reads them: it goes on with the old addresses."""
+        seen = self.watch.check(lists, state)
+        if seen == 0:
+            return True
+        for bucket in self.buckets:  # cells of the tables may have been written
+            bucket.table_changed = True
+        if seen < 0 or self.captured:
+            return False
+        if seen & CAME_OR_WENT:
+            self._take_presence()
+        return True
+
+    def _take_presence(self) -> None:
+        self.present = [member.is_present for member in self.members]
+        self.all_present = all(self.present)
+        self.written = [member.param for member in self.present_members()]
+        for bucket in self.buckets:
+            bucket.take_presence()
+
+    def present_members(self) -> Iterator[Member]:
+        """Those that take part in the step."""
+        return compress(self.members, self.present)
+
+    def count(self, found_inf: Tensor | None) -> None:
+        """Counts a step of those that took part in it."""
+        if self.counters is not None:
+            self.counters.count(found_inf, None if self.all_present else self.present)
+
+    def run(
+        self,
+        rows: list[Tensor],
+        inv_grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+    ) -> None:
+        """Carries out a step of every bucket, with its rows of scalars."""
+        torch.autograd.graph.increment_version(self.written)
+        inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
+        stages = [stage for bucket in self.buckets for stage in bucket.stages]
+        for stage in stages:
+            stage.copy_in()
+        if self.exchange is None:
+            for launcher, own in zip(self.launchers, inputs, strict=True):
+                launcher.launch(own)
+        else:
+            self._run_in_phases(inputs, self.exchange)
+        for stage in stages:
+            stage.copy_out()
+
+    def _run_in_phases(self, inputs: list[StepInputs], exchange: Exchange) -> None:
+        """Each exchange is one call for all buckets, whatever their number."""
+        work = list(zip(self.launchers, inputs, strict=True))
+        factored = [(own, own_inputs) for own, own_inputs in work if own.bucket.rule.factored]
+        for launcher, own in factored:
+            launcher.read1(own)
+        exchange([launcher.sums for launcher, _ in factored])
+        for launcher, own in factored:
+            launcher.finish(own)
+        exchange([launcher.sum_u2 for launcher, _ in factored])
+        for launcher, own in work:
+            launcher.update(own)
+
+    def scratch_bytes(self) -> int:
+        """Memory that is used beside the tensors: scratch, and copies of strided tensors."""
+        copies = sum(stage.copy.nbytes for bucket in self.buckets for stage in bucket.stages)
+        return copies + sum(launcher.scratch_bytes() for launcher in self.launchers)
+
+
+def _is_on_host(bucket: Bucket) -> bool:
+    return devices.on_host(bucket.members[0].param)

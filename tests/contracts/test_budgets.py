@@ -1,0 +1,145 @@
+"""What a step may cost, held by counting memory, launches, calls and waits."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusedstep.hf
+import fusedstep.optim
+from fusedstep.backends.cpu import CpuLauncher
+from tests.support.calls import Calls
+from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", LISTS)
+@each_optimizer
+def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
+    params = a_list(LISTS[shapes], dtype)
+    optimizer = OPTIMIZERS[name](params)
+    optimizer.step()
+    used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
+    assert used <= 0.02 * size, f"{used / size:.1%}"
+
+
+PEAK = """
+import resource, torch
+from tests.support.parameter_lists import OPTIMIZERS, a_list
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+make = OPTIMIZERS[{name!r}]
+make(a_list([(600, 600), (70000,)], torch.float32)).step()  # code is there
+params = a_list([*15 * [(2048, 2048)], (2**22,)], torch.float32)
+for param in params:
+    param.data.fill_(1.0), param.grad.fill_(0.5)
+optimizer = make(params)
+before = peak()
+optimizer.step()
+first = peak()
+optimizer.step()
+states = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t))
+print(before, first, peak(), states, sum(param.nbytes for param in params))
+"""
+
+
+def run_python(text):
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@each_optimizer
+def test_a_step_of_64_million_elements_makes_no_large_temporary(name):
+    """In a process of its own, the first step raises the peak by its states, the second not."""
+    before, first, second, states, size = map(int, run_python(PEAK.format(name=name)).split())
+    assert size >= 4 * 2**26
+    assert first - before <= states + 0.03 * size, f"{(first - before - states) / size:.1%}"
+    assert second - first <= 0.01 * size, f"{(second - first) / size:.1%}"
+    assert first > size / 2  # the peak was read
+
+
+def calls_of_a_step(case, shapes, backend="cpu"):
+    params = make_params(shapes)
+    optimizer = case.make([{"params": params[::2]}, {"params": params[1::2]}], backend=backend)
+    for step in range(3):
+        set_grads(params, step)
+        with Calls() as calls:
+            optimizer.step()
+    return calls.count
+
+
+@each(CASES)
+def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case):
+    few, many = (calls_of_a_step(case, n * [(3,), (4, 5)]) for n in (5, 100))
+    assert few == many
+    assert sum(many.values()) < 40, many
+    # Both step counters' ends are read, from host memory: the only values that are waited for.
+    assert many["aten._local_scalar_dense.default"] <= 2
+
+
+def test_gradients_are_unscaled_in_as_many_calls_for_few_as_for_many():
+    def calls_of(count):
+        params = make_params(count * [(3,), (4, 5)])
+        optimizer = fusedstep.optim.AdamW(params, fused=True)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+        for step in range(2):
+            set_grads(params, step)
+            with Calls() as calls:
+                optimizer.step()
+        return calls.count
+
+    assert calls_of(5) == calls_of(100)
+
+
+def test_the_count_of_calls_sees_what_grows():
+    few, many = (calls_of_a_step(CASES[0], n * [(3,)], "reference") for n in (5, 100))
+    assert sum(many.values()) > 10 * sum(few.values())
+
+
+@each(CASES)
+def test_launches_do_not_grow_with_the_number_of_parameters(case, monkeypatch):
+    launched, launch = [], CpuLauncher.launch
+    monkeypatch.setattr(
+        CpuLauncher, "launch", lambda *a: (launched.append(a[0].bucket.kind), launch(*a))
+    )
+    for n in (1, 10, 150):
+        params = make_params(n * [(3,), (4, 5), (300, 260)] if n < 100 else n * [(3,), (4, 5)])
+        optimizer = case.make(params)
+        for step in range(2):
+            set_grads(params, step)
+            launched.clear()
+            optimizer.step()
+            assert len(launched) == (2 if "matrix" in launched else 1)
+
+
+@each(CASES)
+def test_a_step_leaves_gradients_and_addresses_alone(case):
+    params = make_params()
+    optimizer = case.make(params)
+    for step in range(3):
+        set_grads(params, step)
+        grads = [(p.grad, p.grad.clone(), p.grad._version, p.grad.data_ptr()) for p in params]
+        before = [(p.data_ptr(), p._version, p.detach().clone()) for p in params]
+        optimizer.step()
+        for param, (grad, copy, version, address) in zip(params, grads, strict=True):
+            assert param.grad is grad
+            assert (grad._version, grad.data_ptr()) == (version, address)
+            assert torch.equal(grad, copy)
+        for param, (address, version, old) in zip(params, before, strict=True):
+            assert param.data_ptr() == address
+            assert param._version > version  # autograd knows that it was written
+            assert not param.numel() or not torch.equal(param, old)
+
+
+def test_an_import_prints_nothing_and_brings_no_optional_package():
+    text = "import sys, fusedstep, fusedstep.optim, fusedstep.hf\n"
+    text += "assert not {'triton', 'transformers', 'matplotlib'} & set(sys.modules)"
+    assert run_python(text) == ""

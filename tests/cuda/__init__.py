@@ -1,0 +1,1 @@
+"""The CUDA backend without a GPU: on a simulator, as PTX, as machine code, and its host's side."""

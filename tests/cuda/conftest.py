@@ -1,0 +1,62 @@
+"""Fixtures: the CUDA backend on the simulator of CUDA, with scratch that begins as nan, and units
+that make small matrices do for large ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from fusedstep.backends import cuda
+from fusedstep.gpu import waves, work
+from fusedstep.gpu.cut import Height
+from tests.support.cuda_on_cpu import SMALL_UNITS
+from tests.support.cuda_on_ptx import on_simulator
+
+REAL_CURRENT = work.DeviceLauncher.current
+
+
+def poisoned(self: Any, inputs: Any) -> dict[str, Any]:
+    for tensor in self.kept:
+        if tensor.is_floating_point():
+            tensor.fill_(math.nan)
+    return REAL_CURRENT(self, inputs)
+
+
+@pytest.fixture
+def simulator() -> Iterator[Any]:
+    """`backend="simcuda"` takes tensors of the CPU; the simulator's settings. Scratch begins as nan
+    in every step, so that a sum which nobody made is seen."""
+    with mock.patch.object(work.DeviceLauncher, "current", poisoned), on_simulator() as settings:
+        yield settings
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "GRAIN", SMALL_UNITS)
+
+
+@pytest.fixture
+def in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waves of small units."""
+    heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
+    monkeypatch.setattr(cuda, "GRAIN", replace(cuda.GRAIN, wave_unit=heights))
+    monkeypatch.setenv(cuda.WAVES, "1")
+    monkeypatch.setattr(waves, "WAVE_BYTES", 40_000)
+
+
+@pytest.fixture
+def scratch_of_zeros(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if units that are not launched had found nothing but zeros."""
+
+    def zeros(self: Any, count: int, dtype: torch.dtype) -> torch.Tensor:
+        self.kept.append(torch.zeros(count, dtype=dtype))
+        return self.kept[-1]
+
+    monkeypatch.setattr(work.DeviceLauncher, "current", REAL_CURRENT)
+    monkeypatch.setattr(work.DeviceLauncher, "scratch", zeros)

@@ -1,0 +1,212 @@
+"""The machine code and the PTX of every CUDA kernel that was built: no spills, registers in their
+budget, 16 bytes at a time, exact arithmetic, no atomic sums. Nothing is executed."""
+
+import functools
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.ptxrun.mangled import Name
+from tests.ptxrun.nvcc import NEEDS_NVCC, OPTIONS
+from tests.support.budgets import CUDA as BUDGETS
+from tests.support.budgets import REGISTERS
+from tests.support.cuda_compiled import (
+    COUNTED,
+    TARGETS,
+    cuobjdump,
+    is_specialized,
+    label,
+    module_file,
+    ptx_of,
+    release,
+    resources,
+    table,
+    texts,
+    with_accesses,
+)
+
+pytest_plugins = ["tests.ptxrun.needs_nvcc"]
+each_target = pytest.mark.parametrize("target", TARGETS)
+
+# A block of a factored rule has 512 threads, and there are two elementwise ones of 256: no more
+# registers would let them run.
+MOST_REGISTERS = REGISTERS // 512
+# Kinds of work in which the source asks for a product and a sum with one rounding.
+FUSED = ("STATISTICS", "WIDE", "waves")
+
+
+class Gate:
+    """What was found in a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    @functools.cached_property
+    def resources(self):
+        return resources(self.file)
+
+    @functools.cached_property
+    def texts(self):
+        return texts(self.file)
+
+    @functools.cache  # noqa: B019
+    def on(self, target):
+        return with_accesses(self.file, target, self.resources)
+
+    def complaints(self, check, target):
+        found = {name: check(name, facts) for name, facts in self.on(target).items()}
+        return {label(name): words for name, words in found.items() if words}
+
+
+@pytest.fixture(scope="module")
+def gate():
+    file = module_file()
+    if file is None or cuobjdump() is None:
+        pytest.skip(NEEDS_NVCC)
+    return Gate(file)
+
+
+def spills(name, facts):
+    return facts.spilled and f"{facts.spilled} bytes with {facts.registers} registers"
+
+
+def over_budget(name, facts, target):
+    return BUDGETS.complaint(label(name), target, facts.registers)
+
+
+def generic(name, facts):
+    return facts.generic and f"{facts.generic} accesses to memory of an unknown kind"
+
+
+def narrow(name, facts, target):
+    """The assembler duplicates code as it likes, for each GPU: elsewhere there must be some."""
+    loads, stores = expected = [BUDGETS.of(label(name), what) or 0 for what in ("loads", "stores")]
+    found = [facts.loads[16], facts.stores[16]]
+    fits = (
+        found == expected
+        if target == COUNTED
+        else list(map(bool, found)) == [loads > 0, stores > 0]
+    )
+    if not fits or (is_specialized(name) and not loads):
+        return f"{found} loads and stores of 16 bytes, expected {expected}"
+    return ""
+
+
+def inexact(name, text):
+    own = text.inexact
+    if label(name).split()[0] in FUSED:
+        own = {one for one in own if not one.startswith("fma.rn.f")}
+    return sorted(own)
+
+
+def missing(gate):
+    """Kernels that are not there for some GPU, or for GPUs to come."""
+    there = {target: {name for t, name in gate.resources if t == target} for target in TARGETS}
+    there["PTX"] = set(gate.texts)
+    every = set().union(*there.values())
+    return {where: {label(n) for n in every - own} for where, own in there.items() if every - own}
+
+
+def test_every_gpu_has_every_kernel_and_so_have_gpus_to_come(gate):
+    assert not missing(gate)
+    assert {target for target, _ in gate.resources} == set(TARGETS)
+    newest = TARGETS[-1].replace("sm_", ".target sm_")
+    assert all(newest in module.text for module in ptx_of(gate.file))
+
+
+def test_the_budgets_have_a_line_for_every_kernel_and_no_other(gate):
+    assert {label(name) for name in gate.texts} == set(BUDGETS.kernels), BUDGETS.advice
+
+
+@each_target
+def test_nothing_spills(gate, target):
+    assert not gate.complaints(spills, target)
+
+
+@each_target
+def test_registers_stay_in_their_budget(gate, target):
+    assert not gate.complaints(functools.partial(over_budget, target=target), target)
+
+
+def test_no_budget_is_larger_than_it_has_to_be(gate):
+    """So that a regression of a tenth is seen."""
+    if release(gate.file) != BUDGETS.measured_with:
+        pytest.skip("the budgets were measured with another release of nvcc")
+    measured = table({target: gate.on(target) for target in TARGETS})
+    assert not BUDGETS.differences(measured)
+
+
+def test_no_budget_is_larger_than_what_a_block_can_have():
+    budgets = (kernel[target] for kernel in BUDGETS.kernels.values() for target in TARGETS)
+    assert max(budgets) <= MOST_REGISTERS
+
+
+@each_target
+def test_whole_vectors_move_16_bytes_at_a_time(gate, target):
+    assert not gate.complaints(functools.partial(narrow, target=target), target)
+
+
+@each_target
+def test_every_access_is_known_to_be_to_global_memory(gate, target):
+    assert not gate.complaints(generic, target)
+
+
+def test_arithmetic_is_exact(gate):
+    assert not {label(n): words for n, text in gate.texts.items() if (words := inexact(n, text))}
+
+
+def test_no_sum_is_atomic(gate):
+    assert not [label(name) for name, text in gate.texts.items() if text.float_atomics]
+
+
+# Faults, one for each check.
+
+
+@pytest.fixture(scope="module")
+def planted(nvcc, tmp_path_factory):
+    if cuobjdump() is None:
+        pytest.skip(NEEDS_NVCC)
+    source = Path(__file__).with_name("planted.cu")
+    made = tmp_path_factory.mktemp("planted") / "planted.o"
+    codes = [f"-gencode=arch=compute_{t[3:]},code={t}" for t in TARGETS]
+    codes[-1] = codes[-1].replace("code=sm_100", "code=[sm_100,compute_100]")
+    command = [nvcc, "-c", *OPTIONS, *codes, str(source), "-o", str(made)]
+    subprocess.run(command, check=True)
+    return Gate(made)
+
+
+@each_target
+def test_the_checks_see_what_the_machine_code_has(planted, target):
+    own = {label(name): facts for name, facts in planted.on(target).items()}
+    assert [name for name, facts in own.items() if spills(name, facts)] == ["spilled"]
+    assert [name for name, facts in own.items() if generic(name, facts)] == ["generic"]
+    assert (own["plain"].loads, own["plain"].stores) == ({16: 1}, {16: 1})
+    assert (own["narrow"].loads, own["narrow"].stores) == ({4: 4}, {4: 4})
+    assert 0 < own["plain"].registers <= 32 < own["spilled"].registers + 1
+
+
+def test_the_checks_see_what_is_not_exact(planted):
+    own = {label(name): text for name, text in planted.texts.items()}
+    found = {name for name, text in own.items() if inexact(Name(name), text)}
+    assert found == {"fused", "approximate"}
+    assert not inexact(Name("a::phase", (2, -2, 0, -2, 1, False)), own["fused"])
+    assert inexact(Name("a::phase", (10, 0, 0, -2, 1, False)), own["fused"])
+    assert inexact(Name("a::phase", (2, -2, 0, -2, 1, False)), own["approximate"])
+    assert [name for name, text in own.items() if text.float_atomics] == ["atomic"]
+
+
+def test_the_check_sees_a_kernel_that_some_gpu_does_not_have(planted):
+    assert missing(planted) == {"sm_80": {"late<3>"}}
+
+
+def test_the_checks_see_too_many_registers_and_too_few_wide_accesses(planted):
+    (plain,) = (facts for name, facts in planted.on("sm_90").items() if label(name) == "plain")
+    statistics = Name("fusedstep::cuda::phase", (2, -2, 0, -2, 1, False))
+    assert narrow(statistics, plain, "sm_90")
+    assert not over_budget(statistics, plain, "sm_90")
+    assert over_budget(statistics, replace(plain, registers=129), "sm_90") == "129 registers of 128"
+    (more,) = (facts for name, facts in planted.on("sm_90").items() if label(name) == "late<3>")
+    said = over_budget(Name("late", (3,)), more, "sm_90")
+    assert "no budget. Run `make budgets`, which writes tests/cuda/budgets.json" in said

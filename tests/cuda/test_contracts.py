@@ -1,0 +1,280 @@
+"""The CUDA kernels' own source on the simulator of CUDA: strange numbers, scaled gradients, any
+layout, any order of work, any shape; and what a step may cost."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusedstep.gpu import tables, work
+from tests.support.calls import Calls
+from tests.support.cases import (
+    CASES,
+    DTYPES,
+    assert_same,
+    each,
+    make_params,
+    same_bits,
+    set_grads,
+    states,
+)
+from tests.support.cuda_on_cpu import check, kernels, launched, library
+from tests.support.cuda_on_ptx import simulated
+from tests.support.layouts import LAYOUTS, misaligned, plain
+from tests.support.layouts import run as run_with_layout
+from tests.support.problems import Problem
+from tests.support.rule_cases import ELEMENTWISE, ELEMENTWISE_RULES, is_factored
+
+pytestmark = pytest.mark.usefixtures("simulator")
+
+F32, BF16, F16, F64 = DTYPES
+CASE = {case.name: case for case in CASES}
+ADAMW, ADAFACTOR = CASE["adamw"], CASE["hf-adafactor"]
+PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
+TRAINER = CASE["hf-adafactor-trainer"]
+FEW = [(), (7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
+STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-42, 1e-30, 1e30]
+
+
+def strange(value):
+    def prepare(optimizer, params, step):
+        for param in params:
+            param.grad.view(-1)[param.numel() // 2] = value
+
+    return prepare
+
+
+@pytest.mark.parametrize("value", STRANGE)
+@each(ELEMENTWISE)
+def test_strange_numbers_in_elementwise_rules(case, value):
+    check(Problem(case, [(), (33, 17), (64, 8)], (F32, BF16), prepare=strange(value)))
+
+
+def numbers(optimizer, param):
+    return {"parameter": param.detach(), **states(optimizer, param)}
+
+
+@pytest.mark.parametrize("value", STRANGE)
+@each([CASE["adafactor"], PART_CAPPED, CASE["hf-adafactor-scaled"], MOMENTUM])
+def test_strange_numbers_in_factored_rules_make_the_same_elements_strange(case, value):
+    """The same nan and infinities as in the reference. Finite numbers may differ as much as two
+    orders of a sum of at most 153 terms do, a few units; of the largest, as some are differences.
+    There is no exact result: float64 has room for all of this."""
+    problem = Problem(case, [(7,), (9, 17), (9, 16), (3, 5, 7)], prepare=strange(value))
+    (ours, params), (reference, others) = problem.run("simcuda"), problem.run("reference")
+    for p, q in zip(params, others, strict=True):
+        found, wanted = numbers(ours, p), numbers(reference, q)
+        for name, right in wanted.items():
+            largest = right.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+            few = 4 * torch.finfo(F32).eps * (name != "step")
+            torch.testing.assert_close(
+                found[name], right, rtol=few, atol=few * largest, equal_nan=True
+            )
+
+
+@each([CASE["adamw-decay-maximize"], CASE["adafactor-decay-maximize"], CASE["adamw-amsgrad"]])
+def test_gradients_are_scaled(case):
+    def scale(optimizer, params, step):
+        for param in params:
+            param.grad.mul_(2.0**12)
+        optimizer.grad_scale = torch.tensor(2.0**12)
+        optimizer.found_inf = torch.tensor(0.0)
+
+    check(Problem(case, [(7,), (33, 17), (3, 5, 7)], prepare=scale))
+
+
+@pytest.mark.parametrize("waves_on", ["0", "1"], ids=["phases", "waves"])
+@each([*ELEMENTWISE, CASE["adafactor-capped"], MOMENTUM])
+def test_a_step_with_an_infinity_found_changes_nothing(case, waves_on, monkeypatch):
+    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", waves_on)
+    before = []
+
+    def find(optimizer, params, step):
+        if step == 1:
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+            for p in params:
+                before.append({name: x.clone() for name, x in numbers(optimizer, p).items()})
+
+    optimizer, params = Problem(case, [*FEW, (64, 64)], prepare=find).run("simcuda")
+    for param, kept in zip(params, before, strict=True):
+        for name, value in numbers(optimizer, param).items():
+            assert same_bits(value, kept[name]), name
+
+
+@each([ADAMW, CASE["old-adamw"], CASE["adafactor"], MOMENTUM])
+def test_parameters_without_a_gradient_wait(case):
+    runs = []
+    for backend in ("simcuda", "reference"):
+        params = make_params([(7,), (33, 17), (258, 40)])
+        optimizer = case.make(params, backend=backend)
+        for step in range(4):
+            set_grads(params, step)
+            params[step % 3].grad = None
+            optimizer.step()
+        runs.append((optimizer, params))
+    if not is_factored(case):
+        assert_same(*runs[0], *runs[1])
+    (ours, params), (reference, others) = runs
+    for own, other in zip(params, others, strict=True):
+        assert numbers(ours, own)["step"] == numbers(reference, other)["step"] in (2, 3)
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("case", "layout"),
+    [
+        (case, layout)
+        for case in (ADAMW, PART_CAPPED)
+        for layout in LAYOUTS
+        if case is ADAMW or layout is not misaligned  # which is added up in another order
+    ],
+    ids=lambda own: getattr(own, "__name__", str(own)),
+)
+def test_any_layout_gives_the_bits_of_the_plain_one(case, layout):
+    case = replace(case, only_ours={"backend": "simcuda"})
+    expected = run_with_layout(case, BF16, steps=2)
+    for of_param, of_grad in ((layout, plain), (plain, layout)):
+        assert_same(*run_with_layout(case, BF16, of_param, of_grad, steps=2), *expected)
+
+
+# The order in which things are done.
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize(("seed", "resident"), [(1, 1), (2, 3), (3, 0)])
+@each([ADAMW, PART_CAPPED])
+def test_the_order_of_blocks_and_threads_changes_no_bit(case, seed, resident, simulator):
+    problem = Problem(case, [*FEW, (8200,), (2, 8208)], (F32, BF16), steps=1)
+    expected = problem.run("simcuda")
+    simulator.seed(seed)
+    simulator.resident(resident)
+    assert_same(*problem.run("simcuda"), *expected)
+
+
+@each([ADAMW, PART_CAPPED, MOMENTUM])
+def test_the_order_of_parameters_changes_no_bit(case):
+    problem = Problem(case, [(1025,), (33, 17), (258, 40), (64, 64), (3, 5, 7)], steps=1)
+    optimizer, params = problem.train(problem.start()[::-1], "simcuda")
+    assert_same(*problem.run("simcuda"), optimizer, params[::-1])
+
+
+@each([ADAFACTOR, TRAINER, PART_CAPPED])
+def test_work_that_has_nothing_to_do_changes_nothing(case):
+    """As where scalars are on the device, so that the host cannot leave it out."""
+    expected = Problem(case, FEW).run("simcuda")
+    with mock.patch.object(work, "idle_kinds", return_value=set()):
+        assert_same(*Problem(case, FEW).run("simcuda"), *expected)
+
+
+# What was built, and what a step costs.
+
+
+def in_float32(optimizer, params, step):
+    """States, behind the first step, if not all is in float64."""
+    for param in params if step == 1 and params[0].dtype != F64 else ():
+        for key, value in optimizer.state[param].items():
+            if key not in ("step", "RMS"):
+                optimizer.state[param][key] = value.to(F32)
+
+
+RULES = [*ELEMENTWISE_RULES, PART_CAPPED, MOMENTUM, TRAINER]
+SHAPES = [
+    (7,),
+    (64, 16),
+    (300, 24),
+    (33, 17),
+    (3, 5, 7),
+    (1, 4104),
+    (1, 4107),
+    (1, 8200),
+    (1, 8201),
+]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_every_kernel_that_was_built_is_launched_and_right(simulator, monkeypatch):
+    for case in RULES:
+        for dtype in DTYPES if not is_factored(case) else (F32, BF16, F64):
+            chain = 64 * (dtype == F64)
+            check(Problem(case, SHAPES, (dtype,), prepare=in_float32, chain=chain))
+    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", "1")
+    for case in (PART_CAPPED, MOMENTUM):
+        for dtype in (F32, BF16):
+            check(Problem(case, [(64, 16)], (dtype,), prepare=in_float32))
+    assert launched(simulator).keys() == kernels(library())
+
+
+@each([ADAMW, PART_CAPPED, MOMENTUM])
+def test_launches_do_not_grow_with_the_number_of_parameters(case, simulator):
+    counts = []
+    for copies in (1, 12):
+        params = make_params(copies * [(7,), (33, 17), (16, 16), (3, 5, 7)])
+        optimizer = case.make(params, backend="simcuda")
+        for step in range(3):
+            set_grads(params, step)
+            simulator.reset()
+            optimizer.step()
+            counts.append(sum(launched(simulator).values()))
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("waves_on", ["0", "1"], ids=["phases", "waves"])
+@each([ADAMW, PART_CAPPED, MOMENTUM])
+def test_nothing_is_prepared_or_allocated_again_in_a_later_step(
+    case, waves_on, simulator, monkeypatch
+):
+    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", waves_on)
+    uploaded, real = [], tables.upload
+    monkeypatch.setattr(tables, "upload", lambda x, d: uploaded.append(x.shape) or real(x, d))
+    params = make_params([(7,), (33, 17), (64, 64)])
+    optimizer = case.make(params, backend="simcuda")
+    set_grads(params, 0)
+    optimizer.step()
+    launchers = optimizer._plan.launchers
+    kept = [[x.data_ptr() for x in own.kept] for own in launchers]
+    counts = []
+    for _ in range(3):
+        uploaded.clear()
+        simulator.reset()
+        with Calls() as calls:
+            optimizer.step()
+        assert optimizer._plan.launchers is launchers
+        assert [[x.data_ptr() for x in own.kept] for own in launchers] == kept
+        assert len(uploaded) == len(launchers)  # scalars
+        assert simulator.memsets() == (waves_on == "1" and case is not ADAMW)
+        counts.append(dict(calls.count))
+    assert counts[0] == counts[1] == counts[2]
+    assert not [name for name in counts[0] if "empty" in name or "zeros" in name]
+
+
+# Any shape.
+
+SIZES = st.one_of(st.integers(0, 20), st.sampled_from([31, 32, 33, 63, 64, 65, 127, 129, 256, 300]))
+ANY_SHAPES = st.lists(st.lists(SIZES, min_size=0, max_size=3).map(tuple), min_size=1, max_size=4)
+DTYPE_LISTS = st.lists(st.sampled_from([F32, BF16, F16, F64]), min_size=1, max_size=3).map(tuple)
+
+
+def small(shapes):
+    return sum(torch.Size(shape).numel() for shape in shapes) < 60_000
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(shapes=ANY_SHAPES.filter(small), dtypes=DTYPE_LISTS, offset=st.integers(0, 2))
+def test_any_shapes_of_elementwise_rules(shapes, dtypes, offset):
+    check(Problem(CASE["adamw-amsgrad"], shapes, dtypes, offset=offset, steps=2))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    shapes=ANY_SHAPES.filter(small),
+    dtype=st.sampled_from(DTYPES),
+    case=st.sampled_from([PART_CAPPED, ADAFACTOR, MOMENTUM]),
+    offset=st.integers(0, 2),
+    seed=st.integers(0, 3),
+)
+def test_any_shapes_of_factored_rules(shapes, dtype, case, offset, seed):
+    simulated()[1].seed(seed)
+    check(Problem(case, shapes, (dtype,), offset=offset, steps=2, chain=64 * (dtype == F64)))

@@ -1,0 +1,210 @@
+"""The CUDA backend when CUDA refuses, and where tensors are larger than 32 bits can count; on the
+simulator of CUDA."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from fusedstep import backends
+from fusedstep.backends import cuda
+from tests.support.cases import CASES, assert_same, each, make_params, set_grads
+from tests.support.cuda_on_cpu import check
+from tests.support.cuda_on_ptx import simulated
+from tests.support.problems import Problem
+
+pytestmark = pytest.mark.usefixtures("simulator")
+
+CASE = {case.name: case for case in CASES}
+ADAMW, ADAFACTOR, MOMENTUM = CASE["adamw"], CASE["hf-adafactor"], CASE["hf-adafactor-momentum"]
+INVALID_VALUE, TOO_OLD, NO_CODE, TOO_LARGE = 1, 35, 209, 701
+
+
+def started(case, shapes):
+    params = make_params(shapes)
+    optimizer = case.make(params, backend="simcuda")
+    set_grads(params, 0)
+    return optimizer, params
+
+
+# Errors of CUDA's.
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (ADAMW, "ELEMENTWISE could not be launched on 5 blocks"),
+        (ADAFACTOR, "SQUARES could not be launched on 2 blocks"),
+    ],
+)
+def test_a_launch_that_fails_says_what_and_why_and_the_next_step_works(case, said, simulator):
+    shapes = [(4, 5), (5000, 5)]
+    optimizer, _ = started(case, shapes)
+    simulator.inject_error(TOO_LARGE)
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    assert "simcuda backend, a bucket on cpu (" in str(error.value)
+    assert "tensors: 2, float32/float32" in str(error.value)
+    assert "the first one of shape (4, 5) in group 0): " in str(error.value)
+    assert f"{said}: cudaErrorLaunchOutOfResources: too many resources" in str(error.value)
+    optimizer.step()
+    check(Problem(case, shapes))
+
+
+@pytest.mark.usefixtures("in_waves")
+def test_waves_that_fail_say_what_and_why(simulator):
+    for function, said in (
+        ("cudaMemsetAsync", "the counters of WAVES: cudaErrorInvalidValue: invalid argument"),
+        ("cudaLaunchKernel", "WAVES could not be launched on 9 blocks.*: cudaErrorInvalidValue"),
+        ("cudaOccupancyMaxActiveBlocksPerMultiprocessor", "the occupancy of WAVES: cudaErrorInv"),
+        ("cudaDeviceGetAttribute", "cudaDeviceGetAttribute: cudaErrorInvalidValue"),
+    ):
+        simulator.device(3, 3)
+        optimizer, _ = started(ADAFACTOR, 4 * [(64, 64)])
+        simulator.inject_error(INVALID_VALUE, function)
+        with pytest.raises(RuntimeError, match=said):
+            optimizer.step()
+        optimizer.step()
+
+
+def test_an_error_leaves_nothing_behind_for_the_next_call_of_cuda(simulator):
+    """Whoever asks for the last error behind us is not told of ours: nor is our next launch."""
+    optimizer, params = started(ADAMW, [(4, 5)])
+    simulator.inject_error(INVALID_VALUE)
+    with pytest.raises(RuntimeError, match="cudaErrorInvalidValue"):
+        optimizer.step()
+    before = [param.detach().clone() for param in params]
+    for _ in range(3):
+        optimizer.step()
+    assert simulated()[0].why_unusable(0) == ""
+    assert all(not torch.equal(a, b) for a, b in zip(params, before, strict=True))
+
+
+def test_a_device_without_code_for_it_is_refused_with_the_reason(simulator):
+    optimizer, _ = started(ADAMW, [(4, 5)])
+    optimizer.step()
+    backend, bucket = backends.BACKENDS["simcuda"], optimizer._plan.buckets[0]
+    said = "its kernels were built for unknown architectures; CUDA .*: cudaErrorNoKernelImageForDev"
+    simulator.inject_error(NO_CODE, "cudaFuncGetAttributes")
+    with pytest.raises(RuntimeError, match=f"simcuda backend: cpu cannot be used: {said}"):
+        backend.prepare(bucket)
+    simulator.inject_error(NO_CODE, "cudaFuncGetAttributes")
+    assert re.match(said, backend.why_absent())
+    assert backend.why_absent() == ""
+
+
+def test_a_driver_that_is_too_old_or_absent_is_no_exception(simulator):
+    module = simulated()[0]
+    simulator.inject_error(TOO_OLD, "cudaGetDeviceCount")
+    assert module.device_count() == 0
+    assert module.device_count() > 0
+    simulator.inject_error(TOO_OLD, "cudaGetDevice")
+    reason = module.why_unusable(0)
+    assert "cudaErrorInsufficientDriver: CUDA driver version is insufficient" in reason
+    assert "device 7: cudaErrorInvalidDevice" in module.why_unusable(7)
+
+
+def test_the_module_itself_refuses_what_no_launch_can_be():
+    module = simulated()[0]
+    kinds = {name: index for index, name in enumerate(cuda.UNITS)}
+    adamw = module.Work(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
+    for count in (0, -1, 2**31):
+        with pytest.raises(ValueError, match=f"ELEMENTWISE has {count} entries.* 1 to 2147483647"):
+            adamw.add(kinds["ELEMENTWISE"], 0, False, 0, count)
+    adamw.add(kinds["ELEMENTWISE"], 0, False, 0, 2**31 - 1)
+    with pytest.raises(ValueError, match="too many slots"):
+        module.Work(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
+    for code in (-1, 4, 7):
+        with pytest.raises(ValueError, match=f"slot 2 has the dtype code {code}, but kernels know"):
+            module.Work(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)
+    for kind, fields in ((0, 4), (1, 9), (2, 5)):
+        said = f"rows of {fields} numbers does not belong to 4 slots"
+        with pytest.raises(ValueError, match=said):
+            module.Work(cuda.RULE_IDS["adafactor"], False, kind, 4 * [0], fields, 7, 0)
+    factored = module.Work(cuda.RULE_IDS["adafactor"], False, 1, 4 * [0], 8, 9, 0)
+    with pytest.raises(ValueError, match="no kernel for ELEMENTWISE of this rule"):
+        factored.add(kinds["ELEMENTWISE"], 0, False, 0, 1)
+
+
+# Tensors of which only the end is there. Addresses and sizes in the table are those of much larger
+# ones, and only the units at their end are launched.
+
+
+def far(monkeypatch, slots, sizes, everyone=()):
+    """Before the tensor of a bucket there are so many more elements of each of its `slots`, and of
+    the `sizes` in its table. All units of the kinds in `everyone` are launched."""
+    ends = {}
+
+    def prepare(self, bucket, exchanged=False):
+        for k, elements in enumerate(slots):
+            bucket.table[0, k] -= elements * bucket.dtypes[k].itemsize
+        for place, more in sizes.items():
+            whole = bucket.table[0, place] + more
+            ends.update(first=more, whole=int(whole))
+            bucket.table[0, place] = whole
+        assert slots[0] > 2**31
+        return real_prepare(self, bucket, exchanged)
+
+    def add(self, unit, width, aligned, entries):
+        first = len(entries) * ends["first"] // ends["whole"] * (unit not in everyone)
+        assert unit in everyone or first
+        if unit == "UPDATE":  # comes last to first
+            entries = entries.flip(0)
+        real_add(self, unit, width, aligned, entries[first:])
+
+    real_prepare, real_add = cuda.CudaBackend.prepare, cuda.CudaLauncher._add
+    monkeypatch.setattr(cuda.CudaBackend, "prepare", prepare)
+    monkeypatch.setattr(cuda.CudaLauncher, "_add", add)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each([ADAMW, CASE["adamw-amsgrad"]])
+def test_elementwise_rules_behind_2_to_the_31_elements(case, dtype, monkeypatch):
+    before = 3 * 2**30
+    problem = Problem(case, [(9001,)], (dtype,), steps=1)
+    expected = problem.run("reference")
+    slots = 4 + (case is not ADAMW)
+    far(monkeypatch, slots * [before], {-1: before})
+    assert_same(*problem.run("simcuda"), *expected)
+
+
+def adafactor_step(p, g, matrices, matrix_rows, elements):
+    """The first step of transformers' Adafactor, on the last rows of `matrices` whose other
+    numbers are zeros."""
+    square = g * g + 1e-30
+    if g.dim() == 1:
+        u = g / square.sqrt()
+    else:
+        row, col = square.mean(-1, keepdim=True), square.sum(-2, keepdim=True) / matrix_rows
+        u = g / (row / (row.sum(-2, keepdim=True) / matrix_rows)).sqrt() / col.sqrt()
+    u /= max(1.0, math.sqrt(u.square().sum() / elements))
+    scale = max(1e-3, math.sqrt(p.square().sum() / elements))
+    return p - 1e-2 * scale * u
+
+
+FAR = {
+    # shape, elements before it in parameter, gradient and moments, sizes in the table
+    "a vector": ((20_000,), [2**32, 2**32, 2**32], {-1: 2**32}, (1, 1)),
+    "rows": ((200, 4096), [2**33, 2**33, 2**21, 0], {-2: 2**21}, (1, 2**21 + 200)),
+    "a batch": ((3, 64, 64), [2**32, 2**32, 2**26, 2**26], {-3: 2**20}, (2**20 + 3, 64)),
+    "tiny matrices": ((600, 4, 4), [2**32, 2**32, 2**30, 2**30], {-3: 2**28}, (2**28 + 600, 4)),
+}
+
+
+@pytest.mark.usefixtures("scratch_of_zeros")
+@pytest.mark.parametrize("name", FAR)
+def test_adafactor_behind_2_to_the_31_elements(name, monkeypatch):
+    shape, slots, sizes, (matrices, rows) = FAR[name]
+    problem = Problem(ADAFACTOR, [shape], steps=1)
+    params = problem.start()
+    problem._give_gradients(params, 0, False)
+    p, g = params[0].detach().double(), params[0].grad.double()
+    elements = p.numel() + slots[0]
+    expected = adafactor_step(p, g, matrices, rows, elements)
+    everyone = ("FINISH", "REPORT", *(["COLUMNS"] if name == "rows" else []))
+    far(monkeypatch, slots, sizes, everyone)
+    _, (found,) = problem.train(params, "simcuda")
+    change = (expected - p).abs().max()
+    assert change > 0
+    assert (found - expected).abs().max() <= 1e-4 * change + 1e-7 * p.abs().max()

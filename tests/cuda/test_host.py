@@ -1,0 +1,260 @@
+"""The host's side of the CUDA backend: what it launches and keeps. Its launches are recorded and
+not carried out."""
+
+import ctypes
+
+import pytest
+import torch
+
+import fusedstep.backends.cuda
+import fusedstep.optim
+from fusedstep.gpu import cut
+from tests.support import recorded_cuda
+from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
+from tests.support.recorded_cuda import SHAPES, SMALL_UNITS, numbers_at, started
+from tests.support.rule_cases import FACTORED, is_factored
+
+CASE = {case.name: case for case in CASES}
+ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    return recorded_cuda.register(monkeypatch)
+
+
+# What is launched.
+
+# Of SHAPES. Each kind of work of matrices and of vectors once; STATISTICS for two widths of tiles,
+# and for matrices that are not aligned; UPDATE for these, too; FINISH for vectors and matrices.
+# Then what some rules need: SQUARES and ENERGY by alignment, REPORT for vectors and matrices.
+EVERY = 15
+LAUNCHES = {"torch": EVERY + 4, "scaled": EVERY + 2, "not scaled": EVERY + 2}
+OPTIONAL = {"torch": {"SQUARES", "ENERGY"}, "scaled": {"SQUARES"}, "not scaled": {"REPORT"}}
+
+
+def kind_of(case):
+    if case.ours is fusedstep.optim.Adafactor:
+        return "torch"
+    return "scaled" if case.options.get("scale_parameter", True) else "not scaled"
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", SMALL_UNITS)
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("copies", [1, 10, 150])
+@each(CASES)
+def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, module):
+    optimizer, _ = started(case, copies * SHAPES)
+    for _ in range(2):
+        module.launched.clear()
+        optimizer.step()
+        found = module.kinds()
+        twice = {"FINISH", "REPORT"}  # of vectors and of matrices
+        assert all(found.count(own) == 1 + (own[0] in twice) for own in found)
+        assert len(found) == (LAUNCHES[kind_of(case)] if is_factored(case) else 1)
+
+
+@pytest.mark.usefixtures("small_units")
+@each(FACTORED)
+def test_work_that_would_find_nothing_is_not_launched(case, module):
+    started(case, SHAPES)
+    always = set(cut.PHASES).difference(*OPTIONAL.values())
+    assert {kind for kind, *_ in module.kinds()} == always | OPTIONAL[kind_of(case)]
+
+
+def test_one_group_that_needs_it_is_enough(module):
+    started(SCALED, 2 * [(4, 5)], ({}, {"scale_parameter": False}))
+    assert {"SQUARES", "REPORT"} <= {kind for kind, *_ in module.kinds()}
+    for groups, capped in ((({"eps": (0.0, 1e-3)}, {}), True), (({"eps": (0.0, 1e-3)},), False)):
+        module.launched.clear()
+        started(ADAFACTOR, 2 * [(4, 5)], groups)
+        assert ("ENERGY" in {kind for kind, *_ in module.kinds()}) == capped
+
+
+def test_phases_are_launched_in_order(module):
+    started(ADAFACTOR, SHAPES)
+    for work in module.made:
+        phases = [cut.PHASES[kind] for kind, *_ in work.phases]
+        assert phases == sorted(phases)
+
+
+def test_a_bucket_is_described_by_numbers_that_cpp_knows(module):
+    started(CASE["hf-adafactor-momentum"], [(3,), (4, 5)])
+    names = list(fusedstep.backends.cuda.RULE_IDS)
+    described = {
+        w.kind: (names[w.rule], w.wide, w.dtypes, w.fields, w.row_length) for w in module.made
+    }
+    scalars = 1 + len(fusedstep.rules.RULES["adafactor_momentum"].scalars)
+    assert described == {
+        1: ("adafactor_momentum", False, [0, 0, 0, 0, 0], 5 + 4, scalars),
+        2: ("adafactor_momentum", False, [0, 0, 0, 0], 4 + 2, scalars),
+    }
+    module.made.clear()
+    params = [torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))]
+    params[0].grad = torch.zeros_like(params[0])
+    fusedstep.optim.AdamW(params, backend="recorded").step()
+    (work,) = module.made
+    assert (names[work.rule], work.wide, work.kind, work.dtypes) == ("adamw", True, 0, 4 * [3])
+
+
+@each([CASE["adamw"], CASE["adamw-amsgrad"]])
+def test_one_launch_takes_aligned_tensors_and_others(case, module):
+    room = torch.zeros(30_000)
+    params = [torch.nn.Parameter(room[:20_000]), torch.nn.Parameter(room[20_001:20_008])]
+    set_grads(params, 0)
+    optimizer = case.make(params, backend="recorded")
+    optimizer.step()
+    ((_, (table, *_), stream, idle),) = module.launched
+    assert (stream, idle) == (0, 0)
+    (work,) = module.made
+    assert work.phases == [("ELEMENTWISE", 0, False, [0, 0, 0, 1, 0, 2, 1, 0])]
+    rows = numbers_at(table, 2 * work.fields, ctypes.c_int64)
+    assert (rows[0], rows[work.fields]) == (params[0].data_ptr(), params[1].data_ptr())
+    assert rows[work.fields - 1 :: work.fields] == [20_000, 7]
+
+
+def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
+    """Addresses of parameter and gradient must suit 16 bytes, and so must their rows. Units that
+    load no tiles do not care."""
+    room = torch.zeros(2, 400)
+    params = [
+        torch.nn.Parameter(room[0, start : start + 20 * cols].view(20, cols))
+        for start, cols in ((0, 16), (4, 16), (1, 16), (0, 14))
+    ]
+    set_grads(params, 0)
+    params[1].grad = room[1, 1:321].view(20, 16)
+    fusedstep.optim.Adafactor(params, backend="recorded").step()
+    (work,) = module.made
+    found = {(kind, aligned): set(own[::2]) for kind, _, aligned, own in work.phases}
+    for kind in ("STATISTICS", "UPDATE", "SQUARES", "ENERGY"):
+        assert (found[kind, True], found[kind, False]) == ({0}, {1, 2, 3})
+    assert found["FINISH", False] == {0, 1, 2, 3} and ("FINISH", True) not in found
+
+
+@pytest.mark.usefixtures("small_units")
+def test_cuts_lie_where_the_kernels_look_for_them(module):
+    optimizer, _ = started(ADAFACTOR, [(70, 1024), (2, 8200)])
+    (work,), (launcher,) = module.made, optimizer._plan.launchers
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
+    layout.add_matrices(1, 70, 1024)
+    layout.add_matrices(1, 2, 8200)
+    found = numbers_at(work.scratch[0], 2 * len(cut.FIELDS), ctypes.c_int64)
+    assert found == [number for row in layout.rows() for number in row]
+    kept = {tensor.data_ptr(): tensor for tensor in launcher.kept}
+    partials, sums = (kept[address] for address in work.scratch[1:])
+    assert (partials.dtype, len(partials)) == (torch.float32, layout.partials)
+    assert (sums.dtype, len(sums)) == (torch.float64, layout.sums)
+    phases = {(kind, width): entries for kind, width, _, entries in work.phases}
+    for index, units in enumerate(layout.work):
+        for kind, count in units.items():
+            own = phases[kind.name, kind.width]
+            pairs = list(zip(own[::2], own[1::2], strict=True))
+            found = [unit for tensor, unit in pairs if tensor == index]
+            # What was read last is updated first.
+            assert found == list(range(count))[:: -1 if kind.name == "UPDATE" else 1]
+
+
+def test_scalars_and_controls_are_float64(module):
+    params = make_params([(4, 5), (3, 3)])
+    set_grads(params, 0)
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5, "maximize": True}]
+    optimizer = fusedstep.optim.AdamW(groups, backend="recorded")
+    found = []
+
+    def read(work, table, row_of, scalars, controls, *_):
+        found.append(numbers_at(row_of, 2, ctypes.c_int64))
+        found.append(numbers_at(scalars, 2 * work.row_length, ctypes.c_double))
+        found.append(numbers_at(controls, 2, ctypes.c_double))
+
+    optimizer.step()
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded_cuda.Work, "launch", read)
+        optimizer.step()
+    rows, scalars, controls = found
+    assert rows == [0, 1] and controls == [0.25, 0.0]
+    assert (scalars[0], scalars[len(scalars) // 2]) == (1.0, -1.0)
+
+
+# In waves.
+
+
+def test_matrices_go_in_waves_where_it_is_asked_for(module, monkeypatch):
+    started(ADAFACTOR, SHAPES)
+    assert not any(work.in_waves for work in module.made)
+    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "1")
+    module.made.clear()
+    started(ADAFACTOR, SHAPES)
+    matrices, vectors = sorted(module.made, key=lambda work: work.kind)
+    assert vectors.in_waves is None
+    entries, counters = matrices.in_waves
+    rows = [entries[k : k + 8] for k in range(0, len(entries), 8)]
+    kinds = {cut.UNITS[row[0]] for row in rows}
+    assert kinds == {
+        *("STATISTICS", "SQUARES", "COLUMNS", "ENERGY", "FINISH", "UPDATE", "REPORT"),
+    }
+    gone, rest = {1}, {0, 2, 3, 4}  # in phases: not aligned, too long rows, tiny matrices
+    assert {row[1] for row in rows} == gone and counters == 1 + 5 + 1
+    assert {tensor for *_, own in matrices.phases for tensor in own[::2]} == rest
+    counted = [0] * counters
+    for row in rows:
+        assert counted[row[1]] >= row[3] and counted[row[4]] >= row[5]
+        counted[row[1]] += 1
+        if row[6] >= 0:
+            counted[row[6]] += 1
+
+
+def test_the_switch_says_what_it_takes(module, monkeypatch):
+    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "yes")
+    with pytest.raises(RuntimeError, match="FUSEDSTEP_CUDA_WAVES should be 0 or 1 but is: 'yes'"):
+        started(ADAFACTOR, [(64, 64)])
+
+
+# Memory.
+
+
+def test_the_memory_of_a_launch_lives_as_long_as_the_plan(module):
+    optimizer, _ = started(ADAFACTOR, SHAPES)
+    for launcher in optimizer._plan.launchers:
+        kept = {tensor.data_ptr() for tensor in launcher.kept}
+        assert set(launcher.work.scratch) <= kept
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", LISTS)
+@each_optimizer
+@pytest.mark.usefixtures("module")
+def test_scratch_is_a_small_part_of_the_parameters(name, shapes, dtype):
+    """The limit of the other backends: a unit leaves two float32 numbers a column, and has 256 rows
+    or more."""
+    params = a_list(LISTS[shapes], dtype)
+    optimizer = OPTIMIZERS[name](params)
+    optimizer.backend = "recorded"
+    optimizer.step()
+    used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
+    assert used <= 0.02 * size, f"{used / size:.2%}"
+
+
+# Errors.
+
+
+def test_an_error_says_what_was_launched(module):
+    module.fails = "STATISTICS could not be launched on 7 blocks: cudaErrorInvalidValue: no"
+    said = (
+        r"recorded backend, a bucket on cpu \(adafactor, matrix, tensors: 2, "
+        r"float32/float32/float32/float32, the first one of shape \(4, 5\) in group 0\): "
+        r"STATISTICS could not be launched on 7 blocks: cudaErrorInvalidValue: no"
+    )
+    with pytest.raises(RuntimeError, match=said):
+        started(ADAFACTOR, [(4, 5), (6, 7)])
+
+
+def test_too_much_work_for_a_launch_is_an_error_that_names_the_bucket(module, monkeypatch):
+    monkeypatch.setattr("fusedstep.gpu.work.MOST_ENTRIES", 3)
+    with pytest.raises(RuntimeError, match=r"in group 0\): 4 units of work are more than a launch"):
+        started(CASE["adamw"], [(4, 8192)])

@@ -1,0 +1,163 @@
+"""On a GPU, with both backends: a step waits for nothing, makes no large temporary, and launches a
+constant number of kernels."""
+
+import pytest
+import torch
+
+import fusedstep.hf
+import fusedstep.optim
+from tests.support.gpu_runs import BACKENDS, backend_on, in_waves, no_waiting, work_of
+from tests.support.parameter_lists import LISTS
+
+pytestmark = pytest.mark.gpu
+
+QUIET = {"no_deprecation_warning": True}
+FIXED = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+OPTIMIZERS = {
+    "adamw": lambda params: fusedstep.optim.AdamW(params),
+    "adamw-amsgrad": lambda params: fusedstep.optim.AdamW(params, amsgrad=True),
+    "adamw-capturable": lambda params: fusedstep.optim.AdamW(params, capturable=True),
+    "adamw-fused": lambda params: fusedstep.optim.AdamW(params, fused=True),
+    "old-adamw": lambda params: fusedstep.hf.AdamW(params, **QUIET),
+    "adafactor": lambda params: fusedstep.optim.Adafactor(params),
+    "adafactor-capturable": lambda params: fusedstep.optim.Adafactor(params, capturable=True),
+    "hf-adafactor": lambda params: fusedstep.hf.Adafactor(params),
+    "hf-adafactor-trainer": lambda params: fusedstep.hf.Adafactor(params, **FIXED),
+    "hf-adafactor-momentum": lambda params: fusedstep.hf.Adafactor(params, beta1=0.9),
+    "hf-adafactor-in-waves": lambda params: fusedstep.hf.Adafactor(params),
+}
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+SHAPES = [(7,), (1025,), (33, 17), (300, 256), (9000, 3, 3), (20, 20_000), (0,)]
+
+
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request, gpu, monkeypatch):
+    """The one of optimizers that are not told theirs."""
+    name = backend_on(request.param, gpu)
+    monkeypatch.setenv("FUSEDSTEP_BACKEND", name)
+    in_waves(monkeypatch, "waves" in request.node.name)
+    return name
+
+
+def a_list(shapes, device, dtype=torch.float32):
+    params = [torch.nn.Parameter(torch.ones(shape, device=device, dtype=dtype)) for shape in shapes]
+    new_gradients(params)
+    return params
+
+
+def new_gradients(params):
+    """At other addresses than before, as after `zero_grad`."""
+    for param in params:
+        param.grad = torch.full_like(param, 0.5)
+
+
+@each_optimizer
+def test_a_step_on_the_device_waits_for_nothing(name, backend, gpu):
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    for _ in range(2):  # kernels are compiled, states and the plan are made
+        optimizer.step()
+    for group in optimizer.param_groups:
+        if group["lr"] is not None:
+            group["lr"] *= 0.5
+    with no_waiting():
+        optimizer.step()
+        new_gradients(params)
+        optimizer.step()
+    assert optimizer._plan.launchers[0].backend.name == backend
+
+
+@pytest.mark.parametrize("name", ["adamw-fused", "adamw-capturable"])
+def test_a_step_with_a_scale_on_the_device_waits_for_nothing(name, gpu):
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    optimizer.grad_scale = torch.tensor(4.0, device=gpu)
+    optimizer.found_inf = torch.tensor(0.0, device=gpu)
+    for _ in range(2):
+        optimizer.step()
+    with no_waiting():
+        new_gradients(params)
+        optimizer.step()
+
+
+def test_the_guard_against_waiting_sees_a_read(gpu):
+    x = torch.ones(3, device=gpu)
+    with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
+        x[0].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", LISTS)
+@each_optimizer
+def test_a_step_takes_a_small_share_of_the_parameters_memory(name, shapes, dtype, gpu):
+    """At its peak, by torch's allocator; scratch, tables and temporaries together. In waves smaller
+    units leave more sums: counted for gpt2 in bfloat16, 11.4 % with CUDA and 6.7 % with Triton.
+    All else is 1.71 % at most."""
+    share = 0.12 if "waves" in name else 0.02
+    params = a_list(LISTS[shapes], gpu, dtype)
+    size = sum(p.nbytes for p in params)
+    optimizer = OPTIMIZERS[name](params)
+
+    def peak_of_a_step():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        optimizer.step()
+        return torch.cuda.max_memory_allocated() - before
+
+    first = peak_of_a_step()
+    states = sum(
+        x.nbytes for s in optimizer.state.values() for x in s.values() if torch.is_tensor(x)
+    )
+    assert first - states <= share * size, f"first step: {(first - states) / size:.2%}"
+    later = peak_of_a_step()
+    assert later <= share * size, f"{later / size:.2%}"
+
+
+@each_optimizer
+def test_a_later_step_takes_no_memory_from_the_device(name, gpu):
+    """What it needs for its scalars, torch's allocator has from the steps before."""
+    params = a_list(SHAPES, gpu)
+    optimizer = OPTIMIZERS[name](params)
+    for _ in range(3):
+        optimizer.step()
+    torch.cuda.synchronize()
+
+    def taken():
+        return torch.cuda.memory_allocated(), torch.cuda.memory_stats()["segment.all.allocated"]
+
+    before = taken()
+    for _ in range(5):
+        optimizer.step()
+    torch.cuda.synchronize()
+    assert taken() == before
+
+
+@each_optimizer
+def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, backend, gpu):
+    counts = []
+    for n in (30, 150):  # of up to 16 tensors torch gathers counters with a kernel of another name
+        params = a_list(n * [(3,), (40, 50), (16, 64)], gpu)
+        optimizer = OPTIMIZERS[name](params)
+        for _ in range(2):
+            optimizer.step()
+        work_of(optimizer.step)  # the profiler's own first time
+        counts.append(work_of(optimizer.step))
+    assert sum(counts[0].values()) >= 1, "the profiler saw nothing on the device"
+    assert counts[0] == counts[1]
+    assert sum(counts[1].values()) <= 80, counts[1]
+    if backend == "cuda" and "adamw" in name:
+        assert sum(n for kernel, n in counts[1].items() if "fusedstep" in kernel) == 1, counts[1]
+    if "waves" in name:
+        one = "waves" if backend == "cuda" else "walk"  # by the names of the kernels
+        assert sum(n for kernel, n in counts[1].items() if one in kernel) == 1, counts[1]
+
+
+def test_the_count_of_launches_sees_what_grows(gpu):
+    counts = []
+    for n in (3, 30):
+        params = a_list(n * [(3,), (4, 5)], gpu)
+        optimizer = fusedstep.optim.AdamW(params, backend="reference")
+        optimizer.step()
+        counts.append(sum(work_of(optimizer.step).values()))
+    assert counts[1] > 5 * counts[0]

@@ -1,0 +1,179 @@
+"""How factored kernels cut tensors into work: nothing is left out, nothing done twice, and no two
+tensors share scratch. With the sizes that suit Triton's kernels, and those that suit C++'s."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fusedstep.backends.cuda
+from fusedstep.gpu import cut, waves, work
+from fusedstep.kernels import blocks
+
+GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
+each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
+BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
+
+
+def boxes(layout, index, kind, sizes):
+    """(matrices, rows, columns) of each unit, as slices, as the kernels read them from the cut."""
+    own = layout.cuts[index]
+    batch, rows, cols = sizes
+    for unit in range(layout.work[index][kind]):
+        if kind.name.startswith("TINY"):
+            first = unit * cut.TINY_MATRICES
+            yield slice(first, first + cut.TINY_MATRICES), slice(0, rows), slice(0, cols)
+            continue
+        by_units = kind.name in (*BY_UNIT_ROWS, "ROWS")
+        height = own.unit_rows if by_units else own.update_rows
+        parts = own.row_blocks if by_units else own.update_blocks
+        chunks, width = own.chunks, own.chunk_cols
+        if kind.name == "ROWS":
+            chunks, width = 1, cols
+        if kind.name == "COLUMNS":
+            parts, height, chunks, width = 1, rows, own.tiles, cut.COLUMNS_WIDTH
+        matrix, block = divmod(unit // chunks, parts)
+        top, left = block * height, unit % chunks * width
+        assert matrix < batch and top < rows and left < cols, "an empty unit"
+        yield slice(matrix, matrix + 1), slice(top, top + height), slice(left, left + width)
+
+
+shapes_of_matrices = st.one_of(
+    st.tuples(st.integers(1, 4), st.integers(1, 5000), st.integers(1, 40)),
+    st.tuples(st.integers(1, 3), st.integers(1, 700), st.integers(30, 300)),
+    st.tuples(st.integers(1, 2), st.integers(1, 300), st.integers(1000, 1100)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 20_000)),
+    st.tuples(st.integers(1, 1), st.integers(255, 258), st.integers(4090, 8300)),
+    st.tuples(st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5)),
+)
+
+
+@each_grain
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(shapes_of_matrices, min_size=1, max_size=3),
+    st.sampled_from([4, 8]),
+    st.sampled_from([0, 2, 4, 8]),
+)
+def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in_waves):
+    layout = cut.Layout(grain, item_bytes)
+    for sizes in shapes:
+        goes = in_waves and waves.take(grain, in_waves, *sizes)
+        layout.add_matrices(*sizes, height=grain.wave_unit[in_waves] if goes else None)
+    for index, sizes in enumerate(shapes):
+        for kind in layout.work[index].keys() - {cut.kind("FINISH"), cut.kind("REPORT")}:
+            seen = np.zeros(sizes, np.int8)
+            for box in boxes(layout, index, kind, sizes):
+                seen[box] += 1
+            assert seen.min() == seen.max() == 1, kind
+            if kind.name in BY_UNIT_ROWS:  # a tile holds whole rows, or the chunks of a row
+                assert kind.width == layout.cuts[index].chunk_cols
+                block = blocks.factored(kind, item_bytes, True)
+                assert grain is not blocks.GRAIN or block.width == kind.width <= block.tile
+
+
+@each_grain
+@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5))
+def test_every_element_of_a_vector_is_in_one_piece(grain, lengths):
+    layout = cut.Layout(grain, 4)
+    for length in lengths:
+        layout.add_vector(length)
+    for length, own in zip(lengths, layout.work, strict=True):
+        for name in ("VECTOR", "VECTOR_UPDATE"):
+            assert (own[cut.kind(name)] - 1) * cut.PIECE < length <= own[cut.kind(name)] * cut.PIECE
+
+
+def regions(own, batch):
+    """Of the scratch of sums: (first, behind the last) of all that a tensor has there."""
+    sizes = {
+        "step_at": 2,
+        "p_at": own.p_count,
+        "u_at": own.u_count,
+        "late_at": own.late_count,
+        "rows_at": 2 * batch * own.row_blocks,
+        "least_col_at": batch * own.tiles,
+        "mean_at": batch if own.row_blocks else 0,
+    }
+    return [(getattr(own, at), getattr(own, at) + size) for at, size in sizes.items() if size]
+
+
+@each_grain
+@settings(deadline=None)
+@given(st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8))
+def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes):
+    layout = cut.Layout(grain, 4)
+    for sizes in shapes:
+        if isinstance(sizes, int):
+            layout.add_vector(sizes)
+        else:
+            layout.add_matrices(*sizes)
+    places, partials = [], []
+    for sizes, own in zip(shapes, layout.cuts, strict=True):
+        batch, rows, cols = (0, 0, 0) if isinstance(sizes, int) else sizes
+        places += regions(own, batch)
+        down = 2 * batch * own.row_blocks * cols if own.row_blocks > 1 else 0
+        along = batch * rows * own.chunks if own.chunks > 1 else 0
+        if down or along:
+            partials.append((own.partials_at, own.partials_at + max(down, along)))
+    for found, total in ((places, layout.sums), (partials, layout.partials)):
+        ends = [0, *(end for _, end in sorted(found))]
+        assert [first for first, _ in sorted(found)] == ends[:-1]
+        assert ends[-1] == total
+
+
+# What the C++ kernels expect of a cut.
+
+
+@settings(deadline=None)
+@given(shapes_of_matrices, st.sampled_from([4, 8]))
+def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
+    cols = sizes[2]
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, item_bytes)
+    layout.add_matrices(*sizes)
+    (own,), (work_of,) = layout.cuts, layout.work
+    if cut.kind("TINY") in work_of:
+        return
+    width = min(cols, own.chunk_cols)
+    assert own.unit_rows % 16 == 0 and own.unit_rows * width >= 65536
+    assert own.unit_rows <= 256 if width >= 2048 else own.unit_rows * width <= 256 * 8192
+    assert own.update_rows >= 16 and own.update_rows * width <= max(65536, 16 * width)
+    # Threads hold all columns of a unit; float64 numbers are twice as large.
+    assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
+    assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, 64))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "unit_rows", "chunk_cols"),
+    [
+        (100, 4096, 256, 4096),
+        (2000, 5632, 256, 8192),
+        (100_000, 8193, 256, 4096),
+        (64, 1, 524_288, 4096),
+        (128_256, 1024, 512, 4096),
+    ],
+)
+def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols):
+    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
+    layout.add_matrices(1, rows, cols)
+    assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
+
+
+@pytest.mark.parametrize("item_bytes", [2, 4, 8])
+@pytest.mark.parametrize("cols", [1, 33, 700, 2048, 4096])
+def test_a_unit_in_waves_has_64_kib_of_gradient_or_16_rows(cols, item_bytes):
+    grain = fusedstep.backends.cuda.GRAIN
+    assert waves.take(grain, item_bytes, 1, 5000, cols)
+    layout = cut.Layout(grain, 4)
+    layout.add_matrices(1, 5000, cols, grain.wave_unit[item_bytes])
+    rows = layout.cuts[0].unit_rows
+    assert rows == 16 or 65536 <= rows * cols * item_bytes < 2 * 65536
+
+
+def test_more_work_than_a_launch_can_have_is_refused():
+    with pytest.raises(ValueError, match="2147483648 units of work are more than a launch"):
+        work.entries([(0, 1), (1, 2**31 - 1)])
+    assert work.entries([(3, 2), (5, 1)]).tolist() == [[3, 0], [3, 1], [5, 0]]
+
+
+def test_units_have_numbers_for_cpp():
+    assert set(cut.UNITS) == {*cut.PHASES, "ELEMENTWISE"} and len(cut.UNITS) <= 32

@@ -1,0 +1,1 @@
+"""What only `fusedstep.hf` has, and transformers' own Trainer with it."""

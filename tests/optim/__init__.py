@@ -1,0 +1,1 @@
+"""What `fusedstep.optim` does beyond a plain step: accumulating, clipping, scaling, capturing."""

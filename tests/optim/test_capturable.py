@@ -1,0 +1,220 @@
+"""Steps whose counters are on a device wait for nothing, and have the results of the host's."""
+
+import collections
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.support.cases import DTYPES, make_params, same_bits, set_grads, states
+from tests.support.fake_device import (
+    ADAMW,
+    OPTIONS,
+    SHAPES,
+    each_option,
+    each_torch,
+    make,
+    on_both_ways,
+    run,
+    tensor,
+    to_meta,
+)
+
+# The numbers.
+
+
+@each_option
+def test_scalars_of_a_device_are_those_of_the_host(name, away, recorder):
+    """A power beta^t may differ by a unit in the last place: 2^-53, towards 1 - beta^t, which is at
+    least 1 - beta. Few roundings follow."""
+    found = []
+    for far in (False, True):
+        away(far)
+        params = make_params([(3,), (4, 5), (2,), (6,)] * 3)
+        optimizer = make(name, params, "recorder", capturable=far)
+        recorder.rows = []
+        for number in (0, 1, 7, 1000, 123_456):
+            run(optimizer, params, 3)
+            for k, param in enumerate(params):
+                step = optimizer.state[param]["step"]
+                if isinstance(step, torch.Tensor):
+                    step.fill_(number + k)
+                else:
+                    optimizer.state[param]["step"] = number + k
+        found.append(recorder.rows)
+    assert len(found[0]) == len(found[1]) >= 15
+    for host, device in zip(*found, strict=True):
+        assert device.dtype == torch.float64 and device.is_contiguous()
+        bound = torch.full_like(host, 1e-15)
+        if "adamw" in name:
+            one_minus_beta = torch.minimum(host[:, 2:3], host[:, 4:5])
+            bound[:, -2:] += 2.0**-52 / one_minus_beta
+        error = (host - device).abs() / host.abs().clamp(min=1e-300)
+        assert ((host == device) | (error <= bound)).all(), (error / bound).amax(0)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_torch
+def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, away):
+    (host, host_params), (far, far_params) = on_both_ways(name, SHAPES, dtype, away, scaled=scaled)
+    assert any(torch.is_tensor(s["step"]) for s in far.state.values())
+    assert far._plan.counted_on_device or name == "adamw-only-lr"
+    for p, q in zip(host_params, far_params, strict=True):
+        own, other = states(host, p), states(far, q)
+        assert own.keys() == other.keys()
+        assert own["step"] == other["step"]
+        for key, value in {**own, "p": p.detach()}.items():
+            got = q.detach() if key == "p" else other[key]
+            if dtype == torch.float64:
+                # Five steps of at most lr, with scalars that differ by 2^-53 / (1 - beta2).
+                torch.testing.assert_close(value, got, rtol=1e-12, atol=1e-12)
+            else:
+                assert same_bits(value, got), (key, tuple(p.shape))
+
+
+def test_an_lr_on_a_device_goes_with_counters_of_the_host(away):
+    """Of both kinds of counters, while some parameters fall behind."""
+    for name in ("adamw-only-lr", "old-adamw-lr"):
+        (host, host_params), (far, far_params) = on_both_ways(name, SHAPES, torch.float32, away)
+        assert {s["step"].item() if torch.is_tensor(s["step"]) else s["step"]
+                for s in far.state.values()} == {4, 5}  # fmt: skip
+        for p, q in zip(host_params, far_params, strict=True):
+            torch.testing.assert_close(p, q, rtol=2.5e-7, atol=0.0)
+            assert host.state[p]["step"] == far.state[q]["step"]
+
+
+def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(away):
+    twins = []
+    for kind in ("numbers", "tensors"):
+        away(False)
+        params = make_params(SHAPES)
+        lr = tensor(0.03)
+        optimizer = ADAMW(params, lr=0.05, backend="reference")
+        for step in range(6):
+            if kind == "tensors":
+                away(only=[lr, *params])  # the counters are not
+            optimizer.param_groups[0]["lr"] = 0.05 if step % 3 else 0.03
+            if kind == "tensors" and not step % 3:
+                optimizer.param_groups[0]["lr"] = lr
+            set_grads(params, step)
+            optimizer.step()
+            if kind == "tensors":
+                (bucket,) = optimizer._plan.buckets
+                assert bool(bucket.rows.keys) == bool(step % 3)
+        twins.append(params)
+    for p, q in zip(*twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=2.5e-7, atol=0.0)
+
+
+# What is waited for, and what is called.
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators of torch that are called while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+    def waits(self):
+        words = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique")
+        return [name for name in self.count if name.split(".")[1] in words]
+
+
+def a_counted_step(optimizer, params, scaled=False):
+    for step in range(3):
+        set_grads(params, step)
+        if scaled:
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(0.0)
+        with Calls() as calls:
+            optimizer.step()
+    return calls
+
+
+@each_option
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_nothing_is_read_from_a_device(name, scaled, away, recorder):
+    if scaled and name.startswith("old"):
+        pytest.skip("its counters are Python numbers: found_inf has to be read")
+    for backend in ("recorder", "reference"):
+        away()
+        params = make_params(SHAPES)
+        calls = a_counted_step(make(name, params, backend), params, scaled)
+        assert not calls.waits()
+
+
+def test_the_count_of_calls_sees_a_read(away):
+    away(False)
+    params = make_params(SHAPES)
+    assert a_counted_step(make("adamw", params, capturable=False), params).waits()
+
+
+@each_option
+def test_calls_for_scalars_grow_with_the_groups_alone(name, away, recorder):
+    away()
+    counts = []
+    for n in (3, 60):
+        params = make_params(n * [(3,), (4,)])
+        counts.append(a_counted_step(make(name, params, "recorder"), params).count)
+    assert counts[0] == counts[1]
+    assert sum(counts[1].values()) <= 3 * 30, counts[1]
+
+
+@each_torch
+@pytest.mark.parametrize("backend", ["recorder", "reference"])
+def test_tensors_that_cannot_be_read_can_be_stepped(name, backend, meta_reference, recorder):
+    if name == "adamw-only-lr":
+        pytest.skip("its counters are on the host")
+    params = to_meta(make_params(SHAPES))
+    optimizer = make(name, params, backend)
+    for group in optimizer.param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"] = group["lr"].to("meta")
+    for step in range(3):
+        params[step].grad = None
+        if step == 2:
+            optimizer.grad_scale = torch.ones((), device="meta")
+            optimizer.found_inf = torch.zeros((), device="meta")
+        optimizer.step()
+        assert {s["step"].device.type for s in optimizer.state.values()} == {"meta"}
+    assert all(scalars.device.type == "meta" for _, scalars in recorder.launched)
+    assert recorder.launched or backend == "reference"
+
+
+@pytest.mark.parametrize("name", ["adamw-fused", "adafactor"])
+def test_parameters_of_two_devices_are_stepped_each_in_its_way(name, meta, recorder):
+    """Those of the host have the bits of an optimizer of their own."""
+    near, alone = make_params(SHAPES), make_params(SHAPES)
+    far = to_meta(make_params(SHAPES))
+    kind, options = OPTIONS[name]
+    values = {k: v for k, v in options().items() if k != "capturable"}
+    groups = [{"params": near}, {"params": far}]
+    if name == "adafactor":
+        groups[1]["capturable"] = True
+    mixed, single = kind(groups, **values), kind(alone, **values)
+    for step in range(3):
+        set_grads(near, step)
+        set_grads(alone, step)
+        mixed.step()
+        single.step()
+    assert all(map(torch.equal, near, alone))
+    devices = [(bucket.device.type, scalars.device.type) for bucket, scalars in recorder.launched]
+    assert set(devices) == {("meta", "meta")}
+    for flat in mixed._plan.counters.flats:
+        assert flat.device.type == "meta" or flat.tolist() == [3.0] * len(SHAPES)
+
+
+def test_a_group_may_be_on_two_devices(meta, recorder):
+    near, far = make_params([(3,), (4,)]), to_meta(make_params([(3,), (4,)]))
+    optimizer = ADAMW([near[0], far[0], near[1], far[1]], fused=True)
+    for step in range(2):
+        set_grads(near, step)
+        optimizer.step()
+    assert len(optimizer._plan.counters.flats) == 2
+    assert [tuple(scalars.shape) for _, scalars in recorder.launched] == [(2, 9), (2, 9)]
+    assert [optimizer.state[p]["step"].item() for p in near] == [2.0, 2.0]

@@ -1,0 +1,1 @@
+"""Learning rates: formulas, schedules and their names, alone and among others."""

@@ -1,0 +1,267 @@
+"""The one table of cases: optimizers and their options, dtypes, shapes, strides. Contracts run over
+it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers.optimization
+from torch import Tensor
+
+import fusedstep.hf
+import fusedstep.optim
+from fusedstep.hf.adam_weight_decay import AdamWeightDecay
+
+Params = list[torch.nn.Parameter]
+
+
+class OldAdamW(torch.optim.Optimizer):
+    """transformers' AdamW of version 4, from its definition, in plain torch: the peer that is
+    gone."""
+
+    decays_first = False
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.0,
+        correct_bias=True,
+        no_deprecation_warning=False,
+    ):
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "correct_bias": correct_bias,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state.update(
+                        step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                    )
+                state["step"] += 1
+                t = state["step"]
+                m, v = state["exp_avg"], state["exp_avg_sq"]
+                m.mul_(beta1).add_(p.grad, alpha=1 - beta1)
+                v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                size = group["lr"]
+                if group["correct_bias"]:
+                    size *= (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+                if self.decays_first:
+                    p.add_(p, alpha=-group["lr"] * group["weight_decay"])
+                p.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-size)
+                if group["weight_decay"] > 0 and not self.decays_first:
+                    p.add_(p, alpha=-group["lr"] * group["weight_decay"])
+
+
+class OldAdamWeightDecay(OldAdamW):
+    """transformers' AdamWeightDecay for TensorFlow, likewise, of gradients that need no
+    clipping."""
+
+    decays_first = True
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-7,
+        weight_decay=0.0,
+        clipnorm=None,
+        global_clipnorm=None,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay)
+        limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
+        self.defaults.update(limits)
+        for group in self.param_groups:
+            group.update(limits)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with options. `peer` takes the same options; `elementwise` rules are exact."""
+
+    name: str
+    ours: type[torch.optim.Optimizer]
+    peer: type[torch.optim.Optimizer]
+    options: dict[str, Any] = field(default_factory=dict)
+    only_ours: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, params: Any, **more: Any) -> Any:
+        return self.ours(params, **self.options, **self.only_ours, **more)
+
+    def make_peer(self, params: Any, **more: Any) -> Any:
+        return self.peer(params, **self.options, **more)
+
+    def takes(self, option: str) -> bool:
+        """Whether our constructor has such an argument."""
+        return option in inspect.signature(self.ours).parameters
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# Options that a class has and its peer does not, with their defaults: keyword-only, and in the
+# groups. Every other argument is the peer's, in name, order and default.
+EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
+
+QUIET = {"no_deprecation_warning": True}
+HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor
+FIXED = {"scale_parameter": False, "relative_step": False}
+
+CASES = [
+    Case("adamw", fusedstep.optim.AdamW, torch.optim.AdamW, {"lr": 0.05}),
+    Case(
+        "adamw-decay-maximize",
+        fusedstep.optim.AdamW,
+        torch.optim.AdamW,
+        {"lr": 0.02, "weight_decay": 0.3, "maximize": True, "betas": (0.5, 0.7), "eps": 1e-3},
+    ),
+    Case(
+        "adamw-amsgrad",
+        fusedstep.optim.AdamW,
+        torch.optim.AdamW,
+        {"lr": 0.05, "weight_decay": 0.1, "amsgrad": True, "betas": (0.8, 0.6)},
+    ),
+    Case("old-adamw", fusedstep.hf.AdamW, OldAdamW, {"lr": 0.05, "weight_decay": 0.2}, QUIET),
+    Case(
+        "old-adamw-uncorrected",
+        fusedstep.hf.AdamW,
+        OldAdamW,
+        {"lr": 0.01, "correct_bias": False, "eps": 1e-2},
+        QUIET,
+    ),
+    Case(
+        "old-adam-weight-decay",
+        AdamWeightDecay,
+        OldAdamWeightDecay,
+        {"lr": 0.05, "weight_decay": 0.2},
+    ),
+    Case("adafactor", fusedstep.optim.Adafactor, torch.optim.Adafactor, {}),
+    Case(
+        "adafactor-decay-maximize",
+        fusedstep.optim.Adafactor,
+        torch.optim.Adafactor,
+        {"lr": 0.3, "weight_decay": 0.2, "maximize": True, "d": 2.0, "beta2_decay": -0.5},
+    ),
+    # Factors above 1/eps1 are capped: every element, some, none.
+    Case(
+        "adafactor-capped", fusedstep.optim.Adafactor, torch.optim.Adafactor, {"eps": (0.1, 1e-2)}
+    ),
+    Case(
+        "adafactor-part-capped",
+        fusedstep.optim.Adafactor,
+        torch.optim.Adafactor,
+        {"eps": (8e-3, 1e-3)},
+    ),
+    Case("hf-adafactor", HF, HF_PEER, {}),
+    Case("hf-adafactor-warmup", HF, HF_PEER, {"warmup_init": True, "weight_decay": 0.3}),
+    Case("hf-adafactor-trainer", HF, HF_PEER, {"lr": 0.05, "weight_decay": 0.2, **FIXED}),
+    Case(
+        "hf-adafactor-scaled",
+        HF,
+        HF_PEER,
+        {"lr": 0.3, "relative_step": False, "weight_decay": 0.1, "clip_threshold": 0.5},
+    ),
+    Case("hf-adafactor-momentum", HF, HF_PEER, {"beta1": 0.9, "weight_decay": 0.1}),
+    Case("hf-adafactor-momentum-zero", HF, HF_PEER, {"lr": 0.02, "beta1": 0.0, **FIXED}),
+]
+
+# Empty, scalar, vector, degenerate, factored in one block and in several, one tile and several,
+# batches of small matrices in one piece and in several, large matrices in a batch.
+SHAPES = [
+    (),
+    (1,),
+    (0,),
+    (7,),
+    (1025,),
+    (70001,),
+    (1, 1),
+    (5, 0, 3),
+    (1, 300),
+    (300, 1),
+    (64, 64),
+    (33, 17),
+    (9, 1030),
+    (261, 259),
+    (600, 120),
+    (3, 5, 7),
+    (4, 3, 3, 3),
+    (9000, 3, 3),
+    (2, 270, 260),
+    (1, 70000),
+]
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def make_params(
+    shapes: list[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Params:
+    """Parameters around 1; the same numbers for every dtype, rounded to bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    numbers = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [torch.nn.Parameter(x.to(torch.bfloat16).to(dtype)) for x in numbers]
+
+
+def set_grads(params: Params, seed: int, scale: float = 0.01) -> None:
+    """Gradients with zero rows and zero columns; the same numbers for every dtype."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    for param in params:
+        grad = torch.randn(param.shape, generator=generator, dtype=torch.float64) * scale
+        if grad.dim() >= 2 and min(grad.shape[-2:]) > 2:
+            grad[..., 1, :] = 0
+            grad[..., 2] = 0
+        param.grad = grad.to(torch.bfloat16).to(param.dtype)
+
+
+def states(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Any]:
+    """A parameter's state, tensors and numbers alike as tensors."""
+    return {key: torch.as_tensor(value) for key, value in optimizer.state[param].items()}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal numbers of one dtype, where every nan equals every nan."""
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    )
+
+
+def assert_same(
+    a: torch.optim.Optimizer, a_params: Params, b: torch.optim.Optimizer, b_params: Params
+) -> None:
+    """Parameters and every state are the same bits."""
+    for index, (p, q) in enumerate(zip(a_params, b_params, strict=True)):
+        where = f"parameter {index} {tuple(p.shape)} {p.dtype}"
+        assert same_bits(p, q), f"{where}: differs by {(p - q).abs().max()}"
+        own, other = states(a, p), states(b, q)
+        assert own.keys() == other.keys(), where
+        for key in own:
+            assert same_bits(own[key], other[key]), f"{where}: state {key}"
+
+
+def each(cases: list[Case]) -> Callable[[Any], Any]:
+    import pytest
+
+    return pytest.mark.parametrize("case", cases, ids=str)

@@ -1,0 +1,20 @@
+"""Clipping by its formulas, in float64, and the limits that are tried."""
+
+import math
+
+SHAPES = [(), (7,), (1025,), (0,), (33, 17), (3, 5, 7)]
+LIMITS = [{}, {"clipnorm": 0.05}, {"global_clipnorm": 0.2}]
+
+
+def norm(grads):
+    return math.sqrt(sum(grad.double().square().sum().item() for grad in grads))
+
+
+def clipped(grads, clipnorm=None, global_clipnorm=None):
+    """The formula, in float64."""
+    if clipnorm is not None:
+        return [grad.double() * (clipnorm / max(norm([grad]), clipnorm)) for grad in grads]
+    if global_clipnorm is not None:
+        factor = global_clipnorm / max(norm(grads), global_clipnorm)
+        return [grad.double() * factor for grad in grads]
+    return [grad.double() for grad in grads]

@@ -1,0 +1,147 @@
+"""What a compiled Triton kernel must be: the checks that the gate runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fusedstep.gpu.cut import WITHOUT_TILES
+from fusedstep.rules import RULES
+from tests.support.budgets import REGISTERS, TRITON, allocated
+
+# Of the budgets. Others than sm_90 are compiled for the usual dtypes, and aligned.
+COLUMNS = [
+    "sm_90 fp32",
+    "sm_90 fp32 unaligned",
+    "sm_90 16-bit",
+    "sm_90 16-bit unaligned",
+    "sm_90 fp64",
+    "NVIDIA fp32",
+    "NVIDIA 16-bit",
+    "gfx942 fp32",
+    "gfx942 16-bit",
+]
+
+
+def budget_row(launch):
+    is_elementwise = launch.kind in RULES
+    momentum = "momentum" if not is_elementwise and "m" in loaded_slots(launch) else ""
+    return " ".join(filter(None, (launch.kind, str(launch["WIDTH"] or ""), momentum)))
+
+
+def budget_column(launch, target):
+    """GPUs and launches that share a budget: the GPU at hand has more of them than others."""
+    dtype = {"fp32": "fp32", "fp64": "fp64"}.get(launch["DTYPES"][0], "16-bit")
+    if target != "sm_90":
+        return f"{'gfx942' if target == 'gfx942' else 'NVIDIA'} {dtype}"
+    return f"sm_90 {dtype}{'' if launch['ALIGNED'] or dtype == 'fp64' else ' unaligned'}"
+
+
+# Of the kinds of work that load tiles: the slots they load, and store, whole; and how often the
+# loads stand in the code, which is once more for every tile that is on its way ahead.
+TILES_OF = {
+    "ROW_SUMS": ("g", "", 1),
+    "STATISTICS": ("g", "", 3),
+    "WIDE": ("g", "", 3),
+    "SQUARES": ("p", "", 1),
+    "ENERGY": ("g", "", 1),
+    "UPDATE": ("pgm", "pm", 1),
+    "VECTOR": ("pgv", "v", 1),
+    "VECTOR_UPDATE": ("pgvm", "pm", 1),
+    "DOUBLED": ("p", "p", 1),  # of `planted_tile`
+    **{kind: ("", "", 1) for kind in WITHOUT_TILES},
+    **{
+        name: (("p", "g", *rule.states), ("p", *rule.states), 1)
+        for name, rule in RULES.items()
+        if not rule.factored
+    },
+}
+
+
+def slots(launch):
+    """The slots of a rule, by letter, and their sizes."""
+    letters = "pgvm" if launch["VECTOR"] else "pgrcm"
+    if launch.kind in RULES:
+        letters = TILES_OF[launch.kind][0]
+    return dict(zip(letters, launch["DTYPES"], strict=False))
+
+
+def loaded_slots(launch):
+    letters = "pm" if launch.kind in ("TINY_UPDATE", "walk") else TILES_OF[launch.kind][0]
+    return [slot for slot in letters if slot in slots(launch)]
+
+
+def work(launch):
+    """The kinds of work in a kernel, and the elements of their tiles."""
+    if launch.kind == "walk":
+        return [(config.KIND, config.WIDTH * config.HEIGHT) for config in launch["CFGS"]]
+    height = 1 if launch["VECTOR"] else launch["HEIGHT"]
+    return [(launch.kind, launch["BLOCK"] or launch["WIDTH"] * height)]
+
+
+def expected_accesses(launch, target):
+    """A thread's loads and stores of a tile of every slot, by size in bytes. With warps of 64,
+    AMD's threads have too few elements for 16 bytes of everything: 16-bit slots have 8."""
+    expected = Counter(), Counter()
+    for kind, tile in work(launch):
+        elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
+        loads, stores, copies = TILES_OF[kind]
+        for letters, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
+            for slot in letters:
+                if slot in slots(launch):
+                    nbytes = elements * {"fp64": 8, "fp32": 4}.get(slots(launch)[slot], 2)
+                    count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
+    return list(expected)
+
+
+def spills(launch, target, facts):
+    return facts.spilled and f"{facts.spilled} bytes with {facts.registers} registers"
+
+
+def over_budget(launch, target, facts):
+    most = REGISTERS // (32 * launch.warps)
+    if target != "gfx942" and allocated(facts.registers) > most:
+        return f"{facts.registers} registers, and {launch.warps} warps cannot have more than {most}"
+    return TRITON.complaint(budget_row(launch), budget_column(launch, target), facts.registers)
+
+
+def measured_registers(found):
+    """The budgets: the most registers of a thread of each kind of launch. With n of them, 65536 / n
+    threads fit on a multiprocessor of sm_90: with 32, the 2048 it can have; with 64, 1024; with
+    128, 512; with 255, one program of 256 threads. On gfx942, 512 / n warps fit where 8 can be."""
+    measured = {}
+    for launch, target, facts in found:
+        row, column = measured.setdefault(budget_row(launch), {}), budget_column(launch, target)
+        row[column] = max(row.get(column, 0), allocated(facts.registers))
+    return {name: {c: row[c] for c in COLUMNS if c in row} for name, row in measured.items()}
+
+
+def narrow(launch, target, facts):
+    if not launch["ALIGNED"] or launch.kind in WITHOUT_TILES:
+        return ""
+    least = 8 if target == "gfx942" else 16
+    expected = expected_accesses(launch, target)
+    found = [
+        Counter({k: n for k, n in c.items() if k >= least}) for c in (facts.loads, facts.stores)
+    ]
+    # LLVM unrolls the loop over the blocks of a chunk where it finds that short.
+    for times in {1, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
+        if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
+            return ""
+    return f"{found}, expected {expected}"
+
+
+def inexact(launch, target, facts):
+    allowed = () if dict(launch.options)["enable_fp_fusion"] is False else ("fusion is allowed",)
+    return facts.inexact + allowed
+
+
+def adds_atomically(launch, target, facts):
+    return facts.float_atomics
+
+
+CHECKS = [spills, over_budget, narrow, inexact, adds_atomically]
+
+
+def complaints(check, found):
+    said = [(launch, target, check(launch, target, facts)) for launch, target, facts in found]
+    return [f"{target} {launch}: {words}" for launch, target, words in said if words]

@@ -1,0 +1,179 @@
+"""What is in a file that nvcc made: of every kernel, on every GPU, registers, spills and accesses,
+and the PTX for GPUs to come."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusedstep.gpu.cut import UNITS
+from fusedstep.rules import RULES
+from tests.ptxrun.mangled import Name, parse
+from tests.ptxrun.module import Module
+from tests.ptxrun.nvcc import tool
+from tests.support.budgets import allocated
+
+TARGETS = ("sm_80", "sm_90", "sm_100")
+COUNTED = "sm_90"  # in whose machine code accesses are counted
+DTYPES = {0: "fp32", 1: "bf16", 2: "fp16", 3: "fp64", -1: "any", -2: "-"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A kernel on a GPU. Accesses to global memory are those in its machine code, by bytes."""
+
+    registers: int
+    spilled: int  # bytes of a thread's stack, and of other local memory
+    loads: Counter[int] = field(default_factory=Counter)
+    stores: Counter[int] = field(default_factory=Counter)
+    generic: int = 0  # accesses of which the compiler did not know that they are to global memory
+
+
+def module_file() -> Path | None:
+    """The extension module with the kernels; None if it was not built."""
+    found = importlib.util.find_spec("fusedstep._cuda")
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+@functools.cache
+def cuobjdump() -> str | None:
+    """The CUDA toolkit's, or the one that comes with Triton; an old one does not know all
+    targets."""
+    found = tool("cuobjdump")
+    triton = None if found else importlib.util.find_spec("triton")
+    for folder in triton.submodule_search_locations or () if triton else ():
+        path = Path(folder) / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(path) if path.exists() else found
+    known = "" if found is None else subprocess.check_output([found, "--help"], text=True)
+    return found if all(target in known for target in TARGETS) else None
+
+
+def _lines(*arguments: str | Path) -> Iterator[str]:
+    command = [str(cuobjdump()), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from process.stdout
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)")
+
+
+def resources(file: Path) -> dict[tuple[str, Name], Facts]:
+    """By GPU and kernel; what there is of accesses is added by `with_accesses`."""
+    found: dict[tuple[str, Name], Facts] = {}
+    target, name = "", None
+    for line in _lines("-res-usage", file):
+        if line.startswith("arch = "):
+            target = line.split()[-1]
+        elif line.startswith(" Function "):
+            name = parse(line.split()[1].rstrip(":"))
+        elif name is not None and (match := RESOURCES.search(line)):
+            registers, stack, local = map(int, match.groups())
+            found[target, name] = Facts(registers, stack + local)
+    return found
+
+
+# LDG.E.128.CONSTANT, STG.E.U16, LD.E.64: no size is 4 bytes.
+ACCESS = re.compile(r"\b(?P<what>LDG?|STG?)\.E(?P<more>(?:\.\w+)*) ")
+SIZES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+
+
+def with_accesses(
+    file: Path, target: str, found: dict[tuple[str, Name], Facts]
+) -> dict[Name, Facts]:
+    """The facts of a GPU's kernels, with the loads and stores in their machine code."""
+    own = {name: facts for (arch, name), facts in found.items() if arch == target}
+    counts = {name: (Counter[int](), Counter[int](), Counter[str]()) for name in own}
+    loads, stores, generic = Counter[int](), Counter[int](), Counter[str]()
+    for line in _lines("-sass", "-arch", target, file):
+        if "Function : " in line:
+            loads, stores, generic = counts[parse(line.split()[-1])]
+        elif (".E" in line) and (match := ACCESS.search(line)):
+            words = match["more"].split(".")
+            size = next((SIZES[word] for word in words if word in SIZES), 4)
+            (loads if match["what"].startswith("LD") else stores)[size] += 1
+            generic[match["what"]] += len(match["what"]) == 2
+    return {
+        name: Facts(facts.registers, facts.spilled, *counts[name][:2], counts[name][2].total())
+        for name, facts in own.items()
+    }
+
+
+def ptx_of(file: Path) -> list[Module]:
+    """All PTX in the file: one text for each source that was compiled."""
+    texts: list[list[str]] = []
+    for line in _lines("-ptx", file):
+        if line.startswith((".version", "Fatbin")):
+            texts.append([])
+        if texts:
+            texts[-1].append(line)
+    return [Module("".join(text)) for text in texts if text[0].startswith(".version")]
+
+
+INEXACT = re.compile(
+    r"\bfma\.\S+|\S+\.approx\b\S*|\S+\.ftz\b\S*|\bdiv\.full\S*|\bmad\.(?:rn\.)?f\S+"
+    r"|(?<![\w.])(?:add|sub|mul)\.(?:f|bf)\d\S*"  # without a rounding: ptxas may fuse these
+)
+FLOAT_ATOMIC = re.compile(r"\b(?:red|atom)\.\S*\.(?:f|bf)\d\S*")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is in a kernel's PTX."""
+
+    inexact: frozenset[str]
+    float_atomics: frozenset[str]
+
+
+def texts(file: Path) -> dict[Name, Text]:
+    found = {}
+    for module in ptx_of(file):
+        for entry in module.entries:
+            body = module.body(module.functions[entry])
+            sets = (frozenset(p.findall(body)) for p in (INEXACT, FLOAT_ATOMIC))
+            found[parse(entry)] = Text(*sets)
+    return found
+
+
+def label(name: Name) -> str:
+    """A kernel as the tables call it: its kind of work or rule, its dtypes, what else it is for."""
+    kind, given = name.function.rpartition("::")[2], list(name.arguments)
+    if kind not in ("elementwise", "phase", "waves"):
+        return str(name)
+    wide = " in fp64" if type(given[-1]) is bool and given.pop() else ""
+    if kind == "elementwise":
+        kind = list(RULES)[given.pop(0)]
+    elif kind == "phase":
+        kind = UNITS[given.pop(0)]
+        vectors = given.pop()
+        wide = f" x{vectors}" + wide if vectors != 1 else wide
+    return f"{kind} {'/'.join(DTYPES[int(one)] for one in given)}{wide}"
+
+
+def is_specialized(name: Name) -> bool:
+    """Built for dtypes, and for some dtype: its loads and stores are the hot path."""
+    dtypes = label(name).split()[1].split("/") if name.arguments else []
+    return "any" not in dtypes and any(one != "-" for one in dtypes)
+
+
+def table(found: dict[str, dict[Name, Facts]]) -> dict[str, dict[str, int]]:
+    """The budgets: registers on each GPU, and 16-byte loads and stores in the code for COUNTED."""
+    lines = {}
+    for name, counted in found[COUNTED].items():
+        registers = {target: allocated(found[target][name].registers) for target in TARGETS}
+        lines[label(name)] = {**registers, "loads": counted.loads[16], "stores": counted.stores[16]}
+    return lines
+
+
+def release(file: Path) -> str:
+    """The PTX of the compiler that made a file. Each release of CUDA has its own."""
+    (version,) = {module.text.split()[1] for module in ptx_of(file)}
+    return f"PTX {version}"

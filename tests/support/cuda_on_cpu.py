@@ -1,0 +1,51 @@
+"""Steps of the CUDA backend on the simulator of CUDA: the kernels' own source, built by g++."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusedstep.backends import cuda
+from fusedstep.gpu.cut import Height
+from tests import simcuda
+from tests.ptxrun.mangled import parse
+from tests.support.cases import assert_same
+from tests.support.cuda_compiled import label
+from tests.support.cuda_on_ptx import CSRC, NAME
+from tests.support.problems import Problem
+from tests.support.rule_cases import is_factored
+
+# As if matrices were larger: several units, of 8 rows of 256 columns or more rows of fewer.
+SMALL_UNITS = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)
+
+
+def library(variant: str = "plain", csrc: Path = CSRC) -> Path:
+    """The backend's module, made of the kernels in `csrc`."""
+    sources = [csrc / "cuda" / "bindings.cpp", *sorted((csrc / "cuda").glob("*.cu"))]
+    defines = [f"FUSEDSTEP_CUDA_MODULE={NAME}"]
+    return simcuda.build(NAME, sources, variant=variant, include=[csrc], defines=defines)
+
+
+def kernels(built: Path) -> set[str]:
+    """The labels of all kernels in a library."""
+    command = ["nm", "-D", "--defined-only", str(built)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = [f"9fusedstep4cuda{len(k)}{k}I" for k in ("elementwise", "phase", "waves")]
+    symbols = {line.split()[-1] for line in listed.splitlines()}
+    return {label(parse(symbol)) for symbol in symbols if any(name in symbol for name in names)}
+
+
+def launched(settings: Any) -> dict[str, int]:
+    """How often each kernel was launched, by its label."""
+    return {label(parse(symbol)): count for symbol, count in settings.launches().items()}
+
+
+def check(problem: Problem) -> None:
+    """Results are the reference's bits, or within the bound of it."""
+    found, reference = problem.run("simcuda"), problem.run("reference")
+    if is_factored(problem.case):
+        problem.assert_near(found, reference, problem.run("reference", exact=True))
+    else:
+        assert_same(*found, *reference)

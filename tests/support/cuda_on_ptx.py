@@ -1,0 +1,203 @@
+"""The CUDA backend where there is no GPU: its own host code, built for the simulator of CUDA, with
+launches that the simulator carries out or, as nvcc compiled them, the PTX machine."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+
+from fusedstep import backends
+from fusedstep.backends import cuda
+from fusedstep.gpu import work
+from tests import simcuda
+from tests.ptxrun import Kernel, Memory, run
+from tests.ptxrun.mangled import parse
+from tests.ptxrun.module import Module
+from tests.ptxrun.nvcc import module_of, texts
+from tests.support.cases import assert_same
+from tests.support.cuda_compiled import label
+from tests.support.problems import Problem
+from tests.support.rule_cases import is_factored
+
+CSRC = Path(__file__).parents[2] / "csrc"
+SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+NAME = "_simcuda"
+
+# A kernel's label and its arguments by the names of Lists; both may be changed.
+Plant = Callable[[str, dict[str, Any]], None]
+Edit = Callable[[str, str], str]
+
+
+def fields_of_lists() -> list[tuple[str, Any]]:
+    """The members of `struct Lists`, read from its header, so that they cannot go apart."""
+    text = (CSRC / "cuda" / "lists.h").read_text() + (CSRC / "plan.h").read_text()
+    body = re.sub(r"//[^\n]*", "", text[text.index("struct Lists {") :].split("};")[0])
+    slots = int(re.search(r"kMaxSlots = (\d+)", text)[1])
+    found: list[tuple[str, Any]] = []
+    for line in body.split("{")[1].split(";")[:-1]:
+        kind, names = re.match(r"\s*(?:const )?(\w+\*?) (.*)", line, re.S).groups()
+        for name in names.split(","):
+            whole = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32}
+            own = ctypes.c_void_p if kind.endswith("*") else whole[kind]
+            is_array = name.strip().endswith("[kMaxSlots]")
+            found.append((name.strip().split("[")[0], own * slots if is_array else own))
+    return found
+
+
+class Lists(ctypes.Structure):
+    """`fusedstep::cuda::Lists`."""
+
+    _fields_ = fields_of_lists()
+
+
+ADDRESSES = [name for name, kind in Lists._fields_ if kind is ctypes.c_void_p]
+
+
+def sources() -> bytes:
+    return texts(CSRC / "plan.h", (CSRC,))
+
+
+@functools.cache
+def sources_at_first() -> bytes:
+    return sources()
+
+
+@functools.cache
+def simulated() -> tuple[Any, Any]:
+    """The backend's module on the simulator, and the simulator's settings."""
+    sources_at_first()
+    library = simcuda.build(
+        NAME,
+        [CSRC / "cuda" / "bindings.cpp", *SOURCES],
+        include=[CSRC],
+        defines=[f"FUSEDSTEP_CUDA_MODULE={NAME}"],
+    )
+    return simcuda.load(library, NAME)
+
+
+@contextmanager
+def on_simulator(hook: Any = None) -> Iterator[Any]:
+    """`backend="simcuda"` takes tensors of the CPU; yields the simulator's settings."""
+    module, settings = simulated()
+    backend = cuda.CudaBackend("simcuda", lambda: module, ("cpu",))
+    settings.reset()
+    settings.hook(hook)
+    try:
+        with mock.patch.dict(backends.BACKENDS, {"simcuda": backend}):
+            yield settings
+    finally:
+        settings.reset()
+
+
+@functools.cache
+def modules(arch: int) -> list[Module]:
+    assert sources() == sources_at_first(), "csrc changed while tests ran: run them again"
+    return [module_of(source, arch, (CSRC,)) for source in SOURCES]
+
+
+@functools.cache
+def kernel(arch: int, symbol: str, edit: Edit | None = None) -> Kernel:
+    """A kernel as nvcc compiled it; `edit` may change its text, to plant a fault."""
+    (module,) = (one for one in modules(arch) if symbol in one.functions)
+    if edit is None:
+        return Kernel(module, symbol)
+    text = module.alone(symbol)
+    edited = edit(label(parse(symbol)), text)
+    return kernel(arch, symbol) if edited == text else Kernel(edited, symbol)
+
+
+class Launches:
+    """What was launched in a block of `on_ptx`."""
+
+    def __init__(self) -> None:
+        self.counted: Counter[str] = Counter()  # as ptxrun.run has it, of all kernels
+        self.of_kernel: dict[str, Counter[str]] = {}
+
+    def add(self, name: str, counted: Counter[str]) -> None:
+        self.counted.update(counted)
+        self.of_kernel.setdefault(name, Counter()).update(counted)
+
+
+@contextmanager
+def on_ptx(
+    arch: int = 90,
+    schedule: int | None = None,
+    plant: Plant | None = None,
+    edit: Edit | None = None,
+    processors: int = 3,
+) -> Iterator[Launches]:
+    """Kernels are executed as PTX. The tensors of the bucket exist for them and what their
+    arguments name, and nothing else. Scratch begins as nan in every step."""
+    launches, under_way = Launches(), {}
+    real = work.DeviceLauncher.current
+
+    def current(self: Any, inputs: Any) -> dict[str, Tensor]:
+        found = real(self, inputs)
+        under_way.update(launcher=self, tensors=found)
+        for tensor in self.kept:
+            if tensor.is_floating_point():
+                tensor.fill_(math.nan)
+        return found
+
+    def hook(symbol: str, grid: Any, block: Any, shared: int, argument: bytes, _: int) -> None:
+        name, lists = label(parse(symbol)), Lists.from_buffer_copy(argument)
+        arguments = named(lists, under_way["launcher"], under_way["tensors"])
+        if plant:
+            plant(name, arguments)
+            for field in ADDRESSES:
+                setattr(lists, field, arguments[field].data_ptr() if field in arguments else None)
+        memory = of_bucket(under_way["launcher"].bucket)
+        for field, tensor in arguments.items():
+            memory.add(tensor, field)
+        launches.add(
+            name, run(kernel(arch, symbol, edit), grid, block, [lists], memory, shared, schedule)
+        )
+
+    with (
+        on_simulator(hook) as settings,
+        mock.patch.object(work.DeviceLauncher, "current", current),
+    ):
+        settings.device(processors, 1)
+        yield launches
+
+
+def named(lists: Lists, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a kernel's argument points to."""
+    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *current.values())}
+    addresses = {name: getattr(lists, name) for name in ADDRESSES}
+    return {name: known[address] for name, address in addresses.items() if address}
+
+
+def of_bucket(bucket: Any) -> Memory:
+    memory = Memory()
+    for index, member in enumerate(bucket.members):
+        names = ("param", "grad", *member.state_keys)
+        for name, tensor in zip(names, bucket.tensors(index), strict=True):
+            memory.add(tensor.detach(), f"{name} {index}")
+    if bucket.rms is not None:
+        memory.add(bucket.rms, "rms")
+    return memory
+
+
+def check(problem: Problem, **how: Any) -> Launches:
+    """Results as PTX are the simulator's bits, and the reference's, or within the bound of it."""
+    with on_ptx(**how) as launches:
+        found = problem.run("simcuda")
+    with on_simulator():
+        assert_same(*found, *problem.run("simcuda"))
+    reference = problem.run("reference")
+    if is_factored(problem.case):
+        problem.assert_near(found, reference, problem.run("reference", exact=True))
+    else:
+        assert_same(*found, *reference)
+    return launches

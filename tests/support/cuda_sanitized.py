@@ -1,0 +1,215 @@
+"""Steps of the CUDA backend under a sanitizer, in a Python that simcuda.run_python has started:
+
+    python -m tests.support.cuda_sanitized LIBRARY BLOCKS PROBLEMS JOB...
+
+So many BLOCKS are under way at a time. PROBLEMS are one of LISTS. A JOB is a fault that is planted,
+or "nothing"; each has a process of its own. Prints a line of JSON for each: its name, exit code and
+report.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from fusedstep.backends import cuda
+from fusedstep.gpu import tables, waves, work
+from fusedstep.gpu.cut import UNITS, Height
+from tests import simcuda
+from tests.support import cuda_on_ptx
+from tests.support.accumulating import ACCUMULATE
+from tests.support.cases import CASES, DTYPES
+from tests.support.cuda_on_cpu import SMALL_UNITS
+from tests.support.problems import Problem
+
+F32, BF16, F16, F64 = DTYPES
+CASE = {case.name: case for case in CASES}
+ADAMW, PART_CAPPED = CASE["adamw"], CASE["adafactor-part-capped"]
+ADAFACTOR, MOMENTUM = CASE["hf-adafactor"], CASE["hf-adafactor-momentum"]
+
+# For TSan, which follows 15 blocks of 512 threads a launch, and takes half a second for each. Sums
+# of the fourth wave lie where those of the first one were.
+WAVES = Problem(PART_CAPPED, [(50, 24), (9, 8), (9, 8), (50, 24)], steps=1)
+SMALL = [
+    Problem(PART_CAPPED, [(10, 24), (5, 520)], steps=1),
+    Problem(MOMENTUM, [(7,), (9, 7), (3, 5, 7), (2, 9000)], steps=1),
+    Problem(ADAFACTOR, [(1100, 8)], (BF16,), steps=1),
+    Problem(ADAMW, [(7,), (9000,)], steps=1),
+    WAVES,
+]
+# For ASan: everything that can be ragged, empty, or not aligned.
+TENSORS = [(), (1,), (0,), (7,), (1025,), (8193,)]
+MATRICES = [(1, 9), (9, 1), (32, 16), (33, 17), (300, 40), (2, 17, 20), (600, 3, 3), (5, 0, 3)]
+WIDE = [(3, 4096), (3, 4104), (3, 5001), (2, 8200), (11, 8201)]
+RAGGED = [
+    *(
+        Problem(case, [*TENSORS, (33, 17)], (dtype,), offset=offset)
+        for case in (ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], ACCUMULATE)
+        for dtype in (F32, BF16, F16)
+        for offset in (0, 1)
+    ),
+    *(
+        Problem(case, [*TENSORS, *MATRICES, *WIDE], (dtype,), offset=offset)
+        for case, dtype in ((PART_CAPPED, F32), (MOMENTUM, BF16), (ADAFACTOR, F16))
+        for offset in (0, 1)
+    ),
+    *(replace(problem, steps=2) for problem in SMALL),
+]
+IN_DOUBLE = [
+    Problem(ADAMW, [*TENSORS, (33, 17)], (F64,)),
+    Problem(MOMENTUM, [*TENSORS, *MATRICES, *WIDE], (F64,)),
+]
+LISTS = {
+    "small": SMALL,
+    "smallest": [SMALL[0], SMALL[3], WAVES],
+    "waves": [WAVES],
+    "ragged": RAGGED,
+    "with float64": RAGGED + IN_DOUBLE,
+}
+
+
+def step(problem: Problem) -> None:
+    with mock.patch.dict(os.environ, {cuda.WAVES: str(int(problem.shapes == WAVES.shapes))}):
+        problem.run("simcuda")
+
+
+# Faults for ASan: what a launch is given is not so.
+
+
+def one_more(place: int) -> Any:
+    """One more in a cell of the first tensor's row of the table."""
+    real = tables.Tables.current
+
+    def current(self: Any, *arguments: Any) -> dict[str, Tensor]:
+        found = real(self, *arguments)
+        table = found["table"].clone()
+        table[0, place] += 1
+        return {**found, "table": table}
+
+    return mock.patch.object(tables.Tables, "current", current)
+
+
+def shorter(name: str, dtype: torch.dtype) -> Any:
+    """One number less of this dtype in what a bucket keeps."""
+    real = getattr(work.DeviceLauncher, name)
+
+    def less(self: Any, given: Any, *rest: Any) -> Tensor:
+        if name == "upload":
+            return real(self, given.flatten()[:-1].clone() if given.dtype == dtype else given)
+        return real(self, given - (rest[0] == dtype), *rest)
+
+    return mock.patch.object(work.DeviceLauncher, name, less)
+
+
+M, V, SEVERAL = [(33, 17)], [(7,)], [(300, 24)]
+AS_ALIGNED = mock.patch.object(work, "by_alignment", return_value=[(True, [0])])
+ASAN: dict[str, tuple[Any, Problem]] = {
+    "an element too many": (one_more(-1), Problem(ADAMW, V)),
+    "an element behind a whole vector": (one_more(-1), Problem(ADAMW, [(16,)], (BF16,))),
+    "an element of a vector": (one_more(-1), Problem(ADAFACTOR, V)),
+    "a row too many": (one_more(-2), Problem(ADAFACTOR, M)),
+    "a row too many of an aligned matrix": (one_more(-2), Problem(ADAFACTOR, [(32, 16)])),
+    "a column too many": (one_more(-1), Problem(ADAFACTOR, M)),
+    "a matrix too many": (one_more(-3), Problem(ADAFACTOR, [(3, 5, 7)])),
+    "a sum too few": (shorter("scratch", F64), Problem(ADAFACTOR, M)),
+    "a column's sum too few": (shorter("scratch", F32), Problem(ADAFACTOR, SEVERAL)),
+    "an entry too few": (shorter("upload", torch.int32), Problem(ADAFACTOR, M)),
+    "a cut too few": (shorter("upload", torch.int64), Problem(ADAFACTOR, M)),
+    "no alignment": (AS_ALIGNED, Problem(ADAFACTOR, [(32, 16)], offset=1)),
+}
+
+
+# Faults for TSan: an entry of the waves that does not wait.
+
+
+def hasty(kind: str, field: int) -> Any:
+    real = waves.entries
+
+    def entries(*arguments: Any) -> list[tuple[int, ...]]:
+        return [
+            (*row[:field], 0, *row[field + 1 :]) if UNITS[row[0]] == kind else row
+            for row in real(*arguments)
+        ]
+
+    return mock.patch.object(waves, "entries", entries)
+
+
+NEED, GATE_NEED = 3, 5
+TSAN = {
+    "columns do not wait for their sums": hasty("COLUMNS", NEED),
+    "energy does not wait for the columns": hasty("ENERGY", NEED),
+    "the step size does not wait for its sums": hasty("FINISH", NEED),
+    "an update does not wait for the step size": hasty("UPDATE", NEED),
+    "a wave does not wait for the memory of another": hasty("STATISTICS", GATE_NEED),
+}
+
+
+def run(job: str, library: Path, problems: list[Problem]) -> None:
+    if job in ASAN:
+        fault, problem = ASAN[job]
+        with fault:
+            step(problem)
+        return
+    if job.isdigit():  # in sources that cuda/test_sanitized.py has weakened
+        ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "fusedstep_planted").value = int(job)
+    with TSAN.get(job, nullcontext()):
+        for problem in problems:
+            step(problem)
+
+
+def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
+    """Exit code, and what was written to stderr."""
+    with tempfile.TemporaryFile("w+") as log:
+        child = os.fork()
+        if child == 0:
+            os.dup2(log.fileno(), 2)
+            try:
+                job()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        log.seek(0)
+        return os.waitstatus_to_exitcode(status), log.read()
+
+
+@contextmanager
+def simulator(library: Path) -> Iterator[Any]:
+    made = simcuda.load(library, cuda_on_ptx.NAME)
+    heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
+    grain = replace(SMALL_UNITS, update_elements=16384, wave_unit=heights)
+    with (
+        mock.patch.object(cuda_on_ptx, "simulated", return_value=made),
+        mock.patch.object(cuda, "GRAIN", grain),
+        mock.patch.object(waves, "WAVE_BYTES", 500),  # a matrix each
+        cuda_on_ptx.on_simulator() as settings,
+    ):
+        yield settings
+
+
+def main(library: Path, blocks: int, problems: list[Problem], jobs: list[str]) -> None:
+    torch.set_num_threads(1)
+    with simulator(library) as settings:
+        settings.device(blocks, 1)
+        settings.resident(blocks)
+        for job in jobs:
+            code, report = in_a_process(lambda job=job: run(job, library, problems))
+            print(json.dumps([job, code, report[:6000]]), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), LISTS[sys.argv[3]], sys.argv[4:])

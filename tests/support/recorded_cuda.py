@@ -1,0 +1,94 @@
+"""A module that only writes down what it is told, in place of the one with the CUDA kernels."""
+
+import ctypes
+import dataclasses
+
+import fusedstep.backends.cuda
+from fusedstep import backends
+from fusedstep.gpu import cut
+from tests.support.cases import make_params, set_grads
+
+# A vector, a matrix that is not aligned, aligned ones of rows that two widths of tiles hold and of
+# longer ones, tiny matrices.
+SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
+# So that (70, 1024) has several units: real ones are larger.
+SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.GRAIN, unit=cut.Height(16, 1024))
+
+
+def numbers_at(address, count, kind=ctypes.c_int32):
+    return list((kind * count).from_address(address)) if address else []
+
+
+class Work:
+    """Writes down what a bucket's work is made of, and its launches."""
+
+    def __init__(self, module, *arguments):
+        self.module = module
+        (self.rule, self.wide, self.kind, self.dtypes, self.fields, self.row_length) = arguments[:6]
+        self.device = arguments[6]
+        self.phases, self.in_waves, self.scratch = [], None, None
+        module.made.append(self)
+
+    def lists(self, cuts, partials, sums):
+        self.scratch = cuts, partials, sums
+
+    def add(self, unit, width, aligned, entries, count):
+        self.phases.append((cut.UNITS[unit], width, aligned, numbers_at(entries, 2 * count)))
+
+    def has_waves(self):
+        return self.kind == 1 and not self.wide
+
+    def waves(self, entries, count, counters, n_counters):
+        assert not self.phases
+        self.in_waves = numbers_at(entries, cut.WAVE_ENTRY * count), n_counters
+
+    def launch(self, table, row_of, scalars, controls, stream, idle):
+        self.module.launched.append((self, (table, row_of, scalars, controls), stream, idle))
+        if self.module.fails:
+            raise RuntimeError(self.module.fails)
+
+
+class Module:
+    CHUNK = 8192
+
+    def __init__(self):
+        self.made, self.launched, self.unusable, self.fails = [], [], {}, ""
+
+    def Work(self, *arguments):
+        return Work(self, *arguments)
+
+    def device_count(self):
+        return 1
+
+    def built_for(self):
+        return "sm_90; CUDA 13.0"
+
+    def why_unusable(self, device):
+        return self.unusable.get(device, "")
+
+    def kinds(self):
+        """(kind, width, aligned) of all that was launched."""
+        return [
+            (name, width, aligned)
+            for work, _, _, idle in self.launched
+            for name, width, aligned, _ in work.phases
+            if not idle >> cut.UNITS.index(name) & 1
+        ]
+
+
+def register(monkeypatch):
+    """Such a module, which takes tensors of the CPU as the backend "recorded"."""
+    made = Module()
+    backend = fusedstep.backends.cuda.CudaBackend("recorded", lambda: made, ("cpu",))
+    monkeypatch.setitem(backends.BACKENDS, "recorded", backend)
+    return made
+
+
+def started(case, shapes, groups=({},)):
+    """An optimizer after a step, and its parameters; groups take them in turns."""
+    params = make_params(shapes)
+    made = [{"params": params[k :: len(groups)], **own} for k, own in enumerate(groups)]
+    optimizer = case.make(made, backend="recorded")
+    set_grads(params, 0)
+    optimizer.step()
+    return optimizer, params

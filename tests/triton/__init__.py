@@ -1,0 +1,1 @@
+"""The Triton backend without a GPU: compiled, as PTX, interpreted, and its host's side."""

@@ -1,0 +1,236 @@
+"""Every kernel the package can launch, compiled for three NVIDIA GPUs and one of AMD and read back:
+no spills, registers in their budget, 16 bytes at a time, exact arithmetic, no atomic sums."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+triton = pytest.importorskip("triton", minversion="3.4")
+
+import triton.language as tl  # noqa: E402
+
+from fusedstep.gpu import cut  # noqa: E402
+from fusedstep.gpu.cut import WITHOUT_TILES  # noqa: E402
+from fusedstep.kernels.blocks import GRAIN  # noqa: E402
+from fusedstep.rules import RULES  # noqa: E402
+from tests.support.budgets import TRITON as BUDGETS  # noqa: E402
+from tests.support.compiled import Launch, workers  # noqa: E402
+from tests.support.compiled_checks import (  # noqa: E402
+    adds_atomically,
+    complaints,
+    inexact,
+    measured_registers,
+    narrow,
+    over_budget,
+    spills,
+)
+from tests.support.triton_gate import (  # noqa: E402
+    BF16,
+    F16,
+    F32,
+    F64,
+    MIXES,
+    TARGETS,
+    compiled,
+    found_on,
+    record,
+)
+
+each_target = pytest.mark.parametrize("target", TARGETS)
+SINCE_3_7 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+with_the_pinned_triton = pytest.mark.skipif(
+    not SINCE_3_7, reason=f"the budgets are of {BUDGETS.measured_with}"
+)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with workers() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def gate(pool):
+    """What was found out about every launch, for a target: compiled once for all tests here."""
+    found = {}
+
+    def get(target):
+        if target not in found:
+            found[target] = found_on(pool, target)
+        return found[target]
+
+    return get
+
+
+@each_target
+def test_nothing_spills(gate, target):
+    assert not complaints(spills, gate(target))
+
+
+@with_the_pinned_triton
+@each_target
+def test_registers_stay_in_their_budget(gate, target):
+    assert not complaints(over_budget, gate(target))
+
+
+@with_the_pinned_triton
+def test_no_budget_is_larger_than_it_has_to_be(gate):
+    """So that a regression of a tenth is seen."""
+    measured = measured_registers(itertools.chain(*map(gate, TARGETS)))
+    assert not BUDGETS.differences(measured)
+
+
+@each_target
+def test_tiles_move_16_bytes_at_a_time(gate, target):
+    assert not complaints(narrow, gate(target))
+
+
+@each_target
+def test_arithmetic_is_exact(gate, target):
+    if target == "gfx942" and not SINCE_3_7:
+        pytest.skip("Triton before 3.7 spells AMD's roots and quotients out, in fma")
+    assert not complaints(inexact, gate(target))
+
+
+@each_target
+def test_no_sum_is_atomic(gate, target):
+    assert not complaints(adds_atomically, gate(target))
+
+
+def test_every_kind_of_work_and_rule_is_compiled(gate):
+    """Whatever cut.py can make of a tensor, the shapes here made it too."""
+    possible = {4: set(), 8: set()}
+    sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
+    for item_bytes, kinds in possible.items():
+        layout = cut.Layout(GRAIN, item_bytes)
+        layout.add_vector(5)
+        for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
+            layout.add_matrices(batch, rows, cols)
+        kinds.update(kind for work in layout.work for kind in work)
+        assert {kind.name for kind in kinds} == set(cut.PHASES)
+    launches = [launch for launch, *_ in gate("sm_90")]
+    for dtypes, item_bytes in (("fp32", 4), ("bf16", 4), ("fp64", 8)):
+        for aligned in (True, False) if item_bytes == 4 else (True,):
+            own = [
+                launch
+                for launch in launches
+                if launch["DTYPES"][0] == dtypes
+                and (launch["ALIGNED"] == aligned or launch.kind in WITHOUT_TILES)
+            ]
+            found = {(launch["KIND"], launch["WIDTH"]) for launch in own}
+            for kind in possible[item_bytes]:
+                assert any(kind.name == n and kind.width in (w, 0) for n, w in found), kind
+            # No parameter of some rules is of 16 bits: they are sums.
+            rules = {
+                name
+                for name, rule in RULES.items()
+                if dtypes != "bf16" or any("bfloat16" in own[0] for own in rule.dtypes)
+            }
+            assert {launch["UPDATE"] for launch in own} == rules
+
+
+@pytest.mark.slow
+@each_target
+@pytest.mark.parametrize("rule", RULES)
+def test_no_mix_of_dtypes_spills_or_rounds_or_narrows(pool, rule, target):
+    """All mixes of parameter, gradient and states for the GPU at hand, aligned and not, and nothing
+    left out; for others the usual mixes."""
+    mixes = itertools.product((F32, BF16, F16, F64), repeat=3) if target == "sm_90" else MIXES
+    launches = record(pool, [rule], list(mixes), [True, False], [False, True])
+    found = compiled(pool, launches, target)
+    for check in (spills, narrow, inexact, adds_atomically):
+        assert not complaints(check, found)
+
+
+# Faults, one for each check.
+
+
+@triton.jit
+def planted_fma(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    tl.store(x + i, a * a + a)
+
+
+@triton.jit
+def planted_division(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, 1.0 / tl.load(x + i))
+
+
+@triton.jit
+def planted_root(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, tl.sqrt(tl.load(x + i)))
+
+
+@triton.jit
+def planted_sum(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.atomic_add(x + i % 2, tl.load(x + i))
+
+
+@triton.jit
+def planted_hoard(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    for _ in range(5):
+        a = a * tl.sum(a * a)
+    tl.store(x + i, a)
+
+
+@triton.jit
+def planted_tile(x, n, ALIGNED: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    p = tl.load(x).to(tl.pointer_type(tl.float32))
+    p = tl.multiple_of(p, 16) if ALIGNED else p
+    mask = i < tl.load(n) if MASKED else None
+    tl.store(p + i, tl.load(p + i, mask) * 2.0, mask)
+
+
+def planted(pool, name, target, kind=None, fusion=False, **constants):
+    """A fault's launch and facts; for checks that ask, it passes as a kind of work."""
+    tables = ("x", "n") if name == "planted_tile" else ("x",)
+    types = tuple((x, "*i64" if len(tables) > 1 else "*fp32") for x in tables)
+    known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "ALIGNED": True}
+    known |= {"WIDTH": constants["BLOCK"], "HEIGHT": 1}
+    options = (("num_warps", 4), ("enable_fp_fusion", fusion))
+    launch = Launch(f"{__name__}:{name}", types, tuple(constants.items()), options)
+    ((_, _, facts),) = compiled(pool, [launch], target)
+    return Launch("", (), tuple(known.items()), options), target, facts
+
+
+@each_target
+def test_the_check_sees_what_is_not_exact(pool, target):
+    def said(name, fusion=False):
+        launch, _, facts = planted(pool, name, target, "ENERGY", fusion, BLOCK=512)
+        assert ("fusion is allowed" in inexact(launch, target, facts)) == fusion
+        return facts.inexact
+
+    assert not said("planted_fma")
+    assert said("planted_fma", fusion=True)
+    assert said("planted_root")
+    # AMD's plain division is exact.
+    assert bool(said("planted_division")) == (target != "gfx942")
+
+
+@each_target
+def test_the_check_sees_an_atomic_sum(pool, target):
+    assert complaints(adds_atomically, [planted(pool, "planted_sum", target, "ENERGY", BLOCK=512)])
+
+
+@each_target
+def test_the_checks_see_a_hoard_of_registers(pool, target):
+    for block, check in ((32768, over_budget), (2**17, spills)):
+        hoard = planted(pool, "planted_hoard", target, "SQUARES", BLOCK=block)
+        assert complaints(check, [hoard])
+
+
+@each_target
+def test_the_check_sees_narrow_accesses(pool, target):
+    for is_aligned, is_masked in itertools.product((True, False), repeat=2):
+        tile = {"ALIGNED": is_aligned, "MASKED": is_masked, "BLOCK": 1024}
+        found = [planted(pool, "planted_tile", target, "DOUBLED", **tile)]
+        assert bool(complaints(narrow, found)) == (is_masked or not is_aligned)
