@@ -1,6 +1,7 @@
 // What the units of work of a factored rule know of their tensor, and what is done with a whole one.
 #pragma once
 
+#include "../rules/adafactor.h"
 #include "rule.cuh"
 
 namespace fusedstep::cuda {
