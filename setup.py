@@ -44,6 +44,8 @@ class CMakeBuild(build_ext):
         # If nvcc fails, for instance on a GPU that it does not know, the rest is still installed.
         if subprocess.run(make, check=cuda == "ON").returncode != 0:
             print("fusedstep: the CUDA backend was not built; see above", file=sys.stderr)
+            for old in (*build.rglob("_cuda.*.so"), *target.glob("_cuda.*.so")):
+                old.unlink()  # of an earlier build
         install = ["cmake", "--install", str(build), "--prefix", str(target)]
         subprocess.run(install, check=True)
 

@@ -16,9 +16,10 @@ import fusedstep
 from fusedstep import operations
 from fusedstep.backends import reference
 from fusedstep.emit.__main__ import headers
-from fusedstep.rules import RULES, adafactor, adamw, numbers
+from fusedstep.rules import RULES, Rule, adafactor, adamw, numbers
 from fusedstep.rules.decay import signed_decay
 from fusedstep.rules.layout import BLOCK, GROUP, LANES, TILE
+from fusedstep.rules.numbers import where
 
 PACKAGE = Path(fusedstep.__file__).parent
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -61,6 +62,23 @@ def test_rules_on_floats_equal_the_reference_on_float64(name):
             for index, tensor in enumerate(result):
                 tensor = torch.as_tensor(tensor, dtype=torch.float64).expand(len(rows))
                 assert bits([row[index] for row in plain]) == bits(tensor), function.__name__
+
+
+def chosen(p, g, rate, eps):
+    p = where(g < 0.0, 0.1, where(g > 0.0, rate, 0.7)) + where(rate > eps, 0.0, p)
+    return (p,)
+
+
+@each_dtype
+def test_a_number_of_a_text_has_the_dtype_of_what_it_meets(dtype):
+    """Where two numbers stand alone, torch would take its default dtype."""
+    rule = Rule("chosen", (), ("rate", "eps"), (chosen,))
+    g = torch.tensor([-1.0, 1.0, 0.0], dtype=dtype)
+    for tensors in (False, True):
+        row = torch.tensor([0.3, 1e-300], dtype=torch.float64)
+        (p,) = operations.bind(rule, row.unbind() if tensors else row.tolist()).update(g, g)
+        assert p.dtype == dtype
+        assert p.tolist() == torch.tensor([0.1, 0.3, 0.7], dtype=dtype).tolist()
 
 
 # Named operations.
