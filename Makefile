@@ -1,7 +1,7 @@
-# The one door to every habit. `make bench` and `make test` work on a bare machine with Python and a C++ compiler.
+# All commands of this project. `make bench` and `make test` need only Python and a C++ compiler: they set up .venv.
 PYTHON ?= python3
 
-# Another torch has an environment and the Triton of its own: make test TORCH=2.6.0 PYTHON=python3.10
+# Another torch gets an environment of its own, with its Triton: make test TORCH=2.6.0 PYTHON=python3.10
 PINNED := 2.13.0
 TORCH ?= $(PINNED)
 ANOTHER := $(filter-out $(PINNED),$(TORCH))
@@ -10,27 +10,27 @@ EXTRA := $(if $(ANOTHER),test,dev)
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-# What `make gpu` runs, where its results go, and other limits than its own: --tests-seconds 600
+# For `make gpu`: what it runs, where the results go, and time limits, such as GPU_LIMITS="--tests-seconds 600".
 GPU_PARTS ?= facts tests sanitizer bench waves memory scaling train profile
 GPU_OUT ?=
 GPU_LIMITS ?=
 
 .PHONY: bench bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules info clean
 
-bench: $(VENV)/built ## ours and the peers on this machine's devices: tables, and plots in bench/out
+bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only
 
-test: $(VENV)/built ## everything but the slow sweeps
+test: $(VENV)/built ## all tests except the slow sweeps
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT='-m "not slow"'
 
-test-all: $(VENV)/built ## slow sweeps too: up to 12 GiB of memory
+test-all: $(VENV)/built ## all tests, with the slow sweeps: up to 12 GiB of memory
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
 
-# Triton decides when it is loaded whether it compiles or interprets, so there are two runs; these
-# folders are a third one, so that two cores have the same to do.
+# Triton decides at import whether it compiles or interprets, so the tests need two processes. These
+# folders run in a third one, so that two cores finish at about the same time.
 APART := tests/bench tests/cuda tests/hf tests/simcuda
 tests: tests-apart tests-compiled tests-interpreted
 tests-apart:
@@ -40,19 +40,19 @@ tests-compiled:
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/triton/interpreted
 
-gpu: ## on a machine with a GPU, with its own Python and torch: tests, compute-sanitizer, benchmarks
+gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
 
-results: $(VENV)/built ## the same, kept under bench/results; README's numbers are written from them
+results: $(VENV)/built ## as `bench`, but keeps the results under bench/results and writes README's numbers from them
 	$(BIN)/python -m bench --keep
 
-readme: $(VENV)/built ## README's numbers, from the newest results in bench/results
+readme: $(VENV)/built ## writes README's numbers from the newest results in bench/results
 	$(BIN)/python -m bench.readme
 
-predict: $(VENV)/built ## what an H200 should measure, by arithmetic: bench/results/predicted-h200.md
+predict: $(VENV)/built ## computes what an H200 should measure: bench/results/predicted-h200.md
 	$(BIN)/python -m bench.predicted
 
-style: $(VENV)/built ## ruff, mypy, clang-format
+style: $(VENV)/built ## checks style with ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -61,7 +61,7 @@ style: $(VENV)/built ## ruff, mypy, clang-format
 rules: $(VENV)/built ## prints csrc/rules.h and csrc/cuda/cut.h again after a rule or a cut changed
 	$(BIN)/python -m fusedstep.emit csrc
 
-info: $(VENV)/built ## the backends, and why one is absent
+info: $(VENV)/built ## which backends work here, and why the others do not
 	$(BIN)/python -m fusedstep info
 
 $(VENV)/tools: pyproject.toml

@@ -1,5 +1,5 @@
-"""Builds fusedstep._native, and fusedstep._cuda where there is an nvcc, with CMake as part of pip
-install. Everything else is in pyproject.toml."""
+"""Lets `pip install` build fusedstep._native with CMake, and fusedstep._cuda if there is an nvcc.
+Everything else is in pyproject.toml."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ class CMakeBuild(build_ext):
     """Runs CMake once for both modules and puts them where setuptools wants the first."""
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.optional:  # made with the first one, or not at all
+        if ext.optional:  # _cuda: CMake builds it together with _native
             return
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
@@ -37,7 +37,7 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         make = ["cmake", "--build", str(build)]
         subprocess.run([*make, "--target", "_native"], check=True)
-        # What nvcc cannot build, as for a GPU it does not know, keeps nobody from the rest.
+        # If nvcc fails, for instance on a GPU that it does not know, the rest is still installed.
         if subprocess.run(make, check=cuda == "ON").returncode != 0:
             print("fusedstep: the CUDA backend was not built; see above", file=sys.stderr)
         install = ["cmake", "--install", str(build), "--prefix", str(target)]

@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.devices import DEVICES, Device
 from bench.environment import environment, headline
-from bench.providers import OURS, PROVIDERS, RULES
+from bench.optimizers import PROVIDERS, RULES
+from bench.providers import OURS
 
 
 def positive(word: str) -> int:

@@ -1,45 +1,53 @@
-"""Who trains: for every optimizer ours and the peer, which differ in the module they come from."""
+"""Who trains: ours and a peer, for every optimizer in `optimizers.py`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from bench.providers import lazily
+from bench.optimizers import RULES
+from bench.providers import OURS as FUSEDSTEP
+from bench.providers import Lazily
 
 OURS, PEER = PAIR = ("ours", "peer")
-NUDGED = "nudged-peer"  # how far a rounding in the beginning leads, whoever trains
+NUDGED = "nudged-peer"  # the peer from weights that differ by one rounding, to compare with
 CONTESTANTS = (*PAIR, NUDGED)
 WARMUP_RATIO = 0.1
-ADAFACTOR_SCHEDULE = "AdafactorSchedule"  # which shows the step size that hf-adafactor chooses
+ADAFACTOR_SCHEDULE = "AdafactorSchedule"  # it shows the step size that hf-adafactor chooses
 
 
 @dataclass(frozen=True)
 class Pair:
-    ours: str
-    peer: str
-    name: str
+    ours: Lazily
+    peer: Lazily
     lr: float | None  # None: the optimizer chooses its own
-    settings: dict[str, Any] = field(default_factory=dict)
 
-    def module(self, contestant: str) -> str:
+    def optimizer(self, contestant: str) -> Lazily:
         return self.ours if contestant == OURS else self.peer
 
+    def module(self, contestant: str) -> str:
+        return self.optimizer(contestant).module
+
     def made_by(self, contestant: str) -> str:
-        return f"{self.module(contestant)}.{self.name}"
+        return f"{self.module(contestant)}.{self.optimizer(contestant).name}"
 
 
-TRANSFORMERS = ("fusedstep.hf", "transformers.optimization", "Adafactor")
-OPTIMIZERS = {
-    "adamw": Pair("fusedstep.optim", "torch.optim", "AdamW", 3e-3, {"fused": True}),
-    "adafactor": Pair("fusedstep.optim", "torch.optim", "Adafactor", 3e-2),
-    "hf-adafactor": Pair(*TRANSFORMERS, None),
-    # What transformers' Trainer passes for optim="adafactor".
-    "hf-adafactor-trainer": Pair(
-        *TRANSFORMERS, 3e-3, {"scale_parameter": False, "relative_step": False}
-    ),
-}
+def pairs() -> dict[str, Pair]:
+    found = {}
+    for name, entry in RULES.items():
+        training = entry.training
+        if training is None or not entry.peers:
+            continue
+        ours, peer = (
+            entry.providers[provider]
+            for provider in (FUSEDSTEP, training.against or next(iter(entry.peers)))
+        )
+        found[training.name or name] = Pair(ours, peer, training.lr)
+    return found
+
+
+OPTIMIZERS = pairs()
 
 
 def make_optimizer(
@@ -47,13 +55,14 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     from fusedstep.optim import param_groups
 
-    build = lazily(pair.module(contestant), pair.name, lr=lr, **pair.settings)
+    optimizer = pair.optimizer(contestant)
+    build = replace(optimizer, settings={**optimizer.settings, "lr": lr})
     return build(param_groups(model, weight_decay))
 
 
 def make_schedule(
     name: str,
-    settings: dict[str, str],
+    settings: dict[str, Any],
     optimizer: torch.optim.Optimizer,
     pair: Pair,
     contestant: str,
@@ -63,13 +72,13 @@ def make_schedule(
         return getattr(import_module(pair.module(contestant)), name)(optimizer)
     from fusedstep.schedules import by_name
 
-    warmup = {} if follows_a_metric(name) else {"warmup_ratio": WARMUP_RATIO}
+    warmup: dict[str, Any] = {} if follows_a_metric(name) else {"warmup_ratio": WARMUP_RATIO}
     return by_name(name, optimizer, num_training_steps=steps, **warmup, **settings)
 
 
 @torch.no_grad()
 def nudge(model: torch.nn.Module) -> None:
-    """Moves the weights to their neighbours, about one unit in the last place away."""
+    """Moves each weight by about one unit in the last place."""
     for parameter in model.parameters():
         parameter.mul_(1.0 + torch.finfo(parameter.dtype).eps)
 

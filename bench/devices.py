@@ -45,7 +45,6 @@ def cpu_seconds_of_others() -> float | None:
 class Cpu:
     kind = "cpu"
     lists = ("10x8M", "68M", "small", "tiny", "host")
-    dtypes: tuple[str, ...] | None = None  # of every rule; None: each rule's own
     copy_elements = 1 << 26
     budget = (
         4.0  # seconds of timed rounds a race, so that all of `make bench` fits into five minutes
@@ -110,7 +109,6 @@ class Cuda:
         *("1e9", "llama-1b", "4096x4096", "t5-xl", "2000 small", "small", "host"),
         *("32768x8192", "16384x16384", "gpt2", "lora", "512 experts"),
     )
-    dtypes: tuple[str, ...] | None = ("float32", "bfloat16")
     copy_elements = 1 << 29  # 2 GiB into 2 GiB
     budget = 1.0  # seconds of timed rounds a race: rounds are short
     race_seconds: float | None = 120.0  # a kernel that waits for ever would take all time there is

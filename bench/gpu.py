@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 
 from bench.assemble import assemble
-from bench.parts import ROOT, Parts, program
+from bench.parts import BUILD, ROOT, Parts, program
 
 KINDS = ("values", "graphs", "budgets", "sizes", "accumulate")
 TESTS = [f"tests/gpu/test_{kind}.py" for kind in KINDS]
@@ -129,12 +129,13 @@ def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
 
 def waves(parts: Parts, seconds: float) -> None:
     """Matrices in one launch, which are off until a measurement says otherwise."""
-    from bench.providers import OURS, OURS_TRITON, RULES
+    from bench.optimizers import RULES
+    from bench.providers import OURS, OURS_TRITON
 
     race = [sys.executable, "-m", "bench.step", "--device", "cuda"]
     race += ["--out", os.path.relpath(parts.out / "waves", ROOT), "--providers", OURS, OURS_TRITON]
     race += ["--lists", "llama-1b", "4096x4096", "--dtypes", "bfloat16"]
-    race += ["--rules", *(rule for rule in RULES if rule.startswith("adafactor"))]
+    race += ["--rules", *(rule for rule, entry in RULES.items() if entry.factored)]
     on = {f"FUSEDSTEP_{backend.upper()}_WAVES": "1" for backend in BACKENDS}
     parts.run("waves", race, seconds, **on)
 
@@ -153,6 +154,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # and Parts ends what it runs
     parts = Parts(out)
     assemble(parts, asked.build_seconds)
+    sys.path.append(str(BUILD))  # `waves` asks the package which rules are factored
     stages = {
         "facts": lambda: facts(parts, asked.facts_seconds),
         "tests": lambda: tests(parts, asked.tests_seconds, asked.workers),

@@ -10,12 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.extra import on_device
 from bench.lists import DTYPES, LISTS, parameters
-from bench.providers import OURS, OURS_TRITON, RULES
+from bench.optimizers import RULES
+from bench.providers import OURS, OURS_TRITON
 
 STEPS = 5
 RUNS = [  # rule, dtype, whether matrices go in one launch; AdamW is one kernel for any dtype
     ("adamw", "float32", "0"),
-    *((rule, "bfloat16", "0") for rule in RULES if rule.startswith("adafactor")),
+    *((rule, "bfloat16", "0") for rule, entry in RULES.items() if entry.factored),
     ("adafactor-hf-trainer", "bfloat16", "1"),
     ("adafactor-hf-trainer", "float32", "0"),
 ]

@@ -7,12 +7,13 @@ speed of a copy, or what its instructions take where they were counted and take 
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 
 from bench.lists import DTYPES, LISTS, ParameterList
+from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut, waves
-from fusedstep.kernels import blocks
 
 # Assumptions. None was measured on the device.
 PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
@@ -43,7 +44,11 @@ LARGE = ("1e9", "llama-1b")
 SMALL = ("2000 small", "small", "host")
 FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient, in L2 or not
 IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
-GRAINS = {OURS: cuda.GRAIN, OURS_TRITON: blocks.GRAIN}
+# The folder of kernels is a part of the package only where it is installed.
+GRAINS: dict[str, cut.Grain] = {
+    OURS: cuda.GRAIN,
+    OURS_TRITON: import_module("fusedstep.kernels.blocks").GRAIN,
+}
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
 ONE_READ = ("STATISTICS", "WIDE")  # kinds of work that are a first read
 # Kinds of work that find nothing to do, so that they are not launched.
@@ -81,16 +86,12 @@ class Prediction:
     computing: float = 0.0  # seconds of the device that moving bytes does not hide
 
     @property
-    def family(self) -> str:
-        return self.rule.split("-")[0]
-
-    @property
     def floor_bytes(self) -> int:
-        return self.chosen.floor_bytes(self.family, DTYPES[self.dtype])
+        return self.chosen.floor_bytes(RULES[self.rule].rule, DTYPES[self.dtype])
 
     @property
     def in_cache(self) -> bool:
-        return self.chosen.held_bytes(self.family, DTYPES[self.dtype]) <= L2
+        return self.chosen.held_bytes(RULES[self.rule].rule, DTYPES[self.dtype]) <= L2
 
     @property
     def seconds(self) -> float:

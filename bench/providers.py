@@ -1,39 +1,148 @@
-"""The optimizers that are raced: for every rule ours, and the peers with the same settings."""
+"""What a raced optimizer is: ours and its peers with the same settings. `optimizers.py` lists them.
+
+A *rule* of the bench is an optimizer with fixed settings. Its *providers* are those who implement
+it: fusedstep's backends, torch, transformers and others.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from bench.lists import ParameterList
+from bench.lists import ParameterList, rule_of
 
-OURS = "fusedstep"  # the backend that `auto` takes, or that FUSEDSTEP_BACKEND asks for
+OURS = "fusedstep"  # by the backend that `auto` takes, or FUSEDSTEP_BACKEND
 OURS_TRITON = "fusedstep-triton"
 OURS_CAPTURABLE = "fusedstep-capturable"
 OURS_REFERENCE = "fusedstep-reference"
 COMPILED = "torch-compiled"
 
-Build = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+NOT_ON_CPUS = {OURS_TRITON, OURS_CAPTURABLE, "torch-capturable"}
+# On GPUs we skip torch-plain to save memory: nobody would choose it there.
+NOT_ON_GPUS = {"torch-plain", "deepspeed-cpu"}
+# Raced only if somebody asks: compiling takes longer than all other races together, and the
+# reference is there to be right, not fast.
+ONLY_ASKED = {COMPILED, OURS_REFERENCE}
+# Packages that the bench depends on. If one is absent, its rows say so.
+EXPECTED = ("torch", "transformers")
+# What torch is told, by provider.
+TORCH_WAYS: dict[str, dict[str, Any]] = {
+    "torch-fused": {"fused": True},
+    "torch-foreach": {"foreach": True},
+    "torch-plain": {"foreach": False},
+    "torch-capturable": {"capturable": True},
+    COMPILED: {},
+}
+
+Params = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]
+Build = Callable[[Params], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
-class Rule:
-    family: str
-    dtypes: tuple[str, ...]
-    providers: dict[str, Build]
-    only_on_gpus: dict[str, Build] = field(default_factory=dict)
-    others: dict[str, Build] = field(default_factory=dict)  # raced where they are installed
+class Lazily:
+    """Builds an optimizer, and imports its module only then: an absent peer costs its own rows and
+    no others."""
 
-    def providers_on(self, kind: str) -> dict[str, Build]:
-        if kind == "cpu":
-            return {**self.providers, **self.others}
-        every = {**self.providers, **self.only_on_gpus, **self.others}
-        # Ours come first. Memory is for those whom somebody with a GPU would choose.
-        names = [name for name in every if name != "torch-plain"]
-        return {name: every[name] for name in sorted(names, key=lambda n: not n.startswith(OURS))}
+    module: str
+    name: str
+    settings: dict[str, Any]
+    compiled: bool = False  # its step goes through torch.compile
+
+    def __call__(self, params: Params) -> torch.optim.Optimizer:
+        settings = dict(self.settings)
+        if self.compiled and "lr" in settings:
+            settings["lr"] = torch.tensor(settings["lr"])  # a number would be compiled in
+        optimizer = getattr(import_module(self.module), self.name)(params, **settings)
+        if self.compiled:
+            optimizer.step = torch.compile(optimizer.step)
+        return optimizer
+
+    def with_defaults(self, settings: dict[str, Any]) -> Lazily:
+        return replace(self, settings={**settings, **self.settings})
+
+    def is_installed(self) -> bool:
+        return find_spec(self._package) is not None
+
+    def is_absent(self) -> bool:
+        """Whether to leave it out, because it is optional and not installed."""
+        return self._package not in EXPECTED and not self.is_installed()
+
+    @property
+    def _package(self) -> str:
+        return self.module.split(".")[0]
+
+
+def lazily(module: str, name: str, **settings: Any) -> Lazily:
+    return Lazily(module, name, settings)
+
+
+def by_torch(name: str, *providers: str) -> dict[str, Lazily]:
+    """torch's optimizer of this name, by the named providers of TORCH_WAYS."""
+    return {
+        provider: Lazily("torch.optim", name, TORCH_WAYS[provider], provider == COMPILED)
+        for provider in providers
+    }
+
+
+@dataclass(frozen=True)
+class Training:
+    """How `python -m bench.train` trains with an optimizer and with its peer."""
+
+    lr: float | None = 1e-3  # None: the optimizer chooses its own
+    against: str = ""  # the peer's provider; by default the first one
+    name: str = ""  # for --optimizer; by default the same as for --rules
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An optimizer with its settings: all that the bench has to know of it."""
+
+    label: str  # in README
+    rule: str  # of fusedstep.rules: its states say how many bytes a step moves
+    ours: str  # module and class
+    peers: dict[str, Lazily]  # by provider; they take `settings` too
+    settings: dict[str, Any] = field(default_factory=dict)
+    capturable: bool = False  # whether ours takes that argument
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of parameters and gradients
+    on_models: bool = False  # also raced on the lists of whole models
+    training: Training | None = Training()  # None: it is not trained, as no peer is at hand
+
+    @property
+    def factored(self) -> bool:
+        return rule_of(self.rule).factored
+
+    @cached_property
+    def providers(self) -> dict[str, Lazily]:
+        """Everyone who implements it, ours first."""
+        module, _, name = self.ours.rpartition(".")
+
+        def ours(**more: Any) -> Lazily:
+            return Lazily(module, name, {**self.settings, **more})
+
+        builds = {OURS: ours(), OURS_TRITON: ours(backend="triton")}
+        if self.capturable:
+            builds[OURS_CAPTURABLE] = ours(capturable=True)
+        builds |= {name: peer.with_defaults(self.settings) for name, peer in self.peers.items()}
+        return {**builds, OURS_REFERENCE: ours(backend="reference")}
+
+    def providers_on(self, kind: str) -> dict[str, Lazily]:
+        """Those for this kind of device."""
+        skipped = NOT_ON_CPUS if kind == "cpu" else NOT_ON_GPUS
+        return {name: build for name, build in self.providers.items() if name not in skipped}
+
+    def races_on(self, chosen: ParameterList) -> bool:
+        """Whether we race it on a list. A factored rule treats vectors like any other rule."""
+        if chosen.is_model and not self.on_models:
+            return False
+        if self.factored:
+            return chosen.has_matrices or chosen.host_bound
+        return not chosen.for_factored
 
 
 @dataclass(frozen=True)
@@ -47,136 +156,9 @@ class Race:
         return f"{self.rule} {self.chosen.name} {self.dtype}"
 
 
-@dataclass(frozen=True)
-class Lazily:
-    """An optimizer of a module that is imported at the first use: an absent peer costs its own rows
-    and no others."""
-
-    module: str
-    name: str
-    settings: dict[str, Any]
-
-    def __call__(self, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return getattr(import_module(self.module), self.name)(params, **self.settings)
-
-    def is_installed(self) -> bool:
-        return find_spec(self.module.split(".")[0]) is not None
-
-
-def lazily(module: str, name: str, **settings: Any) -> Lazily:
-    return Lazily(module, name, settings)
-
-
-def compiled(build: Build) -> Build:
-    """The same, with its step through torch.compile."""
-
-    def make(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        optimizer = build(params)
-        optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign]
-        return optimizer
-
-    return make
-
-
-ADAMW = {"lr": 1e-3}
-BY_TRITON = {"backend": "triton"}
-BY_REFERENCE = {"backend": "reference"}
-# What transformers' Trainer passes for optim="adafactor".
-TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
-
-RULES = {
-    "adamw": Rule(
-        "adamw",
-        ("float32",),
-        {
-            OURS: lazily("fusedstep.optim", "AdamW", **ADAMW),
-            "torch-fused": lazily("torch.optim", "AdamW", fused=True, **ADAMW),
-            "torch-foreach": lazily("torch.optim", "AdamW", foreach=True, **ADAMW),
-            "torch-plain": lazily("torch.optim", "AdamW", foreach=False, **ADAMW),
-        },
-        {
-            OURS_TRITON: lazily("fusedstep.optim", "AdamW", **ADAMW, **BY_TRITON),
-            OURS_CAPTURABLE: lazily("fusedstep.optim", "AdamW", capturable=True, **ADAMW),
-            "torch-capturable": lazily("torch.optim", "AdamW", capturable=True, **ADAMW),
-        },
-        {
-            OURS_REFERENCE: lazily("fusedstep.optim", "AdamW", **ADAMW, **BY_REFERENCE),
-            COMPILED: compiled(lazily("torch.optim", "AdamW", lr=torch.tensor(1e-3))),
-            "optimi": lazily("optimi", "AdamW", **ADAMW),
-            "flashoptim": lazily("flashoptim", "FlashAdamW", **ADAMW),
-            "torchao": lazily("torchao.optim", "_AdamW", **ADAMW),
-            "torchao-8bit": lazily("torchao.optim", "AdamW8bit", **ADAMW),
-            "apex": lazily("apex.optimizers", "FusedAdam", **ADAMW),
-            "transformer-engine": lazily(
-                "transformer_engine.pytorch.optimizers", "FusedAdam", **ADAMW
-            ),
-            "deepspeed-cpu": lazily("deepspeed.ops.adam", "DeepSpeedCPUAdam", **ADAMW),
-        },
-    ),
-    "adafactor-hf-trainer": Rule(
-        "adafactor",
-        ("float32", "bfloat16"),
-        {
-            OURS: lazily("fusedstep.hf", "Adafactor", **TRAINER),
-            "transformers": lazily("transformers.optimization", "Adafactor", **TRAINER),
-        },
-        {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_TRITON)},
-        {
-            OURS_REFERENCE: lazily("fusedstep.hf", "Adafactor", **TRAINER, **BY_REFERENCE),
-            "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit", **TRAINER),
-        },
-    ),
-    "adafactor-hf-defaults": Rule(
-        "adafactor",
-        ("float32", "bfloat16"),
-        {
-            OURS: lazily("fusedstep.hf", "Adafactor"),
-            "transformers": lazily("transformers.optimization", "Adafactor"),
-        },
-        {OURS_TRITON: lazily("fusedstep.hf", "Adafactor", **BY_TRITON)},
-        {OURS_REFERENCE: lazily("fusedstep.hf", "Adafactor", **BY_REFERENCE)},
-    ),
-    "adafactor-torch": Rule(
-        "adafactor",
-        ("float32", "bfloat16"),
-        {
-            OURS: lazily("fusedstep.optim", "Adafactor"),
-            "torch-foreach": lazily("torch.optim", "Adafactor", foreach=True),
-            "torch-plain": lazily("torch.optim", "Adafactor", foreach=False),
-        },
-        {
-            OURS_TRITON: lazily("fusedstep.optim", "Adafactor", **BY_TRITON),
-            OURS_CAPTURABLE: lazily("fusedstep.optim", "Adafactor", capturable=True),
-        },
-        {
-            OURS_REFERENCE: lazily("fusedstep.optim", "Adafactor", **BY_REFERENCE),
-            COMPILED: compiled(lazily("torch.optim", "Adafactor")),
-        },
-    ),
-}
-
-PROVIDERS = tuple(
-    dict.fromkeys(
-        name
-        for rule in RULES.values()
-        for name in (*rule.providers, *rule.only_on_gpus, *rule.others)
-    )
-)
-# Raced only if somebody asks: compiling takes longer than all other races together, and the
-# reference is there to be right.
-ONLY_ASKED = (COMPILED, OURS_REFERENCE)
-ABSENT = {
-    name
-    for rule in RULES.values()
-    for name, build in rule.others.items()
-    if isinstance(build, Lazily) and not build.is_installed()
-}
-HERE = tuple(name for name in PROVIDERS if name not in (*ONLY_ASKED, *ABSENT))
-
-
 def reason(error: Exception) -> str:
-    """One line for the table: why a provider has no time."""
+    """Why a provider has no time, in one line for the table."""
     if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
         return f"{error.name} is not installed"
-    said = (str(error).strip() or "no message").splitlines()[0][:100]
-    return f"failed: {type(error).__name__}: {said}"
+    message = (str(error).strip() or "no message").splitlines()[0][:100]
+    return f"failed: {type(error).__name__}: {message}"

@@ -12,8 +12,9 @@ from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, Step
 from bench.extra import extra_bytes, launches
 from bench.lists import DTYPES, parameters
+from bench.optimizers import RULES
 from bench.progress import Progress
-from bench.providers import RULES, Race, reason
+from bench.providers import Race, reason
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run(race: Race, options: Options, progress: Progress) -> Outcome:
         except Exception as error:  # a provider that cannot be made is a row of its own
             failures[name] = reason(error)
     del values
-    kind = (RULES[race.rule].family, DTYPES[race.dtype])
+    kind = (RULES[race.rule].rule, DTYPES[race.dtype])
     device.prepare(race.chosen.held_bytes(*kind), race.chosen.host_bound)
     outcome = take_turns(steps, options.rounds, options.budget, device, progress.on_round)
     outcome.failures |= failures

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.contestants import PEER
-from bench.providers import OURS, PROVIDERS
+from bench.lists import LISTS
+from bench.optimizers import PROVIDERS, RULES
+from bench.providers import OURS
 from bench.train_table import ENDS
 
 ROOT = Path(__file__).parent.parent
@@ -18,19 +20,6 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->\n)", re.DOTALL)
 
-RULES = {
-    "adamw": "AdamW",
-    "adafactor-hf-trainer": "Adafactor, transformers' (Trainer's settings)",
-    "adafactor-hf-defaults": "Adafactor, transformers' (defaults)",
-    "adafactor-torch": "Adafactor, torch's",
-}
-LISTS = {
-    "10x8M": "10 x 8M",
-    "68M": "68M in 11 matrices",
-    "tiny": "1200 x 1K",
-    "small": "600 x (64, 64) + 600 x (64,)",
-    "host": "1200 x 1",
-}
 DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
 
 Results = dict[str, Any]
@@ -52,6 +41,10 @@ def newest(name: str, *, gpu: bool = False) -> tuple[Path, Results] | None:
 def table(headings: list[str], lines: list[list[str]]) -> str:
     rows = [headings, ["---"] * len(headings), *lines]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def label_of(name: str) -> str:
+    return LISTS[name].label or name if name in LISTS else name
 
 
 def said_of(folder: Path, results: Results, page: str) -> str:
@@ -86,7 +79,7 @@ def step(name: str = "step", *, gpu: bool = False) -> str:
     for (rule, chosen, dtype), by_provider in races.items():
         if OURS not in by_provider:
             continue
-        who = [RULES[rule], f"{LISTS.get(chosen, chosen)}, {DTYPES[dtype]}"]
+        who = [RULES[rule].label, f"{label_of(chosen)}, {DTYPES[dtype]}"]
         ratios = [
             f"{by_provider[name]['ratio']:.3g} x" if name in by_provider else "" for name in names
         ]
@@ -105,7 +98,9 @@ def memory() -> str:
         if row["use"] and row["list"] == "68M":
             state, more = row["use"]["state"], row["use"]["kept"] + row["use"]["peak"]
             numbers = [f"{bytes_ / row['elements']:.3f}" for bytes_ in (state, more)]
-            lines.append([RULES[row["rule"]], DTYPES[row["dtype"]], row["provider"], *numbers])
+            lines.append(
+                [RULES[row["rule"]].label, DTYPES[row["dtype"]], row["provider"], *numbers]
+            )
     headings = ["rule", "parameters", "by", "state", "more during a step"]
     return said_of(folder, results, "memory.md") + table(headings, lines)
 

@@ -1,15 +1,10 @@
-"""The picture of `python -m bench.scaling`: a row a rule, a panel a curve, logarithmic axes."""
-
-from __future__ import annotations
+"""The picture of `python -m bench.scaling`: a row for each rule, a panel for each curve."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.plot import FLOOR_COLOR, OURS_COLOR, PEER_COLOR
 from bench.providers import OURS
-
-if TYPE_CHECKING:
-    from bench.scaling import Curves
+from bench.scaling_table import Curves
 
 MARKERS = "os^Dvx"
 
@@ -22,20 +17,20 @@ def draw(curves: Curves, headline: str, copy: float, path: Path) -> None:
     width, height = max(map(len, by_rule)), len(rules)
     figure = Figure(figsize=(4.3 * width, 3.0 * height + 0.9))
     grid = figure.subplots(height, width, squeeze=False)
-    for panels, own in zip(grid, by_rule, strict=True):
-        for panel in panels[len(own) :]:
+    for panels, row in zip(grid, by_rule, strict=True):
+        for panel in panels[len(row) :]:
             panel.set_visible(False)
-        for panel, curve in zip(panels, own, strict=False):
+        for panel, curve in zip(panels, row, strict=False):
             sizes = curves[curve]
             floors = [rows[0].floor_bytes / copy * 1e3 for rows in sizes.values()]
             panel.plot(list(sizes), floors, "--", color=FLOOR_COLOR, linewidth=1.2, label="floor")
-            # Ours are drawn last, above their peers.
+            # Draw ours last, so that no peer hides them.
             for place, name in reversed(list(enumerate(curve.names))):
                 points = [
-                    (size, row.ms)
+                    (size, time.ms)
                     for size, rows in sizes.items()
-                    for row in rows
-                    if row.provider == name and row.ms is not None
+                    for time in rows
+                    if time.provider == name and time.ms is not None
                 ]
                 color = OURS_COLOR if name.startswith(OURS) else PEER_COLOR
                 panel.plot(

@@ -10,9 +10,10 @@ from bench.clock import Outcome, copy_bandwidth
 from bench.command import Report, checked, names_of, options, positive
 from bench.devices import Device
 from bench.lists import DTYPES, LISTS
+from bench.optimizers import HERE, RULES
 from bench.plot import plot
 from bench.progress import Progress
-from bench.providers import HERE, OURS, RULES, Race
+from bench.providers import OURS, Race
 from bench.race import Options, run_apart
 from bench.table import LEGEND, Row, cut_note, markdown, rows_of, text
 
@@ -25,7 +26,7 @@ def arguments() -> tuple[argparse.Namespace, Device, list[Race]]:
     parser = options("step", __doc__, HERE)
     add = parser.add_argument
     add("--lists", nargs="+", choices=LISTS, help="default: the device's; with --quick light ones")
-    add("--dtypes", nargs="+", choices=DTYPES, help="default: float32, Adafactor bfloat16 too")
+    add("--dtypes", nargs="+", choices=DTYPES, help="default: float32 and bfloat16")
     add("--rounds", type=positive, help="default: as many as fit into a few seconds a race")
     add("--threads", type=positive, help="default: torch's own choice")
     add("--quick", action="store_true", help="a look in well under a minute")
@@ -43,12 +44,12 @@ def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
     for chosen in (LISTS[name] for name in lists):
         for rule in asked.rules:
             names = names_of(rule, asked)
-            dtypes = asked.dtypes or device.dtypes or RULES[rule].dtypes
+            dtypes = asked.dtypes or RULES[rule].dtypes
             if chosen.host_bound:  # where the dtype hardly matters
                 dtypes = dtypes[:1]
             if chosen.dtypes is not None:
                 dtypes = tuple(dtype for dtype in dtypes if dtype in chosen.dtypes)
-            if names and chosen.is_raced(rule, RULES[rule].family):
+            if names and RULES[rule].races_on(chosen):
                 races += [Race(rule, chosen, dtype, names) for dtype in dtypes]
     return races
 

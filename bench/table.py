@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from bench.clock import Outcome
 from bench.devices import Device
 from bench.lists import DTYPES
-from bench.providers import OURS, RULES, Race
+from bench.optimizers import RULES
+from bench.providers import OURS, Race
 
 HEADINGS = (
     *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "of copy"),
@@ -52,7 +53,7 @@ class Row:
 def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[Row]:
     """`copy` is the copy bandwidth in bytes a second."""
     chosen = race.chosen
-    kind = (RULES[race.rule].family, DTYPES[race.dtype])
+    kind = (RULES[race.rule].rule, DTYPES[race.dtype])
     floor = chosen.floor_bytes(*kind)
     cache_note = device.cache_note(chosen.held_bytes(*kind), chosen.host_bound)
     who = (race.rule, chosen.name, race.dtype)

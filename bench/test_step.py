@@ -6,7 +6,8 @@ import pytest
 
 from bench.clock import WARM_UP_STEPS
 from bench.lists import DTYPES, LISTS, parameters
-from bench.providers import OURS, RULES
+from bench.optimizers import HERE, RULES
+from bench.providers import OURS
 
 pytest.importorskip("pytest_benchmark")
 
@@ -14,8 +15,9 @@ CASES = [
     pytest.param(rule, provider, chosen, id=f"{rule}-{chosen}-{provider}")
     for rule, entry in RULES.items()
     for chosen in ("tiny", "small")
-    if entry.family in LISTS[chosen].families
-    for provider in entry.providers
+    if entry.races_on(LISTS[chosen])
+    for provider in entry.providers_on("cpu")
+    if provider in HERE
 ]
 
 

@@ -52,11 +52,12 @@ class Bucket {
          int64_t tensors, int64_t fields) {
     if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
     require(table);
+    if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
     launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     for (size_t k = 0; k < dtypes.size() && k < size_t(kMaxSlots); ++k) launch_.dtypes[k] = dtypes[k];
-    const bool factored = rule == kAdafactor || rule == kAdafactorMomentum;
-    work_ = factored ? factored_work(launch_, tensors) : elementwise_work(launch_, tensors);
+    work_ =
+        kRules[rule].factored ? factored_work(launch_, tensors) : elementwise_work(launch_, tensors);
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
     launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
     launch_.runs = work_.runs.data();
@@ -64,8 +65,6 @@ class Bucket {
     launch_.n_phases = int64_t(work_.phases.size()) - 1;
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
-    if (kLevels[active_level].find(launch_) == nullptr)
-      throw std::invalid_argument("the CPU backend has no walker for this rule: csrc/cpu/walk.cpp");
   }
 
   // Allocates what a launch on so many threads needs, so that no step fails half done.
@@ -111,6 +110,7 @@ Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple
 
 PYBIND11_MODULE(_native, module) {
   use_level("");
+  module.attr("FINGERPRINT") = kFingerprint;
   module.def("use_level", &use_level);
   module.def("active_level", [] { return kLevels[active_level].name; });
   module.def("levels", [] {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define FUSEDSTEP_INLINE __host__ __device__ __forceinline__
@@ -24,6 +25,15 @@ namespace fusedstep {
 
 // Unnamed, so that a translation unit built for one instruction set never lends its code to another.
 namespace {
+
+// A literal of a rule's text, in the type that is computed with: in all lanes where T is a vector.
+template <class T>
+FUSEDSTEP_INLINE T number(double x) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return T(x);
+  else
+    return -T{} + std::decay_t<decltype(T{}[0])>(x);
+}
 
 FUSEDSTEP_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
 FUSEDSTEP_INLINE double sqrt(double x) { return __builtin_sqrt(x); }

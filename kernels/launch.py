@@ -18,7 +18,7 @@ from fusedstep.plan.launcher import Backend, StepInputs
 
 from . import blocks, waves
 from .elementwise import elementwise
-from .rules import UPDATES
+from .rules import update_of
 from .walk import phase
 
 TYPES = {
@@ -96,7 +96,7 @@ class TritonLauncher(work.DeviceLauncher):
             entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
             arguments = {
                 "chunks": self.upload(entries),
-                "UPDATE": UPDATES[bucket.rule.name],
+                "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
                 "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
                 "COMPUTE": TYPES[bucket.compute_dtype],
                 "SCALARS": len(bucket.rule.scalars),
@@ -117,7 +117,7 @@ class TritonLauncher(work.DeviceLauncher):
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
             "sums": self.scratch(layout.sums, wide),
-            "UPDATE": UPDATES[bucket.rule.name],
+            "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
             "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
             "T": TYPES[bucket.compute_dtype],
             "W": TYPES[wide],

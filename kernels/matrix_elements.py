@@ -59,15 +59,14 @@ def squares(
 
 @triton.jit
 def is_capped(lists, tensor, batch, mean, cap, T: tl.constexpr, W: tl.constexpr):
-    """Whether the cap changes any element of a matrix: the largest factors come from the smallest
-    moments."""
+    """Whether the cap changes any element of a matrix."""
     blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
     tiles = memory.cut(lists, tensor, memory.TILES)
     rows_at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * batch * blocks
     cols_at = memory.sums(lists, tensor, memory.LEAST_COL_AT) + batch * tiles
     least_row = memory.least(rows_at + 1, blocks, 2, W, 128).to(T)
     least_col = memory.least(cols_at, tiles, 1, W, 128).to(T)
-    return rules.row_factor(least_row, mean) * rules.col_factor(least_col) > cap
+    return rules.is_capped(least_row, least_col, mean, cap)
 
 
 @triton.jit
@@ -108,7 +107,7 @@ def energy(
                     moment = tl.load(row_at + row, row < count, other=1.0).to(T)
                     r = rules.row_factor(moment, mean)
                     g = tl.load(g_at + place, mask, other=0.0).to(T) * scale
-                    u = rules.damped(g, r[:, None] * c[None, :], cap)
+                    u = rules.precondition(g, r[:, None] * c[None, :], cap)
                     total += tl.where(mask, u * u, 0.0)
             part = tl.sum(tl.sum(total, 0), 0).to(W)
         elif (first == 0) & (left == 0):
@@ -139,7 +138,7 @@ def update(
     mean = tl.load(memory.sums(lists, tensor, memory.MEAN_AT) + batch).to(T)
     cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, T)
     scale = memory.gradient_scale(lists, tensor, T)
-    writer = whole.writer(lists, tensor, cells, DTYPES, 4, T, ALIGNED)
+    writer = whole.writer(lists, tensor, cells, DTYPES, memory.MATRIX_MOMENTUM, T, ALIGNED)
     g_at = memory.slot(cells, 1, DTYPES, ALIGNED)
     row_at = memory.slot(cells, 2, DTYPES, False) + batch * rows + first
     col_at = memory.slot(cells, 3, DTYPES, False) + batch * cols
@@ -154,8 +153,8 @@ def update(
             place = (batch * rows + first + row)[:, None] * cols + col[None, :]
             r = rules.row_factor(tl.load(row_at + row, row < count, other=1.0).to(T), mean)
             g = tl.load(g_at + place, mask, other=0.0).to(T) * scale
-            u = rules.damped(g, r[:, None] * c[None, :], cap)
-            total += whole.write(writer, place, mask, u, UPDATE, DTYPES, 4, T)
+            u = rules.precondition(g, r[:, None] * c[None, :], cap)
+            total += whole.write(writer, place, mask, u, UPDATE, DTYPES, memory.MATRIX_MOMENTUM, T)
     if whole.sums_late(lists, tensor, cells, DTYPES, T):
         part = tl.sum(tl.sum(total, 0), 0).to(W)
         tl.store(memory.sums(lists, tensor, memory.LATE_AT) + unit, part)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from fusedstep.gpu import cut as layout
+from fusedstep.rules.layout import SIZES, SLOTS
 
 from . import blocks, scalars
 
@@ -39,21 +40,27 @@ ROWS_AT = _place("rows_at")
 LEAST_COL_AT = _place("least_col_at")
 MEAN_AT = _place("mean_at")
 
-# What stands in a row of the table behind the slots, as `fusedstep.plan` lays it out.
-RMS = tl.constexpr(0)
-BATCH = tl.constexpr(1)
-ROWS = tl.constexpr(2)
-COLS = tl.constexpr(3)
-ELEMENTS = tl.constexpr(1)  # of a vector
+# What stands in a row of the table behind the slots.
+RMS = tl.constexpr(SIZES["matrix"].index("rms"))  # of a vector too
+BATCH = tl.constexpr(SIZES["matrix"].index("batch"))
+ROWS = tl.constexpr(SIZES["matrix"].index("rows"))
+COLS = tl.constexpr(SIZES["matrix"].index("cols"))
+MATRIX_SIZES = tl.constexpr(len(SIZES["matrix"]))
+ELEMENTS = tl.constexpr(SIZES["vector"].index("elements"))
+VECTOR_SIZES = tl.constexpr(len(SIZES["vector"]))
+
+# The slot of the momentum, where a rule has one.
+MATRIX_MOMENTUM = tl.constexpr(SLOTS["matrix"].index("momentum"))
+VECTOR_MOMENTUM = tl.constexpr(SLOTS["vector"].index("momentum"))
 
 
 @triton.jit
 def cells(lists, tensor, DTYPES: tl.constexpr, VECTOR: tl.constexpr):
     """The tensor's row of the table."""
     if VECTOR:
-        return lists[0] + tensor * (len(DTYPES) + 2)
+        return lists[0] + tensor * (len(DTYPES) + VECTOR_SIZES)
     else:
-        return lists[0] + tensor * (len(DTYPES) + 4)
+        return lists[0] + tensor * (len(DTYPES) + MATRIX_SIZES)
 
 
 @triton.jit

@@ -40,6 +40,13 @@ def where(condition, a, b):
 
 
 @triton.jit
+def where_in_float64(condition, a, b):
+    """The same where numbers are float64: two literals would be float32. The factor is folded."""
+    one = tl.full((), 1.0, tl.float64)
+    return tl.where(condition, one * a, one * b)
+
+
+@triton.jit
 def rounded(x, dtype: tl.constexpr):
     """`x` as it is stored: to the nearest, ties to even, by way of float32 as torch does it. Done
     in integers for bfloat16, which Triton's interpreter would truncate; nan becomes torch's."""

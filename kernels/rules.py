@@ -4,32 +4,62 @@
 by their own names.
 """
 
+import ast
+import inspect
+import textwrap
 from types import FunctionType
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
-from fusedstep.rules import RULES, adafactor
+from fusedstep.rules import RULES, Rule, adafactor
+from fusedstep.rules.spec import called_by
 
-from .numbers import div, maximum, minimum, sqrt, where
+from .numbers import div, maximum, minimum, sqrt, where, where_in_float64
 
 OPERATIONS = {op.__name__: op for op in (div, maximum, minimum, sqrt, where)}
+IN_FLOAT64 = {**OPERATIONS, "where": where_in_float64}
 
 
-def _bind(function: Any) -> Any:
+def _bind(function: Any, operations: dict[str, Any] = OPERATIONS) -> Any:
+    called = {name: _bind(own, operations) for name, own in called_by(function).items()}
     # The interpreter looks for Triton's language among a kernel's names.
-    namespace = {"__name__": function.__module__, "tl": tl, **OPERATIONS}
+    namespace = {"__name__": function.__module__, "tl": tl, **operations, **called}
     return triton.jit(FunctionType(function.__code__, namespace, function.__name__))
 
 
-UPDATES: dict[str, Any] = {name: _bind(rule.functions[0]) for name, rule in RULES.items()}
+def _chooses_between_literals(function: Any) -> bool:
+    """Whether some where(condition, 1.0, 0.0) meets no number whose dtype it could take."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in (call for call in calls if getattr(call.func, "id", "") == "where"):
+        if not any(isinstance(node, ast.Name) for a in call.args[1:] for node in ast.walk(a)):
+            return True
+    return any(_chooses_between_literals(own) for own in called_by(function).values())
+
+
+UPDATES: dict[str, Any] = {name: _bind(rule.update) for name, rule in RULES.items()}
+UPDATES |= {
+    f"{name} in float64": _bind(rule.update, IN_FLOAT64)
+    for name, rule in RULES.items()
+    if _chooses_between_literals(rule.update)
+}
+
+
+def update_of(rule: Rule, dtype: torch.dtype) -> Any:
+    """The update as numbers of `dtype` are computed."""
+    name = f"{rule.name} in float64" if dtype == torch.float64 else rule.name
+    return UPDATES.get(name, UPDATES[rule.name])
+
 
 second_moment = _bind(adafactor.second_moment)
 floored_mean = _bind(adafactor.floored_mean)
 row_factor = _bind(adafactor.row_factor)
 col_factor = _bind(adafactor.col_factor)
-damped = _bind(adafactor.damped)
+is_capped = _bind(adafactor.is_capped)
+precondition = _bind(adafactor.precondition)
 inverse = _bind(adafactor.inverse)
 col_energy = _bind(adafactor.col_energy)
 rms = _bind(adafactor.rms)

@@ -81,16 +81,15 @@ def read(
         for i in range(0, rows):
             moment = tl.load(row_at + i, ok, other=1.0).to(T)
             least_row = tl.minimum(least_row, least_or_inf(moment, ok))
-        largest = rules.row_factor(least_row, mean) * rules.col_factor(least_col)
         exact = tl.zeros((MATRICES,), W)
         for i in range(0, rows):
             r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(T), mean)
             for j in range(0, cols):
                 c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(T))
                 g = tl.load(g_at + i * cols + j, ok, other=0.0).to(T) * scale
-                u = rules.damped(g, r * c, cap)
+                u = rules.precondition(g, r * c, cap)
                 exact += (u * u).to(W)
-        energy = tl.where(largest > cap, exact, energy)
+        energy = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, energy)
     u_at = memory.sums(lists, tensor, memory.U_AT)
     tl.store(u_at + unit, tl.sum(tl.where(ok, energy, 0.0), 0))
     if scalars.is_scaled(scalar_row, T):
@@ -123,7 +122,7 @@ def update(
     row_at = memory.slot(cells, 2, DTYPES, False) + matrix * rows
     col_at = memory.slot(cells, 3, DTYPES, False) + matrix * cols
     mean = mean_of_rows(lists, tensor, row_at, ok, rows, T, W, MATRICES)
-    writer = whole.writer(lists, tensor, cells, DTYPES, 4, T, False)
+    writer = whole.writer(lists, tensor, cells, DTYPES, memory.MATRIX_MOMENTUM, T, False)
     g_at = memory.slot(cells, 1, DTYPES, False)
     squares = tl.zeros((MATRICES,), T)
     for i in range(0, rows):
@@ -132,8 +131,8 @@ def update(
             c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(T))
             place = matrix * rows * cols + i * cols + j
             g = tl.load(g_at + place, ok, other=0.0).to(T) * scale
-            u = rules.damped(g, r * c, cap)
-            squares += whole.write(writer, place, ok, u, UPDATE, DTYPES, 4, T)
+            u = rules.precondition(g, r * c, cap)
+            squares += whole.write(writer, place, ok, u, UPDATE, DTYPES, memory.MATRIX_MOMENTUM, T)
     if whole.sums_late(lists, tensor, cells, DTYPES, T):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)
         tl.store(late_at + unit, tl.sum(squares.to(W), 0))

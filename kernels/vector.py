@@ -43,7 +43,7 @@ def read(
         old = tl.load(v_at + i, mask, other=1.0).to(T)
         v = new_moment(old, g * g, decay_rates, DTYPES[2])
         tl.store(v_at + i, v, mask)
-        u = rules.damped(g, rules.col_factor(v.to(T)), cap)
+        u = rules.precondition(g, rules.col_factor(v.to(T)), cap)
         u_squares += tl.where(mask, u * u, 0.0)
         if scaled:
             p = tl.load(p_at + i, mask, other=0.0).to(T)
@@ -70,7 +70,7 @@ def update(
     elements = memory.aligned_size(cells, memory.ELEMENTS, DTYPES, ALIGNED)
     cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, T)
     scale = memory.gradient_scale(lists, tensor, T)
-    writer = whole.writer(lists, tensor, cells, DTYPES, 3, T, ALIGNED)
+    writer = whole.writer(lists, tensor, cells, DTYPES, memory.VECTOR_MOMENTUM, T, ALIGNED)
     g_at = memory.slot(cells, 1, DTYPES, ALIGNED)
     v_at = memory.slot(cells, 2, DTYPES, ALIGNED)
     squares = tl.zeros((WIDTH,), T)
@@ -80,8 +80,8 @@ def update(
         mask = i < elements
         g = tl.load(g_at + i, mask, other=0.0).to(T) * scale
         v = tl.load(v_at + i, mask, other=1.0).to(T)
-        u = rules.damped(g, rules.col_factor(v), cap)
-        squares += whole.write(writer, i, mask, u, UPDATE, DTYPES, 3, T)
+        u = rules.precondition(g, rules.col_factor(v), cap)
+        squares += whole.write(writer, i, mask, u, UPDATE, DTYPES, memory.VECTOR_MOMENTUM, T)
     if whole.sums_late(lists, tensor, cells, DTYPES, T):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)
         tl.store(late_at + unit, tl.sum(squares.to(W), 0))

@@ -43,21 +43,23 @@ void walk_elementwise(const Launch& launch, const Entry& entry) {
   const int64_t* tensor = launch.table + entry.tensor * launch.fields;
   const Rule rule = rule_of<Rule, T>(launch, entry.tensor);
   const T scale = gradient_scale<T>(launch, entry.tensor);
-  const int64_t elements = tensor[2 + States];
+  const int64_t elements = tensor[ElementwiseRow::kStates + States];
   const int64_t end = std::min<int64_t>(entry.index + kPiece, elements);
   T g_buffer[kElements], own_buffer[1 + States][kElements];
 
-  auto slot_of = [](int k) { return k == 0 ? 0 : 1 + k; };  // the gradient has slot 1
+  auto slot_of = [](int k) { return k == 0 ? ElementwiseRow::kP : ElementwiseRow::kStates + k - 1; };
   auto at = [&](int slot, int64_t i) {
     return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
   };
   bool direct = scale == T(1);
-  for (int slot = 0; slot < 2 + States; ++slot) direct &= launch.dtypes[slot] == dtype_of<T>();
+  for (int slot = 0; slot < ElementwiseRow::kStates + States; ++slot)
+    direct &= launch.dtypes[slot] == dtype_of<T>();
   const int64_t stride = direct ? kPiece : kElements;
 
   for (int64_t i = entry.index; i < end; i += stride) {
     const int64_t n = std::min(stride, end - i);
-    const T* g = load<T>(launch.dtypes[1], at(1, i), n, scale, g_buffer);
+    const T* g =
+        load<T>(launch.dtypes[ElementwiseRow::kG], at(ElementwiseRow::kG, i), n, scale, g_buffer);
     T* own[1 + States];
     for (int k = 0; k <= States; ++k)
       own[k] = load(launch.dtypes[slot_of(k)], at(slot_of(k), i), n, own_buffer[k]);

@@ -48,14 +48,15 @@ template <class T, bool Momentum>
 struct MatrixTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
   using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = 4 + Momentum;
+  static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
   T *partial, *factor;  // of this thread: sums of a small matrix, column factors
 
   MatrixTensor(const Launch& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, kSlots),
-        cut(tensor[kSlots + 1], tensor[kSlots + 2], tensor[kSlots + 3]),
+        cut(tensor[kSlots + MatrixRow::kBatch], tensor[kSlots + MatrixRow::kRows],
+            tensor[kSlots + MatrixRow::kCols]),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)),
         factor(reinterpret_cast<T*>(thread_scratch)) {
     this->elements = cut.batch * cut.rows * cut.cols;
@@ -69,7 +70,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const int64_t area = cut.rows * cut.cols;
     Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols),  nullptr,
                 at(1, area),   cut.rows,    cut.cols,        this->grad_scale, cut.at_once()};
-    if (Momentum) x.m = at(4, area);
+    if (Momentum) x.m = at(MatrixRow::kMomentum, area);
     return x;
   }
 
@@ -88,7 +89,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       energy += finish_columns(rule, x, partial, mean, column, least);
       smallest_col = std::min(smallest_col, least);
     }
-    if (!is_capped(rule, T(smallest_row), T(smallest_col), mean)) return energy;
+    if (!rule.is_capped(T(smallest_row), T(smallest_col), mean)) return energy;
     column_factors(rule, x, factor);
     energy = 0.0;
     for (int64_t b = 0; b < cut.blocks; ++b) {
@@ -155,8 +156,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   bool capped(int64_t b) const {
     const double* row = sums.smallest_row + b * cut.blocks;
     const double* col = sums.smallest_col + b * cut.tiles;
-    return is_capped(rule, T(*std::min_element(row, row + cut.blocks)),
-                     T(*std::min_element(col, col + cut.tiles)), T(sums.mean[b]));
+    return rule.is_capped(T(*std::min_element(row, row + cut.blocks)),
+                          T(*std::min_element(col, col + cut.tiles)), T(sums.mean[b]));
   }
 
   void energy(int64_t block) const {
@@ -197,13 +198,13 @@ template <class T, bool Momentum>
 struct VectorTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
   using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = 3 + Momentum;
+  static constexpr int kSlots = VectorRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
 
   VectorTensor(const Launch& launch, int64_t t, char*)
       : Base(launch, t, kSlots),
-        cut(tensor[kSlots + 1], 1, 1),
+        cut(tensor[kSlots + VectorRow::kElements], 1, 1),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)) {
     this->elements = cut.batch;
   }
@@ -236,7 +237,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
       settle(launch.dtypes[2], at(2, i), n, v);
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) {
-        const T update = rule.damped(g[j], rule.col_factor(v[j]));
+        const T update = rule.precondition(g[j], rule.col_factor(v[j]));
         square[j] = update * update;
       }
       u += double(tile_sum(square, n));
@@ -254,15 +255,16 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
       const T* g = load(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
       const T* v = load(launch.dtypes[2], at(2, i), n, T(1), v_buffer);
       if constexpr (Momentum) {
-        T* m = load(launch.dtypes[3], at(3, i), n, m_buffer);
+        constexpr int kM = VectorRow::kMomentum;
+        T* m = load(launch.dtypes[kM], at(kM, i), n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
-        store(launch.dtypes[3], at(3, i), n, m);
+          rule.update(p[j], m[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
+        store(launch.dtypes[kM], at(kM, i), n, m);
       } else {
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], rule.damped(g[j], rule.col_factor(v[j])), step_size, decay);
+          rule.update(p[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
       }
       store(launch.dtypes[0], at(0, i), n, p);
     }
@@ -287,7 +289,7 @@ void walk_factored(const Launch& launch, const Entry& entry, char* thread_scratc
       tensor.finish(p, u, step);
       const char* next = nullptr;
       if ((&entry)[1].kind == kWhole && (&entry)[1].tensor == entry.tensor + 1)
-        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + 1]);
+        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + MatrixRow::kG]);
       tensor.update_piece(0, step, p, next);
       return tensor.report(p);
     }

@@ -184,11 +184,5 @@ double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T 
   return double(tile_sum(energy, width));
 }
 
-// Whether some factor of the matrix is above the cap: then sum(u^2) has to be summed over elements.
-template <class T, class Rule>
-bool is_capped(const Rule& rule, T smallest_row, T smallest_col, T mean) {
-  return rule.row_factor(smallest_row, mean) * rule.col_factor(smallest_col) > rule.cap;
-}
-
 }  // namespace
 }  // namespace fusedstep

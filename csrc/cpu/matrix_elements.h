@@ -44,10 +44,11 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
         // Lane by lane: a padded column factor of zero would meet an infinite row factor.
         T u[kLanes] = {};
         const Lanes<T> g = group(r, j, n);
-        for (int64_t k = 0; k < n; ++k) u[k] = rule.damped(g[k], row_factor[r] * col_factor[j + k]);
+        for (int64_t k = 0; k < n; ++k)
+          u[k] = rule.precondition(g[k], row_factor[r] * col_factor[j + k]);
         return get<Lanes<T>>(u);
       } else {
-        return lanes_rule.damped(group(r, j, n), row_factor[r] * get<Lanes<T>>(col_factor + j));
+        return lanes_rule.precondition(group(r, j, n), row_factor[r] * get<Lanes<T>>(col_factor + j));
       }
     };
     double total[kGroup];
@@ -81,7 +82,7 @@ FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, con
     if (m_at != nullptr) m = get<Lanes<T>>(m_at);
   }
   squares += p * p;
-  const Lanes<T> u = rule.damped(g * scale, row_factor * c);
+  const Lanes<T> u = rule.precondition(g * scale, row_factor * c);
   if (m_at != nullptr)
     rule.update(p, m, u, step_size, decay);
   else
@@ -120,8 +121,9 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
     double row_squares = 0.0;
     for (int64_t tile = 0; tile < x.cols; tile += kTile) {
       const int64_t tile_end = std::min<int64_t>(tile + kTile, x.cols);
-      char* m_at = Momentum ? x.m + x.offset(4, i, tile) : nullptr;
-      T* m = Momentum ? load(x.dtypes[4], m_at, tile_end - tile, m_buffer) - tile : nullptr;
+      char* m_at = Momentum ? x.m + x.offset(MatrixRow::kMomentum, i, tile) : nullptr;
+      T* m = Momentum ? load(x.dtypes[MatrixRow::kMomentum], m_at, tile_end - tile, m_buffer) - tile
+                      : nullptr;
       Lanes<T> sum = {};
       int64_t j = tile;
       for (; j + kLanes <= tile_end; j += kLanes)
@@ -130,7 +132,7 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       if (j < tile_end)
         update_lanes(lanes_rule, p + j, g + j, Momentum ? m + j : nullptr, col_factor + j, r,
                      x.grad_scale, step_lanes, decay_lanes, tile_end - j, sum);
-      if (Momentum) store(x.dtypes[4], m_at, tile_end - tile, m + tile);
+      if (Momentum) store(x.dtypes[MatrixRow::kMomentum], m_at, tile_end - tile, m + tile);
       row_squares += double(fold_lanes<T>(sum));
     }
     squares += row_squares;

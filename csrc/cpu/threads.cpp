@@ -2,7 +2,12 @@
 // compiler will do. GNU's OpenMP, LLVM's and Intel's all export it; it is bound when torch is loaded.
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -11,6 +16,26 @@ extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), voi
 
 namespace fusedstep {
 namespace {
+
+// How a thread rounds, and whether it takes denormal numbers for zeros. Each thread has its own, and
+// torch.set_flush_denormal changes only that of its caller.
+#if defined(__x86_64__)
+using FloatMode = unsigned;
+FloatMode float_mode() { return __builtin_ia32_stmxcsr(); }
+void set_float_mode(FloatMode mode) { __builtin_ia32_ldmxcsr(mode); }
+#elif defined(__aarch64__)
+using FloatMode = uint64_t;
+FloatMode float_mode() {
+  FloatMode mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+using FloatMode = int;
+FloatMode float_mode() { return 0; }
+void set_float_mode(FloatMode) {}
+#endif
 
 struct alignas(64) Phase {
   std::atomic<int64_t> next{0};
@@ -21,6 +46,7 @@ struct Team {
   const Launch& launch;
   Walk walk;
   std::unique_ptr<Phase[]> phases;
+  FloatMode mode;  // of the thread that asks for the launch
   std::atomic<int64_t> members{0};
 };
 
@@ -34,8 +60,7 @@ void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
 }
 
 // A phase is over when its runs are done, however many threads the pool gave us.
-void work_through(void* data) {
-  Team& team = *static_cast<Team*>(data);
+void work_through(Team& team) {
   const Launch& launch = team.launch;
   const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
   char* scratch = launch.thread_scratch + team.members.fetch_add(1) * launch.thread_bytes;
@@ -51,18 +76,53 @@ void work_through(void* data) {
   }
 }
 
+void join_team(void* data) {
+  Team& team = *static_cast<Team*>(data);
+  const FloatMode own = float_mode();
+  set_float_mode(team.mode);
+  work_through(team);
+  set_float_mode(own);
+}
+
+// A child process has none of its parent's threads. A pool that the parent has used would wait for
+// them for ever, so a launch in a child runs on the thread that asks for it.
+bool is_child = false;
+
+// Whether this process is a copy of another one, which may have used the pool before this module was
+// loaded.
+bool started_as_copy() {
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC of Linux
+  unsigned flags = 0;
+  if (std::FILE* file = std::fopen("/proc/self/stat", "r")) {
+    char line[512] = {};
+    const size_t length = std::fread(line, 1, sizeof(line) - 1, file);
+    std::fclose(file);
+    line[length] = 0;
+    if (const char* name_end = std::strrchr(line, ')'))
+      if (std::sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %u", &flags) != 1) flags = 0;
+  }
+  return flags & kForkedWithoutExec;
+}
+
+const bool is_copy = started_as_copy();
+const int watches_forks = pthread_atfork(nullptr, nullptr, [] { is_child = true; });
+
+void enter_pool(Team& team) { GOMP_parallel(join_team, &team, unsigned(team.launch.threads), 0); }
+
 }  // namespace
 
 bool has_pool() { return GOMP_parallel != nullptr; }
 
 void carry_out(const Launch& launch, Walk walk) {
   if (launch.n_phases == 0) return;
-  Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), {}};
+  Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), float_mode()};
   const bool one_run = launch.phases[launch.n_phases] == 1;
-  if (launch.threads > 1 && !one_run && has_pool())
-    GOMP_parallel(work_through, &team, unsigned(launch.threads), 0);
+  if (launch.threads <= 1 || one_run || !has_pool() || is_child)
+    work_through(team);
+  else if (is_copy)
+    std::thread(enter_pool, std::ref(team)).join();  // a new thread has a pool of its own
   else
-    work_through(&team);
+    enter_pool(team);
 }
 
 }  // namespace fusedstep

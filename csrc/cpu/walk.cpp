@@ -7,9 +7,17 @@
 namespace fusedstep {
 namespace {
 
-template <template <class> class Rule, int States, class T>
+template <int Rule, class T>
 void elementwise(const Launch& launch, const Entry& entry, char*) {
-  walk_elementwise<Rule<T>, T, States>(launch, entry);
+  using Own = RuleOf<Rule, T>;
+  walk_elementwise<typename Own::type, T, Own::kStates>(launch, entry);
+}
+
+template <class T, int... Rules>
+Walk find_elementwise(int64_t rule, RuleList<Rules...>) {
+  Walk found = nullptr;
+  ((rule == Rules ? void(found = elementwise<Rules, T>) : void()), ...);
+  return found;
 }
 
 template <bool Momentum, class T>
@@ -18,24 +26,11 @@ Walk factored(const Launch& launch) {
                         : walk_factored<MatrixTensor<T, Momentum>>;
 }
 
-// Every instance that exists is named here.
 template <class T>
 Walk find(const Launch& launch) {
-  switch (launch.rule) {
-    case kAdamw:
-      return elementwise<Adamw, 2, T>;
-    case kAdamwAmsgrad:
-      return elementwise<AdamwAmsgrad, 3, T>;
-    case kAdamwDecayLast:
-      return elementwise<AdamwDecayLast, 2, T>;
-    case kAccumulate:
-      return elementwise<Accumulate, 0, T>;
-    case kAdafactor:
-      return factored<false, T>(launch);
-    case kAdafactorMomentum:
-      return factored<true, T>(launch);
-  }
-  return nullptr;
+  const RuleFacts& rule = kRules[launch.rule];
+  if (!rule.factored) return find_elementwise<T>(launch.rule, ElementwiseRules());
+  return rule.states > 0 ? factored<true, T>(launch) : factored<false, T>(launch);
 }
 
 }  // namespace

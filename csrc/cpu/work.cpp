@@ -7,17 +7,12 @@ namespace {
 // Elements in one run of small tensors: enough to hide the cost of taking it, few enough to balance.
 constexpr int64_t kRun = kPiece / 2;
 
-int64_t slots(const Launch& launch) {
-  // The sizes that follow the addresses: one for elementwise rules, else rms first.
-  const bool factored = launch.rule == kAdafactor || launch.rule == kAdafactorMomentum;
-  return launch.fields - (!factored ? 1 : launch.vectors ? 2 : 4);
-}
-
 MatrixCut cut_of(const Launch& launch, int64_t tensor) {
-  const int64_t* sizes = launch.table + tensor * launch.fields + slots(launch) + 1;
+  const int64_t* row = launch.table + tensor * launch.fields;
+  const int64_t* sizes = row + factored_slots(launch.fields, launch.vectors);
   // A vector's pieces are cut like a batch of single elements.
-  if (launch.vectors) return MatrixCut(sizes[0], 1, 1);
-  return MatrixCut(sizes[0], sizes[1], sizes[2]);
+  if (launch.vectors) return MatrixCut(sizes[VectorRow::kElements], 1, 1);
+  return MatrixCut(sizes[MatrixRow::kBatch], sizes[MatrixRow::kRows], sizes[MatrixRow::kCols]);
 }
 
 }  // namespace
@@ -26,7 +21,7 @@ Work elementwise_work(const Launch& launch, int64_t tensors) {
   Work work;
   int64_t elements = 0;
   for (int64_t t = 0; t < tensors; ++t) {
-    const int64_t n = launch.table[t * launch.fields + slots(launch)];
+    const int64_t n = launch.table[t * launch.fields + elementwise_slots(launch.fields)];
     for (int64_t i = 0; i < n; i += kPiece) {
       const int64_t taken = std::min<int64_t>(kPiece, n - i);
       work.add(kUpdate, t, i);

@@ -10,44 +10,45 @@ Kernel instance() {
   return {elementwise<Rule, P, G, S, Wide>, kElementwiseThreads, 0};
 }
 
+// Of a rule without states, nothing is said of their dtype.
+template <int Rule, int S>
+constexpr int kOfStates = RuleOf<Rule, float>::kStates > 0 ? S : int(kNone);
+
 template <int Rule>
-Kernel of_dtypes(bool wide, const int32_t* dtypes) {
-  if (wide) return instance<Rule, kAny, kAny, kAny, true>();
-  const int p = dtypes[0], g = dtypes[1], s = dtypes[2];
-  for (int k = 3; k < 2 + RuleOf<Rule, float>::kStates; ++k)
-    if (dtypes[k] != s) return instance<Rule, kAny, kAny, kAny, false>();
-  if (p == kFloat32 && g == kFloat32 && s == kFloat32)
-    return instance<Rule, kFloat32, kFloat32, kFloat32, false>();
-  if (p == kBfloat16 && g == kBfloat16 && s == kBfloat16)
-    return instance<Rule, kBfloat16, kBfloat16, kBfloat16, false>();
-  if (p == kBfloat16 && g == kBfloat16 && s == kFloat32)
-    return instance<Rule, kBfloat16, kBfloat16, kFloat32, false>();
-  return instance<Rule, kAny, kAny, kAny, false>();
+bool are(const int32_t* dtypes, int p, int g, int s) {
+  bool same = dtypes[ElementwiseRow::kP] == p && dtypes[ElementwiseRow::kG] == g;
+  for (int k = 0; k < RuleOf<Rule, float>::kStates; ++k)
+    same = same && dtypes[ElementwiseRow::kStates + k] == s;
+  return same;
 }
 
-Kernel of_sum(bool wide, const int32_t* dtypes) {
-  if (wide) return instance<kAccumulate, kAny, kAny, kNone, true>();
-  const int p = dtypes[0], g = dtypes[1];
-  if (p == kFloat32 && g == kFloat32) return instance<kAccumulate, kFloat32, kFloat32, kNone, false>();
-  if (p == kFloat32 && g == kBfloat16)
-    return instance<kAccumulate, kFloat32, kBfloat16, kNone, false>();
-  return instance<kAccumulate, kAny, kAny, kNone, false>();
+// The kernel of the bucket's dtypes, if they are some of those that the rule names; else one that
+// takes any.
+template <int Rule, int... P, int... G, int... S>
+Kernel of_dtypes(bool wide, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
+  constexpr int kAnyStates = kOfStates<Rule, kAny>;
+  if (wide) return instance<Rule, kAny, kAny, kAnyStates, true>();
+  Kernel found = instance<Rule, kAny, kAny, kAnyStates, false>();
+  ((are<Rule>(dtypes, P, G, S) ? void(found = instance<Rule, P, G, kOfStates<Rule, S>, false>())
+                               : void()),
+   ...);
+  return found;
+}
+
+template <int... Rules>
+Kernel of_rule(int rule, bool wide, const int32_t* dtypes, RuleList<Rules...>) {
+  Kernel found;
+  ((rule == Rules
+        ? void(found = of_dtypes<Rules>(wide, dtypes, typename RuleOf<Rules, float>::dtypes()))
+        : void()),
+   ...);
+  return found;
 }
 
 }  // namespace
 
 Kernel elementwise_kernel(int rule, bool wide, const int32_t* dtypes) {
-  switch (rule) {
-    case kAdamw:
-      return of_dtypes<kAdamw>(wide, dtypes);
-    case kAdamwAmsgrad:
-      return of_dtypes<kAdamwAmsgrad>(wide, dtypes);
-    case kAdamwDecayLast:
-      return of_dtypes<kAdamwDecayLast>(wide, dtypes);
-    case kAccumulate:
-      return of_sum(wide, dtypes);
-  }
-  return {};
+  return of_rule(rule, wide, dtypes, ElementwiseRules());
 }
 
 }  // namespace fusedstep::cuda

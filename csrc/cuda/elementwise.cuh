@@ -38,16 +38,16 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
   const auto rule = rule_of<typename RuleOf<Rule, T>::type, T>(scalars);
   const T scale = gradient_scale<T>(lists, scalars);
 
-  const Slot<P> p = slot_of<P>(lists, cells, 0).from(first);
-  const Slot<G> g = slot_of<G>(lists, cells, 1).from(first);
+  const Slot<P> p = slot_of<P>(lists, cells, ElementwiseRow::kP).from(first);
+  const Slot<G> g = slot_of<G>(lists, cells, ElementwiseRow::kG).from(first);
   Slot<S> state[kRoom];
   bool aligned = p.aligned() && g.aligned();
 #pragma unroll
   for (int k = 0; k < kStates; ++k) {
-    state[k] = slot_of<S>(lists, cells, 2 + k).from(first);
+    state[k] = slot_of<S>(lists, cells, ElementwiseRow::kStates + k).from(first);
     aligned = aligned && state[k].aligned();
   }
-  const int64_t left = cells[2 + kStates] - first;
+  const int64_t left = cells[ElementwiseRow::kStates + kStates] - first;
   const int end = left < kChunk ? int(left) : kChunk;
   const int end_of_vectors = aligned ? end / kVector * kVector : 0;
 

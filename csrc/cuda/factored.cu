@@ -40,7 +40,7 @@ Kernel of_all(bool momentum, bool aligned, const int32_t* dtypes, Found found) {
   using Bfloat16 = std::integral_constant<int, kBfloat16>;
   const int p = dtypes[0], g = dtypes[1];
   if constexpr (!Wide) {
-    if (aligned && (!momentum || dtypes[4] == kFloat32)) {
+    if (aligned && (!momentum || dtypes[MatrixRow::kMomentum] == kFloat32)) {
       if (p == kFloat32 && g == kFloat32)
         return momentum ? found(Float32(), Float32(), Float32()) : found(Float32(), Float32(), None());
       if (p == kBfloat16 && g == kBfloat16)
@@ -120,7 +120,8 @@ Kernel phase_kernel(Unit unit, bool momentum, bool wide, int width, bool aligned
 
 Kernel waves_kernel(bool momentum, const int32_t* dtypes) {
   const int p = dtypes[0];
-  const bool usual = dtypes[1] == p && dtypes[2] != kFloat64 && (!momentum || dtypes[4] == kFloat32);
+  const bool usual = dtypes[1] == p && dtypes[2] != kFloat64 &&
+                     (!momentum || dtypes[MatrixRow::kMomentum] == kFloat32);
   if (usual && p == kFloat32) return waves_of<kFloat32>(momentum);
   if (usual && p == kBfloat16) return waves_of<kBfloat16>(momentum);
   return {};

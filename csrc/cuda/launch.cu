@@ -84,6 +84,7 @@ std::string why_unusable(int device) {
 Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
            int device)
     : rule_(rule), wide_(wide), kind_(kind), device_(device) {
+  if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
   for (size_t k = 0; k < dtypes.size(); ++k) lists_.dtypes[k] = dtypes[k];
   lists_.fields = fields;
@@ -98,7 +99,7 @@ void Work::lists(int64_t cuts, int64_t partials, int64_t sums) {
 }
 
 void Work::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
-  const bool momentum = rule_ == kAdafactorMomentum;
+  const bool momentum = kRules[rule_].states > 0;
   const Kernel kernel = Unit(unit) == Unit::kElementwise
                             ? elementwise_kernel(rule_, wide_, lists_.dtypes)
                             : phase_kernel(Unit(unit), momentum, wide_, width, aligned, lists_.dtypes);
@@ -112,11 +113,11 @@ void Work::add(int unit, int width, bool aligned, int64_t entries, int64_t count
 
 bool Work::has_waves() const {
   const bool matrices = kind_ == 1 && !wide_;
-  return matrices && waves_kernel(rule_ == kAdafactorMomentum, lists_.dtypes).function != nullptr;
+  return matrices && waves_kernel(kRules[rule_].states > 0, lists_.dtypes).function != nullptr;
 }
 
 void Work::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
-  const Kernel kernel = waves_kernel(rule_ == kAdafactorMomentum, lists_.dtypes);
+  const Kernel kernel = waves_kernel(kRules[rule_].states > 0, lists_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for WAVES of these dtypes");
   const OnDevice on(device_);

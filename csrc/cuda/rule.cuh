@@ -1,37 +1,10 @@
-// Rules by number, and their scalars from a row of the launch.
+// A rule's scalars from a row of the launch, and other things that every kernel looks up.
 #pragma once
 
 #include "lists.h"
 #include "storage.cuh"
 
 namespace fusedstep::cuda {
-
-template <int Rule, class T>
-struct RuleOf;
-
-template <class T>
-struct RuleOf<kAdamw, T> {
-  using type = Adamw<T>;
-  static constexpr int kStates = 2;
-};
-
-template <class T>
-struct RuleOf<kAdamwAmsgrad, T> {
-  using type = AdamwAmsgrad<T>;
-  static constexpr int kStates = 3;
-};
-
-template <class T>
-struct RuleOf<kAdamwDecayLast, T> {
-  using type = AdamwDecayLast<T>;
-  static constexpr int kStates = 2;
-};
-
-template <class T>
-struct RuleOf<kAccumulate, T> {
-  using type = Accumulate<T>;
-  static constexpr int kStates = 0;
-};
 
 __device__ __forceinline__ const double* scalars_of(const Lists& lists, int64_t tensor) {
   return lists.scalars + lists.row_of[tensor] * lists.row_length;

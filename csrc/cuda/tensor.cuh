@@ -19,7 +19,7 @@ struct Tensor {
         cells(lists.table + tensor * lists.fields),
         cut(lists.cuts[tensor]),
         scalars(scalars_of(lists, tensor)),
-        slots(lists.fields - (lists.vectors ? 2 : 4)) {}
+        slots(int(factored_slots(lists.fields, lists.vectors))) {}
 
   // Loaded where it is used: kept, its scalars would take registers from the loops.
   __device__ __forceinline__ Adafactor<T> rule() const { return rule_of<Adafactor<T>, T>(scalars); }
@@ -31,13 +31,13 @@ struct Tensor {
   __device__ __forceinline__ T gradient_scale() const {
     return cuda::gradient_scale<T>(lists, scalars);
   }
-  // Sizes stand behind the slots and the address of rms(p): batch, rows, columns, or elements.
-  __device__ __forceinline__ int64_t size(int k) const { return cells[slots + 1 + k]; }
-  __device__ __forceinline__ int64_t batch() const { return size(0); }
-  __device__ __forceinline__ int64_t rows() const { return size(1); }
-  __device__ __forceinline__ int64_t cols() const { return size(2); }
+  // Sizes stand behind the slots.
+  __device__ __forceinline__ int64_t size(int k) const { return cells[slots + k]; }
+  __device__ __forceinline__ int64_t batch() const { return size(MatrixRow::kBatch); }
+  __device__ __forceinline__ int64_t rows() const { return size(MatrixRow::kRows); }
+  __device__ __forceinline__ int64_t cols() const { return size(MatrixRow::kCols); }
   __device__ __forceinline__ int64_t elements() const {
-    return lists.vectors ? size(0) : size(0) * size(1) * size(2);
+    return lists.vectors ? size(VectorRow::kElements) : batch() * rows() * cols();
   }
   __device__ __forceinline__ double* sums(int64_t at) const { return lists.sums + at; }
   __device__ __forceinline__ T* partials() const {

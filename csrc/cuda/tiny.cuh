@@ -44,7 +44,7 @@ struct TinyMatrix {
       const T row_factor = tensor.rule().row_factor(row_moment(i), mean);
       for (int j = 0; j < cols; ++j) {
         const T factor = row_factor * tensor.rule().col_factor(col_moment(j));
-        take(i * cols + j, tensor.rule().damped(gradient(i, j), factor));
+        take(i * cols + j, tensor.rule().precondition(gradient(i, j), factor));
       }
     }
   }
@@ -71,8 +71,7 @@ struct TinyMatrix {
       if (moment < least_col) least_col = moment;
       energy += double(tensor.rule().col_energy(h, moment, mean));
     }
-    const T largest = tensor.rule().row_factor(least_row, mean) * tensor.rule().col_factor(least_col);
-    if (!(largest > tensor.rule().cap)) return energy;
+    if (!tensor.rule().is_capped(least_row, least_col, mean)) return energy;
     energy = 0.0;
     for_each_u(mean, [&](int, T u) { energy += double(u * u); });
     return energy;
@@ -109,7 +108,7 @@ __device__ __forceinline__ void tiny_update(const Tensor<T>& tensor, int unit) {
   const TinyMatrix<T> own(tensor, unit);
   T squares = T(0);
   if (own.exists) {
-    const Writer<kAny, M, T> writer(tensor, 4);
+    const Writer<kAny, M, T> writer(tensor, MatrixRow::kMomentum);
     const int64_t first = own.matrix * own.rows * own.cols;
     own.for_each_u(own.mean_of_rows(), [&](int i, T u) { squares += writer.write_one(first + i, u); });
   }

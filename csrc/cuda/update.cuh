@@ -43,7 +43,7 @@ struct Factors {
   }
 
   __device__ __forceinline__ T u(T g, T row_factor, int k) const {
-    return rule.damped(g * scale, row_factor * col[k]);
+    return rule.precondition(g * scale, row_factor * col[k]);
   }
 };
 
@@ -108,7 +108,7 @@ __device__ __forceinline__ void update(const Tensor<T>& tensor, int unit) {
   constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
   const Cut& cut = tensor.cut;
   const Band band(tensor, unit, cut.update_blocks, cut.update_rows);
-  const Writer<P, M, T> writer(tensor, 4);
+  const Writer<P, M, T> writer(tensor, MatrixRow::kMomentum);
   const T squares = over_band<G, N, kBatch>(tensor, band, writer);
   if (!tensor.sums_late()) return;
   store_sum(tensor.sums(cut.late_at + unit), double(squares));
@@ -138,13 +138,11 @@ __device__ __forceinline__ void energy(const Tensor<T>& tensor, int unit) {
   if (!(tensor.rule().cap < T(INFINITY))) return;
   const Band band(tensor, unit, cut.update_blocks, cut.update_rows);
   const T mean = T(*tensor.sums(cut.mean_at + band.matrix));
-  // The largest factors come from the smallest moments.
   const double* rows = tensor.sums(cut.rows_at + 2 * band.matrix * cut.row_blocks);
   const double* cols = tensor.sums(cut.least_col_at + band.matrix * cut.tiles);
-  const T largest = tensor.rule().row_factor(T(least(rows + 1, cut.row_blocks, 2)), mean) *
-                    tensor.rule().col_factor(T(least(cols, cut.tiles)));
+  const T least_row = T(least(rows + 1, cut.row_blocks, 2)), least_col = T(least(cols, cut.tiles));
   double sum = 0.0;
-  if (largest > tensor.rule().cap)
+  if (tensor.rule().is_capped(least_row, least_col, mean))
     sum = block_sum(double(over_band<G, N, kBatch>(tensor, band, EnergyOnly<T>())));
   else if (band.first == 0 && band.left == 0)
     sum = total(tensor.sums(cut.u_at + band.matrix * cut.tiles), cut.tiles);

@@ -24,7 +24,7 @@ __device__ __forceinline__ void vector_read(const Tensor<T>& tensor, int unit) {
   over_piece(tensor, unit, [&](int64_t i) {
     const T own_g = g.template load_one<T>(i) * scale;
     const T moment = tensor.renew(v, i, own_g * own_g);
-    const T u = tensor.rule().damped(own_g, tensor.rule().col_factor(moment));
+    const T u = tensor.rule().precondition(own_g, tensor.rule().col_factor(moment));
     u_squares += u * u;
     if (scaled) {
       const T own_p = p.template load_one<T>(i);
@@ -42,11 +42,12 @@ template <int M, class T>
 __device__ __forceinline__ void vector_update(const Tensor<T>& tensor, int unit) {
   const Slot<kAny> g = tensor.template slot<kAny>(1), v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
-  const Writer<kAny, M, T> writer(tensor, 3);
+  const Writer<kAny, M, T> writer(tensor, VectorRow::kMomentum);
   T squares = T(0);
   over_piece(tensor, unit, [&](int64_t i) {
     const T factor = tensor.rule().col_factor(v.template load_one<T>(i));
-    squares += writer.write_one(i, tensor.rule().damped(g.template load_one<T>(i) * scale, factor));
+    squares +=
+        writer.write_one(i, tensor.rule().precondition(g.template load_one<T>(i) * scale, factor));
   });
   if (!tensor.sums_late()) return;
   store_sum(tensor.sums(tensor.cut.late_at + unit), double(squares));

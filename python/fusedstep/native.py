@@ -8,12 +8,29 @@ from typing import Any
 
 import torch  # noqa: F401
 
+from .rules.fingerprint import fingerprint
+
+
+def why_stale(built: Any) -> str:
+    """Empty, or that a module was built from other rules than those of this package: it would take
+    one rule for another."""
+    if getattr(built, "FINGERPRINT", None) == fingerprint():
+        return ""
+    return (
+        f"{built.__name__} was built from other update rules than those of the package: build it "
+        "again (make build, or pip install again)"
+    )
+
+
 module: Any = None
 reason = ""
 try:
     module = importlib.import_module("fusedstep._native")
 except ImportError as error:
     reason = f"the C++ module is not built or does not load: {error}"
+if module is not None:
+    reason = why_stale(module)
+    module = None if reason else module
 
 # FUSEDSTEP_CPU_LEVEL asks for a narrower instruction set than the machine has, to compare or to
 # debug. A wrong one is refused by the first step on the CPU, so that `info` can say it too.

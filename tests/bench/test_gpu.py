@@ -17,7 +17,8 @@ from bench.apart import Failed
 from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, NEAR_CACHE, Cuda, Sample
 from bench.lists import LISTS
-from bench.providers import OURS, OURS_TRITON, RULES, Race
+from bench.optimizers import RULES
+from bench.providers import OURS, OURS_TRITON, Race
 from bench.table import cut_note, rows_of
 
 L2 = 1000

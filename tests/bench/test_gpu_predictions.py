@@ -14,11 +14,11 @@ from bench import gpu, predict, predicted, readme, table
 from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, Cuda, Sample
 from bench.lists import DTYPES, LISTS
+from bench.optimizers import PROVIDERS, RULES
 from bench.parts import Parts
-from bench.providers import OURS, OURS_TRITON, PROVIDERS, RULES, Race
+from bench.providers import OURS, OURS_TRITON, Race
 
 ROOT = Path(__file__).parents[2]
-
 ROWS = predict.predictions()
 
 

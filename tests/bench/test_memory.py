@@ -10,7 +10,8 @@ from bench import memory
 from bench.allocations import Allocations, scratch_bytes, state_bytes
 from bench.lists import ParameterList
 from bench.memory import Use, measure, parameters
-from bench.providers import OURS, RULES
+from bench.optimizers import RULES
+from bench.providers import OURS
 
 SHAPES = ((300, 200), (40, 30), (500,))
 ELEMENTS = 300 * 200 + 40 * 30 + 500
@@ -143,7 +144,7 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(run, monkeypatch):
 
 def test_an_interrupted_run_keeps_the_rows_that_are_finished(run, monkeypatch):
     def interrupted(races, device):
-        yield memory.Row("adamw", "mixed", "float32", OURS, ELEMENTS, Use(8 * ELEMENTS, 0, 0))
+        yield memory.MemoryRow("adamw", "mixed", "float32", OURS, ELEMENTS, Use(8 * ELEMENTS, 0, 0))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(memory, "rows_of", interrupted)

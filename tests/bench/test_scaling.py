@@ -46,16 +46,16 @@ def test_every_size_of_both_axes_is_a_row_and_one_that_fails_says_why(run, tmp_p
     assert copy > 0 and not written["interrupted"]
     assert written["environment"]["command"].startswith("python -m bench.scaling --quick")
     rows = written["rows"]
-    assert [(row["axis"], row["size"], row["provider"]) for row in rows] == [
-        (axis, size, name)
-        for axis, sizes in (("tensors", (1, 3)), ("elements", (16, 64)))
-        for size in sizes
-        for name in PEERS
+    axes = {"tensors": (1, 3), "elements": (16, 64)}
+    curves = [("float32", "tensors"), ("float32", "elements"), ("bfloat16", "elements")]
+    assert [(row["dtype"], row["axis"], row["size"], row["provider"]) for row in rows] == [
+        (dtype, axis, size, name) for dtype, axis in curves for size in axes[axis] for name in PEERS
     ]
     for row in rows:
         elements = row["size"] * (1024 if row["axis"] == "tensors" else 1)
         assert row["elements"] == elements
-        assert row["floor_ms"] == pytest.approx(28 * elements / copy * 1e3)
+        size = DTYPES[row["dtype"]].itemsize
+        assert row["floor_ms"] == pytest.approx(7 * size * elements / copy * 1e3)
         if row["provider"] == "fusedstep":
             assert row["ms"] is None and "cuda" in row["note"]
         else:
@@ -168,15 +168,13 @@ def test_lists_have_the_size_that_the_axis_says():
     ]
 
 
-def test_adafactor_has_a_curve_in_bfloat16_and_a_quick_look_one_process(monkeypatch):
+def test_every_rule_has_a_curve_in_bfloat16_and_a_quick_look_one_process(monkeypatch):
     asked = scaling.options("scaling", None, scaling.DEFAULT_PROVIDERS).parse_args([])
-    for quick, processes in ((False, 7), (True, 1)):
+    for quick, processes in ((False, 8), (True, 1)):
         asked.quick = quick
         runs = runs_of(asked, scaling.QUICK_SIZES)
         assert len(runs) == processes
         curves = [curve for own in runs.values() for curve in own]
-        assert len(curves) == 11
-        assert {curve.rule for curve in curves if curve.dtype == "bfloat16"} == {
-            *("adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch")
-        }
+        assert len(curves) == 12
+        assert {c.rule for c in curves if c.dtype == "bfloat16"} == set(scaling.RULES)
     assert names_of("adamw", asked) == ("fusedstep", "torch-fused", "torch-foreach")

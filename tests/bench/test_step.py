@@ -16,7 +16,8 @@ from bench import providers, race, readme, step
 from bench.clock import Outcome
 from bench.extra import extra_bytes, launches
 from bench.lists import LISTS
-from bench.providers import HERE, OURS, PROVIDERS, RULES, Lazily, Race, lazily
+from bench.optimizers import HERE, PROVIDERS, RULES
+from bench.providers import OURS, Race, lazily
 from fusedstep.optim import AdamW
 
 ROOT = Path(__file__).parents[2]
@@ -130,22 +131,22 @@ def test_ctrl_c_leaves_finished_rows(tmp_path):
 
 
 def test_what_is_not_installed_is_raced_only_if_asked_for():
-    others = {name for rule in RULES.values() for name in rule.others}
+    others = {name for rule in RULES.values() for name in rule.peers}
     assert {"optimi", "flashoptim", "torchao", "adafactor8bit", "apex", "transformer-engine",
             "deepspeed-cpu", "torch-compiled"} <= others <= set(PROVIDERS)  # fmt: skip
     assert lazily("torch.optim", "AdamW").is_installed()
     for rule in RULES.values():
-        for name, build in rule.others.items():
-            installed = isinstance(build, Lazily) and build.is_installed()
-            assert (name in HERE) == (installed and name not in providers.ONLY_ASKED)
-    assert all(providers.OURS_REFERENCE in rule.others for rule in RULES.values())
+        for name, peer in rule.peers.items():
+            assert (name in HERE) == (peer.is_installed() and name not in providers.ONLY_ASKED)
+    assert all(providers.OURS_REFERENCE in rule.providers for rule in RULES.values())
 
 
 def test_a_compiled_step_is_the_same_step():
     params = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
     for param in params:
         param.grad = torch.full((4,), 0.5)
-    build = providers.compiled(lazily("torch.optim", "AdamW", lr=0.5, weight_decay=0.0))
+    settings = {"lr": 0.5, "weight_decay": 0.0}
+    build = providers.Lazily("torch.optim", "AdamW", settings, compiled=True)
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda step: lambda: calls.append(step()))
@@ -178,8 +179,8 @@ def test_lists_have_the_sizes_that_they_are_named_for():
 def test_every_race_has_a_floor_and_a_list():
     for name, chosen in LISTS.items():
         for rule, entry in RULES.items():
-            if chosen.is_raced(rule, entry.family):
-                assert chosen.floor_bytes(entry.family, torch.float32) > 0
+            if entry.races_on(chosen):
+                assert chosen.floor_bytes(entry.rule, torch.float32) > 0
                 assert Race(rule, chosen, "float32", (OURS,)) and name
 
 

@@ -183,7 +183,7 @@ def test_an_unknown_name_gets_the_nearest_one():
     ("CosineAnnealingLR", {}, ValueError, r"needs T_max: give num_training_steps, or epochs"),
     ("CosineAnnealingLR", {"num_training_steps": 5, "num_warmup_steps": 5}, ValueError,
      r"a warm-up of 5 steps leaves none of 5"),
-    ("greedy", {"last_epoch": 3}, ValueError, r"has no last_epoch: it resumes by load_state_dict"),
+    ("greedy", {"last_epoch": 3}, ValueError, r"has no last_epoch: resume it with load_state_dict"),
     ("StepLR", {}, ValueError, r"schedule 'StepLR' needs step_size: give step_size"),
     ("greedy", {"num_warmup_steps": 3}, ValueError, r"follows a metric and has no warm-up"),
     ("reduce_lr_on_plateau", {"patience_": 3}, TypeError, r"did you mean 'patience'"),

@@ -145,7 +145,7 @@ def test_a_warm_up_refuses_what_it_would_hide_or_skip():
         WarmUp(torch_schedules.StepLR(optimizer_with(), 2), 3),
         WarmUp(torch_schedules.StepLR(optimizer_with(), 2), 10, power=2.0),
     ):
-        with pytest.raises(ValueError, match=r"the state is of (warmup_steps=10|power=1\.0)"):
+        with pytest.raises(ValueError, match=r"the state has (warmup_steps=10|power=1\.0)"):
             other.load_state_dict(saved.state_dict())
 
 
@@ -284,9 +284,9 @@ def test_schedules_that_set_every_group_say_that_there_are_more():
             schedule.step(*metrics)
 
     greedy = ours.GreedyLR(optimizer_with([0.5]), patience=0, factor=0.5)
-    with pytest.raises(ValueError, match=r"GreedyLR: it was made for 1 group\(s\).*has 2 now"):
+    with pytest.raises(ValueError, match=r"GreedyLR was made for 1 group\(s\).*has 2 now"):
         steps(greedy, 1.0)
-    with pytest.raises(ValueError, match=r"WarmUp: it was made for 1 group\(s\).*has 2 now"):
+    with pytest.raises(ValueError, match=r"WarmUp was made for 1 group\(s\).*has 2 now"):
         steps(WarmUp(torch_schedules.StepLR(optimizer_with([0.5]), 2), 5))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import native
 from ..gpu import tables, waves, work
 from ..gpu.cut import UNITS, Grain, Height, ceil_div
 from ..plan.bucket import Bucket
@@ -190,7 +191,8 @@ def _built() -> Any:
     if torch.version.hip is not None:
         return "torch is built for ROCm: the CUDA kernels are for NVIDIA's GPUs"
     try:
-        return importlib.import_module("fusedstep._cuda")
+        built = importlib.import_module("fusedstep._cuda")
+        return native.why_stale(built) or built
     except ModuleNotFoundError:
         return (
             "the CUDA module is not built: no nvcc was found when the package was installed, "

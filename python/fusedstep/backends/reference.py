@@ -6,20 +6,16 @@ other backend's result is compared with this one bit for bit. Nothing is read ba
 
 from __future__ import annotations
 
-import builtins
-import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from types import FunctionType, SimpleNamespace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..operations import bind
 from ..plan import devices
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
-from ..rules import Rule
 from ..rules.layout import BLOCK, GROUP, LANES, PIECE, TILE
 
 
@@ -163,9 +159,7 @@ class FactoredStep(OneStep):
         rule, sum_p2 = self.rule, self.sums[-1]
         count = torch.full_like(self.sum_u2, self.p.numel())
         rms = rule.rms(sum_p2, count)
-        seen = where(rule.scaled > 0.0, rms, torch.zeros_like(rms))
-        step_size, decay = rule.finish(seen, rule.rms(self.sum_u2, count))
-        decay = _tensor(decay, step_size)  # a plain number where it does not depend on the tensor
+        step_size, decay = rule.finish(rms, rule.rms(self.sum_u2, count))
         step_size, decay = step_size.to(self.p.dtype), decay.to(self.p.dtype)
         p, *momentum = rule.update(self.p, *momentum, self.u, step_size, decay)
         self.store([p, *moments, *momentum], rms)
@@ -213,10 +207,10 @@ class MatrixStep(FactoredStep):
         mean = rule.floored_mean((sum_row / self.rows).to(dtype))
         energy = row_sums(rule.col_energy(h.to(dtype), self.col, mean))
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
-        u = rule.damped(self.x, row_factor[..., None] * col_factor[:, None, :])
-        largest = rule.row_factor(_least(self.row), mean) * rule.col_factor(_least(self.col))
+        u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
+        capped = rule.is_capped(_least(self.row), _least(self.col), mean)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
-        energy = torch.where(largest[:, 0] > rule.cap, exact, energy)
+        energy = torch.where(capped[:, 0], exact, energy)
         self.sum_u2 = in_order(in_order(energy, self._per_piece()))
         self.u = u.reshape(self.p.shape)
 
@@ -232,7 +226,7 @@ class VectorStep(FactoredStep):
         rule = self.rule
         v, *self.momentum = self.states
         self.v = _stored(rule.second_moment(v, self.g * self.g), self.dtypes[2])
-        self.u = rule.damped(self.g, rule.col_factor(self.v))
+        self.u = rule.precondition(self.g, rule.col_factor(self.v))
         self.sums = _sum_of_squares(self.p).reshape(1)
 
     def finish(self) -> None:
@@ -302,102 +296,3 @@ def _cut(x: Tensor, length: int) -> Tensor:
 
 def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step
-
-
-# The rule texts on tensors.
-
-
-def bind(rule: Rule, values: Sequence[Any]) -> Any:
-    """The rule's functions with torch's operations, and one row of scalars filled in: numbers, or
-    0-d tensors."""
-    scalars = dict(zip(rule.scalars, values, strict=True))
-    bound = {
-        "update" if function is rule.functions[0] else function.__name__: _bind_function(
-            function, scalars
-        )
-        for function in rule.functions
-    }
-    return SimpleNamespace(**bound, **scalars)
-
-
-def _bind_function(function: Any, scalars: dict[str, Any]) -> Callable[..., Any]:
-    code = function.__code__
-    text = FunctionType(code, OPERATIONS, function.__name__)
-    arguments = code.co_varnames[: code.co_argcount]
-    own = {name: scalars[name] for name in arguments if name in scalars}
-    if not any(isinstance(value, Tensor) for value in own.values()):
-        return lambda *numbers: text(*numbers, **own)
-
-    def run(*numbers: Tensor) -> Any:
-        # As a number would be: rounded to what it meets. A 0-d parameter would be widened instead.
-        return text(*numbers, **{k: value.to(numbers[0].dtype) for k, value in own.items()})
-
-    return run
-
-
-@functools.cache
-def on_tensors(formula: Any) -> Callable[..., Any]:
-    """A formula of host scalars, such as `rules.adamw.torch_scalars`, that takes tensors where it
-    took numbers. What it calls of its own file does, too."""
-    room = formula.__globals__
-    # One call for a root: correctly rounded on an accelerator, and on a CPU within a unit.
-    bound = {**room, **OPERATIONS, "sqrt": torch.sqrt}
-    for name, text in room.items():
-        if isinstance(text, FunctionType) and text.__globals__ is room:
-            bound[name] = FunctionType(text.__code__, bound, name, text.__defaults__)
-            bound[name].__kwdefaults__ = text.__kwdefaults__
-    own: Callable[..., Any] = bound[formula.__name__]
-    return own
-
-
-def _tensor(x: Any, like: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.full_like(like, x)
-
-
-def div(a: Any, b: Any) -> Tensor:
-    return torch.div(_tensor(a, b), _tensor(b, a))
-
-
-def sqrt(x: Tensor) -> Tensor:
-    """Correctly rounded. torch.sqrt on a CPU is one unit off for a fifth of all float32 numbers and
-    for one in seventy float64 numbers (torch 2.13 with MKL, 2026-11-21)."""
-    if x.dtype == torch.float64:
-        return _sqrt_float64(x)
-    return x.to(devices.wide(x.device)).sqrt().to(x.dtype)
-
-
-def _sqrt_float64(x: Tensor) -> Tensor:
-    """One Newton step on the mantissa, with the error of the square computed exactly."""
-    mantissa, exponent = torch.frexp(x)
-    odd = exponent % 2
-    mantissa = torch.where(odd != 0, mantissa * 0.5, mantissa)
-    root = mantissa.sqrt()
-    high = root * 134217729.0  # 2^27 + 1 splits a float64 into halves whose products are exact
-    high = high - (high - root)
-    low = root - high
-    error = ((mantissa - high * high) - 2.0 * high * low) - low * low
-    root = (root + error / (2.0 * root)).clamp(max=1.0 - 2.0**-53)  # the root of less than one
-    root = torch.ldexp(root, (exponent + odd) // 2)
-    return torch.where((x > 0) & x.isfinite(), root, x.sqrt())
-
-
-def maximum(a: Any, b: Any) -> Tensor:
-    return torch.maximum(_tensor(a, b), _tensor(b, a))
-
-
-def minimum(a: Any, b: Any) -> Tensor:
-    return torch.minimum(_tensor(a, b), _tensor(b, a))
-
-
-def where(condition: Any, a: Any, b: Any) -> Any:
-    if isinstance(condition, bool):
-        return a if condition else b
-    if isinstance(a, float) and isinstance(b, Tensor) and abs(a) > torch.finfo(b.dtype).max:
-        a = math.copysign(math.inf, a)  # as it rounds; torch would refuse it
-    return torch.where(condition, a, b)
-
-
-OPERATIONS: dict[str, Any] = {
-    "__builtins__": builtins,
-    **{operation.__name__: operation for operation in (div, sqrt, maximum, minimum, where)},
-}

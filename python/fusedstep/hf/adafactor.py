@@ -148,7 +148,7 @@ class Adafactor(FactoredOptimizer):
     def _rms_key(self) -> str:
         return "RMS"
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         scalar, formula = for_steps(step, adafactor.transformers_scalars)
         return formula(
             step,

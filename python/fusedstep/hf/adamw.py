@@ -98,7 +98,7 @@ class AdamW(FusedOptimizer):
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw_decay_last"
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         scalar, formula = for_steps(step, adamw.transformers_scalars)
         return formula(
             step,

@@ -135,7 +135,7 @@ class Adafactor(FactoredOptimizer):
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adafactor"
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         scalar, formula = for_steps(step, adafactor.torch_scalars)
         eps1, eps2 = group["eps"]
         return formula(

@@ -164,7 +164,7 @@ class AdamW(FusedOptimizer):
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw_amsgrad" if group["amsgrad"] else "adamw"
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         scalar, formula = for_steps(step, adamw.torch_scalars)
         beta1, beta2 = group["betas"]
         return formula(

@@ -101,7 +101,8 @@ class FusedOptimizer(DeclaredOptimizer):
         if plan is not None and made_for == self._made_for:
             if plan.holds(lists, self.state) and (plan.counters is None or plan.counters.hold()):
                 return plan
-            self._plan = None
+            if plan.captured:  # its graph goes on with the old addresses: nobody may use it again
+                self._plan = None
         owner = self._owner()
         self._refuse_capture(owner, lists, plan)
         self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)

@@ -87,9 +87,9 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         values = (group.get("lr"), *(group.get("betas") or ()))
         return any(isinstance(value, Tensor) and not devices.on_host(value) for value in values)
 
-    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> tuple[Any, ...]:
-        """The rule's scalars at a step. If `scalars_on_tensors`, `step` may be a tensor of many
-        steps; then each scalar is a number or a tensor."""
+    def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor of
+        many steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
 
     def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
@@ -120,7 +120,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         """Checks everything first; states are made only when nothing can be refused any more.
         Members of the `old` plan that only have no gradient for now stay members."""
         name = type(self).__name__
-        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
+        absent: dict[int, Member] = {}  # until the walkers skip them
         found: list[tuple[check.Where, Group, Tensor, State | None]] = []
         staying: list[Tensor] = []
         chosen: set[torch.device] = set()

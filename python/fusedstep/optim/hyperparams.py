@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.reference import on_tensors
+from ..operations import on_tensors
 from ..plan import devices
 
 
@@ -30,7 +30,7 @@ def device_scalar(device: torch.device, value: Any) -> float | Tensor:
 
 def for_steps(
     step: float | Tensor, formula: Callable[..., Any]
-) -> tuple[Callable[[Any], Any], Callable[..., tuple[Any, ...]]]:
+) -> tuple[Callable[[Any], Any], Callable[..., dict[str, Any]]]:
     """How to read a hyper-parameter, and how to run a formula, at a step whose number is known, or
     at many that only a device knows."""
     if isinstance(step, Tensor):

@@ -14,8 +14,8 @@ from ..plan.bucket import Bucket
 from ..plan.plan import Plan
 
 Group = dict[str, Any]
-# A group, its coming step or steps, a parameter's dtype -> the rule's scalars.
-Scalars = Callable[[Group, Any, torch.dtype], tuple[Any, ...]]
+# A group, its coming step or steps, a parameter's dtype -> the rule's scalars by name.
+Scalars = Callable[[Group, Any, torch.dtype], dict[str, Any]]
 
 
 def rows_of(
@@ -60,7 +60,7 @@ def _sign(group: Group) -> float:
 def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> Tensor:
     dtype = bucket.members[0].param.dtype
     rows = [
-        (_sign(groups[index]), *scalars(groups[index], step, dtype))
+        (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)))
         for index, step in bucket.rows.keys
     ]
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
@@ -76,7 +76,8 @@ def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Te
     first = 0
     for index, run in groupby(member.group for member in bucket.members):
         last = first + len(list(run))
-        values = (_sign(groups[index]), *scalars(groups[index], step[first:last], dtype))
+        own = scalars(groups[index], step[first:last], dtype)
+        values = (_sign(groups[index]), *bucket.rule.row(own))
         for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
             if isinstance(value, Tensor):
                 computed.append((row, value.expand_as(row)))

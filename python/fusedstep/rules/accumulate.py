@@ -10,4 +10,7 @@ def accumulate(p, g, scale):
     return (p,)
 
 
-RULES = (Rule("accumulate", (), ("scale",), (accumulate,)),)
+# A sum is no narrower than float32.
+SUMS = (("float32", "float32"), ("float32", "bfloat16"))
+
+RULES = (Rule("accumulate", (), ("scale",), (accumulate,), dtypes=SUMS),)

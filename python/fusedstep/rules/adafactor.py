@@ -3,25 +3,26 @@
 For a matrix (the last two dimensions, rows i, columns j; leading dimensions are a batch):
 
     row_i  = second_moment(row_i, mean_j g^2)          col_j = second_moment(col_j, mean_i g^2)
-    u_ij   = damped(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
+    u_ij   = precondition(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
     p_ij   = update(p_ij, u_ij, step_size, decay)
 
 The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet
-infinities. A vector keeps an unfactored v: u = damped(g, col_factor(v)). `step_size` and `decay`
-are of the whole tensor (`finish`), since the update is clipped by its root mean square. That needs
-sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
+infinities. A vector keeps an unfactored v: u = precondition(g, col_factor(v)). `step_size` and
+`decay` are of the whole tensor (`finish`), since the update is clipped by its root mean square.
+That needs sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
 
     sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
 
 and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`,
-`col` and `v` are used as they were stored, rounded to the state's dtype. An infinite p is kept, as
-in `adamw.py`.
+`col` and `v` are used as they were stored, rounded to the state's dtype.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from .decay import decayed, signed_decay
 from .numbers import div, maximum, minimum, sqrt, where
 from .spec import Rule
 
@@ -44,15 +45,13 @@ SCALARS = (
 
 
 def update(p, u, step_size, decay):
-    kept = p - decay * p
-    p = where(kept == kept, kept, p) - step_size * u
+    p = decayed(p, decay) - step_size * u
     return (p,)
 
 
 def update_momentum(p, m, u, step_size, decay, beta1, one_minus_beta1):
     m = beta1 * m + one_minus_beta1 * (step_size * u)
-    kept = p - decay * p
-    p = where(kept == kept, kept, p) - m
+    p = decayed(p, decay) - m
     return p, m
 
 
@@ -61,7 +60,8 @@ def second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat):
 
 
 def floored_mean(mean, mean_floor):
-    return maximum(mean, mean_floor)
+    """Of an infinite mean: nan, so that the whole matrix is, as it soon is in both peers."""
+    return maximum(mean, mean_floor) + (mean - mean)
 
 
 def row_factor(row, mean):
@@ -72,7 +72,13 @@ def col_factor(col):
     return div(1.0, sqrt(col))
 
 
-def damped(g, factor, cap):
+def is_capped(least_row, least_col, mean, cap):
+    """Whether the cap changes any element of a matrix: the largest factors come from the least
+    moments."""
+    return row_factor(least_row, mean) * col_factor(least_col) > cap
+
+
+def precondition(g, factor, cap):
     # A nan factor stays nan, and the cap is a number: one instruction where minimum takes four.
     return g * where(factor > cap, cap, factor)
 
@@ -102,11 +108,12 @@ def finish(
 ):
     """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have
     it."""
-    scale = where(scaled > 0.0, where(rms_p > scale_floor, rms_p, scale_floor), 1.0)
+    rms_p = where(rms_p > scale_floor, rms_p, scale_floor)
+    scale = where(scaled > 0.0, rms_p, 1.0)
     excess = div(rms_u, clip)
     divisor = where(excess == excess, maximum(excess, 1.0), divisor_if_nan)
     step_size = div(rho * scale, divisor)
-    decay = decay_fixed + decay_scaled * scale
+    decay = signed_decay(decay_fixed + decay_scaled * scale)
     return step_size, decay
 
 
@@ -122,28 +129,28 @@ def transformers_scalars(
     scale_parameter: bool,
     relative_step: bool,
     warmup_init: bool,
-) -> tuple[float, ...]:
+) -> dict[str, Any]:
     """The dialect of transformers at `step` = 1, 2, ...: eps is added to g^2, nothing is capped."""
     rho = relative_step_size(step, warmup_init) if relative_step else lr
     assert rho is not None, "the optimizer checks that lr is given unless relative_step"
     beta2 = 1.0 - step**decay_rate
     decay = weight_decay * rho
-    return (
-        beta2,
-        1.0 - beta2,
-        eps[0],
-        0.0,
-        math.inf,
-        rho,
-        float(scale_parameter),
-        eps[1],
-        clip_threshold,
-        math.nan,
-        0.0 if scale_parameter else decay,
-        decay if scale_parameter else 0.0,
-        beta1 or 0.0,
-        1.0 - (beta1 or 0.0),
-    )
+    return {
+        "beta2": beta2,
+        "one_minus_beta2": 1.0 - beta2,
+        "eps_stat": eps[0],
+        "mean_floor": 0.0,
+        "cap": math.inf,
+        "rho": rho,
+        "scaled": float(scale_parameter),
+        "scale_floor": eps[1],
+        "clip": clip_threshold,
+        "divisor_if_nan": math.nan,
+        "decay_fixed": 0.0 if scale_parameter else decay,
+        "decay_scaled": decay if scale_parameter else 0.0,
+        "beta1": beta1 or 0.0,
+        "one_minus_beta1": 1.0 - (beta1 or 0.0),
+    }
 
 
 def relative_step_size(step: int, warmup_init: bool) -> float:
@@ -160,26 +167,27 @@ def torch_scalars(
     eps2: float,
     d: float,
     weight_decay: float,
-) -> tuple[float, ...]:
+) -> dict[str, Any]:
     """The dialect of torch at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the
     scale."""
     one_minus_beta2 = step**beta2_decay
-    return (
-        1.0 - one_minus_beta2,
-        one_minus_beta2,
-        0.0,
-        eps1,
-        1.0 / eps1 if eps1 > 0.0 else math.inf,
-        minimum(lr, 1.0 / sqrt(step)),
-        1.0,
-        eps2,
-        d,
-        1.0,
-        lr * weight_decay if weight_decay else 0.0,  # inf is no limit for lr, but inf * 0 is nan
-        0.0,
-        0.0,
-        1.0,
-    )
+    return {
+        "beta2": 1.0 - one_minus_beta2,
+        "one_minus_beta2": one_minus_beta2,
+        "eps_stat": 0.0,
+        "mean_floor": eps1,
+        "cap": 1.0 / eps1 if eps1 > 0.0 else math.inf,
+        "rho": minimum(lr, 1.0 / sqrt(step)),
+        "scaled": 1.0,
+        "scale_floor": eps2,
+        "clip": d,
+        "divisor_if_nan": 1.0,
+        # inf is no limit for lr, but inf * 0 is nan.
+        "decay_fixed": lr * weight_decay if weight_decay else 0.0,
+        "decay_scaled": 0.0,
+        "beta1": 0.0,
+        "one_minus_beta1": 1.0,
+    }
 
 
 _SHARED = (
@@ -187,7 +195,8 @@ _SHARED = (
     floored_mean,
     row_factor,
     col_factor,
-    damped,
+    is_capped,
+    precondition,
     inverse,
     col_energy,
     rms,

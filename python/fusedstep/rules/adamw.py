@@ -1,13 +1,11 @@
-"""AdamW: torch's, torch's with amsgrad, and the one transformers had before version 5.
-
-Decoupled decay is `p - decay * p`: the factor 1 - decay, rounded to float32, would drift by its own
-rounding, step after step (4e-6 after 300 steps with decay 1e-5). Of an infinite p the difference is
-nan, without decay too: p then stays what it was, as it would by the factor.
-"""
+"""AdamW: torch's, torch's with amsgrad, and the one transformers had before version 5."""
 
 from __future__ import annotations
 
-from .numbers import div, maximum, sqrt, where
+from typing import Any
+
+from .decay import decayed, signed_decay
+from .numbers import div, maximum, sqrt
 from .spec import Rule
 
 SCALARS = (
@@ -16,10 +14,18 @@ SCALARS = (
     "beta2",
     "one_minus_beta2",
     "eps",
-    "decay",
+    "decay",  # signed, as rules/decay.py has it
     "step_size",
     "inv_root_bias2",
 )
+
+
+def average(old, x, beta, one_minus_beta):
+    return beta * old + one_minus_beta * x
+
+
+def descend(p, m, v, eps, step_size, inv_root_bias2):
+    return p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
 
 
 def adamw(
@@ -36,10 +42,9 @@ def adamw(
     step_size,
     inv_root_bias2,
 ):
-    m = beta1 * m + one_minus_beta1 * g
-    v = beta2 * v + one_minus_beta2 * (g * g)
-    kept = p - decay * p
-    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
+    m = average(m, g, beta1, one_minus_beta1)
+    v = average(v, g * g, beta2, one_minus_beta2)
+    p = descend(decayed(p, decay), m, v, eps, step_size, inv_root_bias2)
     return p, m, v
 
 
@@ -58,11 +63,10 @@ def adamw_amsgrad(
     step_size,
     inv_root_bias2,
 ):
-    m = beta1 * m + one_minus_beta1 * g
-    v = beta2 * v + one_minus_beta2 * (g * g)
+    m = average(m, g, beta1, one_minus_beta1)
+    v = average(v, g * g, beta2, one_minus_beta2)
     w = maximum(w, v)
-    kept = p - decay * p
-    p = where(kept == kept, kept, p) - step_size * div(m, sqrt(w) * inv_root_bias2 + eps)
+    p = descend(decayed(p, decay), m, w, eps, step_size, inv_root_bias2)
     return p, m, v, w
 
 
@@ -82,28 +86,26 @@ def adamw_decay_last(
 ):
     """transformers' old one: decay after the update. It passes inv_root_bias2 = 1, so that eps is
     outside the bias correction, which is part of step_size."""
-    m = beta1 * m + one_minus_beta1 * g
-    v = beta2 * v + one_minus_beta2 * (g * g)
-    p = p - step_size * div(m, sqrt(v) * inv_root_bias2 + eps)
-    kept = p - decay * p
-    p = where(kept == kept, kept, p)
+    m = average(m, g, beta1, one_minus_beta1)
+    v = average(v, g * g, beta2, one_minus_beta2)
+    p = decayed(descend(p, m, v, eps, step_size, inv_root_bias2), decay)
     return p, m, v
 
 
 def torch_scalars(
     step: float, *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float
-) -> tuple[float, ...]:
+) -> dict[str, Any]:
     """Scalars of `adamw` and `adamw_amsgrad` at `step` = 1, 2, ..."""
-    return (
-        beta1,
-        1.0 - beta1,
-        beta2,
-        1.0 - beta2,
-        eps,
-        lr * weight_decay,
-        lr / (1.0 - beta1**step),
-        1.0 / sqrt(1.0 - beta2**step),
-    )
+    return {
+        "beta1": beta1,
+        "one_minus_beta1": 1.0 - beta1,
+        "beta2": beta2,
+        "one_minus_beta2": 1.0 - beta2,
+        "eps": eps,
+        "decay": signed_decay(lr * weight_decay),
+        "step_size": lr / (1.0 - beta1**step),
+        "inv_root_bias2": 1.0 / sqrt(1.0 - beta2**step),
+    }
 
 
 def transformers_scalars(
@@ -115,11 +117,19 @@ def transformers_scalars(
     eps: float,
     weight_decay: float,
     correct_bias: bool,
-) -> tuple[float, ...]:
+) -> dict[str, Any]:
     """Scalars of `adamw_decay_last` at `step` = 1, 2, ..."""
     bias = sqrt(1.0 - beta2**step) / (1.0 - beta1**step) if correct_bias else 1.0
-    decay = lr * weight_decay if weight_decay > 0.0 else 0.0
-    return (beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps, decay, lr * bias, 1.0)
+    return {
+        "beta1": beta1,
+        "one_minus_beta1": 1.0 - beta1,
+        "beta2": beta2,
+        "one_minus_beta2": 1.0 - beta2,
+        "eps": eps,
+        "decay": signed_decay(lr * weight_decay) if weight_decay > 0.0 else 0.0,
+        "step_size": lr * bias,
+        "inv_root_bias2": 1.0,
+    }
 
 
 RULES = (

@@ -1,4 +1,5 @@
-"""Numbers that every backend shares: the order of sums, the codes of dtypes, the kinds of work.
+"""Numbers that every backend shares: the order of sums, the codes of dtypes, the kinds of work, the
+layout of tables.
 
 The order of every sum is fixed, so that a result does not depend on how the work was cut. Sums run
 along the rows or down the columns of a matrix; a vector is one row. All sizes are functions of a
@@ -28,3 +29,16 @@ FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 # What an entry of a work list asks for. `factored` rules go through all of them, others only
 # UPDATE.
 WHOLE, STATISTICS, COLUMNS, ENERGY, FINISH, UPDATE, REPORT = range(7)
+
+# A tensor's row of a bucket's table: the addresses of its slots, then its sizes. The last slot is
+# where a rule's own states begin; `rms` is the address of rms(p), or 0.
+SLOTS = {
+    "elementwise": ("p", "g", "states"),
+    "matrix": ("p", "g", "row", "col", "momentum"),
+    "vector": ("p", "g", "v", "momentum"),
+}
+SIZES = {
+    "elementwise": ("elements",),
+    "matrix": ("rms", "batch", "rows", "cols"),
+    "vector": ("rms", "elements"),
+}

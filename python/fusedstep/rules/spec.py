@@ -1,9 +1,24 @@
-"""What a rule is: its functions, the letters of its states, and its host scalars."""
+"""What a rule is: its texts, the letters of its states, its host scalars. And what texts call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from . import numbers
+
+# Dtypes of parameter, gradient and states in training.
+USUAL = (
+    ("float32", "float32", "float32"),
+    ("bfloat16", "bfloat16", "bfloat16"),
+    ("bfloat16", "bfloat16", "float32"),
+)
+
+
+class RuleError(ValueError):
+    """A rule that cannot be taken as it is written. The message names the rule, file and line."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +29,10 @@ class Rule:
     one of `scalars` is a host scalar, constant over a launch's row; every other argument is a
     value. `states` are the letters of the states that are as large as the parameter.
     `factored` rules also keep `row` and `col`, and sum over the tensor before they can update it.
+    The update of any other rule takes `p`, `g`, the states and all scalars, in this order, and
+    returns `p` and the states.
     Rules of one `family` share all but their update, and are one struct in C++.
+    A GPU has a kernel of its own for each of `dtypes`, and one more that takes any.
     """
 
     name: str
@@ -23,3 +41,53 @@ class Rule:
     functions: tuple[Callable[..., object], ...]
     family: str = ""
     factored: bool = False
+    dtypes: tuple[tuple[str, ...], ...] = USUAL
+
+    @property
+    def update(self) -> Any:
+        return self.functions[0]
+
+    def row(self, values: Mapping[str, Any]) -> list[Any]:
+        """The host scalars in the rule's order."""
+        if len(values) == len(self.scalars):
+            try:
+                return [values[name] for name in self.scalars]
+            except KeyError:
+                pass
+        wrong = [f"misses {name!r}" for name in self.scalars if name not in values]
+        wrong += [f"does not know {name!r}" for name in values if name not in self.scalars]
+        raise KeyError(f"rule {self.name!r} {' and '.join(wrong)}: its scalars are {self.scalars}")
+
+    def check(self) -> None:
+        """Refuses an update that no walker could call."""
+        code = self.update.__code__
+        own = code.co_varnames[: code.co_argcount]
+        wanted = ("p", "g", *self.states, *self.scalars)
+        if self.factored:
+            values = ("p", *self.states, "u", "step_size", "decay")
+            wanted = (*values, *own[len(values) :])
+            unknown = [name for name in own[len(values) :] if name not in self.scalars]
+            if unknown:
+                raise RuleError(f"{at(self, self.update)}: {unknown[0]!r} is none of its scalars")
+        if own != wanted:
+            raise RuleError(
+                f"{at(self, self.update)}: the update takes ({', '.join(own)}), and should take "
+                f"({', '.join(wanted)}): values, states, scalars"
+            )
+
+
+def at(rule: Rule, function: Any, line: int | None = None) -> str:
+    """Where a text stands, as an error says it."""
+    code = function.__code__
+    return f"rule {rule.name!r}, {code.co_filename}:{line or code.co_firstlineno}"
+
+
+def called_by(function: Any) -> dict[str, FunctionType]:
+    """The functions that a text or a formula calls by name, but for the named operations."""
+    room = function.__globals__
+    found = {name: room.get(name) for name in function.__code__.co_names}
+    return {
+        name: called
+        for name, called in found.items()
+        if isinstance(called, FunctionType) and called.__globals__ is not vars(numbers)
+    }

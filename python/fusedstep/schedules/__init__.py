@@ -1,7 +1,7 @@
-"""Learning rate schedules: formulas of the step, computed on the host.
+"""Learning rate schedules: functions of the step, computed on the host.
 
-`formulas` has each as a pure function; the `get_*` functions and `get_scheduler` are those of
-transformers.optimization; `by_name` knows the names of training configs.
+`formulas` has each one as a pure function. The `get_*` functions and `get_scheduler` are those of
+transformers.optimization. `by_name` takes the names that training configs use.
 """
 
 from . import formulas

@@ -1,4 +1,4 @@
-"""Schedules by the names that training configs use, with what a config says about the run."""
+"""Makes a schedule from a training config: its name, the length of the run, the warm-up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFIG_NAMES: dict[str, Callable[..., Any]] = {
     "PolynomialDecayWithWarmup": factories.get_polynomial_decay_schedule_with_warmup,
     "StepLR": lr_scheduler.StepLR,
 }
-# Functions that pass everything on have the arguments of these.
+# The get_* functions of these two take **kwargs, so we read the arguments from the classes.
 METRIC_CLASSES: dict[str, Callable[..., Any]] = {
     SchedulerType.REDUCE_ON_PLATEAU.value: lr_scheduler.ReduceLROnPlateau,
     SchedulerType.GREEDY.value: GreedyLR,
@@ -43,13 +43,13 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     **METRIC_CLASSES,
     **CONFIG_NAMES,
 }
-# What a config says of the run, by the names that schedules have for it.
+# What a config says about the run, as the schedules name these arguments.
 RUN = ("num_training_steps", "num_warmup_steps", "last_epoch")
 MISSING = {
     "num_training_steps": "give num_training_steps, or epochs and steps_per_epoch",
     "num_warmup_steps": "give num_warmup_steps or warmup_ratio, 0 for no warm-up",
 }
-# What torch's classes call the length of the run, after the warm-up.
+# The argument of torch's classes that is the number of steps after the warm-up.
 LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
 
 
@@ -65,17 +65,17 @@ def by_name(
     last_epoch: int = -1,
     **arguments: Any,
 ) -> Any:
-    """The schedule of that name, transformers' ("cosine") or a config's ("CosineWithWarmup",
-    "OneCycleLR"): `SCHEDULES` lists them.
+    """The schedule of that name: transformers' ("cosine") or a config's ("CosineWithWarmup",
+    "OneCycleLR"). `SCHEDULES` lists them.
 
-    What is said of the run is passed to schedules that have a use for it: `num_training_steps`, or
-    `epochs` and `steps_per_epoch`, and `last_epoch`. A warm-up is never ignored: a schedule without
-    one of its own sleeps in a `WarmUp` for that long, and its length counts from there.
+    The length of the run (`num_training_steps`, or `epochs` and `steps_per_epoch`) and `last_epoch`
+    are passed to the schedules that use them. A warm-up is never ignored: a schedule without one of
+    its own is wrapped in `WarmUp`, and gets the steps that are left.
 
     Arguments:
         num_warmup_steps: a number of steps; below 1, a share of num_training_steps, rounded up.
-        warmup_ratio: the same, always a share.
-        arguments: the schedule's own, by its names for them.
+        warmup_ratio: the same, but always a share.
+        arguments: the schedule's own arguments.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -96,7 +96,7 @@ def by_name(
     if sleeps and kind in FOLLOW_A_METRIC:
         raise ValueError(
             f"{label} follows a metric and has no warm-up: leave out num_warmup_steps and "
-            "warmup_ratio, or wrap it in fusedstep.schedules.WarmUp, whose step takes the metric"
+            "warmup_ratio, or wrap it in fusedstep.schedules.WarmUp and give its step the metric"
         )
     run = dict(zip(RUN, (total, warmup, last_epoch), strict=True))
     if kind in LENGTHS and total is not None:
@@ -104,10 +104,10 @@ def by_name(
         if run[LENGTHS[kind]] < 1:
             raise ValueError(
                 f"{label}: a warm-up of {warmup} steps leaves none of {total} for the schedule. "
-                "Give a shorter one, or more num_training_steps."
+                "Give a shorter warm-up, or more num_training_steps."
             )
     if last_epoch != -1 and "last_epoch" not in known:
-        raise ValueError(f"{label} has no last_epoch: it resumes by load_state_dict")
+        raise ValueError(f"{label} has no last_epoch: resume it with load_state_dict")
     given = {**{k: v for k, v in run.items() if k in known and v is not None}, **given}
     for key, parameter in known.items():
         is_needed = parameter.default is inspect.Parameter.empty or key == LENGTHS.get(kind)
@@ -119,7 +119,7 @@ def by_name(
 
 
 def find(name: str) -> Callable[..., Any]:
-    """What makes the schedule of that name.
+    """The class or function that makes the schedule of that name.
 
     Example:
         >>> find("StepLR")
@@ -135,7 +135,7 @@ def _own_arguments(arguments: dict[str, Any], known: list[str], label: str) -> d
             choices = [own for own in known if own not in ("optimizer", *RUN)]
             raise TypeError(
                 f"{label} has no argument {key!r}{checks.nearest(key, choices)}. "
-                f"Its own are: {', '.join(choices) or 'none'}."
+                f"Its arguments are: {', '.join(choices) or 'none'}."
             )
     return {key: _read(value) for key, value in arguments.items()}
 
@@ -148,7 +148,7 @@ def _training_steps(
         if total is None and epochs is not steps_per_epoch:
             missing = "epochs" if epochs is None else "steps_per_epoch"
             raise ValueError(
-                f"{label}: {missing} is missing: the length is epochs x steps_per_epoch"
+                f"{label}: {missing} is missing: the run's length is epochs x steps_per_epoch"
             )
         return total
     product = _count(epochs, "epochs", label) * _count(steps_per_epoch, "steps_per_epoch", label)
@@ -163,7 +163,7 @@ def _training_steps(
 def warmup_steps(
     steps: float | None, ratio: float | None, num_training_steps: int | None, label: str
 ) -> int | None:
-    """The length of a warm-up that a config gives as a number of steps or as a share."""
+    """The length of the warm-up in steps. A config gives it as a number of steps or as a share."""
     ratio, steps = _read(ratio), _read(steps)
     if ratio is None and steps is None:
         return None
@@ -184,7 +184,7 @@ def warmup_steps(
 
 
 def _count(value: Any, argument: str, label: str) -> int:
-    """A whole number, which torch's classes want as an int."""
+    """The count as an int, which torch's classes need. 7.0 is fine, 7.5 is not."""
     number = checks.not_negative(_read(value), argument, label)
     if number != int(number):
         raise ValueError(f"{label}: {argument} should be a whole number but is: {number}")
@@ -195,7 +195,7 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def _read(value: Any) -> Any:
-    """What a config or a command line wrote as a string, as what it says."""
+    """Converts strings from a config or a command line: "1e-3" is 0.001, "none" is None."""
     if isinstance(value, (list, tuple)):
         return type(value)(map(_read, value))
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Checks of what a schedule is given, each with an error that names schedule and argument."""
+"""Checks of a schedule's arguments. Each error names the schedule and the argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .. import check
 
 
 def not_negative(value: Any, argument: str, name: str) -> Any:
-    """A finite number of 0 or more, which may come as a string."""
+    """The value as a finite number of 0 or more; strings are converted."""
     value = finite(value, argument, name)
     if value < 0:
         raise ValueError(f"{name}: {argument} should be 0 or more but is: {value}")
@@ -20,7 +20,7 @@ def not_negative(value: Any, argument: str, name: str) -> Any:
 
 
 def finite(value: Any, argument: str, name: str) -> Any:
-    """A finite number, which may come as a string."""
+    """The value as a finite number; strings are converted."""
     value = check.number(value, f"{name}: {argument}")
     if not isinstance(value, Real):
         raise TypeError(f"{name}: {argument} should be a number but is: {value!r}")
@@ -30,7 +30,7 @@ def finite(value: Any, argument: str, name: str) -> Any:
 
 
 def choice(value: Any, argument: str, name: str, choices: Iterable[str]) -> None:
-    """Refuses what is not one of the choices."""
+    """Raises unless the value is one of the choices."""
     known = list(choices)
     if value not in known:
         listed = ", ".join(map(repr, known))
@@ -40,7 +40,7 @@ def choice(value: Any, argument: str, name: str, choices: Iterable[str]) -> None
 
 
 def nearest(value: Any, choices: Iterable[str]) -> str:
-    """` (did you mean ...?)`, or nothing if no choice is like the value."""
+    """` (did you mean ...?)`, or an empty string if no choice is close to the value."""
     same_case = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(str(value).lower(), same_case, n=1)
     return f" (did you mean {same_case[found[0]]!r}?)" if found else ""

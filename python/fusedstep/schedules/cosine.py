@@ -1,5 +1,5 @@
-"""The functions of transformers.optimization that make a cosine schedule. Letters as in
-`formulas.py`."""
+"""The functions of transformers.optimization that make a cosine schedule. `formulas.py` defines the
+letters."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def get_cosine_schedule_with_warmup(
 ) -> LambdaLR:
     """lr / initial lr = s / max(1, w) while s < w, then (1 + cos(2 pi c q)) / 2, c = num_cycles.
 
-    The wave goes on after step T: with half a cycle, whoever trains longer than num_training_steps
-    sees the learning rate rise again, as with transformers.
+    The cosine continues after step T. With half a cycle, training longer than num_training_steps
+    makes the learning rate rise again, as in transformers.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -77,8 +77,8 @@ def get_cosine_with_min_lr_schedule_with_warmup(
     min_lr_rate: float | None = None,
 ) -> LambdaLR:
     """lr / initial lr = s / max(1, w) while s < w, then r + (1 - r) (1 + cos(2 pi c q)) / 2; r is
-    min_lr_rate, or min_lr over the optimizer's default lr: give one of them. The wave goes on after
-    step T.
+    min_lr_rate, or min_lr divided by the optimizer's default lr: give one of them. The cosine
+    continues after step T.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -109,8 +109,8 @@ def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
     min_lr_rate: float | None = None,
     warmup_lr_rate: float | None = None,
 ) -> LambdaLR:
-    """As the schedule above, but a step ahead: it reaches its minimum at step T - 1, and the ramp
-    begins at 1 / w, or at warmup_lr_rate, and reaches 1 at step w - 1.
+    """The schedule above, one step earlier: it reaches its minimum at step T - 1. The ramp starts
+    at 1 / w, or at warmup_lr_rate, and reaches 1 at step w - 1.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -146,8 +146,8 @@ def _min_lr_rate(
         given = "neither" if min_lr is None else f"both min_lr={min_lr} and {min_lr_rate=}"
         raise ValueError(
             f"{name}: give min_lr, a learning rate, or min_lr_rate, a share of the initial one. "
-            f"Given: {given}. With get_scheduler or the Trainer they go into "
-            "scheduler_specific_kwargs or lr_scheduler_kwargs."
+            f"Given: {given}. get_scheduler takes them in scheduler_specific_kwargs, the Trainer "
+            "in lr_scheduler_kwargs."
         )
     if min_lr is None:
         return float(checks.not_negative(min_lr_rate, "min_lr_rate", name))

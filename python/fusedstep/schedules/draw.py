@@ -1,4 +1,4 @@
-"""Draws schedules: a panel for each, small enough to see all of them at once."""
+"""Draws schedules, one small panel for each, so that all fit in one picture."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .by_name import METRIC_CLASSES, SCHEDULES, warmup_steps
 from .trace import example_loss, trace
 
 COLUMNS = 4
-BEYOND = 1.2  # times num_training_steps: what comes after the end is drawn, too
+BEYOND = 1.2  # how far to draw, in multiples of num_training_steps: the end is not the last step
 
 
 def curves(steps: int, warmup: int) -> dict[str, tuple[dict[str, Any], ...]]:
-    """What the curves of a panel are given, beside the number of training steps."""
+    """For each panel, the arguments of its curves, apart from the number of training steps."""
     own = {"num_warmup_steps": warmup}
     decay = {"num_decay_steps": steps // 3, "min_lr_ratio": 0.1}
     plateau = {"patience": steps // 20}
@@ -50,10 +50,10 @@ def curves(steps: int, warmup: int) -> dict[str, tuple[dict[str, Any], ...]]:
 def draw(
     path: str | Path, names: Sequence[str] = (), *, steps: int = 1000, warmup: float = 0.1
 ) -> None:
-    """Saves a picture of the schedules of these names, or of all, as shares of the initial lr.
+    """Saves a picture of the named schedules, or of all, as multiples of the initial lr.
 
-    Names that mean the same function share a panel. Below it is what its curves were given; the
-    legend says in what they differ.
+    Names of the same function share a panel. The text below a panel has the arguments that its
+    curves share; the legend has those in which they differ.
 
     Example:
         >>> import tempfile
@@ -85,7 +85,7 @@ def draw(
 
 
 def _draw_on(panel: Any, name: str, curves: tuple[dict[str, Any], ...], steps: int) -> None:
-    # A cycle is over when it is over: asked for more, OneCycleLR refuses.
+    # OneCycleLR raises after its last step.
     shown = steps if name == "OneCycleLR" else int(BEYOND * steps)
     first, *others = curves
     common = {

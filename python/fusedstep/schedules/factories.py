@@ -1,6 +1,7 @@
 """The functions of transformers.optimization that make a schedule; the cosines are in `cosine.py`.
 
-Each checks its arguments and hands one formula of `formulas.py` to a `Schedule`. Letters as there.
+Each checks its arguments and makes a `Schedule` of one formula in `formulas.py`, which defines the
+letters.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def get_inverse_sqrt_schedule(
     timescale: int | None = None,
     last_epoch: int = -1,
 ) -> LambdaLR:
-    """lr / initial lr = s / max(1, w) while s < w, then sqrt(k / (s + k - w)), k = timescale;
-    without one k = w, or 10000 without a warm-up.
+    """lr / initial lr = s / max(1, w) while s < w, then sqrt(k / (s + k - w)), k = timescale. The
+    default timescale is w, or 10000 if w = 0.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -138,10 +139,10 @@ def get_wsd_schedule(
     num_cycles: float = 0.5,
     last_epoch: int = -1,
 ) -> LambdaLR:
-    """Warm-up, stable, decay: lr / initial lr rises from r = min_lr_ratio to 1 in w steps, stays
-    for num_stable_steps (or T - w - num_decay_steps), falls to r and stays there. The rise and the
-    fall x = 0..1 are "linear", "cosine" or "1-sqrt": see
-    `fusedstep.schedules.formulas.warmup_stable_decay`.
+    """Warm-up, stable, decay: lr / initial lr rises from r = min_lr_ratio to 1 in w steps, stays at
+    1 for num_stable_steps (by default T - w - num_decay_steps), falls to r in num_decay_steps and
+    stays at r. The rise and the fall are "linear", "cosine" or "1-sqrt":
+    `fusedstep.schedules.formulas.warmup_stable_decay` has their formulas.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -150,11 +151,11 @@ def get_wsd_schedule(
     name = "get_wsd_schedule"
     if num_training_steps is None and num_stable_steps is None:
         raise ValueError(
-            f"{name}: needs num_training_steps or num_stable_steps, to know when the decay begins"
+            f"{name} needs num_training_steps or num_stable_steps, to know when the decay begins"
         )
     if num_training_steps is not None and num_stable_steps is not None:
         warnings.warn(
-            f"{name}: num_stable_steps is used, and num_training_steps has no effect beside it",
+            f"{name}: num_training_steps is ignored, because num_stable_steps is given",
             stacklevel=2,
         )
     checks.choice(warmup_type, "warmup_type", name, formulas.RISES)
@@ -162,7 +163,8 @@ def get_wsd_schedule(
     num_warmup_steps = checks.not_negative(num_warmup_steps, "num_warmup_steps", name)
     num_decay_steps = checks.not_negative(num_decay_steps, "num_decay_steps", name)
     if num_stable_steps is None:
-        # Negative where warm-up and decay do not fit: then the decay has begun inside the warm-up.
+        # This is negative if warm-up and decay are longer than the run. The decay is then under way
+        # when the warm-up ends.
         total = checks.not_negative(num_training_steps, "num_training_steps", name)
         stable = total - num_warmup_steps - num_decay_steps
     else:
@@ -185,8 +187,8 @@ def get_wsd_schedule(
 
 
 def get_reduce_on_plateau_schedule(optimizer: Optimizer, **kwargs: Any) -> ReduceLROnPlateau:
-    """``torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **kwargs)``: lr <- factor lr where a
-    metric has not got better for `patience` steps. Its `step` takes the metric.
+    """``torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **kwargs)``: lr <- factor lr if the
+    metric has not improved for more than `patience` steps. Its `step` takes the metric.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)

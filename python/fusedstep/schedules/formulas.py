@@ -4,8 +4,8 @@
     q = (s - w) / max(1, T - w)        the progress after the warm-up
     wave(c, x) = (1 + cos(2 pi c x)) / 2        c cycles, from 1; half a cycle ends at 0
 
-Unless a docstring says otherwise, the first w steps are the ramp s / max(1, w), and without a
-warm-up step 0 has the first value after it. Nothing here knows a tensor or an optimizer.
+Unless a docstring says otherwise, the first w steps are the ramp s / max(1, w), and the docstring
+has the formula for s >= w. There are no tensors and no optimizers here.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def cosine(
     num_cycles: float,
     min_lr_rate: float = 0.0,
 ) -> float:
-    """max(0, r + (1 - r) wave(c, q)), r = min_lr_rate. The wave goes on after step T, so with half
-    a cycle the rate rises again there.
+    """max(0, r + (1 - r) wave(c, q)), r = min_lr_rate. The wave continues after step T, so with
+    half a cycle the value rises again.
 
     Example:
         >>> settings = dict(num_warmup_steps=0, num_training_steps=2, num_cycles=0.5)
@@ -167,7 +167,7 @@ def inverse_sqrt(step: float, *, num_warmup_steps: float, timescale: float) -> f
     return 1.0 / math.sqrt((step + (timescale - num_warmup_steps)) / timescale)
 
 
-# Shapes of a rise and of a fall, by name: x goes from 0 to 1.
+# The shapes of warm-ups and decays, by name: x goes from 0 to 1.
 RISES = {
     "linear": lambda x: x,
     "cosine": lambda x: 0.5 * (1.0 - math.cos(math.pi * x)),
@@ -192,8 +192,8 @@ def warmup_stable_decay(
     num_cycles: float,
 ) -> float:
     """max(0, r + (1 - r) rise(s / max(1, w))) for w steps, 1 for num_stable_steps, then
-    max(0, r + (1 - r) fall(x)) over num_decay_steps, x from 0 to 1, and r for ever;
-    r = min_lr_ratio. Rises: x, (1 - cos(pi x)) / 2 or 1 - sqrt(1 - x); falls: 1 - x, wave(c, x) or
+    max(0, r + (1 - r) fall(x)) for num_decay_steps, with x from 0 to 1, then r; r = min_lr_ratio.
+    rise(x) is x, (1 - cos(pi x)) / 2 or 1 - sqrt(1 - x); fall(x) is 1 - x, wave(c, x) or
     1 - sqrt(x).
 
     Example:

@@ -1,4 +1,4 @@
-"""GreedyLR: a learning rate that grows while a metric gets better, and shrinks while not."""
+"""GreedyLR: raises the learning rate while a metric improves, and lowers it while it does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..plan import devices
 from . import checks
 from .schedule import check_groups, check_learning_rates, separate_tensors, set_lr
 
-# What a checkpoint holds, by attribute.
+# The attributes that a checkpoint holds.
 SAVED = (
     "factor", "min_lrs", "max_lrs", "patience", "verbose", "cooldown", "warmup",
     "cooldown_counter", "warmup_counter", "mode", "threshold", "threshold_mode", "best",
@@ -39,39 +39,40 @@ class StreamingAverage:
         self.sum = 0.0
 
     def streamavg(self, value: float) -> float:
-        """Takes a value, and returns the mean."""
+        """Adds a value and returns the mean."""
         self.values.append(value)
         self.sum += value
         if len(self.values) > self.window_size:
             self.sum -= self.values.pop(0)
-        if not math.isfinite(self.sum):  # a nan would stay in it after it has left the window
+        if not math.isfinite(self.sum):  # subtracting a nan that left the window leaves a nan
             self.sum = sum(self.values)
         return self.sum / len(self.values)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it holds."""
+        """The window and its sum."""
         return {"window_size": self.window_size, "values": [*self.values], "sum": self.sum}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Loads what `state_dict` returned; missing keys get their defaults."""
         self.window_size = state_dict.get("window_size", self.window_size)
         self.values = [*state_dict.get("values", ())]
         self.sum = state_dict.get("sum", 0.0)
 
 
 class GreedyLR(ReduceLROnPlateau):
-    """A schedule that follows a metric: as ``transformers.optimization.GreedyLR``.
+    """A schedule that follows a metric, as ``transformers.optimization.GreedyLR``.
 
-        better for more than patience steps:   lr = min(lr / factor, max_lr)
-        not better for more than patience:     lr = max(lr factor, min_lr)
+        better for more than `patience` steps in a row:       lr = min(lr / factor, max_lr)
+        not better for more than `patience` steps in a row:   lr = max(lr factor, min_lr)
 
-    Better is below the best by threshold ("abs"; with "rel", below best (1 - threshold)), or above
-    it with mode="max". A change of at most eps is not made. After a smaller lr, `cooldown` steps
-    count for nothing, after a larger one `warmup` steps. When all groups would have been made
-    smaller `reset_start` times at their min_lr, everything begins again from the initial lr.
-    `smooth` takes the mean of the last `window_size` metrics.
+    A metric is better if it is below best - threshold ("abs") or best (1 - threshold) ("rel"); with
+    mode="max", if it is above best + threshold or best (1 + threshold). A change of at most `eps`
+    is not made. The `cooldown` steps after a decrease and the `warmup` steps after an increase are
+    not judged. After `reset_start` decreases that leave all groups at their min_lr, everything
+    restarts from the initial lr. `smooth` uses the mean of the last `window_size` metrics.
 
-    It is a ReduceLROnPlateau to those who ask, and so steps where those step: with the metric.
+    It is a subclass of ReduceLROnPlateau, so frameworks that pass the metric to that one pass it to
+    this one too.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -103,8 +104,8 @@ class GreedyLR(ReduceLROnPlateau):
         self.factor = checks.finite(factor, "factor", name)
         if not 0.0 < self.factor < 1.0:
             raise ValueError(
-                f"{name}: factor should be between 0 and 1 but is: {self.factor}: the lr is "
-                "multiplied by it to make it smaller, and divided by it to make it larger"
+                f"{name}: factor should be between 0 and 1 but is: {self.factor}. The lr is "
+                "multiplied by it to decrease it, and divided by it to increase it."
             )
         checks.choice(mode, "mode", name, ("min", "max"))
         checks.choice(threshold_mode, "threshold_mode", name, ("rel", "abs"))
@@ -127,8 +128,8 @@ class GreedyLR(ReduceLROnPlateau):
         for index, (low, high) in enumerate(zip(self.min_lrs, self.max_lrs, strict=True)):
             if low > high:
                 raise ValueError(
-                    f"{name}: min_lr should be at most max_lr but is: {low} above {high}, "
-                    f"in group {index}"
+                    f"{name}: min_lr should be at most max_lr but is: {low}, above {high}, in "
+                    f"group {index}"
                 )
         separate_tensors(optimizer, groups=len({*zip(self.min_lrs, self.max_lrs, strict=True)}) > 1)
         self.last_epoch = 0
@@ -145,11 +146,12 @@ class GreedyLR(ReduceLROnPlateau):
     def step(  # type: ignore[override]  # as ReduceLROnPlateau's
         self, metrics: Any, epoch: int | None = None
     ) -> None:
-        """Takes the metric of another step, and sets the learning rates.
+        """Takes the metric of one step and sets the learning rates.
 
         Arguments:
             metrics: the metric, a number.
-            epoch: the step's number in what `verbose` prints; by default they are counted.
+            epoch: the number of this step, which `verbose` prints; by default one more than the
+                last.
         """
         current = float(metrics)
         if self._streaming_avg is not None:
@@ -179,9 +181,9 @@ class GreedyLR(ReduceLROnPlateau):
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
 
     def is_better(self, current: float, best: float) -> bool:
-        """Whether a metric is better than the best by the threshold."""
+        """Whether a metric beats the best one by the threshold."""
         down = -1.0 if self.mode == "min" else 1.0
-        # Not best + down * threshold * best: best is infinite at first.
+        # best + down * threshold * best would be nan at first, where best is infinite.
         relative = self.threshold_mode == "rel"
         bound = best * (1.0 + down * self.threshold) if relative else best + down * self.threshold
         return current < bound if self.mode == "min" else current > bound
@@ -205,7 +207,7 @@ class GreedyLR(ReduceLROnPlateau):
 
     def _reset(self) -> None:
         for index, lr in enumerate(self._init_lrs):
-            self._set(index, lr, f"Begins again: learning rate of group {index} is")
+            self._set(index, lr, f"Restart: learning rate of group {index} is")
         self._begin()
         self.reset_start = self.reset_start_original
 
@@ -216,8 +218,9 @@ class GreedyLR(ReduceLROnPlateau):
             print(f"{said} {lr:.4e}.")
 
     def _rates(self) -> list[float]:
-        """The learning rates of the groups: of a tensor what it was set to, before it was rounded,
-        unless somebody else has set it. One on a device is not asked."""
+        """The learning rate of each group. For a tensor it is the number that we filled it with,
+        before rounding, unless the tensor holds another number by now. A tensor on a device is not
+        read: we assume that it still holds ours."""
         check_groups(self.optimizer, len(self._last_lr), "GreedyLR")
         rates = []
         for group, own in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -229,11 +232,11 @@ class GreedyLR(ReduceLROnPlateau):
         return rates
 
     def get_last_lr(self) -> list[Any]:
-        """The learning rates as the last step left them."""
+        """The learning rates that the last step set."""
         return self._last_lr
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it holds beside the optimizer."""
+        """The settings and counters; the optimizer is not in it."""
         state = {key: getattr(self, key) for key in SAVED}
         state |= {key: [*state[key]] for key in OF_GROUPS}
         if self._streaming_avg is not None:
@@ -241,13 +244,13 @@ class GreedyLR(ReduceLROnPlateau):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave, or a part of it, and sets the groups' learning rates."""
+        """Loads what `state_dict` returned, or a part of it, and sets the learning rates."""
         groups = self.optimizer.param_groups
         for key in OF_GROUPS:
             if len(state_dict.get(key, groups)) != len(groups):
                 raise ValueError(
                     f"GreedyLR: the state has {key} for {len(state_dict[key])} groups, but the "
-                    f"optimizer has {len(groups)}. Load a checkpoint of the same groups."
+                    f"optimizer has {len(groups)}. Load a checkpoint made with the same groups."
                 )
         for key in SAVED:
             if key in state_dict:
@@ -264,7 +267,7 @@ class GreedyLR(ReduceLROnPlateau):
 
 
 def _of_groups(lr: Any, argument: str, optimizer: Optimizer) -> list[float]:
-    """One bound for each group, from one number or a list."""
+    """One bound for each group, from a single number or a list."""
     groups = len(optimizer.param_groups)
     if not isinstance(lr, (list, tuple)):
         return [checks.finite(lr, argument, "GreedyLR")] * groups

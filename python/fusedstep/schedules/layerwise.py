@@ -1,4 +1,4 @@
-"""Schedules for optimizers that step parameter by parameter, in hooks of the backward pass."""
+"""Schedules for optimizers that step one parameter at a time, in hooks of the backward pass."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch.optim import Optimizer
 
 
 def optimizers_of_layers(optimizer: Any) -> dict[Tensor, Optimizer] | None:
-    """The optimizer of each parameter where `optimizer` is transformers' stand-in for them
-    (LayerWiseDummyOptimizer), else None."""
+    """The optimizer of each parameter if `optimizer` is transformers' LayerWiseDummyOptimizer, else
+    None."""
     return getattr(optimizer, "optimizer_dict", None)
 
 
 class LayerWiseSchedule:
-    """One schedule a parameter, each stepped by a hook when its parameter's gradient is done. To be
-    made after the hooks that step the optimizers. Its own `step` has nothing left to do.
+    """One schedule per parameter. A hook steps each when the gradient of its parameter is complete,
+    so `step` does nothing. Make it after the hooks that step the optimizers: hooks run in the order
+    in which they were registered.
 
     Example:
         >>> from fusedstep.schedules import get_constant_schedule
@@ -36,10 +37,10 @@ class LayerWiseSchedule:
         self.schedules[param].step()
 
     def step(self, *_: Any) -> None:
-        """Nothing: the hooks have stepped."""
+        """Does nothing: the hooks have stepped."""
 
     def get_last_lr(self) -> list[float]:
-        """The learning rates of all groups of all parameters' optimizers."""
+        """The learning rates of all groups of all optimizers."""
         return [lr for schedule in self.schedules.values() for lr in schedule.get_last_lr()]
 
     def state_dict(self) -> dict[str, Any]:
@@ -47,12 +48,12 @@ class LayerWiseSchedule:
         return {"schedules": [own.state_dict() for own in self.schedules.values()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         states = state_dict["schedules"]
         if len(states) != len(self.schedules):
             raise ValueError(
                 f"the state holds {len(states)} schedules, but there are {len(self.schedules)} "
-                "parameters. Load a checkpoint of the same model."
+                "parameters. Load a checkpoint of this model."
             )
         for own, state in zip(self.schedules.values(), states, strict=True):
             own.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Schedules by their names in transformers' configs: SchedulerType and get_scheduler."""
+"""get_scheduler and SchedulerType: schedules by the names that transformers' configs use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layerwise import LayerWiseSchedule, optimizers_of_layers
 
 
 class SchedulerType(str, Enum):
-    """The names of `get_scheduler`: a member equals its string, and hashes as it does.
+    """The names of `get_scheduler`. A member equals its string and has the same hash.
 
     Example:
         >>> SchedulerType("cosine") is SchedulerType.COSINE
@@ -33,7 +33,8 @@ class SchedulerType(str, Enum):
     WARMUP_STABLE_DECAY = "warmup_stable_decay"
     GREEDY = "greedy"
 
-    # As Enum has it, a member would hash as its own name: transformers' enum could not find it.
+    # Enum hashes a member's name. With that hash, transformers' enum could not look a member up by
+    # its value.
     __hash__ = str.__hash__
 
     @classmethod
@@ -64,7 +65,7 @@ TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., Any]] = {
     SchedulerType.GREEDY: greedy.get_greedy_schedule,
 }
 
-# Their step takes a metric, and no number of steps matters to them.
+# The step of these takes a metric, and they ignore the numbers of steps.
 FOLLOW_A_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 
@@ -75,12 +76,12 @@ def get_scheduler(
     num_training_steps: int | None = None,
     scheduler_specific_kwargs: dict[str, Any] | None = None,
 ) -> Any:
-    """The schedule of that name: as ``transformers.get_scheduler``.
+    """The schedule of that name, as ``transformers.get_scheduler``.
 
     Arguments:
         name: a string, a SchedulerType, or a member of transformers' own enum.
-        scheduler_specific_kwargs: further arguments of the function that makes the schedule. The
-            constant ones take none, and ignore them.
+        scheduler_specific_kwargs: further arguments of the function that makes the schedule.
+            "constant" and "constant_with_warmup" ignore them.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -90,8 +91,8 @@ def get_scheduler(
     layers = optimizers_of_layers(optimizer)
     if layers is not None and kind in FOLLOW_A_METRIC:
         raise ValueError(
-            f"schedule {kind.value!r} follows a metric, which the hooks of single layers' "
-            "optimizers do not know. Choose one that follows the step."
+            f"schedule {kind.value!r} follows a metric, but the hooks that step layer-wise "
+            "optimizers have no metric. Choose a schedule that follows the step."
         )
     if layers is not None:
         return LayerWiseSchedule(
@@ -113,7 +114,7 @@ def get_scheduler(
         return make(optimizer, num_warmup_steps=num_warmup_steps)
     if kind is SchedulerType.INVERSE_SQRT:
         return make(optimizer, num_warmup_steps=num_warmup_steps, **further)
-    if kind is not SchedulerType.WARMUP_STABLE_DECAY:  # which can have num_stable_steps instead
+    if kind is not SchedulerType.WARMUP_STABLE_DECAY:  # that one may have num_stable_steps instead
         _needed(kind, "num_training_steps", num_training_steps)
     return make(
         optimizer,
@@ -126,5 +127,5 @@ def get_scheduler(
 def _needed(kind: SchedulerType, argument: str, value: int | None) -> None:
     if value is None:
         raise ValueError(
-            f"schedule {kind.value!r} needs `{argument}`: give get_scheduler a number of steps"
+            f"schedule {kind.value!r} needs `{argument}`: pass get_scheduler a number of steps"
         )

@@ -1,4 +1,4 @@
-"""Learning rates that follow a function of the step, computed on the host."""
+"""Schedule: learning rates that are a function of the step, computed on the host."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Factor = Callable[[int], float]
 
 
 class Schedule(LambdaLR):
-    """lr = initial lr of the group * f(step), as ``torch.optim.lr_scheduler.LambdaLR``, whose
-    arguments and state dict these are.
+    """lr = initial lr of the group * f(step), with the arguments and the state dict of
+    ``torch.optim.lr_scheduler.LambdaLR``.
 
-    Values are Python floats, whatever the learning rate is: a tensor is filled in place and never
-    read after the first time, so nothing waits for a device and nothing aliases it.
+    Values are Python floats. If the learning rate is a tensor, it is read once, when the schedule
+    is made, and then only filled in place: no device sync, and no value aliases the tensor.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor(0.5))
@@ -43,14 +43,14 @@ class Schedule(LambdaLR):
         check_learning_rates(optimizer, name)
         separate_tensors(optimizer, groups=isinstance(lr_lambda, (list, tuple)))
         for group in optimizer.param_groups:
-            if last_epoch == -1 or "initial_lr" in group:  # else the base class says what is wrong
+            if last_epoch == -1 or "initial_lr" in group:  # else the base class raises
                 group["initial_lr"] = scalar(group.get("initial_lr", group["lr"]))
         super().__init__(optimizer, lr_lambda, last_epoch)
 
     @property
     def _last_lr(self) -> list[Any]:
-        """What `get_last_lr` returns, which every version of torch sets in another place, and to
-        the tensors where there are some. Never those, which are filled again."""
+        """What `get_last_lr` returns. Where torch sets it depends on its version, and it sets it to
+        the groups' tensors, which the next step fills. We keep floats instead."""
         if "_last_lr" not in self.__dict__:
             raise AttributeError("_last_lr")
         last: list[Any] = self.__dict__["_last_lr"]
@@ -67,10 +67,10 @@ class Schedule(LambdaLR):
             self.optimizer,
             len(self.base_lrs),
             "Schedule",
-            "Give the new groups an 'initial_lr', and make a new schedule with "
+            "Give the new groups an 'initial_lr' and make a new schedule with "
             f"last_epoch={self.last_epoch - 1}.",
         )
-        own = {id(factor): factor for factor in self.lr_lambdas}  # of all groups, or of each
+        own = {id(factor): factor for factor in self.lr_lambdas}  # groups often share one
         factors = {key: factor(self.last_epoch) for key, factor in own.items()}
         return [
             float(base * factors[id(factor)])
@@ -78,7 +78,7 @@ class Schedule(LambdaLR):
         ]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave, or a LambdaLR's, whose learning rates may be tensors."""
+        """Loads a state dict of this class or of LambdaLR, whose learning rates may be tensors."""
         super().load_state_dict(state_dict)
         self.base_lrs = [scalar(lr) for lr in self.base_lrs]
         self._last_lr = [scalar(lr) for lr in self._last_lr]
@@ -92,7 +92,8 @@ def scheduled(
     counts: dict[str, Any],
     settings: dict[str, Any] | None = None,
 ) -> Schedule:
-    """A Schedule of the formula with its counts checked. A partial of a function can be pickled."""
+    """A Schedule of the formula, after a check that no count is negative. The formula is bound by
+    `partial`, because a partial can be pickled and a closure cannot."""
     checked = {
         argument: checks.not_negative(value, argument, name) for argument, value in counts.items()
     }
@@ -102,7 +103,7 @@ def scheduled(
 
 
 def check_learning_rates(optimizer: Optimizer, name: str) -> None:
-    """Refuses an optimizer whose learning rates a schedule called `name` cannot set."""
+    """Raises if the schedule called `name` cannot set the learning rates of this optimizer."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"{name}: optimizer should be a torch.optim.Optimizer but is: "
@@ -113,12 +114,12 @@ def check_learning_rates(optimizer: Optimizer, name: str) -> None:
         if "lr" not in group:
             raise ValueError(
                 f"{name}: group {index} of {kind} has no 'lr' for the schedule to set. Give the "
-                "group one, or step the optimizer without a schedule."
+                "group one, or use the optimizer without a schedule."
             )
         if group["lr"] is None:
             raise TypeError(
-                f"{name}: group {index} of {kind} has lr=None, which nothing can multiply: the "
-                "optimizer chooses its own (relative_step). Give it an lr and "
+                f"{name}: group {index} of {kind} has lr=None: the optimizer chooses its own step "
+                "size (relative_step), and a schedule has nothing to multiply. Give it an lr and "
                 "relative_step=False, or use AdafactorSchedule."
             )
 
@@ -126,28 +127,28 @@ def check_learning_rates(optimizer: Optimizer, name: str) -> None:
 def check_groups(
     optimizer: Optimizer, expected: int, name: str, way_out: str = "Make a new one."
 ) -> None:
-    """Refuses an optimizer that has got or lost groups since the schedule called `name` was
+    """Raises if the optimizer has gained or lost groups since the schedule called `name` was
     made."""
     groups = len(optimizer.param_groups)
     if groups != expected:
         raise ValueError(
-            f"{name}: it was made for {expected} group(s), but the optimizer has {groups} now. "
+            f"{name} was made for {expected} group(s), but the optimizer has {groups} now. "
             f"{way_out}"
         )
 
 
 def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
-    """The learning rate that an optimizer was made with, which an absolute `argument` of the
-    schedule called `name` is compared with."""
+    """The learning rate in the optimizer's defaults. The schedule called `name` divides its
+    `argument`, an absolute learning rate, by it."""
     check_learning_rates(optimizer, name)
     lr = optimizer.defaults.get("lr")
     if lr is None:
         raise ValueError(
             f"{name}: {argument} is compared with the default lr of {type(optimizer).__name__}, "
-            "which has none. Give the optimizer itself an lr beside those of its groups."
+            "which has none. Give the optimizer an lr besides those of its groups."
         )
     for group in optimizer.param_groups:
-        # A tensor that it shares with a group was filled if torch's own schedules came before.
+        # If a group shares the tensor, an earlier schedule of torch has filled it.
         if group["lr"] is lr and isinstance(lr, Tensor):
             lr = group.get("initial_lr", lr)
     if not scalar(lr) > 0.0:
@@ -159,8 +160,9 @@ def default_lr(optimizer: Optimizer, name: str, argument: str) -> float:
 
 
 def separate_tensors(optimizer: Optimizer, *, groups: bool) -> None:
-    """Keeps a tensor that will be filled from being the optimizer's default too; with `groups`
-    from being that of several groups, whose learning rates are going to differ."""
+    """Clones the optimizer's default lr if a group has the same tensor, which the schedule will
+    fill. With `groups`, also gives each group a tensor of its own, since their rates will
+    differ."""
     default = optimizer.defaults.get("lr")
     seen: set[int] = set()
     for group in optimizer.param_groups:
@@ -174,7 +176,7 @@ def separate_tensors(optimizer: Optimizer, *, groups: bool) -> None:
 
 
 def set_lr(group: dict[str, Any], lr: float) -> None:
-    """Sets the learning rate of a group, in place where it is a tensor."""
+    """Sets the learning rate of a group, in place if it is a tensor."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)
     else:

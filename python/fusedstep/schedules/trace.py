@@ -1,4 +1,4 @@
-"""The values of a schedule, by itself: for tables, pictures, and a look before a long run."""
+"""The values of a schedule without a model: for tables, pictures, and a look before a long run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .by_name import METRIC_CLASSES, by_name
 
 
 def example_loss(step: int, num_training_steps: int) -> float:
-    """A loss for schedules that follow one: 1 / (1 + 9 s / T) up to T / 2, and flat after it.
+    """A loss for schedules that follow one: 1 / (1 + 9 s / T) up to step T / 2, flat after it.
 
     Example:
         >>> [round(example_loss(step, 10), 2) for step in (0, 5, 9)]
@@ -23,18 +23,19 @@ def example_loss(step: int, num_training_steps: int) -> float:
 def trace(
     name: str, num_training_steps: int, steps: int, lr: float = 1.0, **given: Any
 ) -> list[float]:
-    """The learning rate at the steps 0, 1, ... of a run whose optimizer was made with `lr`. A
-    schedule that follows a metric gets `example_loss`.
+    """The learning rates at steps 0, 1, ... for an optimizer made with `lr`. A schedule that
+    follows a metric gets `example_loss`.
 
     Arguments:
-        steps: how many values; there may be more than num_training_steps.
+        steps: how many values; may be more than num_training_steps.
         given: the other arguments of `by_name`.
 
     Example:
         >>> trace("linear", 4, steps=6, num_warmup_steps=2)
         [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     """
-    # Without a gradient a step changes nothing. AdamW has the momentum that some schedules move.
+    # The parameter has no gradient, so a step changes nothing. AdamW, because some schedules
+    # (OneCycleLR, CyclicLR) also set a momentum.
     optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     schedule = by_name(name, optimizer, num_training_steps=num_training_steps, **given)
     values = []

@@ -1,4 +1,4 @@
-"""WarmUp: any schedule, after a polynomial warm-up."""
+"""WarmUp: puts a polynomial warm-up before any schedule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .schedule import check_groups, check_learning_rates, set_lr
 
 
 class WarmUp(LRScheduler):
-    """lr = lr0 (s / w)^power for w steps, then what the schedule says at step s - w; lr0 is its
-    learning rate at step 0.
+    """lr = lr0 (s / w)^power for w steps, then the schedule's lr at step s - w; lr0 is its learning
+    rate at step 0.
 
-    The schedule is one that was just made, of any kind, and has no warm-up itself: it sleeps until
-    this one is over. One that follows a metric gets it from `step` from then on.
+    The schedule may be of any kind. It must be new and have no warm-up of its own; it is not
+    stepped until the warm-up is over. If it follows a metric, `step` passes the metric on from
+    then on.
 
     Arguments:
         schedule: what follows the warm-up.
@@ -40,7 +41,7 @@ class WarmUp(LRScheduler):
         if made > 0:
             raise ValueError(
                 f"WarmUp: schedule should be at its beginning but has made {made} steps. To "
-                "resume, wrap a new one and load the state."
+                "resume, wrap a new schedule and load the state."
             )
         check_learning_rates(schedule.optimizer, "WarmUp")
         self.schedule = schedule
@@ -50,29 +51,30 @@ class WarmUp(LRScheduler):
         self.base_lrs: list[Any] = [scalar(g["lr"]) for g in self.optimizer.param_groups]
         if not any(self.base_lrs):
             raise ValueError(
-                "WarmUp: schedule begins with a learning rate of 0, as one does that has a warm-up "
-                "of its own. Leave one of the two out."
+                "WarmUp: schedule begins with a learning rate of 0. Does it have a warm-up of its "
+                "own? Leave one of the two out."
             )
-        if hasattr(schedule, "total_steps"):  # accelerate asks OneCycleLR before it steps
+        if hasattr(schedule, "total_steps"):  # accelerate reads OneCycleLR's before it steps
             self.total_steps = schedule.total_steps + self.warmup_steps
         self.last_epoch = -1
         self._step_count = 0
         self.step()
 
     def step(self, *metrics: Any) -> None:
-        """Goes on to the next step; `metrics` are for a schedule that follows one."""
+        """Goes on to the next step; `metrics` are for a schedule that follows a metric."""
         follows = isinstance(self.schedule, ReduceLROnPlateau)
-        # SequentialLR of older torch begins with step(0).
+        # SequentialLR of older torch versions begins with step(0).
         if metrics and not follows and metrics != (self.last_epoch + 1,):
             raise ValueError(
-                f"WarmUp: {type(self.schedule).__name__} is no ReduceLROnPlateau and gets no "
-                f"metric, and step() goes on by one: leave out {', '.join(map(repr, metrics))}."
+                f"WarmUp: {type(self.schedule).__name__} is no ReduceLROnPlateau and takes no "
+                "metric, and step() always goes on by one step: leave out "
+                f"{', '.join(map(repr, metrics))}."
             )
         self._step_count += 1
         self._update_lr(None, *(metrics if follows else ()))
 
     def _update_lr(self, epoch: int | None = None, *metrics: Any) -> None:
-        # SequentialLR calls it with epoch=0, where it begins with this schedule.
+        # SequentialLR calls this with epoch=0 when it switches to this schedule.
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_over():
             self.schedule.step(*metrics)
@@ -86,7 +88,8 @@ class WarmUp(LRScheduler):
         self._last_lr = lrs
 
     def get_lr(self) -> list[Any]:
-        """The learning rates of the warm-up, and of the step after it: the schedule's first."""
+        """The learning rates during the warm-up, and at step w, where they are the schedule's
+        first ones."""
         share = 1.0
         if self.last_epoch < self.warmup_steps:
             share = formulas.ramp(self.last_epoch, self.warmup_steps, self.power)
@@ -101,7 +104,7 @@ class WarmUp(LRScheduler):
         return last
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and the state of the schedule."""
+        """The step, the settings, and the state of the schedule."""
         return {
             "warmup_steps": self.warmup_steps,
             "power": self.power,
@@ -112,18 +115,19 @@ class WarmUp(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave, with the same warm-up and a schedule of the same kind."""
+        """Loads what `state_dict` returned; warm-up and kind of schedule must be the same."""
         for key in ("warmup_steps", "power"):
             if state_dict[key] != getattr(self, key):
                 raise ValueError(
-                    f"WarmUp: the state is of {key}={state_dict[key]}, but this one has "
-                    f"{getattr(self, key)}. Make it with the same."
+                    f"WarmUp: the state has {key}={state_dict[key]}, but this WarmUp has "
+                    f"{getattr(self, key)}. Make it with the same {key}."
                 )
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
         self.base_lrs = [*state_dict["base_lrs"]]
         self._last_lr = [*state_dict["_last_lr"]]
-        # Some set the groups' learning rates, which is not theirs to do yet.
+        # Some schedules set the groups' learning rates when they load. During the warm-up we set
+        # them back.
         before = [copy(group["lr"]) for group in self.optimizer.param_groups]
         self.schedule.load_state_dict(state_dict["schedule"])
         if not self._is_over():

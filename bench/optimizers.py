@@ -1,0 +1,73 @@
+"""The optimizers that we race: one entry each, and nothing else to add anywhere.
+
+An entry names ours, its settings and its peers. Its bytes follow from the rule's states, its rows
+from the peers, its lists from the shapes in `lists.py`.
+"""
+
+from bench.providers import COMPILED, ONLY_ASKED, Entry, Training, by_torch, lazily
+
+# What transformers' Trainer passes for optim="adafactor".
+TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+
+RULES = {
+    "adamw": Entry(
+        "AdamW",
+        rule="adamw",
+        ours="fusedstep.optim.AdamW",
+        settings={"lr": 1e-3},
+        peers={
+            **by_torch("AdamW", "torch-fused", "torch-foreach", "torch-plain"),
+            **by_torch("AdamW", "torch-capturable", COMPILED),
+            "optimi": lazily("optimi", "AdamW"),
+            "flashoptim": lazily("flashoptim", "FlashAdamW"),
+            "torchao": lazily("torchao.optim", "_AdamW"),
+            "torchao-8bit": lazily("torchao.optim", "AdamW8bit"),
+            "apex": lazily("apex.optimizers", "FusedAdam"),
+            "transformer-engine": lazily("transformer_engine.pytorch.optimizers", "FusedAdam"),
+            "deepspeed-cpu": lazily("deepspeed.ops.adam", "DeepSpeedCPUAdam"),
+        },
+        capturable=True,
+        on_models=True,
+        training=Training(lr=3e-3, against="torch-fused"),
+    ),
+    "adafactor-hf-trainer": Entry(
+        "Adafactor, transformers' (Trainer's settings)",
+        rule="adafactor",
+        ours="fusedstep.hf.Adafactor",
+        settings=TRAINER,
+        peers={
+            "transformers": lazily("transformers.optimization", "Adafactor"),
+            "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit"),
+        },
+        on_models=True,
+        training=Training(lr=3e-3, name="hf-adafactor-trainer"),
+    ),
+    "adafactor-hf-defaults": Entry(
+        "Adafactor, transformers' (defaults)",
+        rule="adafactor",
+        ours="fusedstep.hf.Adafactor",
+        peers={"transformers": lazily("transformers.optimization", "Adafactor")},
+        training=Training(lr=None, name="hf-adafactor"),
+    ),
+    "adafactor-torch": Entry(
+        "Adafactor, torch's",
+        rule="adafactor",
+        ours="fusedstep.optim.Adafactor",
+        peers=by_torch("Adafactor", "torch-foreach", "torch-plain", COMPILED),
+        capturable=True,
+        training=Training(lr=3e-2, against="torch-plain", name="adafactor"),
+    ),
+}
+
+# Public optimizers that we do not race, and why.
+NOT_RACED = {
+    "fusedstep.hf.AdamW": "transformers has none since version 5; a step costs as much as AdamW's",
+    "fusedstep.hf.AdamWeightDecay": "its peer was written for TensorFlow; it is hf.AdamW's step",
+}
+
+PROVIDERS = tuple(dict.fromkeys(name for entry in RULES.values() for name in entry.providers))
+ABSENT = {
+    name for entry in RULES.values() for name, peer in entry.peers.items() if peer.is_absent()
+}
+# Raced on this machine unless --providers says otherwise.
+HERE = tuple(name for name in PROVIDERS if name not in ONLY_ASKED | ABSENT)

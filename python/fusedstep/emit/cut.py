@@ -1,0 +1,57 @@
+"""csrc/cuda/cut.h, from `fusedstep.gpu.cut`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+
+from ..gpu import cut
+from .text import camel
+
+HEADER = """\
+// How tensors are cut into work for a GPU. GENERATED from python/fusedstep/gpu/cut.py by
+// `make rules`: do not edit.
+// clang-format off
+#pragma once
+
+#include <cstdint>
+
+namespace fusedstep::cuda {
+"""
+
+CONSTANTS = {
+    "kChunk": (cut.CHUNK, "elements of an elementwise entry"),
+    "kColumnsWidth": (cut.COLUMNS_WIDTH, "columns that a unit finishes"),
+    "kTinyElements": (cut.TINY_ELEMENTS, "of a matrix that one thread takes"),
+    "kTinyMatrices": (cut.TINY_MATRICES, "of a unit"),
+    "kPieceElements": (cut.PIECE, "of a vector"),
+    "kWaveEntry": (cut.WAVE_ENTRY, "numbers of an entry of the waves"),
+}
+
+
+def cut_header() -> str:
+    """The whole text of csrc/cuda/cut.h."""
+    said = dict(re.findall(r"^    (\w+): int = 0  # (.+)$", inspect.getsource(cut.Cut), re.M))
+    fields = [f"  int64_t {f};" + (f"  // {said[f]}" if f in said else "") for f in cut.FIELDS]
+    parts = [
+        HEADER,
+        *(f"constexpr int {n} = {value};  // {why}" for n, (value, why) in CONSTANTS.items()),
+        "",
+        "// Kinds of work, by the number that Python gives them.",
+        "enum class Unit : int {",
+        *(f"  k{camel(name)}," for name in cut.UNITS),
+        "};",
+        "constexpr const char* kUnitNames[] = {",
+        *(f'    "{name}",' for name in cut.UNITS),
+        "};",
+        "",
+        *(f"// {line}" for line in textwrap.wrap(" ".join((cut.Cut.__doc__ or "").split()), 98)),
+        "struct Cut {",
+        *fields,
+        "};",
+        "",
+        "}  // namespace fusedstep::cuda",
+        "",
+    ]
+    return "\n".join(parts)

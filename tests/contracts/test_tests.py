@@ -1,0 +1,103 @@
+"""What the tests ask of themselves: where names may come from, and what lies in which folder."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+TOOLS = ("ptxrun", "simcuda")
+FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
+
+
+def imports_of(text, file):
+    """Every name that a file of tests/ imports, in full and with its module: `tests.support.cases`
+    and `tests.support.cases.each`."""
+    package = ["tests", *Path(file).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            found.update([module, *(f"{module}.{alias.name}" for alias in node.names)])
+    return found
+
+
+def from_test_files(text, file):
+    """Imports of another test file, or of something in it."""
+    tests = {"tests." + one[: -len(".py")].replace("/", ".") for one in FILES if "/test_" in one}
+    return {
+        name for name in imports_of(text, file) if name in tests or name.rpartition(".")[0] in tests
+    }
+
+
+def from_outside(text, file):
+    """Imports of the package, or of tests beyond the tool's own folder."""
+    tool = "tests." + Path(file).parts[0]
+    return {
+        name
+        for name in imports_of(text, file)
+        if name.split(".")[0] in ("fusedstep", "tests") and not f"{name}.".startswith(f"{tool}.")
+    }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_imports_from_a_test_file(file):
+    assert not from_test_files((TESTS / file).read_text(), file)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.split("/")[0] in TOOLS])
+def test_the_tools_know_nothing_of_the_package(file):
+    assert not from_outside((TESTS / file).read_text(), file)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_says_what_it_is(tool):
+    text = (TESTS / tool / "README.md").read_text()
+    assert text.startswith(f"# {tool}: ") and "## What it cannot see" in text
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("support/")])
+def test_support_holds_no_test(file):
+    tree = ast.parse((TESTS / file).read_text())
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert not Path(file).name.startswith("test_")
+    assert not {name for name in names if name.lower().startswith("test")}
+
+
+def test_every_test_lies_in_a_folder_that_says_what_it_is_for():
+    assert [file for file in FILES if "/" not in file] == ["__init__.py", "conftest.py"]
+    for folder in {(TESTS / file).parent for file in FILES}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from tests.contracts.test_peers import STEPS",
+        "from tests.contracts import test_peers",
+        "from .test_peers import STEPS",
+        "from . import test_peers",
+        "from ..optim import test_amp as amp",
+        "def f():\n    import tests.contracts.test_peers",
+    ],
+)
+def test_an_import_from_a_test_file_is_seen(text):
+    assert from_test_files(text, "contracts/test_errors.py")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import fusedstep",
+        "from fusedstep.gpu import cut",
+        "from tests.support.cases import CASES",
+        "from ..support import cases",
+        "from tests import simcuda",
+    ],
+)
+def test_an_import_from_outside_is_seen_in_a_tool(text):
+    assert from_outside(text, "ptxrun/test_memory.py")
+    assert not from_outside("import numpy\nfrom . import Fault", "ptxrun/test_memory.py")
