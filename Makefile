@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests sanitizer bench waves memory scaling train profile
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules info clean
+.PHONY: bench bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -60,6 +60,9 @@ style: $(VENV)/built ## checks style with ruff, mypy and clang-format
 
 rules: $(VENV)/built ## prints csrc/rules.h and csrc/cuda/cut.h again after a rule or a cut changed
 	$(BIN)/python -m fusedstep.emit csrc
+
+budgets: $(VENV)/built ## compiles every kernel for every GPU and writes the budgets of registers that tests compare with
+	$(BIN)/python -m tests.support.write_budgets
 
 info: $(VENV)/built ## which backends work here, and why the others do not
 	$(BIN)/python -m fusedstep info

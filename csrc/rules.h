@@ -7,7 +7,7 @@
 namespace fusedstep {
 
 // Of the files in python/fusedstep/rules. A module that was built from others is not used.
-constexpr char kFingerprint[] = "acf3f9f2857d5de1";
+constexpr char kFingerprint[] = "d549f3e2a179f943";
 
 // Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.
 constexpr int kLanes = 16;
@@ -26,6 +26,9 @@ constexpr int kEnergy = 3;
 constexpr int kFinish = 4;
 constexpr int kUpdate = 5;
 constexpr int kReport = 6;
+constexpr int kPackColumns = 7;
+constexpr int kPackTensor = 8;
+constexpr int kTotal = 9;
 
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
 // is where a rule's own states begin, if it has any.

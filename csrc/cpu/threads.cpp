@@ -72,7 +72,7 @@ void work_through(Team& team) {
   const Launch& launch = team.launch;
   const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
   char* scratch = launch.thread_scratch + team.members.fetch_add(1) * launch.thread_bytes;
-  for (int64_t phase = 0; phase < launch.n_phases; ++phase) {
+  for (int64_t phase = launch.first_phase; phase < launch.end_phase; ++phase) {
     const int64_t first = launch.phases[phase], runs = launch.phases[phase + 1] - first;
     Phase& state = team.phases[phase];
     for (int64_t run; (run = state.next.fetch_add(1, std::memory_order_relaxed)) < runs;) {
@@ -122,9 +122,9 @@ void enter_pool(Team& team) { GOMP_parallel(join_team, &team, unsigned(team.laun
 bool has_pool() { return GOMP_parallel != nullptr; }
 
 void carry_out(const Launch& launch, Walk walk) {
-  if (launch.n_phases == 0) return;
-  Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), float_mode()};
-  const bool one_run = launch.phases[launch.n_phases] == 1;
+  if (launch.end_phase == launch.first_phase) return;
+  Team team{launch, walk, std::make_unique<Phase[]>(launch.end_phase), float_mode()};
+  const bool one_run = launch.phases[launch.end_phase] - launch.phases[launch.first_phase] == 1;
   if (launch.threads <= 1 || one_run || !has_pool() || is_child)
     work_through(team);
   else if (is_copy)

@@ -2,7 +2,7 @@
 // walker.
 #include "walk.h"
 
-#include "factored.h"
+#include "exchanged.h"
 
 namespace fusedstep {
 namespace {
@@ -22,6 +22,9 @@ Walk find_elementwise(int64_t rule, RuleList<Rules...>) {
 
 template <bool Momentum, class T>
 Walk factored(const Launch& launch) {
+  if (launch.exchange.sums != nullptr)
+    return launch.vectors ? walk_exchanged<ExchangedVector<T, Momentum>>
+                          : walk_exchanged<ExchangedMatrix<T, Momentum>>;
   return launch.vectors ? walk_factored<VectorTensor<T, Momentum>>
                         : walk_factored<MatrixTensor<T, Momentum>>;
 }

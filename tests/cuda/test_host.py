@@ -12,8 +12,8 @@ from fusedstep.gpu import cut
 from tests.support import recorded_cuda
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
-from tests.support.problems import is_factored
 from tests.support.recorded_cuda import SHAPES, SMALL_UNITS, numbers_at, started
+from tests.support.rule_cases import FACTORED, is_factored
 
 CASE = {case.name: case for case in CASES}
 ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
@@ -60,7 +60,7 @@ def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, module
 
 
 @pytest.mark.usefixtures("small_units")
-@each([case for case in CASES if is_factored(case)])
+@each(FACTORED)
 def test_work_that_would_find_nothing_is_not_launched(case, module):
     started(case, SHAPES)
     always = set(cut.PHASES).difference(*OPTIONAL.values())

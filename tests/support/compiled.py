@@ -19,18 +19,8 @@ import torch
 
 from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu.cut import WITHOUT_TILES
-from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES
+from tests.support.rule_cases import CASE_OF
 
-# An optimizer for each rule, with options under which every kind of work has something to do.
-CASE_OF = {
-    "adamw": "adamw",
-    "adamw_amsgrad": "adamw-amsgrad",
-    "adamw_decay_last": "old-adamw",
-    "adafactor": "adafactor",
-    "adafactor_momentum": "hf-adafactor-momentum",
-    "accumulate": "accumulate",
-}
 NAMES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -98,7 +88,6 @@ def recorded_launches(
 
     from fusedstep.kernels import launch
 
-    case = next(case for case in [ACCUMULATE, *CASES] if case.name == CASE_OF[rule])
     params = []
     for shape in shapes:
         # An odd number of columns, at an address that is no multiple of 16.
@@ -120,7 +109,7 @@ def recorded_launches(
         mock.patch.object(launch, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
-        optimizer = case.make(params, backend="triton")
+        optimizer = CASE_OF[rule].make(params, backend="triton")
         optimizer.step()
         for member in optimizer._plan.members:
             for k, key in enumerate(member.state_keys):

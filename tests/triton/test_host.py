@@ -20,7 +20,7 @@ from fusedstep.plan.watch import PythonWatch
 from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
-from tests.support.problems import is_factored
+from tests.support.rule_cases import FACTORED, is_factored
 
 CASE = {case.name: case for case in CASES}
 # A vector, a matrix, one of several blocks of rows, long rows, tiny matrices, an aligned matrix.
@@ -83,7 +83,7 @@ def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, launch
 OPTIONAL = {"torch": {"SQUARES", "ENERGY"}, "scaled": {"SQUARES"}, "not scaled": {"REPORT"}}
 
 
-@each([case for case in CASES if is_factored(case)])
+@each(FACTORED)
 def test_work_that_would_find_nothing_is_not_launched(case, launched):
     started(case, SHAPES)
     always = set(cut.PHASES).difference(*OPTIONAL.values())
@@ -211,8 +211,7 @@ def meta(monkeypatch, launched):
 @pytest.mark.parametrize("capturable", [False, True], ids=["", "capturable"])
 @each(CASES)
 def test_nothing_is_read_from_a_device(case, capturable, scaled, meta):
-    if capturable and case.ours.__module__.startswith("fusedstep.hf"):
-        capturable = False  # its counters are Python numbers
+    capturable = capturable and case.takes("capturable")  # else its counters are Python numbers
     params = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in SHAPES]
     more = {"capturable": True} if capturable else {}
     optimizer = case.make(params, backend="triton", **more)

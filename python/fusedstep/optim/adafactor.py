@@ -92,22 +92,10 @@ class Adafactor(FactoredOptimizer):
             group.setdefault("foreach", None)
             # A checkpoint of torch's knows nothing of it: then what was asked for here counts.
             group.setdefault("capturable", self.defaults.get("capturable", False))
-            for param in group["params"]:
-                own = self.state.get(param, {})
-                if own and not isinstance(own["step"], Tensor):
-                    own["step"] = torch.tensor(
-                        float(own["step"]), dtype=scalar_dtype(), device="cpu"
-                    )
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         super()._check_param(where, group, param, grad)
         self._check_capturable(where, group, param)
-
-    def _counts_on_device(self, group: Group) -> bool:
-        return bool(group["capturable"])
-
-    def _choice(self, group: Group) -> object:
-        return bool(group["capturable"])
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         device = param.device if self._counts_on_device(group) else "cpu"

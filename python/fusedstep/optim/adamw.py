@@ -114,14 +114,8 @@ class AdamW(FusedOptimizer):
             for flag in ("amsgrad", "maximize", "capturable", "differentiable"):
                 group.setdefault(flag, False)
             group.setdefault("foreach", None)
-            fused = group.setdefault("fused", None)
+            group.setdefault("fused", None)
             group["decoupled_weight_decay"] = True
-            for param in group["params"]:
-                own = self.state.get(param, {})
-                if own and not isinstance(own["step"], Tensor):
-                    own["step"] = torch.tensor(
-                        float(own["step"]), dtype=scalar_dtype(fused), device="cpu"
-                    )
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)

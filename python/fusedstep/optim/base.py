@@ -112,6 +112,7 @@ class FusedOptimizer(DeclaredOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_captured", [])
+        self._convert_steps()
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ..plan.bucket import Member
 from ..plan.launcher import Backend
 from ..plan.plan import Plan
 from ..plan.staging import GradientLayout
+from .hyperparams import scalar_dtype
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -29,12 +30,12 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: Group) -> None:
         """Refuses a group whose hyper-parameters cannot be carried out."""
-        decay = group["weight_decay"]
+        decay = group.get("weight_decay")
         if isinstance(decay, float) and decay != decay:  # the rules would take it for none
             raise ValueError(f"{type(self).__name__}: weight_decay should be a number but is: nan")
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
-        if group["capturable"] and (devices.on_host(param) or param.device.type == "mps"):
+        if group.get("capturable") and (devices.on_host(param) or param.device.type == "mps"):
             raise AssertionError(
                 "If capturable=True, params and state_steps must be on supported devices: "
                 f"['cuda', 'xpu']. {type(self).__name__}: {where}"
@@ -42,6 +43,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
+        self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         raise NotImplementedError
@@ -58,7 +60,16 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _counts_on_device(self, group: Group) -> bool:
         """Whether the group's step counters lie where their parameters do."""
-        return False
+        return self.steps_are_tensors and bool(group.get("capturable"))
+
+    def _convert_steps(self) -> None:
+        """Makes tensors of counters that an old checkpoint holds as numbers."""
+        for group in self.param_groups if self.steps_are_tensors else ():
+            dtype = scalar_dtype(group.get("fused"))
+            for param in group["params"]:
+                step = self.state.get(param, {}).get("step")
+                if step is not None and not isinstance(step, Tensor):
+                    self.state[param]["step"] = torch.tensor(float(step), dtype=dtype, device="cpu")
 
     def _waits_for_device(self, group: Group) -> bool:
         """Whether the host would have to wait for a hyper-parameter."""
@@ -76,7 +87,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     def _choice(self, group: Group) -> object:
         """The options of a group that choose a rule, its states, or what is refused. A plan is made
         anew when they change."""
-        return None
+        return self._counts_on_device(group)
 
     # From declarations to members.
 
