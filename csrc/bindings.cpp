@@ -10,6 +10,7 @@
 
 #include "cpu/threads.h"
 #include "cpu/work.h"
+#include "rules/facts.h"
 #include "watch.h"
 
 namespace py = pybind11;
@@ -144,7 +145,7 @@ Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple
 
 PYBIND11_MODULE(_native, module) {
   use_level("");
-  module.attr("FINGERPRINT") = kFingerprint;
+  module.attr("FINGERPRINT") = fingerprint();
   module.def("use_level", &use_level);
   module.def("active_level", [] { return kLevels[active_level].name; });
   module.def("levels", [] {

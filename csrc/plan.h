@@ -52,4 +52,7 @@ struct Entry {
   int64_t kind, tensor, index;
 };
 
+// Of the rules that the module was built from.
+const char* fingerprint();
+
 }  // namespace fusedstep

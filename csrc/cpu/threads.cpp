@@ -11,7 +11,7 @@
 #include <memory>
 #include <thread>
 
-#include "../rules.h"
+#include "../rules/layout.h"
 
 extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), void* data,
                                                     unsigned threads, unsigned flags);

@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../rules.h"
+#include "../rules/layout.h"
 
 namespace fusedstep {
 namespace {
