@@ -3,7 +3,8 @@
 A rule without sums is one walk over memory. A factored rule (Adafactor) goes through phases:
 
     read1      reads the gradients; leaves in `sums` what the rest of the step needs of them
-    finish     column moments; leaves in `sum_u2` the sum of u^2 of each tensor
+    finish     column moments; leaves in `sum_u2` the sum of u^2 of each tensor, of the part that is
+               here
     update     step sizes, then parameters and momentum
 
 Between two phases the host may add up these sums over processes that hold parts of the tensors.
