@@ -244,7 +244,7 @@ def test_a_signed_decay_is_the_decay_or_minus_what_is_kept(decay):
 
 FLOORS = [
     {"rules", "__init__"},
-    {"native", "check"},
+    {"native", "check", "shared_memory"},
     {"plan"},
     {"gpu", "operations"},
     {"emit", "kernels"},

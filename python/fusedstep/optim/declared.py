@@ -145,10 +145,9 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 if state:
                     self._check_states(where, group, param, state)
                 found.append((where, group, param, state))
-            elif absent and id(param) in absent:
-                if self._can_stay(where, group, absent[id(param)]):
-                    found.append((where, group, param, self.state[param]))
-                    staying.append(param)
+            elif id(param) in absent and self._can_stay(where, group, absent[id(param)]):
+                found.append((where, group, param, self.state[param]))
+                staying.append(param)
         if staying and find_shared(*self._memory(found)):
             # Whether one of those that stay is in the way is said when its gradient comes.
             found = [entry for entry in found if entry[2].grad is not None]

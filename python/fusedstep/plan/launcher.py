@@ -57,10 +57,10 @@ class Launcher(ABC):
     def launch(self, inputs: StepInputs) -> None:
         """All phases."""
 
-    def read1(self, inputs: StepInputs) -> None:
+    def read1(self, inputs: StepInputs) -> None:  # noqa: B027 (nothing to do is an answer)
         """The first phase of a bucket that is exchanged; nothing for a rule without sums."""
 
-    def finish(self, inputs: StepInputs) -> None:
+    def finish(self, inputs: StepInputs) -> None:  # noqa: B027
         """The second phase; nothing for a rule without sums."""
 
     def update(self, inputs: StepInputs) -> None:
