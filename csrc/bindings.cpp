@@ -157,7 +157,10 @@ PYBIND11_MODULE(_native, module) {
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, int64_t, int64_t>())
+                    int64_t, int64_t, int64_t>(),
+           py::arg("rule"), py::arg("wide"), py::arg("vectors"), py::arg("dtypes"), py::arg("table"),
+           py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0, py::arg("sums_of") = 0,
+           py::arg("sum_u2") = 0)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
