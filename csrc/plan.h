@@ -21,6 +21,7 @@ struct Exchange {
 //   elementwise   p g states...            | elements
 //   matrices      p g row col states...    | address of rms(p) or 0, batch, rows, columns
 //   vectors       p g v states...          | address of rms(p) or 0, elements
+// Where the address of the gradient g is 0, there is none: nothing of the tensor is read or written.
 // `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
 // `entries` are triples (kind of work, tensor, index); a run of entries is what a thread takes at once;
 // a phase is a range of runs that may go in any order, after all of the phase before.
@@ -50,5 +51,8 @@ struct Launch {
 struct Entry {
   int64_t kind, tensor, index;
 };
+
+// Of the rules that the module was built from.
+const char* fingerprint();
 
 }  // namespace fusedstep

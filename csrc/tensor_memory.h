@@ -46,6 +46,7 @@ class TensorMemory {
   int64_t data(const char* storage) const { return at<int64_t>(storage, data_); }
   // Not zero if the numbers are to be read negated or conjugated.
   int64_t flags(const char* body) const { return at<int64_t>(body, flags_) & (negated_ | conjugated_); }
+  int64_t flags_of(bool negated) const { return negated ? negated_ : 0; }
 
   // Whether `words` tell everything about the tensor but where its storage's data is; `t` is what
   // DLPack says of it.

@@ -116,21 +116,50 @@ bool Watch::matches(Seen& seen, PyObject* object, int64_t& address) {
   return true;
 }
 
+// A gradient that is not there: what is known of its layout, on the device of its parameter.
+void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout) {
+  Seen seen{};
+  seen.words = seen.layout = -1;
+  if (layout) {
+    const int64_t* own = layouts_.at(param.layout);
+    const int64_t ndim = own[0] >> 16;
+    std::vector<int64_t> row = {layout->code | layout->bits << 8 | ndim << 16, own[1],
+                                memory.flags_of(layout->negated)};
+    bool empty = false;
+    for (int64_t d = 0; d < ndim; ++d) {
+      row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
+      empty |= own[3 + 2 * d] == 0;
+    }
+    seen.layout = layouts_.place(row);
+    seen.data = empty ? 0 : 16;  // a place to be as aligned as: plans take what is absent for aligned
+  }
+  seen_.push_back(seen);
+}
+
 struct Watch::Recorder {
   Watch& watch;
+  const Layouts& earlier;
+
   bool operator()(int64_t value) { return watch.facts_.push_back(value), true; }
   bool dict(PyObject* object) {
     watch.dicts_.push_back({object, keys_of(object)});
     return (*this)(number(object));
   }
   bool tensor(PyObject* object) { return watch.record(object); }
-  bool gradient(PyObject* object, int64_t) { return watch.record(object); }
+  bool gradient(PyObject* object, size_t index) {
+    watch.present_.push_back(object != Py_None);
+    if (object != Py_None) return watch.record(object);
+    const Seen param = watch.seen_.back();
+    watch.record_absent(param, index < earlier.size() ? earlier[index] : std::nullopt);
+    return true;
+  }
 };
 
 struct Watch::Comparer {
   Watch& watch;
   size_t fact = 0, tensors = 0, dicts = 0;
   int64_t moved = 0;
+  bool came_or_went = false;
 
   bool operator()(int64_t value) { return fact < watch.facts_.size() && watch.facts_[fact++] == value; }
   bool dict(PyObject* object) {
@@ -142,8 +171,8 @@ struct Watch::Comparer {
     if (dicts < watch.dicts_.size()) watch.dicts_[dicts++].keys = keys_of(object);
     return (*this)(number(object));
   }
-  // What was seen in this place, and its address then.
-  Seen* next(int64_t& before) {
+  // What was seen in this place.
+  Seen* next() {
     if (tensors >= watch.seen_.size()) return nullptr;
     if (tensors + kTensorsAhead < watch.seen_.size()) {
       const Seen& ahead = watch.seen_[tensors + kTensorsAhead];
@@ -151,25 +180,40 @@ struct Watch::Comparer {
       for (int offset : {16, 72, 136}) __builtin_prefetch(ahead.body + offset);
       __builtin_prefetch(ahead.storage + 16);
     }
-    Seen& seen = watch.seen_[tensors++];
-    before = seen.data + (seen.words < 0 ? 0 : watch.words_.at(seen.words)[1]);
-    return &seen;
+    return &watch.seen_[tensors++];
   }
   bool tensor(PyObject* object) {
-    int64_t before, now;
-    Seen* seen = next(before);
-    return seen != nullptr && seen->object == object && watch.matches(*seen, object, now) &&
-           now == before;
+    Seen* seen = next();
+    if (seen == nullptr || seen->object != object) return false;
+    const int64_t before = watch.address_of(*seen);
+    int64_t now;
+    return watch.matches(*seen, object, now) && now == before;
   }
-  // A gradient may move, as long as it stays as aligned as it was.
-  bool gradient(PyObject* object, int64_t cell) {
-    int64_t before, now;
-    Seen* seen = next(before);
-    if (seen == nullptr || !watch.matches(*seen, object, now)) return false;
-    if (now == before) return true;
-    if (now == 0 || (now ^ before) & 15) return false;
-    if (cell) *reinterpret_cast<int64_t*>(cell) = now, ++moved;
+  // A gradient may move, and come back, as long as it stays as aligned as it was.
+  bool gradient(PyObject* object, size_t index) {
+    Seen* seen = next();
+    if (seen == nullptr || index >= watch.present_.size()) return false;
+    char& present = watch.present_[index];
+    const bool was_present = present;
+    present = object != Py_None;
+    if (!present) {
+      if (was_present) came_or_went = true, write(index, 0);
+      return true;
+    }
+    const int64_t before = watch.address_of(*seen);
+    int64_t now;
+    if (seen->layout < 0 || !watch.matches(*seen, object, now)) return false;
+    if (now != before && (now == 0 || (now ^ before) & 15)) return false;
+    if (!was_present)
+      came_or_went = true, write(index, now);
+    else if (now != before)
+      moved += write(index, now);
     return true;
+  }
+  bool write(size_t index, int64_t address) {
+    const int64_t cell = index < watch.cells_.size() ? watch.cells_[index] : 0;
+    if (cell) *reinterpret_cast<int64_t*>(cell) = address;
+    return cell != 0;
   }
   bool all_seen() const { return fact == watch.facts_.size() && tensors == watch.seen_.size(); }
 };
@@ -187,8 +231,7 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
       if (!visit.tensor(param)) return false;
       PyObject* grad = grad_of(param);
       if (grad == nullptr) return false;
-      const int64_t cell = index < cells_.size() ? cells_[index] : 0;
-      const bool same = visit(grad != Py_None) && (grad == Py_None || visit.gradient(grad, cell));
+      const bool same = visit.gradient(grad, index);
       Py_DECREF(grad);
       if (!same) return false;
     }
@@ -213,21 +256,22 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
 }
 
 Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
-             std::vector<int64_t> cells)
+             std::vector<int64_t> cells, const Layouts& earlier)
     : from_object_(dl_from_object(exchange_api)), cells_(std::move(cells)) {
   for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(keys); ++k) {
     PyObject* name = PyTuple_GET_ITEM(keys, k);
     Py_INCREF(name);  // a handful of interned names, which live as long as the program
     keys_.push_back(name);
   }
-  Recorder recorder{*this};
+  Recorder recorder{*this, earlier};
   if (!walk(param_lists, state, recorder) && !PyErr_Occurred())
     PyErr_SetString(PyExc_TypeError, "param groups hold something else than lists of tensors");
 }
 
 int64_t Watch::check(PyObject* param_lists, PyObject* state) {
   Comparer compare{*this};
-  if (!over_ && walk(param_lists, state, compare) && compare.all_seen()) return compare.moved;
+  if (!over_ && walk(param_lists, state, compare) && compare.all_seen())
+    return compare.moved + (compare.came_or_went ? kCameOrWent : 0);
   over_ = true;
   PyErr_Clear();  // what cannot be looked at has changed; making the plan anew says what is wrong
   return -1;

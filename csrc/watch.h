@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "tensor_memory.h"
@@ -25,20 +27,37 @@ class Rows {
 
 // Remembers every parameter of the groups, its gradient, its state dict and the tensors in it, by
 // identity, address, dtype, device, sizes, strides and whether they are negated or conjugated. Whoever
-// owns a Watch keeps parameters and state dicts alive; gradients come and go.
+// owns a Watch keeps parameters and state dicts alive. Gradients may move, go, and come back as they
+// were: their cells in a table are kept up to date, and hold 0 while there is no gradient.
 class Watch {
  public:
   // Finds out on samples how tensors lie in memory, as TensorMemory says; whether that can be told.
   static bool get_ready(PyObject* exchange_api, PyObject* samples);
   static bool is_ready();
 
-  // `cells` holds, for each parameter, where its gradient's address belongs in a table, or 0.
+  // How a gradient lay that is absent now.
+  struct Layout {
+    int64_t code, bits;  // of its dtype, as DLPack has them
+    bool negated;
+    std::vector<int64_t> strides;
+  };
+  using Layouts = std::vector<std::optional<Layout>>;
+
+  // `cells` holds, for each parameter, where its gradient's address belongs in a table, or 0; `earlier`
+  // the layouts of gradients that were seen before, where they are known.
   // Raises a Python exception where a tensor cannot be looked at.
   Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
-        std::vector<int64_t> cells);
+        std::vector<int64_t> cells, const Layouts& earlier);
 
-  // The number of gradients that moved, whose cells were written; -1 if anything else changed.
+  // Added to what `check` returns if a gradient came or went.
+  static constexpr int64_t kCameOrWent = int64_t(1) << 40;
+
+  // The number of gradients that moved; -1 if anything changed that a plan does not survive. Cells of
+  // gradients that moved, came or went are written.
   int64_t check(PyObject* param_lists, PyObject* state);
+
+  // Of each parameter 1 if it had a gradient when it was last checked, else 0.
+  const std::string& present() const { return present_; }
 
  private:
   // A tensor as it was last seen. Rows are shared by tensors that are alike.
@@ -62,6 +81,10 @@ class Watch {
 
   void note(Seen& seen, PyObject* object, const DlTensor& t);
   bool record(PyObject* object);
+  void record_absent(const Seen& param, const std::optional<Layout>& layout);
+  int64_t address_of(const Seen& seen) const {
+    return seen.data + (seen.words < 0 ? 0 : words_.at(seen.words)[1]);
+  }
   // Whether a tensor is as it was seen, but for its address, which is returned.
   bool matches(Seen& seen, PyObject* object, int64_t& address);
   bool matches_in_full(Seen& seen, PyObject* object, int64_t& address);
@@ -72,6 +95,7 @@ class Watch {
   std::vector<int64_t> facts_;  // what is not a tensor
   std::vector<Seen> seen_;
   std::vector<Dict> dicts_;
+  std::string present_;
   Rows words_, layouts_;
   bool over_ = false;  // something changed, and what was seen since is not what the plan holds
 };

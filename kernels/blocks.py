@@ -58,9 +58,10 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     """For numbers of `item_bytes` that are computed with."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
-    light = light and not (momentum and name.endswith("UPDATE"))
     registers: int | None = 64 if light else 128
-    if light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
+    if momentum and name.endswith("UPDATE"):
+        registers = 80 if light and aligned else 128
+    elif light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
         registers = 72  # with 64, ptxas for sm_100 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),
@@ -70,7 +71,7 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         "VECTOR": Block(2048, cut.PIECE, 8, registers),
         "VECTOR_UPDATE": Block(2048, cut.PIECE, 8, registers),
         "PACK_COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
-        "COLUMNS_EXCHANGED": Block(cut.COLUMNS_WIDTH, 0, 4, 64 if item_bytes == 4 else 128),
+        "COLUMNS_EXCHANGED": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         **{name: Block(1024, 0, 8, 64) for name in ("PACK_SQUARES", "TOTAL_U2")},
         **{name: Block(1024, 0, 8, 64) for name in ("FINISH", "FINISH_EXCHANGED")},
         "REPORT": Block(1024, 0, 8, 64),

@@ -90,7 +90,8 @@ def pack_squares(lists, exchange, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def columns(lists, exchange, tensor, unit, CFG: tl.constexpr):
-    """Column moments from the sums that were exchanged."""
+    """Column moments from the sums that were exchanged. Of sum(u^2) every process adds up what its
+    own rows have, so h is that of these rows."""
     cells = memory.cells(lists, tensor, CFG)
     rows = memory.size(cells, memory.ROWS, CFG)
     cols = memory.size(cells, memory.COLS, CFG)
@@ -98,12 +99,13 @@ def columns(lists, exchange, tensor, unit, CFG: tl.constexpr):
     batch = unit // tiles
     col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
     at = numbers_of(lists, exchange, tensor, batch, cols)
+    _, h = matrix.sums_of_units(lists, tensor, batch, col, cols, CFG)
     s = tl.load(at + col, col < cols, other=0.0)
-    h = tl.load(at + cols + col, col < cols, other=0.0).to(CFG.T)
     mean = div(tl.load(at + 2 * cols), rows.to(CFG.W)).to(CFG.T)
     floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
     mean = rules.floored_mean(mean, floor)
     mean_square = div(s, rows.to(CFG.W)).to(CFG.T)
+    h = tl.sum(h, 0).to(CFG.T)
     matrix.finish_columns(lists, tensor, batch, unit % tiles, col, mean, mean_square, h, CFG)
 
 

@@ -204,8 +204,6 @@ def finish_columns(lists, tensor, batch, tile, col, mean, mean_square, h, CFG: t
     at = batch * memory.cut(lists, tensor, memory.TILES) + tile
     tl.store(memory.sums(lists, tensor, memory.U_AT) + at, tl.sum(energy, 0).to(CFG.W))
     least = tl.min(least_or_inf(moment, ok), 0).to(CFG.W)
-    if CFG.KIND == "COLUMNS_EXCHANGED":
-        least = tl.zeros((), CFG.W)  # the cap may bind elsewhere: every process adds up its part
     tl.store(memory.sums(lists, tensor, memory.LEAST_COL_AT) + at, least)
     if tile == 0:
         tl.store(memory.sums(lists, tensor, memory.MEAN_AT) + batch, mean.to(CFG.W))

@@ -13,12 +13,14 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
   using Base = MatrixTensor<T, Momentum>;
   using Base::cut, Base::launch, Base::rule, Base::sums;
   double* first;   // of the tensor's sums
-  double& sum_u2;  // over the whole tensor
+  double& sum_u2;  // over the rows that are here, then over the whole tensor
+  T* small_h;      // h of small matrices before the exchange
 
   ExchangedMatrix(const Launch& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
         first(launch.exchange.sums + launch.exchange.sums_of[t]),
-        sum_u2(launch.exchange.sum_u2[t]) {}
+        sum_u2(launch.exchange.sum_u2[t]),
+        small_h(reinterpret_cast<T*>(launch.scratch + launch.scratch_of[t] + sums.bytes)) {}
 
   // Of one matrix: s and h of each column, the sum of its row moments. Behind all of them: sum of p^2.
   double* sums_of(int64_t b) const { return first + b * (2 * cut.cols + 1); }
@@ -27,15 +29,23 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
   int64_t column_entries() const { return (cut.tiles + kColumnTiles - 1) / kColumnTiles; }
 
   void statistics(int64_t piece) const {
-    if (cut.blocked) return Base::statistics(piece);
+    if (cut.blocked) return read_block_of(piece);
     double& p = sums.p[piece] = 0.0;
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
       const Matrix<T> x = this->matrix(b);
       this->read_blocks(x);
-      if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
+      if (this->wants_p2()) add_parameter_squares(x, 0, cut.rows, p);
       for (int64_t column = 0; column < cut.cols; column += kTile) pack(x, this->partial, b, column);
+      const double* h = sums_of(b) + cut.cols;
+      for (int64_t j = 0; j < cut.cols; ++j) small_h[b * cut.cols + j] = T(h[j]);
       pack_rows(x, b);
     }
+  }
+  void read_block_of(int64_t piece) const {
+    Base::statistics(piece);
+    if (!this->sums_late()) return;
+    const auto at = this->block_at(piece);
+    add_parameter_squares(this->matrix(at.matrix), at.begin, at.end, sums.p[piece]);
   }
 
   // The sums that blocks of rows left, for some tiles of columns.
@@ -66,9 +76,16 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
       sums.energy[at] = finish_tile(this->matrix(b), b, k * kTile, sums.smallest_col[at]);
     }
   }
+  // Of sum(u^2) every process adds what its own rows have, so h is that of these rows.
   double finish_tile(const Matrix<T>& x, int64_t b, int64_t column, double& least) const {
     const double* s = sums_of(b) + column;
-    return finish_columns(rule, x, s, s + cut.cols, mean(b), column, least);
+    if (!cut.blocked) {
+      const T* h = small_h + b * cut.cols + column;
+      return finish_columns(rule, x, s, h, mean(b), column, least);
+    }
+    double own_s[kTile], own_h[kTile];
+    sum_columns(x, this->block_partial(b * cut.blocks), column, own_s, own_h);
+    return finish_columns(rule, x, s, own_h, mean(b), column, least);
   }
 
   // Of small matrices: all that comes before the step size.
@@ -101,19 +118,26 @@ template <class T, bool Momentum>
 struct ExchangedVector : VectorTensor<T, Momentum> {
   using Base = VectorTensor<T, Momentum>;
   using Base::cut, Base::sums;
-  double& sum_p2;
+  double* first;
   double& sum_u2;
 
   ExchangedVector(const Launch& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
-        sum_p2(launch.exchange.sums[launch.exchange.sums_of[t]]),
+        first(launch.exchange.sums + launch.exchange.sums_of[t]),
         sum_u2(launch.exchange.sum_u2[t]) {}
 
+  double& sum_p2() const { return *first; }
+
+  void statistics(int64_t piece) const {
+    Base::statistics(piece);
+    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    if (this->sums_late()) sums.p[piece] = this->parameter_squares(begin, end);
+  }
   void pack_columns(int64_t) const {}
-  void pack_tensor() const { sum_p2 = sum_in_order(sums.p, cut.pieces); }
+  void pack_tensor() const { sum_p2() = sum_in_order(sums.p, cut.pieces); }
   void finish_columns_of(int64_t) const {}
   void total_u2() const { sum_u2 = sum_in_order(sums.u, cut.pieces); }
-  void finish_tensor() const { this->finish(sum_p2, sum_u2, sums.step); }
+  void finish_tensor() const { this->finish(sum_p2(), sum_u2, sums.step); }
 };
 
 template <class Tensor>
@@ -137,7 +161,7 @@ void walk_exchanged(const Launch& launch, const Entry& entry, char* thread_scrat
     case kUpdate:
       return tensor.update(entry.index);
     case kReport:
-      return tensor.report(sum_in_order(tensor.sums.p, tensor.cut.pieces));
+      return tensor.report(tensor.sum_p2());
   }
 }
 

@@ -28,6 +28,7 @@ struct FactoredTensor {
         rms(reinterpret_cast<double*>(tensor[slots])) {}
 
   bool scaled() const { return tensor_rule.scaled > 0.0; }
+  bool wants_p2() const { return scaled() || rms != nullptr; }
   // The parameter is summed with read 1 where the step depends on it, else, if wanted, with read 2.
   bool sums_late() const { return !scaled() && rms != nullptr; }
 

@@ -185,9 +185,9 @@ FUSEDSTEP_INLINE void sum_columns(const Matrix<T>& x, const T* partial, int64_t 
 
 // One tile of columns, from their sums: `col`, and the tile's part of sum(u^2). Returns the smallest
 // `col` by reference.
-template <class T, class Rule>
+template <class T, class Rule, class H>
 FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, const double* s,
-                                       const double* h, T mean, int64_t column, double& smallest) {
+                                       const H* h, T mean, int64_t column, double& smallest) {
   const int64_t width = std::min<int64_t>(kTile, x.cols - column);
   T buffer[kTile], energy[kTile];
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);

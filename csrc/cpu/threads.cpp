@@ -11,6 +11,8 @@
 #include <memory>
 #include <thread>
 
+#include "../rules/layout.h"
+
 extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), void* data,
                                                     unsigned threads, unsigned flags);
 
@@ -59,6 +61,12 @@ void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
   }
 }
 
+// A tensor without a gradient is left alone.
+bool has_gradient(const Launch& launch, int64_t tensor) {
+  static_assert(ElementwiseRow::kG == MatrixRow::kG && MatrixRow::kG == VectorRow::kG);
+  return launch.table[tensor * launch.fields + ElementwiseRow::kG] != 0;
+}
+
 // A phase is over when its runs are done, however many threads the pool gave us.
 void work_through(Team& team) {
   const Launch& launch = team.launch;
@@ -69,7 +77,7 @@ void work_through(Team& team) {
     Phase& state = team.phases[phase];
     for (int64_t run; (run = state.next.fetch_add(1, std::memory_order_relaxed)) < runs;) {
       for (int64_t e = launch.runs[first + run]; e < launch.runs[first + run + 1]; ++e)
-        team.walk(launch, entries[e], scratch);
+        if (has_gradient(launch, entries[e].tensor)) team.walk(launch, entries[e], scratch);
       state.done.fetch_add(1, std::memory_order_release);
     }
     wait_until(state.done, runs);

@@ -121,6 +121,9 @@ Work exchanged_work(const Launch& launch, int64_t tensors) {
     work.thread_bytes = std::max(work.thread_bytes, thread_bytes_of(launch, cuts[t], item));
     work.scratch_of.push_back(work.scratch_bytes);
     work.scratch_bytes += Sums(nullptr, cuts[t], item).bytes;
+    if (launch.vectors || cuts[t].blocked) continue;
+    const int64_t h = cuts[t].batch * cuts[t].cols * item;  // of small matrices, see ExchangedMatrix
+    work.scratch_bytes += (h + 63) / 64 * 64;
   }
   for (const auto& kinds : stages) {
     for (int64_t kind : kinds) {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../plan.h"
-#include "../rules.h"
+#include "../rules/layout.h"
 
 namespace fusedstep {
 

@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../rules.h"
 #include "rule.cuh"
 
 namespace fusedstep::cuda {

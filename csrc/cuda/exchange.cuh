@@ -53,17 +53,17 @@ __device__ __forceinline__ void pack_squares(const Tensor<T>& tensor) {
   if (thread() == 0) *exchanged_sum_of_p2(tensor) = sum;
 }
 
-// Finishes a run of columns from the sums that were exchanged.
+// Finishes a run of columns from the sums that were exchanged. Of sum(u^2) every process adds up what
+// its own rows have, so h is that of these rows.
 template <class T>
 __device__ __forceinline__ void columns_exchanged(const Tensor<T>& tensor, int unit) {
   const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
-  const int64_t col = tile * kColumnsWidth + thread();
   const double rows = double(tensor.rows());
   const ExchangedMatrix exchanged(tensor, matrix);
   Columns<T> own(tensor, matrix, tensor.rule().floored_mean(T(*exchanged.sum_of_rows / rows)));
-  if (thread() < kColumnsWidth && col < tensor.cols())
-    own.finish(col, T(exchanged.s[col] / rows), T(exchanged.h[col]));
-  own.least = 0.0;  // the cap may bind elsewhere: every process adds up its part of sum(u^2)
+  sums_of_units(
+      tensor, matrix, tile, [] {},
+      [&](int64_t col, double, double h) { own.finish(col, T(exchanged.s[col] / rows), T(h)); });
   own.store(tile);
 }
 

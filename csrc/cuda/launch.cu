@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 
+#include "../rules/facts.h"
+#include "../rules/fingerprint.h"
 #include "instances.h"
 
 #if !defined(FUSEDSTEP_CUDA_ARCHITECTURES)
@@ -66,6 +68,8 @@ std::string built_for() {
          std::to_string(version % 1000 / 10);
 }
 
+const char* fingerprint() { return kFingerprint; }
+
 std::string why_unusable(int device) {
   try {
     const OnDevice on(device);
@@ -85,7 +89,9 @@ Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fi
     : rule_(rule), wide_(wide), kind_(kind), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
-  const int sizes = kind == 0 ? 1 : kind == 1 ? 4 : 2;  // and the address of rms(p)
+  const int sizes = kind == 0   ? ElementwiseRow::kSizes
+                    : kind == 1 ? MatrixRow::kSizes
+                                : VectorRow::kSizes;
   if (fields != int(dtypes.size()) + sizes)
     throw std::invalid_argument("a table with rows of " + std::to_string(fields) +
                                 " numbers does not belong to " + std::to_string(dtypes.size()) +

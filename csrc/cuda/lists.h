@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "../plan.h"
-#include "../rules.h"
+#include "../rules/layout.h"
 #include "cut.h"
 
 namespace fusedstep::cuda {

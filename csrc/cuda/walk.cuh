@@ -42,7 +42,8 @@ __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int
 template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
-            kUnit == Unit::kColumns || kUnit == Unit::kPackColumns || kUnit == Unit::kEnergy ||
+            kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
+            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kEnergy ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
         ? 1
         : 2;

@@ -1,17 +1,17 @@
 """Between the phases of a factored step the host may add up sums over processes: the seam for
 sharded parameters. Here a fake all-reduce stands in for those processes."""
 
+import threading
+
 import pytest
 import torch
 
 from fusedstep import backends
 from fusedstep.plan.launcher import sums_layout
-from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, set_grads
+from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
 from tests.support.exchange import FakeAllReduce
-from tests.support.problems import is_factored
+from tests.support.rule_cases import ELEMENTWISE, FACTORED
 
-FACTORED = [case for case in CASES if is_factored(case)]
-ELEMENTWISE = [case for case in CASES if not is_factored(case)]
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -76,3 +76,68 @@ def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backe
         assert torch.allclose(own[:, :cols], s, rtol=1e-5)
         found = optimizer.state[param][key].double().reshape(-1, cols)
         assert torch.allclose(found, 2 * s / rows + eps, rtol=1e-5)  # the first step has beta2 = 0
+
+
+class Averages:
+    """Between two optimizers that step in threads of their own, each with half of every tensor:
+    means over equal halves are means over the whole."""
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2, timeout=60)
+        self.given = {}
+
+    def __call__(self, sums):
+        self.given[threading.get_ident()] = [own.clone() for own in sums]
+        self.barrier.wait()
+        totals = [sum(parts) / 2 for parts in zip(*self.given.values(), strict=True)]
+        self.barrier.wait()
+        for own, total in zip(sums, totals, strict=True):
+            own.copy_(total)
+
+
+def halves(params, grads):
+    """The upper and the lower half of every parameter, each with its gradient."""
+    for part in (0, 1):
+        own = [torch.nn.Parameter(p.detach().chunk(2)[part].clone()) for p in params]
+        for param, grad in zip(own, grads, strict=True):
+            param.grad = grad.chunk(2)[part].clone()
+        yield own
+
+
+@each_backend
+@each(FACTORED)
+def test_two_processes_with_half_of_the_rows_make_the_step_of_one(case, backend):
+    """The rows below are much smaller, so that the cap changes one half alone."""
+    whole = make_params([(512, 64), (1024, 300), (8, 5), (300,), (140_002,)], torch.float64)
+    set_grads(whole, 0)
+    grads = [param.grad for param in whole]
+    for grad in grads:
+        grad[len(grad) // 2 :] *= 1e-3
+    parts = list(halves(whole, grads))
+    one = case.make(whole, backend=backend)
+    one.step()
+    average, optimizers = Averages(), [case.make(part, backend=backend) for part in parts]
+    for optimizer in optimizers:
+        optimizer._exchange = average
+    threads = [threading.Thread(target=optimizer.step) for optimizer in optimizers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, param in enumerate(whole):
+        joined = torch.cat([part[index].detach() for part in parts])
+        torch.testing.assert_close(joined, param.detach(), rtol=1e-12, atol=1e-14)
+
+
+@each([case for case in FACTORED if not case.options.get("beta1")])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_backends_agree_on_what_an_exchange_changes(case, dtype):
+    if "cpu" not in BACKENDS:
+        pytest.skip("the C++ module is not built")
+
+    def tripled(sums):
+        for own in sums:
+            own *= 3.0
+
+    runs = [trained(case, dtype, backend, tripled, 2) for backend in BACKENDS]
+    assert_same(*runs[0], *runs[1])

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from fusedstep.optim.base import FusedOptimizer
+from fusedstep.rules import RULES
 from tests.support import budgets
+from tests.support.cases import CASES
+from tests.support.fake_device import OPTIONS as ON_A_DEVICE
+from tests.support.rule_cases import CASE_OF, ELEMENTWISE, FACTORED, rule_of
 
 TESTS = Path(__file__).parents[1]
 TOOLS = ("ptxrun", "simcuda")
@@ -103,6 +108,36 @@ def test_an_import_from_a_test_file_is_seen(text):
 def test_an_import_from_outside_is_seen_in_a_tool(text):
     assert from_outside(text, "ptxrun/test_memory.py")
     assert not from_outside("import numpy\nfrom . import Fault", "ptxrun/test_memory.py")
+
+
+def test_every_rule_has_a_case():
+    """The contracts run over the cases, and what a rule is decides what they ask."""
+    missing = set(RULES) - set(CASE_OF)
+    assert not missing, f"add a case to tests/support/cases.py for: {sorted(missing)}"
+
+
+def test_every_optimizer_of_the_package_has_a_case():
+    declared = {c for c in subclasses(FusedOptimizer) if c.__module__.startswith("fusedstep.")}
+    missing = {c for c in declared if c._rule is not FusedOptimizer._rule}
+    missing -= {case.ours for case in CASES}
+    assert not missing, f"add a case to tests/support/cases.py for: {missing}"
+
+
+def subclasses(own):
+    return {own}.union(*map(subclasses, own.__subclasses__()))
+
+
+def test_every_optimizer_that_counts_on_a_device_has_options_there():
+    takes = {case.ours for case in CASES if case.takes("capturable")}
+    missing = takes - {ours for ours, _ in ON_A_DEVICE.values()}
+    assert not missing, f"add options to tests/support/fake_device.py for: {missing}"
+
+
+def test_a_new_elementwise_rule_is_not_taken_for_a_factored_one():
+    """What is not factored has the same bits on all backends: there is no third kind."""
+    assert {RULES[rule_of(case)].factored for case in FACTORED} == {True}
+    assert {RULES[rule_of(case)].factored for case in ELEMENTWISE} == {False}
+    assert len(FACTORED) + len(ELEMENTWISE) == len(CASES)
 
 
 each_budget = pytest.mark.parametrize("backend", [budgets.CUDA, budgets.TRITON], ids=str)

@@ -11,13 +11,13 @@ from tests.support.cases import CASES, DTYPES, assert_same, each
 from tests.support.cuda_on_cpu import launched
 from tests.support.cuda_on_ptx import on_ptx, on_simulator
 from tests.support.exchange import FakeAllReduce, check, exchanged
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import FACTORED
 
 pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
-FACTORED = [case for case in CASES if is_factored(case)]
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
 # A row, a column, matrices of one unit, batches, rows that no tile holds, vectors.

@@ -13,10 +13,10 @@ from fusedstep.gpu import work
 from fusedstep.gpu.cut import Height
 from tests.ptxrun import Fault
 from tests.support.absent_gradients import without_gradients
-from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.cuda_on_ptx import check, on_ptx, on_simulator
 from tests.support.problems import Problem, placed
+from tests.support.rule_cases import ELEMENTWISE_RULES
 
 pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 pytestmark = pytest.mark.usefixtures("nvcc")
@@ -45,11 +45,8 @@ def test_every_kind_of_work_has_the_bits_of_the_simulator(case):
     check(Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])))
 
 
-OF_RULE = [ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], ACCUMULATE]
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@each(OF_RULE)
+@each(ELEMENTWISE_RULES)
 def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
     launches = check(Problem(case, [(7,), (33, 17), (64, 80)], (dtype,)))
     for what in ("fma", "approximate", "fusable"):

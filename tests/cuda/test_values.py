@@ -6,17 +6,17 @@ import torch
 
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut
-from tests.support import absent_gradients
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, SHAPES, each, same_bits
 from tests.support.cuda_on_cpu import check
-from tests.support.problems import Problem, is_factored, placed
+from tests.support.problems import Problem, placed
+from tests.support.rule_cases import FACTORED, is_factored
 
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
-FACTORED = [case for case in CASES if is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
 

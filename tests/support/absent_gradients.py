@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from tests.support.cases import same_bits, states
 from fusedstep.gpu import tables
+from tests.support.cases import same_bits, states
 from tests.support.problems import Problem
 
 

@@ -20,18 +20,8 @@ import torch
 from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import WITHOUT_TILES
-from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES
+from tests.support.rule_cases import CASE_OF
 
-# An optimizer for each rule, with options under which every kind of work has something to do.
-CASE_OF = {
-    "adamw": "adamw",
-    "adamw_amsgrad": "adamw-amsgrad",
-    "adamw_decay_last": "old-adamw",
-    "adafactor": "adafactor",
-    "adafactor_momentum": "hf-adafactor-momentum",
-    "accumulate": "accumulate",
-}
 NAMES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -104,7 +94,6 @@ def recorded_launches(
 
     from fusedstep.kernels import launch
 
-    case = next(case for case in [ACCUMULATE, *CASES] if case.name == CASE_OF[rule])
     params = []
     for shape in shapes:
         # An odd number of columns, at an address that is no multiple of 16.
@@ -126,7 +115,7 @@ def recorded_launches(
         mock.patch.object(work, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
-        optimizer = case.make(params, backend="triton")
+        optimizer = CASE_OF[rule].make(params, backend="triton")
         if exchanged:
             optimizer._exchange = lambda sums: None
         optimizer.step()

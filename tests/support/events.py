@@ -279,12 +279,12 @@ def list_of_params_grows(world, k):
 # fmt: off
 # What a plan cannot survive, as it was made from other tensors.
 MOVES = [
-    grad_goes, grad_of_other_strides, grad_off_its_alignment, grad_negated, data_moves,
-    data_negated, data_of_other_strides, data_of_other_shape, data_of_other_dtype, state_goes,
+    grad_of_other_strides, grad_off_its_alignment, grad_negated, data_moves, data_negated,
+    data_of_other_strides, data_of_other_shape, data_of_other_dtype, state_goes,
     all_states_go, state_replaced, state_of_other_dtype, state_negated, data_of_state_moves,
     reloaded, reloaded_as_it_is, copied, group_added, param_replaced,
 ]
 EVENTS = [
-    *MOVES, step_replaced, step_written, data_of_step_moves, rms_replaced, params_swapped,
-    groups_reversed, options_changed, rule_changed, threads_changed,
+    *MOVES, grad_goes, step_replaced, step_written, data_of_step_moves, rms_replaced,
+    params_swapped, groups_reversed, options_changed, rule_changed, threads_changed,
 ]

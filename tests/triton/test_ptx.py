@@ -16,11 +16,12 @@ triton = pytest.importorskip("triton", minversion="3.4")
 import triton.language as tl  # noqa: E402
 
 from fusedstep.kernels import elementwise, launch  # noqa: E402
+from fusedstep.rules import RULES  # noqa: E402
 from tests.ptxrun import Fault  # noqa: E402
 from tests.support import absent_gradients  # noqa: E402
-from tests.support.accumulating import ACCUMULATE  # noqa: E402
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
 from tests.support.problems import Problem, on_ptx, placed  # noqa: E402
+from tests.support.rule_cases import ELEMENTWISE_RULES, rule_of  # noqa: E402
 
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
@@ -39,10 +40,13 @@ def test_every_kind_of_work_has_the_results_of_the_reference(case):
         Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])).check()
 
 
-# The machine does not model setp.nan.bf16x2, as which amsgrad's maximum of 16-bit states compiles.
-ROUNDED = [ADAMW, CASE["old-adamw"], ACCUMULATE]
-OF_DTYPE = [(case, dtype) for dtype in DTYPES for case in ROUNDED]
-OF_DTYPE += [(CASE["adamw-amsgrad"], F32), (CASE["adamw-amsgrad"], F64)]
+# The machine does not model setp.nan.bf16x2, as which a maximum of 16-bit states compiles.
+OF_DTYPE = [
+    (case, dtype)
+    for case in ELEMENTWISE_RULES
+    for dtype in DTYPES
+    if dtype in (F32, F64) or "maximum" not in RULES[rule_of(case)].update.__code__.co_names
+]
 
 
 @pytest.mark.parametrize(("case", "dtype"), OF_DTYPE, ids=str)

@@ -73,6 +73,8 @@ class CpuLauncher(Launcher):
 
     def read1(self, inputs: StepInputs) -> None:
         if self.bucket.rule.factored:
+            for buffer in (self.sums, self.sum_u2):
+                buffer.zero_()  # nobody writes those of an absent tensor
             self._run(inputs, 0)
 
     def finish(self, inputs: StepInputs) -> None:

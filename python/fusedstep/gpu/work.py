@@ -19,7 +19,6 @@ T = TypeVar("T")
 # Tensors by whether they are aligned.
 Lists = list[tuple[bool, list[int]]]
 
-
 # Of each stage of a step, the kinds of work that belong to another one.
 OF_OTHER_STAGES = {
     stage: {kind for kind in UNITS if kind != "ELEMENTWISE" and stage_of(kind) != stage}
@@ -69,7 +68,7 @@ class DeviceLauncher(Launcher):
             self._stage("update", inputs)
             self._inputs = None
         else:
-            self.launch(inputs)
+            super().update(inputs)
 
     def _stage(self, stage: str, inputs: StepInputs) -> None:
         idle = idle_kinds(self.bucket, inputs.scalars) | OF_OTHER_STAGES[stage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,18 +11,25 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import native
+from .staging import GradientLayout
 
 ParamLists = list[list[Tensor]]
+Layouts = Sequence[GradientLayout | None]
 
 CAME_OR_WENT = 1 << 40  # added to what `check` returns
 
 
 class Watch(Protocol):
-    """`check` returns the number of gradients that moved (their table cells were written), or -1 if
-    anything else is not as it was: parameters, states, shapes, strides, dtypes, gradients come or
-    gone. Then some cells may have been written, too."""
+    """`check` returns the number of gradients that moved, plus CAME_OR_WENT if some came or went.
+    Cells of those are written: an address, or 0 for a gradient that went. It returns -1 if anything
+    else is not as it was: parameters, states, shapes, strides, dtypes, a gradient that comes and
+    was not known before, or comes back in another layout. Then some cells may have been written,
+    too, and every later check returns -1.
+
+    `present` says of each parameter, in the order of the lists, whether it had a gradient."""
 
     def check(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int: ...
+    def present(self) -> bytes: ...
 
 
 def watch(
@@ -29,13 +37,25 @@ def watch(
     state: dict[Tensor, dict[str, Any]],
     keys: tuple[str, ...],
     cells: list[int],
+    earlier: Layouts = (),
 ) -> Watch:
     """Remembers parameters, gradients and the state tensors named by `keys`. `cells` holds for each
-    parameter the address of the table cell of its gradient, or 0. The caller keeps parameters and
-    state dicts alive."""
+    parameter the address of the table cell of its gradient, or 0; `earlier` how its gradient lay
+    when it was last seen, or None. The caller keeps parameters and state dicts alive."""
     if native.module is not None and _can_watch():
-        return native.module.Watch(EXCHANGE, param_lists, state, keys, cells)
-    return PythonWatch(param_lists, state, keys, cells)
+        layouts = [layout and native.module.Watch.Layout(*_dlpack(layout)) for layout in earlier]
+        return native.module.Watch(EXCHANGE, param_lists, state, keys, cells, layouts)
+    return PythonWatch(param_lists, state, keys, cells, earlier)
+
+
+def _dlpack(layout: GradientLayout) -> tuple[int, int, bool, tuple[int, ...]]:
+    """The dtype as DLPack codes it, whether the gradient is negated, its strides."""
+    code = 5 if layout.dtype.is_complex else 4 if layout.dtype == torch.bfloat16 else 2
+    return code, 8 * layout.dtype.itemsize, _is_negated(layout), layout.strides
+
+
+def _is_negated(layout: GradientLayout) -> bool:
+    return layout.lazy and not layout.dtype.is_complex
 
 
 EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
@@ -93,7 +113,7 @@ def samples() -> list[tuple[Any, ...]]:
 
 
 class PythonWatch:
-    """The same without C++ or with a torch older than 2.10: right, but five times slower."""
+    """The same without C++ or with a torch older than 2.10: right, but ten times slower."""
 
     def __init__(
         self,
@@ -101,37 +121,47 @@ class PythonWatch:
         state: dict[Tensor, dict[str, Any]],
         keys: tuple[str, ...],
         cells: list[int],
+        earlier: Layouts = (),
     ) -> None:
         self.keys = keys
         self.cells = cells
-        self.fixed, self.grads = self._look(param_lists, state)
+        self.over = False
+        self.fixed = self._look(param_lists, state)
+        params = [param for params in param_lists for param in params]
+        known = [*earlier, *[None] * (len(params) - len(earlier))]
+        self.grads = [_Gradient(*pair) for pair in zip(params, known, strict=True)]
 
     def check(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int:
-        fixed, grads = self._look(param_lists, state)
-        if fixed != self.fixed or any(
-            a != b and (a == 0 or (a ^ b) & 15) for a, b in zip(grads, self.grads, strict=True)
-        ):
-            return -1
-        moved = 0
-        for address, seen, cell in zip(grads, self.grads, self.cells, strict=True):
-            if address != seen and cell:
-                ctypes.c_int64.from_address(cell).value = address
-                moved += 1
-        self.grads = grads
-        return moved
+        self.over = self.over or self._look(param_lists, state) != self.fixed
+        moved = came_or_went = 0
+        if not self.over:
+            params = (param for params in param_lists for param in params)
+            for param, seen, cell in zip(params, self.grads, self.cells, strict=True):
+                was_there, before = seen.is_there, seen.address
+                if not seen.follow(param.grad):
+                    self.over = True
+                    break
+                if was_there != seen.is_there:
+                    came_or_went = CAME_OR_WENT
+                elif seen.address == before:
+                    continue
+                elif cell:
+                    moved += 1
+                if cell:
+                    address = seen.address if seen.is_there else 0
+                    ctypes.c_int64.from_address(cell).value = address
+        return -1 if self.over else moved + came_or_went
 
-    def _look(
-        self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]
-    ) -> tuple[list[Any], list[int]]:
+    def present(self) -> bytes:
+        return bytes(seen.is_there for seen in self.grads)
+
+    def _look(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> list[Any]:
+        """All but the gradients."""
         fixed: list[Any] = [len(param_lists)]
-        grads: list[int] = []
         for params in param_lists:
             fixed.append(len(params))
             for param in params:
-                grad = param.grad
                 fixed += (id(param), param.data_ptr(), _layout(param))
-                fixed.append(None if grad is None else _layout(grad))
-                grads.append(0 if grad is None or grad.layout != torch.strided else grad.data_ptr())
         for key, values in state.items():
             if not isinstance(values, dict):  # something of the user's own
                 fixed.append(id(key))
@@ -142,7 +172,40 @@ class PythonWatch:
                 fixed.append(id(value))
                 if isinstance(value, Tensor):
                     fixed += (value.data_ptr(), _layout(value))
-        return fixed, grads
+        return fixed
+
+
+class _Gradient:
+    """One parameter's gradient: its layout, if it is known, and where it was last."""
+
+    def __init__(self, param: Tensor, earlier: GradientLayout | None) -> None:
+        grad = param.grad
+        self.is_there = grad is not None
+        self.layout: tuple[Any, ...] | None = None
+        self.address = 0
+        if grad is not None:
+            self.layout = _layout(grad)
+            self.address = _address(grad)
+        elif earlier is not None:
+            facts = (param.shape, earlier.strides, earlier.dtype, param.device)
+            self.layout = (*facts, _is_negated(earlier), False)
+            # Somewhere as aligned as plans take it for while it is absent.
+            self.address = 16 if param.numel() else 0
+
+    def follow(self, grad: Tensor | None) -> bool:
+        """Whether a plan survives it."""
+        self.is_there = grad is not None
+        if grad is None:
+            return True
+        if self.layout is None or _layout(grad) != self.layout:
+            return False
+        before, self.address = self.address, _address(grad)
+        changed = self.address != before
+        return not (changed and (self.address == 0 or (self.address ^ before) & 15))
+
+
+def _address(grad: Tensor) -> int:
+    return grad.data_ptr() if grad.layout == torch.strided else 0
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

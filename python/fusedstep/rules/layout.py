@@ -26,8 +26,8 @@ PIECE = 65536
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 
-# What an entry of a CPU's work list asks for. Rules without sums have only UPDATE. Those of the last
-# line leave sums for an exchange.
+# What an entry of a CPU's work list asks for. Rules without sums have only UPDATE. The last line is
+# for buckets that are exchanged.
 WHOLE, STATISTICS, COLUMNS, ENERGY, FINISH, UPDATE, REPORT = range(7)
 PACK_COLUMNS, PACK_TENSOR, TOTAL = range(7, 10)
 

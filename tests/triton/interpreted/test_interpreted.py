@@ -11,16 +11,16 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
-from tests.support import absent_gradients, exchange
+from tests.support import absent_gradients, exchange, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import FACTORED, is_factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
-FACTORED = [case for case in CASES if is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
 CASE = {case.name: case for case in CASES}
 
 VECTORS = [(), (1,), (0,), (7,), (16,), (1025,)]
