@@ -1,6 +1,7 @@
 // The kernels of a factored rule: one phase of the work on all tensors, or all of it in one launch.
 #pragma once
 
+#include "exchange.cuh"
 #include "rows.cuh"
 #include "statistics.cuh"
 #include "tiny.cuh"
@@ -30,13 +31,19 @@ __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int
   if constexpr (kUnit == Unit::kTinyUpdate) tiny_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kVectorUpdate) vector_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kReport) report(tensor);
+  if constexpr (kUnit == Unit::kPackColumns) pack_columns(tensor, unit);
+  if constexpr (kUnit == Unit::kPackSquares) pack_squares(tensor);
+  if constexpr (kUnit == Unit::kColumnsExchanged) columns_exchanged(tensor, unit);
+  if constexpr (kUnit == Unit::kTotalU2) total_u2(tensor, index);
+  if constexpr (kUnit == Unit::kFinishExchanged) finish_exchanged(tensor, index);
 }
 
 // Blocks of a kernel that a multiprocessor is to hold: the more, the fewer registers a thread may have.
 template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
-            kUnit == Unit::kColumns || kUnit == Unit::kEnergy ||
+            kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
+            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kEnergy ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
         ? 1
         : 2;

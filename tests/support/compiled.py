@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 from fusedstep.backends.triton import TritonBackend
+from fusedstep.gpu import work
 from fusedstep.gpu.cut import WITHOUT_TILES
 from tests.support.rule_cases import CASE_OF
 
@@ -84,6 +85,7 @@ def recorded_launches(
     dtypes: Sequence[torch.dtype],
     aligned: bool,
     in_waves: bool = False,
+    exchanged: bool = False,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
 ) -> list[Launch]:
     """What a step with this rule launches; `dtypes` are of parameter, gradient, and the states, of
@@ -110,10 +112,12 @@ def recorded_launches(
         mock.patch.object(TritonBackend, "why_absent", return_value=""),
         mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
         # As where scalars are on the device: no kind of work is known to be idle.
-        mock.patch.object(launch, "idle_kinds", return_value=set()),
+        mock.patch.object(work, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
         optimizer = CASE_OF[rule].make(params, backend="triton")
+        if exchanged:
+            optimizer._exchange = lambda sums: None
         optimizer.step()
         for member in optimizer._plan.members:
             for k, key in enumerate(member.state_keys):
