@@ -55,7 +55,13 @@ class Launch:
     def kind(self) -> str:
         """A kind of work, or an elementwise rule, or a kernel."""
         name = self.kernel.partition(":")[2]
-        return self["KIND"] or (self["UPDATE"] if name == "elementwise" else name)
+        return self["KIND"] or (self.rule if name == "elementwise" else name) or name
+
+    @property
+    def rule(self) -> str | None:
+        """Of a kernel that has an update plugged in; one text may be bound twice, by dtype."""
+        update = self["UPDATE"]
+        return update and update.removesuffix(" in float64")
 
     @property
     def warps(self) -> int:

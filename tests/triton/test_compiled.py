@@ -129,7 +129,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
                 for name, rule in RULES.items()
                 if dtypes != "bf16" or any("bfloat16" in own[0] for own in rule.dtypes)
             }
-            assert {launch["UPDATE"] for launch in own} - {None} == rules
+            assert {launch.rule for launch in own} - {None} == rules
 
 
 @pytest.mark.slow
