@@ -15,8 +15,8 @@ namespace fusedstep::cuda {
 // columns of a whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int unit) {
+  if (!has_gradient(lists.table + index * lists.fields)) return;
   const Tensor<T> tensor(lists, index);
-  if (!has_gradient(tensor.cells)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
