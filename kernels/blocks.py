@@ -38,6 +38,10 @@ class Block(NamedTuple):
     # it; told a number, it does not. 64 leave room for 1024 threads, 128 for 512.
     registers: int | None = None
 
+    @property
+    def height(self) -> int:
+        return self.tile // self.width
+
 
 class Chunk(NamedTuple):
     block: int  # elements that are on chip at a time

@@ -12,6 +12,7 @@ from fusedstep.backends import cuda
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import Height
 from tests.ptxrun import Fault
+from tests.support.absent_gradients import without_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each
 from tests.support.cuda_on_ptx import check, on_ptx, on_simulator
 from tests.support.plants import (
@@ -129,6 +130,13 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
     with on_ptx() as launches:
         optimizer, params = Problem(case, SOME, steps=1).run("simcuda")
         assert_stores_nothing(optimizer, params, launches.counted)
+
+
+@each([ADAMW, PART_CAPPED])
+def test_tensors_without_a_gradient_are_not_touched(case):
+    with without_gradients(range(len(SOME))), on_ptx() as launches:
+        Problem(case, SOME, steps=1).run("simcuda")
+    assert launches.counted["thread_instructions"] and not launches.counted["st.global.bytes"]
 
 
 def vectors_moved(counted):

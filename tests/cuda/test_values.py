@@ -6,7 +6,7 @@ import torch
 
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut
-from tests.support import rule_cases
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, SHAPES, each, same_bits
 from tests.support.cuda_on_cpu import check
@@ -152,6 +152,14 @@ def test_empty_tensors_anywhere(case, place):
     if place < 3:
         shapes[place:place] = [(0,), (5, 0), (0, 5), (2, 0, 3), (0, 3, 3)]
     check(Problem(case, shapes if place < 3 else [(0,), (5, 0), (0, 3, 3)]))
+
+
+@pytest.mark.usefixtures("small_units")
+@each([*ELEMENTWISE, PART_CAPPED, MOMENTUM, CASE["hf-adafactor-trainer"]])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    shapes = [(7,), (20_000,), (33, 17), (300, 24), (3, 5, 7), (9, 8208), (19, 2064)]
+    absent_gradients.check(problem(case, 2 * shapes), "simcuda", range(len(shapes)))
 
 
 @pytest.mark.slow

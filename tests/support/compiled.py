@@ -9,9 +9,9 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -43,8 +43,12 @@ class Launch:
     constants: tuple[tuple[str, Any], ...]
     options: tuple[tuple[str, Any], ...]
 
-    def __getitem__(self, constant: str) -> Any:
-        return dict(self.constants).get(constant)
+    def __getitem__(self, name: str) -> Any:
+        """A constant, or a field of the kernel's configuration that its kinds of work share."""
+        constants = dict(self.constants)
+        configs = constants.get("CFGS", (constants.get("CFG"),))
+        found = {getattr(config, name, None) for config in configs}
+        return constants.get(name, found.pop() if len(found) == 1 else None)
 
     @property
     def kind(self) -> str:
@@ -147,10 +151,16 @@ def _named(value: Any) -> Any:
 
     if isinstance(value, tuple):
         return tuple(map(_named, value))
+    if is_dataclass(value):
+        return _with_fields(value, _named)
     for name, update in UPDATES.items():
         if value is update:
             return name
     return getattr(value, "name", value)  # of a type
+
+
+def _with_fields(config: Any, change: Callable[[Any], Any]) -> Any:
+    return replace(config, **{f.name: change(getattr(config, f.name)) for f in fields(config)})
 
 
 def _value(value: Any) -> Any:
@@ -160,6 +170,8 @@ def _value(value: Any) -> Any:
 
     if isinstance(value, tuple):
         return tuple(map(_value, value))
+    if is_dataclass(value):
+        return _with_fields(value, _value)
     if value in UPDATES:
         return UPDATES[value]
     return tl.dtype(value) if value in NAMES.values() else value
@@ -175,12 +187,14 @@ def without_twins(launches: Iterable[Launch]) -> list[Launch]:
     found: dict[Any, Launch] = {}
     for launch in launches:
         looked_at = dict(launch.constants)
+        config = looked_at.pop("CFG", None)
         if launch["KIND"] and launch.kind not in PLUGGED:
             looked_at["UPDATE"] = None
-            looked_at["DTYPES"] = launch["DTYPES"][: 3 if launch["VECTOR"] else 4]
+            dtypes = config.DTYPES[: 3 if config.VECTOR else 4]
+            config = replace(config, DTYPES=dtypes, MOMENTUM=None)
         if launch.kind in WITHOUT_TILES:
-            looked_at["ALIGNED"] = None
-        key = (launch.kernel, launch.arguments, tuple(looked_at.items()), launch.options)
+            config = replace(config, ALIGNED=None)
+        key = (launch.kernel, launch.arguments, config, tuple(looked_at.items()), launch.options)
         found.setdefault(key, launch)
     return list(found.values())
 

@@ -73,8 +73,9 @@ def loaded_slots(launch):
 def work(launch):
     """The kinds of work in a kernel, and the elements of their tiles."""
     if launch.kind == "walk":
-        return zip(launch["NAMES"], launch["TILES"], strict=True)
-    return [(launch.kind, launch["BLOCK"] or launch["WIDTH" if launch["VECTOR"] else "TILE"])]
+        return [(config.KIND, config.WIDTH * config.HEIGHT) for config in launch["CFGS"]]
+    height = 1 if launch["VECTOR"] else launch["HEIGHT"]
+    return [(launch.kind, launch["BLOCK"] or launch["WIDTH"] * height)]
 
 
 def expected_accesses(launch, target):

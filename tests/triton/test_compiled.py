@@ -194,7 +194,8 @@ def planted(pool, name, target, kind=None, fusion=False, **constants):
     """A fault's launch and facts; for checks that ask, it passes as a kind of work."""
     tables = ("x", "n") if name == "planted_tile" else ("x",)
     types = tuple((x, "*i64" if len(tables) > 1 else "*fp32") for x in tables)
-    known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "TILE": constants["BLOCK"], "ALIGNED": True}
+    known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "ALIGNED": True}
+    known |= {"WIDTH": constants["BLOCK"], "HEIGHT": 1}
     options = (("num_warps", 4), ("enable_fp_fusion", fusion))
     launch = Launch(f"{__name__}:{name}", types, tuple(constants.items()), options)
     ((_, _, facts),) = compiled(pool, [launch], target)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import backends, check
 from ..plan.counters import IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
+from ..plan.launcher import Exchange
 from ..plan.plan import Owner, Plan
 from ..plan.watch import ParamLists
 from . import gradients
@@ -27,6 +28,8 @@ class FusedOptimizer(DeclaredOptimizer):
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
+    # Adds up the sums of factored rules over processes that hold parts of the parameters.
+    _exchange: Exchange | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
@@ -98,6 +101,7 @@ class FusedOptimizer(DeclaredOptimizer):
             where=self._where,
             counters=TensorCounters if self.steps_are_tensors else IntCounters,
             scalars_on_device=self.scalars_on_tensors,
+            exchange=self._exchange,
         )
 
     # Saving and loading.

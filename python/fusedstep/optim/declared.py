@@ -120,7 +120,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 chosen.add(param.device)
             if state := self.state.get(param):
                 self._check_states(where, group, param, state)
-        absent: dict[int, Member] = {}  # until the walkers skip them
+        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
         members = []
         for where, group, param in parameters:
             grad, before = param.grad, absent.get(id(param))

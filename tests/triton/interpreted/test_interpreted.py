@@ -11,7 +11,7 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
-from tests.support import rule_cases
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.problems import Problem
@@ -203,6 +203,12 @@ def _reversed(optimizer, params):
     return optimizer, params[::-1]
 
 
+@each([CASE["adamw"], ACCUMULATE, CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    shapes = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
+    absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
+
+
 # Faults, for which the bounds are narrow enough.
 
 
@@ -231,7 +237,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     real, left_out = launch.run, []
 
     def one_less(kernel, programs, arguments, warps):
-        less = arguments["KIND"] == kind
+        less = arguments["CFG"].KIND == kind
         left_out.extend([kind] * less)
         real(kernel, programs - less, arguments, warps)
 
