@@ -13,9 +13,16 @@ from fusedstep.gpu import work
 from fusedstep.gpu.cut import Height
 from tests.ptxrun import Fault
 from tests.support.absent_gradients import without_gradients
-from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
+from tests.support.cases import CASES, DTYPES, assert_same, each
 from tests.support.cuda_on_ptx import check, on_ptx, on_simulator
-from tests.support.problems import Problem, placed
+from tests.support.plants import (
+    assert_stores_nothing,
+    at_an_odd_address,
+    one_more,
+    shorter,
+    twice,
+)
+from tests.support.problems import Problem
 from tests.support.rule_cases import ELEMENTWISE_RULES
 
 pytest_plugins = ["tests.ptxrun.needs_nvcc"]
@@ -88,20 +95,6 @@ def test_many_tensors_share_a_launch(case):
     check(Problem(case, 200 * [(3,)] if case is ADAMW else 30 * [(3, 5)] + 5 * [(7,)], steps=1))
 
 
-def at_an_odd_address(slot):
-    """Places one tensor of each parameter 1 element behind a multiple of 16 bytes."""
-
-    def prepare(optimizer, params, step):
-        for param in params if step == 1 else ():
-            state = optimizer.state[param]
-            if slot == "grad":
-                param.grad = placed(param.grad, 1)
-            elif slot in state:
-                state[slot] = placed(state[slot], 1)
-
-    return prepare
-
-
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("slot", ["param", "grad", "exp_avg", "exp_avg_sq", "exp_avg_sq_row"])
 def test_tensors_may_lie_at_any_address(slot, dtype):
@@ -136,17 +129,7 @@ def test_work_that_has_nothing_to_do_changes_nothing(case):
 def test_a_step_with_an_infinity_found_stores_nothing(case):
     with on_ptx() as launches:
         optimizer, params = Problem(case, SOME, steps=1).run("simcuda")
-        before = [
-            {"p": p.detach().clone(), **{k: v.clone() for k, v in states(optimizer, p).items()}}
-            for p in params
-        ]
-        launches.counted.clear()
-        optimizer.found_inf = torch.ones(())
-        optimizer.step()
-    assert launches.counted["thread_instructions"] and not launches.counted["st.global.bytes"]
-    for param, kept in zip(params, before, strict=True):
-        for name, value in {"p": param.detach(), **states(optimizer, param)}.items():
-            assert same_bits(value, kept[name])
+        assert_stores_nothing(optimizer, params, launches.counted)
 
 
 @each([ADAMW, PART_CAPPED])
@@ -190,29 +173,6 @@ def at(kind, change):
     return plant
 
 
-def one_more(place):
-    """One more in a cell of the first tensor's row of the table."""
-
-    def change(arguments):
-        arguments["table"] = arguments["table"].clone()
-        arguments["table"][0, place] += 1
-
-    return change
-
-
-def twice(arguments):
-    """The first entry in place of the second one, too."""
-    arguments["entries"] = arguments["entries"].clone()
-    arguments["entries"][1] = arguments["entries"][0]
-
-
-def shorter(name):
-    def change(arguments):
-        arguments[name] = arguments[name][:-1]
-
-    return change
-
-
 M, V, UNITS = [(33, 17)], [(7,)], [(300, 24)]
 PLANTED = {
     "an element too many": (ADAMW, V, at("adamw", one_more(-1)), "out of bounds: .* param 0"),
@@ -220,10 +180,10 @@ PLANTED = {
     "a row too many": (ADAFACTOR, M, at("STATISTICS", one_more(-2)), "out of bounds"),
     "a column too many": (ADAFACTOR, M, at("UPDATE", one_more(-1)), "out of bounds"),
     "a matrix too many": (ADAFACTOR, [(3, 5, 7)], at("TINY", one_more(-3)), "out of bounds"),
-    "a chunk twice": (ADAMW, [(8193,)], at("adamw", twice), "race between CTAs"),
-    "rows twice": (ADAFACTOR, UNITS, at("STATISTICS", twice), "race between CTAs"),
-    "a sum twice": (ADAFACTOR, UNITS, at("SQUARES", twice), "race between CTAs"),
-    "an update twice": (ADAFACTOR, UNITS, at("UPDATE", twice), "race between CTAs"),
+    "a chunk twice": (ADAMW, [(8193,)], at("adamw", twice("entries")), "race between CTAs"),
+    "rows twice": (ADAFACTOR, UNITS, at("STATISTICS", twice("entries")), "race between CTAs"),
+    "a sum twice": (ADAFACTOR, UNITS, at("SQUARES", twice("entries")), "race between CTAs"),
+    "an update twice": (ADAFACTOR, UNITS, at("UPDATE", twice("entries")), "race between CTAs"),
     "a sum too few": (ADAFACTOR, M, at("STATISTICS", shorter("sums")), "out of bounds: .* sums"),
     "a column's sum too few": (
         ADAFACTOR, UNITS, at("STATISTICS", shorter("partials")), "out of bounds: .* partials"

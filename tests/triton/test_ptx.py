@@ -19,8 +19,15 @@ from fusedstep.kernels import elementwise, launch  # noqa: E402
 from fusedstep.rules import RULES  # noqa: E402
 from tests.ptxrun import Fault  # noqa: E402
 from tests.support import absent_gradients  # noqa: E402
-from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
-from tests.support.problems import Problem, on_ptx, placed  # noqa: E402
+from tests.support.cases import CASES, DTYPES, assert_same, each  # noqa: E402
+from tests.support.plants import (  # noqa: E402
+    assert_stores_nothing,
+    at_an_odd_address,
+    one_more,
+    shorter,
+    twice,
+)
+from tests.support.problems import Problem, on_ptx  # noqa: E402
 from tests.support.rule_cases import ELEMENTWISE_RULES, rule_of  # noqa: E402
 
 F32, BF16, F16, F64 = DTYPES
@@ -110,20 +117,6 @@ def test_parameters_of_other_dtypes_and_groups_with_other_options():
         Problem(CASE["hf-adafactor-scaled"], 6 * [(33, 17)], (F32, BF16), groups=groups).check()
 
 
-def at_an_odd_address(slot):
-    """Places one tensor of each parameter 1 element behind a multiple of 16 bytes."""
-
-    def prepare(optimizer, params, step):
-        for param in params if step == 1 else ():
-            state = optimizer.state[param]
-            if slot == "grad":
-                param.grad = placed(param.grad, 1)
-            elif slot in state:
-                state[slot] = placed(state[slot], 1)
-
-    return prepare
-
-
 @pytest.mark.parametrize("slot", ["param", "grad", "exp_avg_sq", "exp_avg_sq_row"])
 def test_tensors_may_lie_at_any_address(slot):
     """From the second step on, but for parameters."""
@@ -163,17 +156,7 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
     problem = Problem(case, [(7,), (33, 17), (300, 40), (3, 5, 7)], steps=1)
     with on_ptx() as counted:
         optimizer, params = problem.run("triton")
-        before = [
-            {"p": p.detach().clone(), **{k: v.clone() for k, v in states(optimizer, p).items()}}
-            for p in params
-        ]
-        counted.clear()
-        optimizer.found_inf = torch.ones(())
-        optimizer.step()
-    assert counted["thread_instructions"] and not counted["st.global.bytes"]
-    for param, kept in zip(params, before, strict=True):
-        for name, value in {"p": param.detach(), **states(optimizer, param)}.items():
-            assert same_bits(value, kept[name])
+        assert_stores_nothing(optimizer, params, counted)
 
 
 @each([ADAMW, PART_CAPPED])
@@ -196,31 +179,6 @@ def at(kind, change):
         return kernel, arguments
 
     return plant
-
-
-def one_more(place):
-    """One more in a cell of the first tensor's row of the table."""
-
-    def change(arguments):
-        table = arguments["table"] = arguments["table"].clone()
-        table[0, place] += 1
-
-    return change
-
-
-def twice(name):
-    def change(arguments):
-        entries = arguments[name] = arguments[name].clone()
-        entries[1] = entries[0]
-
-    return change
-
-
-def shorter(name):
-    def change(arguments):
-        arguments[name] = arguments[name][:-1]
-
-    return change
 
 
 M, V, BLOCKS, WIDE = [(33, 17)], [(7,)], [(300, 40)], [(2, 2064)]
