@@ -114,13 +114,9 @@ class Adafactor(FactoredOptimizer):
         return bool(group["capturable"])
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        device = param.device if self._counts_on_device(group) else "cpu"
         return {
-            "step": torch.zeros((), dtype=scalar_dtype(), device=device),
-            **{
-                key: grad.new_zeros(shape) if key != "variance" else torch.zeros_like(grad)
-                for key, shape in self._state_shapes(group, param).items()
-            },
+            key: torch.zeros_like(grad) if shape == grad.shape else grad.new_zeros(shape)
+            for key, shape in self._state_shapes(group, param).items()
         }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:

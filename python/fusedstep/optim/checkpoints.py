@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import check
 
-
 # Of a state that was saved in a dtype, and its parameter's dtype: what it is loaded as.
 LoadedDtype = Callable[[torch.dtype, torch.dtype], torch.dtype]
 

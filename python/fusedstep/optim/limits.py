@@ -60,9 +60,7 @@ class Limits:
                 _check(group, key, (first, second), name)
 
 
-def _check(
-    group: Group, key: str, limits: tuple[Limit, ...], name: Callable[[Group], str]
-) -> None:
+def _check(group: Group, key: str, limits: tuple[Limit, ...], name: Callable[[Group], str]) -> None:
     """The same for values that are no floats, and for those that are refused."""
     given = group[key]
     try:
