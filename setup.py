@@ -15,13 +15,17 @@ ROOT = Path(__file__).parent.resolve()
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake once for both modules and puts them where setuptools wants the first."""
+    """Runs CMake once for both modules and puts them where setuptools wants the first. Its folder
+    stays from one build to the next, so that only what has changed is compiled."""
 
     def build_extension(self, ext: Extension) -> None:
         if ext.optional:  # _cuda: CMake builds it together with _native
             return
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        # pip builds in an environment of its own, and so every time with another ninja.
+        ninja = shutil.which("ninja")
+        kind = "ninja" if ninja else "make"
+        build = ROOT / "build" / f"{sys.implementation.cache_tag}-{self.plat_name}-{kind}"
         cuda = os.environ.get("FUSEDSTEP_CUDA", "AUTO")
         configure = [
             "cmake",
@@ -32,8 +36,8 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DFUSEDSTEP_CUDA={cuda}",
         ]
-        if shutil.which("ninja"):
-            configure.append("-GNinja")
+        if ninja:
+            configure += ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         subprocess.run(configure, check=True)
         make = ["cmake", "--build", str(build)]
         subprocess.run([*make, "--target", "_native"], check=True)

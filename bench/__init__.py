@@ -2,5 +2,5 @@
 
 import os
 
-# torch's profiler warns of every block that was there before it, in each process.
+# Without this torch's profiler warns, in each process, of every block allocated before it started.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -1,5 +1,5 @@
-"""`python -m bench`: everything that is measured, on every device of this machine: a step, how it
-scales, its memory, and a training run. Each is a command of its own, too."""
+"""`python -m bench`: runs every measurement on every device of this machine. These are steps, how a
+step scales, memory, and training runs. Each is a command of its own, too."""
 
 import argparse
 import os
@@ -14,9 +14,9 @@ from bench.devices import DEVICES, Device
 from bench.providers import OURS, OURS_TRITON
 from bench.readme import RESULTS
 
-# Whose memory README tells.
+# README shows the memory of these.
 COMPARED = (OURS, OURS_TRITON, "torch-fused", "torch-foreach", "transformers")
-# What is run, with arguments that keep all of it under five minutes on two cores.
+# The commands, with arguments that keep the whole run under about five minutes on two cores.
 COMMANDS = {
     "step": "",
     "scaling": "--quick",
@@ -30,11 +30,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     add = parser.add_argument
     add("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
-    add("--device", choices=(*DEVICES, "all"), default="all", help="all: those that are here")
+    add("--device", choices=(*DEVICES, "all"), default="all", help="all: every device that is here")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, help="default: bench/out, and bench/out/cuda")
     where.add_argument(
-        "--keep", action="store_true", help="into bench/results/DATE-DEVICE, and README's numbers"
+        "--keep", action="store_true", help="write to bench/results/DATE-DEVICE and update README"
     )
     return parser.parse_args()
 
@@ -45,13 +45,13 @@ def folder_of(device: Device, asked: argparse.Namespace) -> Path:
         facts = device.facts()
         name = facts.get("gpu") or f"{facts['cpu']} {facts['cores']} cores"
         return RESULTS / f"{day}-{'-'.join(str(name).lower().split())}"
-    out = asked.out or Path(__file__).parent / "out"
+    out: Path = asked.out or Path(__file__).parent / "out"
     return out if device.kind == "cpu" else out / device.kind
 
 
 def main() -> int:
     asked = arguments()
-    devices = [d for d in DEVICES.values() if asked.device in (d.kind, "all")]
+    devices = [device for device in DEVICES.values() if asked.device in (device.kind, "all")]
     for device in devices:
         if asked.device != "all" and device.why_absent():
             print(f"--device {device.kind}: {device.why_absent()}", file=sys.stderr)
@@ -68,7 +68,7 @@ def main() -> int:
             begin = time.perf_counter()
             try:
                 code = subprocess.run(command).returncode
-            except KeyboardInterrupt:  # it was told, too, and has saved what was finished
+            except KeyboardInterrupt:  # the command got it too, and has saved what was finished
                 code = INTERRUPTED
             print(f"== {name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
             if code == INTERRUPTED:

@@ -1,7 +1,7 @@
-"""Work in processes of its own, which may fail, hang or die without taking anything else along."""
+"""Work in processes of its own, so that it can fail, hang or die alone."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -16,12 +16,13 @@ class Failed(Exception):
 def in_processes(
     work: Callable[..., Any], members: Sequence[tuple[Any, ...]], limit: float | None = None
 ) -> list[Any]:
-    """What `work` returned for each member's arguments: a process each, all at once. The first one
-    that fails, or `limit` seconds, end all of them.
+    """Calls `work` with each member's arguments, all at once, in one process each. If one fails, or
+    after `limit` seconds, all of them end.
 
-    What earlier work leaves in the allocator decides whether temporaries are new pages, which
-    changes times by a factor of two. And a kernel that fails leaves nothing on a GPU that others
-    could use."""
+    A process of its own matters for two reasons. Memory that earlier work left in the allocator
+    spares temporaries new pages, which changes times by a factor of two. And after a kernel has
+    failed on a GPU, nothing else runs in that process.
+    """
     context = get_context("spawn")
     deadline = None if limit is None else time.monotonic() + limit
     processes, receivers = [], []
@@ -35,15 +36,14 @@ def in_processes(
             receivers.append(receiver)
         results: dict[int, Any] = {}
         while len(results) < len(members):
-            waiting = [receivers[k] for k in range(len(members)) if k not in results]
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = wait(waiting, left)
+            waiting = {k: receivers[k] for k in range(len(members)) if k not in results}
+            seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = wait(list(waiting.values()), seconds)
             if not ready:
                 raise Failed(f"failed: given up after {limit:.0f} s")
-            for receiver in ready:
-                k = receivers.index(receiver)
+            for k in [k for k, receiver in waiting.items() if receiver in ready]:
                 try:
-                    failed, results[k] = receiver.recv()
+                    failed, results[k] = receivers[k].recv()
                 except EOFError:
                     processes[k].join()
                     status = processes[k].exitcode
@@ -59,9 +59,9 @@ def in_processes(
 
 def one_by_one(
     work: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], limit: float | None = None
-) -> Iterator[Any]:
-    """What `work` yields in a process of its own, each as soon as it is there, so that what fails
-    later takes none of it along. `limit` seconds are for each."""
+) -> Generator[Any, None, None]:
+    """Yields what `work` yields in one process, as soon as it arrives. So a later failure loses no
+    earlier result. Each result may take `limit` seconds."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_each, args=(sender, work, arguments))
@@ -88,7 +88,7 @@ def one_by_one(
 def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         outcome = (False, work(*arguments))
-    except KeyboardInterrupt:  # the parent was told, too
+    except KeyboardInterrupt:  # the parent gets it too, and reports it
         return
     except Exception as error:
         outcome = (True, reason(error))
@@ -101,7 +101,7 @@ def _send_each(
     try:
         for result in work(*arguments):
             sender.send((False, result))
-    except KeyboardInterrupt:  # the parent was told, too
+    except KeyboardInterrupt:  # the parent gets it too, and reports it
         return
     except Exception as error:
         sender.send((True, reason(error)))

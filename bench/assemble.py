@@ -1,7 +1,7 @@
-"""Puts the package together in build/gpu, with the compilers that are there and nothing downloaded.
+"""Builds the package in build/gpu with the compilers of this machine, and downloads nothing.
 
-Neither write access to site-packages nor a setuptools new enough for our pyproject.toml is needed:
-torch's own index brings an old one.
+This needs no write access to site-packages, and no setuptools new enough for our pyproject.toml:
+the one that comes with torch's own index is too old.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ PACKAGE = BUILD / "fusedstep"
 
 
 def assemble(parts: Parts, seconds: float) -> None:
-    """A build that fails keeps nothing from running: without the module for the host a step is
-    slower there, and without that for CUDA, Triton's kernels are tested alone."""
+    """If a module cannot be built, everything else still runs. Without the host's module, steps are
+    slower. Without CUDA's, only Triton's kernels are tested."""
     end = time.monotonic() + seconds
     leave_out = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.rmtree(PACKAGE, ignore_errors=True)
@@ -32,7 +32,7 @@ def assemble(parts: Parts, seconds: float) -> None:
 
 
 def no_cuda() -> str:
-    """Empty if the module for CUDA should be built, else what to note."""
+    """Why CUDA's module is not built; empty if it should be."""
     import torch
 
     if torch.version.cuda is None:
@@ -43,7 +43,7 @@ def no_cuda() -> str:
 
 
 def build(parts: Parts, name: str, module: str, cuda: str, seconds: float) -> bool:
-    """Each module in a folder of its own: where one cannot be built, the other can."""
+    """Each module has a folder of its own, so that one can be built where the other fails."""
     cmake, ninja = program("cmake"), program("ninja")
     if cmake is None or importlib.util.find_spec("pybind11") is None:
         parts.note(name, f"FAILED: no cmake or no pybind11, so there is no {module}")
@@ -60,14 +60,14 @@ def build(parts: Parts, name: str, module: str, cuda: str, seconds: float) -> bo
     make = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count()), "--target", module]
     if not parts.run_all(name, [configure, make], seconds):
         return False
-    for made in folder.rglob(f"{module}.*so"):
-        shutil.copy(made, PACKAGE)
+    for library in folder.rglob(f"{module}.*so"):
+        shutil.copy(library, PACKAGE)
     return True
 
 
 def resources(parts: Parts) -> None:
-    """Registers, shared and local memory of every CUDA kernel; Triton brings a cuobjdump too."""
-    triton = importlib.util.find_spec("triton")
+    """Prints registers, shared memory and local memory of every CUDA kernel."""
+    triton = importlib.util.find_spec("triton")  # it brings a cuobjdump, too
     more = Path(triton.origin).parent / "backends/nvidia/bin" if triton and triton.origin else ROOT
     cuobjdump = program("cuobjdump", more)
     if cuobjdump is None:

@@ -13,13 +13,13 @@ from bench.providers import reason
 
 WARM_UP_STEPS = 2
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 15
-# /proc/stat counts in ticks of 10 ms: a shorter sample could not tell a busy neighbour from none.
+# /proc/stat counts in ticks of 10 ms, so a shorter sample could not show that a neighbour is busy.
 SAMPLE_SECONDS = 0.03
 
 
 @dataclass
 class Outcome:
-    """Seconds a step by contestant, one entry a round, so that entries of one index are a pair."""
+    """Seconds of a step for each contestant. Entries with the same index are from one round."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     host_seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -37,14 +37,16 @@ def take_turns(
     device: Device,
     on_round: Callable[[int, int, int], None],
 ) -> Outcome:
-    """Run the steps in turns: `rounds` rounds, or as many as `budget` seconds allow.
+    """Runs the steps in turns: `rounds` rounds, or as many as `budget` seconds allow.
 
-    Every round starts with another contestant, so that none always inherits the same caches. Up to
-    as many rounds again, or half the budget, replace those rejected; if most were, all are kept and
-    called disturbed.
+    Every round starts with another contestant, so that none always finds the same caches. Rejected
+    rounds are run again, for at most as many rounds, or half the budget, more. If most rounds were
+    rejected, all of them count and the race is called disturbed.
     """
     outcome = Outcome()
-    steps, repeats, round_seconds = dict(steps), {}, 0.0
+    steps = dict(steps)
+    repeats: dict[str, int] = {}
+    round_seconds = 0.0
 
     def attempt(name: str, count: int) -> Sample | None:
         if name not in steps:
@@ -57,10 +59,12 @@ def take_turns(
             return None
 
     for name in list(steps):
-        once = [taken for _ in range(WARM_UP_STEPS) if (taken := attempt(name, 1)) is not None]
-        if name in steps:
-            repeats[name] = max(1, math.ceil(SAMPLE_SECONDS / once[-1].seconds))
-            round_seconds += once[-1].seconds * repeats[name]
+        single = None
+        for _ in range(WARM_UP_STEPS):
+            single = attempt(name, 1)
+        if single is not None:
+            repeats[name] = max(1, math.ceil(SAMPLE_SECONDS / single.seconds))
+            round_seconds += single.seconds * repeats[name]
 
     deadline = math.inf
     if rounds is None:
@@ -76,30 +80,29 @@ def take_turns(
         names = list(steps)
         first = (len(quiet) + len(noisy)) % len(names)
         was_quiet = device.watch()
-        taken = {}
+        samples: dict[str, Sample] = {}
         for name in names[first:] + names[:first]:
             if (sample := attempt(name, repeats[name])) is not None:
-                taken[name] = sample
-        calm = was_quiet()
-        if len(taken) == len(names):
-            (quiet if calm else noisy).append(taken)
+                samples[name] = sample
+        undisturbed = was_quiet()
+        if len(samples) == len(names):  # a round in which somebody failed is no round
+            (quiet if undisturbed else noisy).append(samples)
 
     outcome.rejected = len(noisy)
     outcome.disturbed = len(noisy) > len(quiet)
     counted = quiet + noisy if outcome.disturbed else quiet
-    outcome.seconds = {name: [taken[name].seconds for taken in counted] for name in steps}
+    outcome.seconds = {name: [samples[name].seconds for samples in counted] for name in steps}
     for name in steps:
-        on_host = [host for taken in counted if (host := taken[name].host_seconds) is not None]
+        on_host = [host for samples in counted if (host := samples[name].host_seconds) is not None]
         if on_host:
             outcome.host_seconds[name] = on_host
     return outcome
 
 
 def copy_bandwidth(device: Device, on_round: Callable[[int, int, int], None]) -> tuple[float, bool]:
-    """Bytes a second, read and written, of one tensor's copy_ into another; and if disturbed."""
+    """Bytes a second that copy_ reads and writes, and whether the measurement was disturbed."""
     source = torch.ones(device.copy_elements, device=device.kind)
     target = torch.zeros(device.copy_elements, device=device.kind)
-    steps = {"copy": lambda: target.copy_(source)}
+    steps: dict[str, Step] = {"copy": lambda: target.copy_(source)}
     outcome = take_turns(steps, MOST_ROUNDS, 0.0, device, on_round)
-    moved = 2 * source.nbytes
-    return moved / statistics.median(outcome.seconds["copy"]), outcome.disturbed
+    return 2 * source.nbytes / statistics.median(outcome.seconds["copy"]), outcome.disturbed

@@ -1,4 +1,4 @@
-"""What the commands beside `python -m bench` share: options, checks at the door, written files."""
+"""What the commands share: options, checks at the door, and the files that they write."""
 
 import argparse
 import json
@@ -22,10 +22,10 @@ def positive(word: str) -> int:
     return number
 
 
-def options(
-    name: str, about: str | None, providers: tuple[str, ...] = PROVIDERS
+def command_options(
+    name: str, description: str | None, providers: tuple[str, ...] = PROVIDERS
 ) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"python -m bench.{name}", description=about)
+    parser = argparse.ArgumentParser(f"python -m bench.{name}", description=description)
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
     add("--rules", nargs="+", choices=RULES, default=list(RULES))
@@ -35,14 +35,15 @@ def options(
 
 
 def checked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Device]:
-    """What was asked for, if it can be done here."""
+    """The arguments, if this machine can do what they ask for."""
     asked = parser.parse_args()
     device = DEVICES[asked.device]
     if device.why_absent():
         parser.exit(1, f"--device {asked.device}: {device.why_absent()}\n")
     if not any(names_of(rule, asked) for rule in asked.rules):
-        there = ", ".join(dict.fromkeys(n for r in asked.rules for n in own_names(r, asked.device)))
-        parser.error(f"--providers: on {asked.device} these rules have {there}")
+        names = [name for rule in asked.rules for name in providers_of(rule, asked.device)]
+        possible = ", ".join(dict.fromkeys(names))
+        parser.error(f"--providers: on {asked.device} these rules have {possible}")
     if OURS in asked.providers:
         try:
             import_module(OURS)
@@ -51,18 +52,18 @@ def checked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Device
     return asked, device
 
 
-def own_names(rule: str, kind: str) -> tuple[str, ...]:
+def providers_of(rule: str, kind: str) -> tuple[str, ...]:
     return tuple(RULES[rule].providers_on(kind))
 
 
 def names_of(rule: str, asked: argparse.Namespace) -> tuple[str, ...]:
     """The providers of a rule that were asked for, ours first."""
-    return tuple(name for name in own_names(rule, asked.device) if name in asked.providers)
+    return tuple(name for name in providers_of(rule, asked.device) if name in asked.providers)
 
 
 class Report:
-    """The files NAME.json, NAME.md and NAME.png. They are written again whenever something was
-    finished: what comes later may take the process away."""
+    """The files NAME.json, NAME.md and NAME.png. They are written again whenever something is
+    finished, because what comes later may kill the process."""
 
     def __init__(self, name: str, asked: argparse.Namespace, device: Device) -> None:
         default = Path(__file__).parent / "out" / ("" if device.kind == "cpu" else device.kind)
@@ -77,17 +78,17 @@ class Report:
         return headline(self.facts, copy, self.device)
 
     def write(self, page: str, rows: list[dict[str, Any]], **numbers: Any) -> None:
-        everything = {
+        results = {
             "environment": self.facts,
             **numbers,
             "interrupted": self.interrupted,
             "rows": rows,
         }
-        (self.out / f"{self.name}.json").write_text(json.dumps(everything, indent=1) + "\n")
+        (self.out / f"{self.name}.json").write_text(json.dumps(results, indent=1) + "\n")
         (self.out / f"{self.name}.md").write_text(page)
 
     def finish(self, page: str, draw: Callable[[Path], None]) -> None:
-        """Shows the page, and draws the picture where there is matplotlib."""
+        """Prints the page, and draws the picture if matplotlib is installed."""
         print(page)
         written = [f"{self.name}.json", f"{self.name}.md"]
         try:
@@ -99,4 +100,4 @@ class Report:
 
     def interrupt(self) -> None:
         self.interrupted = True
-        print("\ninterrupted: only what is finished follows", file=sys.stderr)
+        print("\ninterrupted: only finished results follow", file=sys.stderr)

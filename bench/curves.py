@@ -1,11 +1,11 @@
-"""Loss curves of training runs, laid over each other, and below how far they are apart."""
+"""The picture of a training run: loss curves over each other, and below them their differences."""
 
 from pathlib import Path
 from typing import Any
 
 from bench.contestants import NUDGED, OURS, PEER
 from bench.plot import OURS_COLOR
-from bench.train_table import about, differences, losses
+from bench.train_table import description, differences, losses
 
 STYLES = {OURS: (OURS_COLOR, "-", "o"), PEER: ("#1d3557", "--", "x"), NUDGED: ("gray", ":", "+")}
 
@@ -18,32 +18,36 @@ def draw(report: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 6.4), layout="constrained")
-    curves, apart = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    curves, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for label, run in finished.items():
         color, line, marker = STYLES[label.partition(",")[0]]
-        faint = 0.6 if run["processes"] == 1 else 0.3
+        opacity = 0.6 if run["processes"] == 1 else 0.3
         steps = range(1, len(run["losses"]) + 1)
-        curves.plot(steps, run["losses"], line, color=color, linewidth=0.8, alpha=faint)
+        curves.plot(steps, run["losses"], line, color=color, linewidth=0.8, alpha=opacity)
         at, validation = zip(*run["validation"], strict=True)
-        said = f"{label}: {run['made_by']}"
         curves.plot(
-            at, validation, line + marker, color=color, alpha=faint + 0.3, linewidth=1, label=said
+            *(at, validation, line + marker),
+            color=color,
+            alpha=opacity + 0.3,
+            linewidth=1,
+            label=f"{label}: {run['made_by']}",
         )
     curves.set_ylabel("loss (points: validation)", fontsize=8)
     curves.legend(fontsize=8, frameon=False)
     for pair in report["comparisons"]:
         between = differences(losses, finished, *pair["of"])
         steps = range(1, len(between) + 1)
-        apart.plot(steps, between, linewidth=0.9, label=" - ".join(pair["of"]))
+        below.plot(steps, between, linewidth=0.9, label=" - ".join(pair["of"]))
     if report["comparisons"]:
-        apart.legend(fontsize=7, frameon=False)
-    apart.axhline(0.0, color="lightgray", linewidth=0.8, zorder=0)
-    apart.set_ylabel("difference", fontsize=8)
-    apart.set_xlabel("step", fontsize=8)
-    for panel in (curves, apart):
+        below.legend(fontsize=7, frameon=False)
+    below.axhline(0.0, color="lightgray", linewidth=0.8, zorder=0)
+    below.set_ylabel("difference", fontsize=8)
+    below.set_xlabel("step", fontsize=8)
+    for panel in (curves, below):
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("\n".join((title(report["settings"]), *about(report).split("; "))), fontsize=8)
+    lines = (title(report["settings"]), *description(report).split("; "))
+    figure.suptitle("\n".join(lines), fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -1,4 +1,4 @@
-"""The devices that can be raced on: how each keeps time, what it is called, what is raced there."""
+"""The devices that we race on: how each keeps time, what it is called, and what we race there."""
 
 import gc
 import os
@@ -15,22 +15,21 @@ from bench.machine import cpu_model, installed
 Step = Callable[[], object]
 Facts = dict[str, str | int | None]
 
-# Of one CPU, over a round.
-TOLERATED_LOAD = 0.05
-# Times the L2 cache: of a list up to there a step finds part in L2 that the step before left.
+TOLERATED_LOAD = 0.05  # of one CPU by other processes, over a round
+# A step finds part of a list in the L2 cache if the list is at most so many times as large.
 NEAR_CACHE = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Of one step; the host is free again earlier than a device that works on."""
+    """The time of one step. The host is done earlier than a device that is still at work."""
 
     seconds: float
     host_seconds: float | None = None
 
 
 def cpu_seconds_of_others() -> float | None:
-    """CPU time used on this machine by everyone else since boot; None where nobody counts it."""
+    """CPU time that all other processes used since boot; None if the system does not count it."""
     try:
         with open("/proc/stat") as stat:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(
@@ -46,12 +45,10 @@ class Cpu:
     kind = "cpu"
     lists = ("10x8M", "68M", "small", "tiny", "host")
     copy_elements = 1 << 26
-    budget = (
-        4.0  # seconds of timed rounds a race, so that all of `make bench` fits into five minutes
-    )
-    race_seconds: float | None = None  # after which a race is given up
-    # What a race leaves in the allocator spares a peer of the next one new pages, and so half of
-    # its time: each has a process of its own.
+    budget = 4.0  # seconds of timed rounds a race, so that `make bench` takes about five minutes
+    race_seconds: float | None = None  # a race that takes longer is given up
+    # Each race has a process of its own. Otherwise memory that one race leaves in the allocator
+    # spares a peer in the next race new pages, which are half of its time.
     shares_process = False
     legend = ""
 
@@ -59,7 +56,7 @@ class Cpu:
         return ""
 
     def prepare(self, held_bytes: int, host_bound: bool) -> None:
-        """Nothing: a list that fits a cache is measured in it, and its share of copy shows it."""
+        """Does nothing. A list that fits a cache is measured in cache: `of copy` then shows it."""
 
     def sample(self, step: Step, repeats: int) -> Sample:
         begin = time.perf_counter()
@@ -68,22 +65,21 @@ class Cpu:
         return Sample((time.perf_counter() - begin) / repeats)
 
     def watch(self) -> Callable[[], bool]:
-        """Begins to look, and tells later whether others left the device alone since."""
+        """Starts to watch. The result says later whether other processes left the CPU alone."""
         others_before, begin = cpu_seconds_of_others(), time.perf_counter()
 
         def was_quiet() -> bool:
             elapsed, others_after = time.perf_counter() - begin, cpu_seconds_of_others()
             if others_before is None or others_after is None:
                 return True
-            # The kernel charges whole ticks, so each of our threads may leave one on the wrong
-            # account.
+            # The kernel counts whole ticks, so it may charge one of each of our threads to others.
             rounding = torch.get_num_threads() / os.sysconf("SC_CLK_TCK")
             return others_after - others_before <= TOLERATED_LOAD * elapsed + rounding
 
         return was_quiet
 
     def release_memory(self) -> None:
-        """Before other processes need it."""
+        """Does nothing: each race has a process of its own."""
 
     def cache_note(self, held_bytes: int, host_bound: bool) -> str:
         return ""
@@ -100,42 +96,44 @@ class Cpu:
 
 
 class Cuda:
-    """An NVIDIA or AMD GPU: the current one of torch's cuda devices. Other processes cannot be
-    seen there, so no round is rejected."""
+    """An NVIDIA or AMD GPU: the current one of torch's cuda devices. We cannot see other processes
+    there, so no round is rejected."""
 
     kind = "cuda"
     lists = (
-        # What the targets are about comes first: where time runs out, the last ones are missing.
+        # The lists that the targets are about come first. If time runs out, the last are missing.
         *("1e9", "llama-1b", "4096x4096", "t5-xl", "2000 small", "small", "host"),
         *("32768x8192", "16384x16384", "gpt2", "lora", "512 experts"),
     )
     copy_elements = 1 << 29  # 2 GiB into 2 GiB
     budget = 1.0  # seconds of timed rounds a race: rounds are short
-    race_seconds: float | None = 120.0  # a kernel that waits for ever would take all time there is
-    shares_process = True  # no page is new after the warm-up, and a start takes longer than a race
+    race_seconds: float | None = 120.0  # or a kernel that waits for ever would take all the time
+    # All races share a process: no page is new after the warm-up, and starting a process takes
+    # longer than a race.
+    shares_process = True
     legend = f"""
-fusedstep runs the backend that the line above names, fusedstep-triton that of Triton.
-On the GPU, ms is taken by events around several steps back to back: the longer one of the device's
-and the host's time. host ms: until opt.step() returned, when the device may still be at work. A
-list of at most {NEAR_CACHE} times the L2 cache says "L2 flushed": by reading, before each step,
-which events of its own time then, or the host where that takes longer."""
+fusedstep runs the backend that the line above names; fusedstep-triton runs Triton's.
+On the GPU, ms is the longer of two times: the device's, between events around several steps in a
+row, and the host's. host ms: until opt.step() returned; the device may still be at work then. "L2
+flushed": before each step we read other memory, so that the L2 cache holds nothing of the list,
+and time each step by itself. We do so for lists of at most {NEAR_CACHE} times the L2 cache."""
 
     def __init__(self) -> None:
-        self.flush: Step | None = None  # before each step of a list that L2 would help
+        self.flush: Step | None = None  # runs before each step, if L2 would help the list
 
     def why_absent(self) -> str:
         return "" if torch.cuda.is_available() else "torch finds no cuda device"
 
     def prepare(self, held_bytes: int, host_bound: bool) -> None:
-        """Before the samples of a list."""
+        """Gets ready for the samples of a list."""
         self.flush = None
         if self.is_flushed(held_bytes, host_bound):
-            # Read, not written: lines that were written would be carried to memory during the step.
+            # Reading is enough. After writing, the cache would write back during the step.
             values = torch.zeros(2 * self._l2_bytes() // 4, device="cuda")
             self.flush = partial(torch.sum, values, 0, out=torch.empty((), device="cuda"))
 
     def is_flushed(self, held_bytes: int, host_bound: bool) -> bool:
-        """What the host is measured by needs no cold cache."""
+        """Lists that measure the host need no cold cache."""
         return held_bytes <= NEAR_CACHE * self._l2_bytes() and not host_bound
 
     def sample(self, step: Step, repeats: int) -> Sample:
@@ -153,13 +151,13 @@ which events of its own time then, or the host where that takes longer."""
         return Sample(first.elapsed_time(last) / 1e3 / repeats, host_seconds / repeats)
 
     def _sample_cold(self, step: Step, repeats: int, flush: Step) -> Sample:
-        """The longer one of both times: while the device flushes, the host works ahead, so that
-        events see too little of what it takes."""
+        """The longer of the device's and the host's time. The host works ahead while the device
+        flushes, so the events alone would show too little of the host's time."""
         pairs = []
         host_seconds = 0.0
         for _ in range(repeats):
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()  # else launches would wait for room in the device's queue
+            torch.cuda.synchronize()  # so that no launch waits for room in the device's queue
             flush()
             first.record()
             begin = time.perf_counter()
@@ -172,14 +170,14 @@ which events of its own time then, or the host where that takes longer."""
         return Sample(max(seconds, host_seconds) / repeats, host_seconds / repeats)
 
     def _l2_bytes(self) -> int:
-        return getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0)
+        return int(getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0))
 
     def watch(self) -> Callable[[], bool]:
         return lambda: True
 
     def release_memory(self) -> None:
-        """An error where an earlier kernel failed: nothing runs in this process any more."""
-        gc.collect()  # what an optimizer holds in a cycle
+        """Raises if an earlier kernel failed, because nothing more runs in this process then."""
+        gc.collect()  # optimizers may hold tensors in cycles
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
@@ -187,16 +185,16 @@ which events of its own time then, or the host where that takes longer."""
         return "L2 flushed" if self.is_flushed(held_bytes, host_bound) else ""
 
     def facts(self) -> Facts:
-        own = torch.cuda.get_device_properties()
+        device = torch.cuda.get_device_properties()
         return {
-            "gpu": own.name,
+            "gpu": device.name,
             "gpus": torch.cuda.device_count(),
             "driver": driver(),
             "cuda": torch.version.cuda or torch.version.hip,
-            "compute_capability": f"{own.major}.{own.minor}",
-            "multiprocessors": own.multi_processor_count,
-            "l2_bytes": getattr(own, "L2_cache_size", None),
-            "gpu_bytes": own.total_memory,
+            "compute_capability": f"{device.major}.{device.minor}",
+            "multiprocessors": device.multi_processor_count,
+            "l2_bytes": getattr(device, "L2_cache_size", None),
+            "gpu_bytes": device.total_memory,
             "triton": installed("triton"),
             "fusedstep_takes": taken_by_auto(self.kind),
             "cuda_waves": os.environ.get("FUSEDSTEP_CUDA_WAVES", "0"),
@@ -214,7 +212,7 @@ which events of its own time then, or the host where that takes longer."""
 
 
 def taken_by_auto(kind: str) -> str:
-    """The backend behind `fusedstep`'s own rows, with what it was built for."""
+    """The backend behind the rows of `fusedstep`, and what it was built for."""
     try:
         from fusedstep import backends
 
@@ -227,10 +225,10 @@ def taken_by_auto(kind: str) -> str:
 def driver() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return next(iter(said.stdout.split()), "unknown")
+    return next(iter(result.stdout.split()), "unknown")
 
 
 Device = Cpu | Cuda

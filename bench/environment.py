@@ -1,4 +1,4 @@
-"""What the numbers depend on: device, threads, versions, commit and command line."""
+"""What the numbers depend on: device, threads, versions, commit and command."""
 
 import os
 import platform

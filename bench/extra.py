@@ -1,4 +1,4 @@
-"""What a step takes beside parameters, gradients and states: launches, and memory at its peak."""
+"""What a step needs beside parameters, gradients and states: launches, and memory at its peak."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from bench.devices import Step
 
 
 class Calls(TorchDispatchMode):
-    """Counts the operators of torch that are called while it is active."""
+    """Counts the torch operators that are called while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,16 +26,17 @@ class Calls(TorchDispatchMode):
 
 
 def on_device(seen: profile) -> Iterator[Any]:
-    """What a profiler saw a GPU do, without the ranges that torch names there (every opt.step() is
-    one), as the profiler's own records: torch's objects of them take longer than most kernels."""
+    """The profiler's records of the GPU's work, without the ranges that torch adds, such as one for
+    each opt.step(). We read raw records, because torch's event objects take long to make."""
+    assert seen.profiler is not None and seen.profiler.kineto_results is not None
     for event in seen.profiler.kineto_results.events():
         if event.device_type() == torch.autograd.DeviceType.CUDA and not event.is_user_annotation():
             yield event
 
 
 def launches(step: Step, kind: str) -> int:
-    """Kernels on a GPU, as torch's profiler counts them; on a CPU operators of torch, and launches
-    of ours, which torch does not see."""
+    """The kernels of a step on a GPU, as torch's profiler counts them. On a CPU it is the torch
+    operators, and our own launches, which torch does not see."""
     if kind == "cpu":
         plan = getattr(getattr(step, "__self__", None), "_plan", None)
         with Calls() as calls:
@@ -48,8 +49,8 @@ def launches(step: Step, kind: str) -> int:
 
 
 def extra_bytes(step: Step, kind: str) -> int:
-    """The most that a step allocates at once, with the scratch that ours keep."""
-    with Allocations(kind) as own:
+    """The most that a step allocates at once, and the scratch memory that ours keeps."""
+    with Allocations(kind) as allocated:
         step()
     optimizer = getattr(step, "__self__", None)
-    return own.most + (0 if optimizer is None else scratch_bytes(optimizer))
+    return allocated.most + (0 if optimizer is None else scratch_bytes(optimizer))

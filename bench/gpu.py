@@ -1,7 +1,8 @@
-"""`make gpu`: what needs a GPU, once: build, facts, tests, compute-sanitizer, benchmarks, profile.
+"""`make gpu`: everything that needs a GPU: build, facts, tests, compute-sanitizer, benchmarks,
+profile.
 
-It takes the Python it runs under, with the torch, Triton and nvcc that are there, and downloads
-nothing. A part that fails or runs out of time does not keep the later ones from running.
+It uses the Python that runs it, with its torch and Triton and the machine's nvcc, and downloads
+nothing. If a part fails or runs out of time, the later parts still run.
 """
 
 import argparse
@@ -21,30 +22,31 @@ from bench.parts import BUILD, ROOT, Parts, program
 KINDS = ("values", "graphs", "budgets", "sizes", "accumulate")
 TESTS = [f"tests/gpu/test_{kind}.py" for kind in KINDS]
 BACKENDS = ("cuda", "triton")
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # the first ones matter most
-# Of the step alone: what Triton starts beside it uses no GPU, which would be an error. An error of
-# CUDA's API that matters is an exception in the step; torch and Triton ask what may be an error.
-ASKED = ["--target-processes", "application-only", "--error-exitcode", "9"]
-ALSO_ASKED = {"memcheck": ["--report-api-errors", "no"]}
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # the most important ones first
+# We check the step alone: processes that Triton starts use no GPU, which a tool calls an error.
+# memcheck ignores errors of CUDA's API: one that matters raises in the step, and torch and Triton
+# make calls that may fail.
+TOOL_OPTIONS = ["--target-processes", "application-only", "--error-exitcode", "9"]
+MORE_OPTIONS = {"memcheck": ["--report-api-errors", "no"]}
 TERMINATED = 128 + signal.SIGTERM
-# transformers' defaults are its Trainer's settings with a kernel more.
+# We leave out transformers' defaults: they are the Trainer's settings and one more kernel.
 SCALED = ("--rules", "adamw", "adafactor-hf-trainer", "adafactor-torch")
 PARTS = ("facts", "tests", "sanitizer", "bench", "waves", "memory", "scaling", "train", "profile")
-# Seconds: together twenty minutes. What a part has measured when its time is over is kept. No GPU
-# was there to measure them: they are reckoned from what was counted, and timed on two cores (AMD
-# EPYC, 2026-11-21), with 3.5 s for each process that imports torch.
+# Seconds, twenty minutes together. A part that runs out of time keeps what it has measured. These
+# are estimates from counts, and from times on two cores (AMD EPYC, 2026-11-21), with 3.5 s for each
+# process that imports torch. None was measured on a GPU.
 LIMITS = {
     "build": 130,  # 98 s on two cores, for three architectures
     "facts": 30,  # three short commands, one of which imports torch
     "tests": 300,  # compiling Triton's kernels, on all cores
-    # Steps without it, 10 s each, Triton's 40 s if no test has compiled its 78 kernels; eight with
-    # it, at about 17 s.
+    # Two steps without it, 10 s each, but 40 s for Triton if no test has compiled its 78 kernels;
+    # eight with it, at about 17 s.
     "sanitizer": 185,
     "bench": 270,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
     "waves": 55,  # 6 races at 3 + 1.5 s in two processes; copies 5 s; what Triton compiles
     "memory": 70,  # 13 processes at 5 s
-    "scaling": 55,  # 8 curves of 3 sizes at 1.3 s, in one process; copies 5 s
-    "train": 60,  # 4 processes of 150 steps, which take 60 ms at most
+    "scaling": 55,  # 9 curves of 3 sizes at 1.3 s, in one process; copies 5 s
+    "train": 60,  # 4 processes of 150 steps, at most 60 ms each
     "profile": 45,  # 12 runs at 3 s in one process
 }
 
@@ -54,14 +56,14 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     add("--out", type=Path, help="default: bench/results/DATE-GPU")
-    add("--workers", type=int, default=12, help="processes of the tests, if pytest-xdist is there")
+    add("--workers", type=int, default=12, help="test processes, if pytest-xdist is installed")
     for name, seconds in LIMITS.items():
         add(f"--{name}-seconds", type=int, default=seconds)
     return parser.parse_args()
 
 
 def no_gpu() -> str:
-    """Empty if torch finds a GPU, else the reason."""
+    """Why there is no GPU; empty if torch finds one."""
     if importlib.util.find_spec("torch") is None:
         return f"{sys.executable} has no torch: name another one with PYTHON=..."
     import torch
@@ -83,7 +85,7 @@ def facts(parts: Parts, seconds: float) -> None:
 def tests(parts: Parts, seconds: float, workers: int) -> None:
     command = [sys.executable, "-m", "pytest", *TESTS, "-p", "no:cacheprovider", "-rfs"]
     command += ["--tb=short", "--durations=15", "--maxfail=40"]
-    if importlib.util.find_spec("xdist"):  # compiling Triton's kernels is most of the time
+    if importlib.util.find_spec("xdist"):  # most of the time goes to compiling Triton's kernels
         command += ["-n", str(max(1, min(workers, os.cpu_count() or 1)))]
     if importlib.util.find_spec("pytest_timeout"):  # a kernel may wait for ever
         command += ["--timeout=200", "--timeout-method=thread"]
@@ -95,31 +97,32 @@ def sanitizer(parts: Parts, seconds: float) -> None:
     if checker is None:
         parts.note("sanitizer", "FAILED: no compute-sanitizer on PATH or in CUDA_HOME/bin")
         return
-    # Without torch's caching every tensor is an allocation of its own: accesses beyond its end are
-    # seen, and none finds what an earlier tensor left there.
-    own = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    # Without torch's caching allocator each tensor is an allocation of its own. So the tools see
+    # accesses beyond its end, and no tensor finds values of an earlier one.
+    no_caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     end = time.monotonic() + seconds
     steps = {
         backend: [sys.executable, "-m", "bench.small_step", "--backend", backend]
         for backend in BACKENDS
     }
-    # Compiles what the tests before have not left in Triton's cache.
+    # These runs also compile what the tests have not left in Triton's cache.
     passed = {
-        backend: parts.run(f"small-step-{backend}", step, seconds / 4, **own)
+        backend: parts.run(f"small-step-{backend}", step, seconds / 4, **no_caching)
         for backend, step in steps.items()
     }
     checks = [(tool, backend) for tool in TOOLS for backend in BACKENDS if passed[backend]]
     for number, (tool, backend) in enumerate(checks):
         share = (end - time.monotonic()) / (len(checks) - number)
-        command = [checker, "--tool", tool, *ASKED, *ALSO_ASKED.get(tool, []), *steps[backend]]
-        parts.run(f"{tool}-{backend}", command, max(share, 1.0), **own)
+        options = ["--tool", tool, *TOOL_OPTIONS, *MORE_OPTIONS.get(tool, [])]
+        command = [checker, *options, *steps[backend]]
+        parts.run(f"{tool}-{backend}", command, max(share, 1.0), **no_caching)
     for tool, backend in product(TOOLS, BACKENDS):
         if not passed[backend]:
             parts.note(f"{tool}-{backend}", "FAILED: small-step did not pass")
 
 
 def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
-    """One of bench's commands, on the GPU, into the folder of the results."""
+    """Runs one of the bench's commands on the GPU."""
     from bench.__main__ import COMMANDS
 
     command = [sys.executable, "-m", f"bench.{name}", "--device", "cuda"]
@@ -128,7 +131,7 @@ def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
 
 
 def waves(parts: Parts, seconds: float) -> None:
-    """Matrices in one launch, which are off until a measurement says otherwise."""
+    """Races matrices in one launch. This way of launching is off until it proves faster."""
     from bench.optimizers import RULES
     from bench.providers import OURS, OURS_TRITON
 
@@ -151,7 +154,7 @@ def main() -> int:
     day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     out = (asked.out or ROOT / "bench" / "results" / f"{day}-{name}").resolve()
     out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # and Parts ends what it runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # Parts then ends what it runs
     parts = Parts(out)
     assemble(parts, asked.build_seconds)
     sys.path.append(str(BUILD))  # `waves` asks the package which rules are factored

@@ -1,4 +1,4 @@
-"""How long each kernel of a step takes, as torch's profiler sees it on a GPU; both backends."""
+"""How long each kernel of a step takes on a GPU, by torch's profiler, for both backends."""
 
 import argparse
 import collections
@@ -14,7 +14,7 @@ from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 
 STEPS = 5
-RUNS = [  # rule, dtype, whether matrices go in one launch; AdamW is one kernel for any dtype
+RUNS = [  # rule, dtype, whether matrices go in one launch; AdamW has one kernel for any dtype
     ("adamw", "float32", "0"),
     *((rule, "bfloat16", "0") for rule, entry in RULES.items() if entry.factored),
     ("adafactor-hf-trainer", "bfloat16", "1"),
@@ -24,7 +24,7 @@ NAME = 76  # characters
 
 
 def kernels_of(rule: str, provider: str, dtype: str, name: str) -> collections.Counter[str]:
-    """Microseconds of a step by kernel."""
+    """Microseconds that each kernel takes in a step."""
     params = parameters(LISTS[name].tensors(DTYPES[dtype], "cuda"))
     optimizer = RULES[rule].providers_on("cuda")[provider](params)
     for _ in range(3):
@@ -53,7 +53,7 @@ def main() -> int:
             print(f"\n{provider}: {rule}, {asked.list}, {dtype}, waves {waves}", flush=True)
             try:
                 spent = kernels_of(rule, provider, dtype, asked.list)
-            except Exception as error:  # Triton raises its own, and the other backend may be there
+            except Exception as error:  # Triton raises its own, and the other backend may work
                 print(f"  failed: {error}")
                 continue
             for kernel, microseconds in spent.most_common():

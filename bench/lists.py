@@ -15,7 +15,7 @@ MEBI = 1 << 20
 
 
 def rule_of(name: str) -> Rule:
-    """A rule of the package, which is imported late: `bench.gpu` starts before it is built."""
+    """A rule of the package. We import it late, because `bench.gpu` starts before it is built."""
     from fusedstep.rules import RULES
 
     return RULES[name]
@@ -43,11 +43,11 @@ def tensors_held(rule: Rule) -> tuple[int, int]:
 class ParameterList:
     name: str
     shapes: tuple[tuple[int, ...], ...]
-    label: str = ""  # in README; the name, if there is none
-    host_bound: bool = False  # it measures the host's time alone
-    is_model: bool = False  # raced by those optimizers only that are `on_models`
-    for_factored: bool = False  # raced by factored rules only
-    dtypes: tuple[str, ...] | None = None  # all that fit; None: any
+    label: str = ""  # in README; by default the name
+    host_bound: bool = False  # it shows the host's time only
+    is_model: bool = False  # only optimizers that are `on_models` race on it
+    for_factored: bool = False  # only factored rules race on it
+    dtypes: tuple[str, ...] | None = None  # those that fit into memory; None: any
 
     @property
     def has_matrices(self) -> bool:

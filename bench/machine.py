@@ -1,4 +1,4 @@
-"""What this machine is called and what is installed on it."""
+"""The name of this machine, and what is installed on it."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ def cpu_model() -> str:
 
 
 def installed(package: str) -> str:
-    """A version, also of a package that lies on the path without having been installed."""
+    """The version of a package, which may also be on the path without being installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -29,14 +29,14 @@ def installed(package: str) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with a mark if tracked files differ from it. A copy without history is
-    told its commit by FUSEDSTEP_COMMIT."""
-    told = os.environ.get("FUSEDSTEP_COMMIT")
+    """The commit, marked if tracked files differ from it. FUSEDSTEP_COMMIT names the commit of a
+    copy without history."""
+    named = os.environ.get("FUSEDSTEP_COMMIT")
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
-        return told
-    return said.stdout.strip() or told
+        return named
+    return result.stdout.strip() or named

@@ -12,7 +12,7 @@ import torch
 
 from bench.allocations import Allocations, scratch_bytes, state_bytes
 from bench.apart import Failed, one_by_one
-from bench.command import Report, checked, names_of, options
+from bench.command import Report, checked, command_options, names_of
 from bench.devices import Device
 from bench.lists import DTYPES, LISTS, MEBI, ParameterList
 from bench.memory_plot import draw
@@ -119,7 +119,7 @@ def rows_of(races: list[Race], device: Device) -> Iterator[MemoryRow]:
 
 
 def main() -> int:
-    parser = options("memory", __doc__, HERE)
+    parser = command_options("memory", __doc__, HERE)
     parser.add_argument("--lists", nargs="+", choices=LISTS, default=list(DEFAULT_LISTS))
     asked, device = checked(parser)
     # Large lists come first: after small tensors, pieces of memory would be used again unseen.

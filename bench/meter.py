@@ -1,4 +1,4 @@
-"""What is measured of a training run: times, memory, and which bits its weights are."""
+"""What we measure of a training run: times, memory, and the bits of its weights."""
 
 import hashlib
 import time
@@ -9,7 +9,7 @@ import torch
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """The same for the same bits of all parameters."""
+    """A hash of the bits of all parameters."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -17,7 +17,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def mark(device: str) -> Any:
-    """A point in time, on a GPU that of the work that was asked for so far."""
+    """A point in time. On a GPU it is when the work so far is done."""
     if device == "cpu":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -27,14 +27,14 @@ def mark(device: str) -> Any:
 
 def seconds(first: Any, last: Any, device: str) -> float:
     if device == "cpu":
-        return last - first
+        return float(last - first)
     last.synchronize()
-    return first.elapsed_time(last) / 1e3
+    return float(first.elapsed_time(last)) / 1e3
 
 
 def memory(device: str) -> tuple[int | None, int | None]:
-    """Bytes in use now, and at most so far. On a CPU they are this process's own pages: what
-    `getrusage` knows is never below what the parent had when it started this process."""
+    """Bytes in use now, and at most so far. On a CPU we count the pages of this process. We do not
+    ask `getrusage`: it starts from what the parent used when it started this process."""
     if device == "cuda":
         return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     try:

@@ -1,4 +1,4 @@
-"""The two models that the training runs train: a small GPT and a small T5, in plain torch."""
+"""The two models that we train: a small GPT and a small T5, in plain torch."""
 
 import math
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEAD_WIDTH = 32
-REACH = 32  # T5's relative positions: farther ones count as this far
+REACH = 32  # T5's relative positions: a larger distance counts as this one
 
 
 class Attention(nn.Module):
-    """Every place of `x` looks at `memory`, or at `x` itself. T5's does not divide by the root of a
-    head's width; its initial weights do."""
+    """Attention of `x` to `memory`, or to `x` itself. T5 does not divide by the root of a head's
+    width; its initial weights are smaller instead."""
 
     def __init__(self, width: int, scale: float | None, bias: bool) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class GptBlock(nn.Module):
 
 
 class Gpt(nn.Module):
-    """Predicts each character from those before it. Positions are learned, the head is tied."""
+    """Predicts each character from those before it. It learns positions, and its head is tied."""
 
     def __init__(
         self, vocabulary: int, context: int, width: int, layers: int, dropout: float
@@ -80,11 +80,11 @@ class Gpt(nn.Module):
 
     @property
     def window(self) -> int:
-        """How many characters in a row a loss is computed from."""
+        """How many characters in a row one loss needs."""
         return self.context + 1
 
     def forward(self, window: Tensor) -> Tensor:
-        """The mean loss of the window's characters after the first one."""
+        """The mean loss of the window's characters, without the first one."""
         read, expected = window[:, :-1], window[:, 1:]
         places = torch.arange(self.context, device=window.device)
         x = self.norm(self.blocks(self.characters(read) + self.places(places)))
@@ -92,7 +92,7 @@ class Gpt(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """What T5 adds to attention: a number for each distance and head."""
+    """T5's addition to attention: a number for each distance and head."""
 
     def __init__(self, heads: int, causal: bool) -> None:
         super().__init__()
@@ -126,8 +126,8 @@ class T5Block(nn.Module):
 
 
 class T5(nn.Module):
-    """Reads `context` characters and predicts as many that follow. Characters and head share one
-    matrix, as in T5 1.0; distances are cut off at REACH instead of put into logarithmic buckets."""
+    """Reads `context` characters and predicts the next `context`. Characters and head share a
+    matrix, as in T5 1.0. Distances stop at REACH; T5 puts them into logarithmic buckets."""
 
     def __init__(
         self, vocabulary: int, context: int, width: int, layers: int, dropout: float
@@ -154,12 +154,12 @@ class T5(nn.Module):
 
     @property
     def window(self) -> int:
-        """How many characters in a row a loss is computed from."""
+        """How many characters in a row one loss needs."""
         return 2 * self.context
 
     def forward(self, window: Tensor) -> Tensor:
-        """The mean loss of the window's second half. The decoder starts from the last character
-        of the first half."""
+        """The mean loss of the window's second half. The decoder starts with the last character of
+        the first half."""
         memory = self.characters(window[:, : self.context])
         positions = self.encoder_positions(self.context)
         for block in self.encoder:
@@ -174,7 +174,7 @@ class T5(nn.Module):
 
 
 def loss(logits: Tensor, expected: Tensor) -> Tensor:
-    """At least in float32, whatever the parameters are."""
+    """Computed in float32 at least, whatever the parameters are."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(exact.flatten(0, 1), expected.flatten())
 

@@ -4,10 +4,12 @@ An entry names ours, its settings and its peers. Its bytes follow from the rule'
 from the peers, its lists from the shapes in `lists.py`.
 """
 
+from typing import Any
+
 from bench.providers import COMPILED, ONLY_ASKED, Entry, Training, by_torch, lazily
 
 # What transformers' Trainer passes for optim="adafactor".
-TRAINER = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+TRAINER: dict[str, Any] = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
 
 RULES = {
     "adamw": Entry(

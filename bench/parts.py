@@ -1,4 +1,4 @@
-"""The parts of `make gpu`: commands in turn, each with a limit, with output in a file too."""
+"""The parts of `make gpu`: one command after another, each with a time limit and a log file."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "gpu"
-LAST_WORDS = 20  # seconds for a part that was interrupted, to write down what it has
+LAST_WORDS = 20  # seconds in which an interrupted part may save what it has
 
 
 def program(name: str, *more: Path) -> str | None:
-    """Of the machine: beside this Python, on PATH, in the CUDA toolkit, or in one of `more`."""
+    """Where a program is: beside this Python, on PATH, in the CUDA toolkit, or in `more`."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [Path(sys.executable).parent, *map(Path, os.environ.get("PATH", "").split(":"))]
     folders += [Path(home) / "bin" for home in homes if home] + list(more)
@@ -23,7 +23,7 @@ def program(name: str, *more: Path) -> str | None:
 
 
 class Parts:
-    """What was run, and how it went. A part that fails or runs out of time stops no other."""
+    """What was run, and how it went. A part that fails or runs out of time stops no other part."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -39,7 +39,7 @@ class Parts:
         return self.run_all(name, [command], seconds, **env)
 
     def run_all(self, name: str, commands: list[list[str]], seconds: float, **env: str) -> bool:
-        """One part of several commands: up to the first that does not pass."""
+        """Runs several commands as one part, up to the first that does not pass."""
         begin, how = time.monotonic(), "passed"
         for command in commands:
             left = max(1.0, begin + seconds - time.monotonic())
@@ -71,7 +71,9 @@ class Parts:
             except subprocess.TimeoutExpired:
                 late = f"out of time after {seconds:.0f} s"
                 os.killpg(process.pid, then)
-            except BaseException:  # a session of its own hears nothing of what ends this one
+            except (
+                BaseException
+            ):  # the command has a session of its own: no signal to us reaches it
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 raise
@@ -84,7 +86,7 @@ class Parts:
         print(f"== {name}: {how} ({seconds:.0f} s)", flush=True)
 
     def summary(self) -> str:
-        """A line for each part, and what did not pass once more."""
+        """A line for each part, and at the end the parts that did not pass."""
         width = max(len(name) for name, _, _ in self.results)
         lines = [f"  {name:{width}} {spent:5.0f} s  {how}" for name, how, spent in self.results]
         if self.unpassed():

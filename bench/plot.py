@@ -1,4 +1,4 @@
-"""The table as a picture: a column a rule, a panel a race, bars, and a line at the floor."""
+"""The table as a picture: a column for each rule, a panel for each race, a line at the floor."""
 
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ OURS_COLOR, PEER_COLOR, FLOOR_COLOR = "#d1495b", "#a9b4c6", "#1d3557"
 
 
 def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
-    """Draws what was timed."""
+    """Draws the rows that have times."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -46,7 +46,7 @@ def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
                 floor = group[0].floor_bytes / copy * 1e3
                 lowest = min(lowest, floor)
                 panel.axvline(floor, color=FLOOR_COLOR, linestyle="--", linewidth=1.2, zorder=2)
-            # Bars need a left end on a log axis, and their labels room on the right.
+            # On a log axis bars need a left end, and their labels need room on the right.
             spread = max(times) / lowest * 2
             panel.set_xscale("log")
             panel.set_xlim(lowest / 2, max(times) * spread**0.6)

@@ -1,9 +1,9 @@
-"""What an H200 should measure, by bytes, instructions and launches. `python -m bench.predicted`
-writes it down.
+"""What an H200 should measure, by arithmetic on bytes, instructions and launches.
 
-A prediction is the largest of three times: the device's work, its launches, and the host's work;
-what the host waits for comes on top. The device's work is the bytes that a step moves over the
-speed of a copy, or what its instructions take where they were counted and take longer.
+`python -m bench.predicted` writes it down. A step takes the largest of three times: the device's
+work, its launches, and the host's work. Waits of the host come on top. The device's work is the
+bytes that a step moves over the speed of a copy, or the time of its instructions if we counted them
+and they take longer.
 """
 
 from dataclasses import dataclass
@@ -17,32 +17,32 @@ from fusedstep.gpu import cut, waves
 
 # Assumptions. None was measured on the device.
 PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
-COPY_SHARE = 0.9  # of the peak, reached by a large copy: to be measured
+COPY_SHARE = 0.9  # of the peak: a large copy reaches it
 COPY = PEAK * COPY_SHARE
-GAP = 4e-6  # seconds from a kernel's start to the next one's, where both do nothing
+GAP = 4e-6  # seconds from one kernel's start to the next one's, if they do nothing
 LAUNCH = {OURS: 3e-6, OURS_TRITON: 15e-6}  # seconds of the host for one launch, by provider
-TORCH_LAUNCH = 5e-6  # and for one of torch's, with its operator
+TORCH_LAUNCH = 5e-6  # and for a launch by torch, with its operator
 UPLOAD = 15e-6  # seconds of the host for a bucket's scalars, through page-locked memory
-WAIT = 20e-6  # seconds lost each time the host reads a number from the device
+WAIT = 20e-6  # seconds lost whenever the host reads a number from the device
 L2 = 50e6  # bytes of cache
-# Seconds of the host for a parameter of an AdamW step, measured on a CPU (AMD EPYC, 2026-11-21,
-# bench/results): a list of single elements.
+# Seconds of the host for each parameter of an AdamW step, measured on a CPU (AMD EPYC, 2026-11-21,
+# bench/results) on a list of single elements.
 OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
-# And for a whole step of one tensor, when nothing was launched (same CPU and day).
+# And for a whole step of one tensor that launches nothing (same CPU and day).
 OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
-# Instructions that a thread carries out for an element of an aligned matrix, in the first read and
-# in the second: counted in the loops of the code for sm_90 (nvcc 13.0, 2026-11-21), less what is
-# left out where no gradient is scaled and no quotient is out of range.
+# Instructions of a thread for each element of an aligned matrix, in the first read and in the
+# second. We counted them in the loops for sm_90 (nvcc 13.0, 2026-11-21), without the code that runs
+# only if gradients are scaled or a quotient is out of range.
 READ = {"float32": 18, "bfloat16": 13}
 UPDATE = 19
-# A second: 132 multiprocessors, 128 lanes, 1.98 GHz by the data sheet, of which 80 % are reached.
+# Instructions a second: 132 multiprocessors, 128 lanes, 1.98 GHz (data sheet), 80 % of it reached.
 ISSUED = 132 * 128 * 1.98e9 * 0.8
-# Bytes a second that one multiprocessor reads with 32 KB under way, which take 0.8 us.
+# Bytes a second that one multiprocessor reads: 32 KB are in flight, and take 0.8 us.
 NEAR = 40e9
-FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: four lists of addresses in one argument
+FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: its four address lists are one argument
 LARGE = ("1e9", "llama-1b")
 SMALL = ("2000 small", "small", "host")
-FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient, in L2 or not
+FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient fits L2, or does not
 IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
 # The folder of kernels is a part of the package only where it is installed.
 GRAINS: dict[str, cut.Grain] = {
@@ -51,12 +51,12 @@ GRAINS: dict[str, cut.Grain] = {
 }
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
 ONE_READ = ("STATISTICS", "WIDE")  # kinds of work that are a first read
-# Kinds of work that find nothing to do, so that they are not launched.
+# Kinds of work that have nothing to do, and so are not launched.
 IDLE = {TRAINER: {"ENERGY", "SQUARES"}, DEFAULTS: {"ENERGY", "REPORT"}, TORCH: {"REPORT"}}
 
-# What a peer's step moves for an element of a matrix: its passes over memory, counted in torch
-# 2.13's and transformers 5.23's source. An estimate: caches are left out, and reductions across
-# rows are slower than copies.
+# What a peer's step moves for each element of a matrix: its passes over memory, counted in the
+# source of torch 2.13 and transformers 5.23. This is an estimate: it ignores caches, and reductions
+# across rows are slower than copies.
 #   torch foreach AdamW, accesses: p *= (2), m lerp (3), v *= (2), v addcmul (3), sqrt (2), / (2),
 #   + eps (2), addcdiv (4)
 FOREACH_ADAMW_ACCESSES = 20
@@ -64,10 +64,11 @@ FOREACH_ADAMW_ACCESSES = 20
 #   clamp (2), rsqrt (2), * g (3), norm u (1), * alpha (2), p += (3)
 FOREACH_ADAFACTOR_ACCESSES = 19
 #   transformers, float32 temporaries: norm p (4), g^2 (8), + eps (8), two means (8), row * col (4),
-#   * g (12), norm u (4), / (8), * lr (8), -u (8), p += (12); in bfloat16 also the casts of g (6),
-#   of p (6), and back (6)
+#   * g (12), norm u (4), / (8), * lr (8), -u (8), p += (12); in bfloat16 also casts of g (6), of
+#   p (6), and back (6)
 TRANSFORMERS_BYTES = {"float32": 84, "bfloat16": 84 + 18}
-# Launches for a matrix, counted likewise; for torch those that are not for all tensors at once.
+# Launches for each matrix, counted in the same way. For torch we count only those that are not for
+# all tensors at once.
 TRANSFORMERS_LAUNCHES, FOREACH_LAUNCHES, FOREACH_WAITS = 28, 9, 2
 COUNTED = "passes counted in its source"
 
@@ -82,8 +83,8 @@ class Prediction:
     launches: int
     host: float  # seconds
     remark: str = ""
-    waits: int = 0  # numbers that the host reads back
-    computing: float = 0.0  # seconds of the device that moving bytes does not hide
+    waits: int = 0  # how many numbers the host reads back
+    computing: float = 0.0  # seconds of instructions that moving bytes does not hide
 
     @property
     def floor_bytes(self) -> int:
@@ -100,13 +101,13 @@ class Prediction:
     @property
     def device(self) -> float:
         """Seconds if the host were never late."""
-        # What lies in L2 moves no bytes of memory: then only launches and the host count.
+        # A list that fits L2 moves no bytes of memory: then only launches and the host count.
         moving = 0.0 if self.in_cache else self.moved / COPY
         return max(moving + self.computing, GAP * self.launches)
 
     @property
     def share(self) -> float:
-        """Of the floor at copy speed."""
+        """The floor at copy speed, over the predicted time."""
         return self.floor_bytes / COPY / self.seconds
 
 
@@ -119,12 +120,15 @@ def adamw(name: str, dtype: str) -> list[Prediction]:
     size = DTYPES[dtype].itemsize
     floor = chosen.floor_bytes("adamw", DTYPES[dtype])
     foreach = FOREACH_ADAMW_ACCESSES * size * chosen.elements
-    # torch cuts work of one launch at 36 tensors, or at 320 chunks of 65,536 elements.
+    # One launch of torch's holds at most 36 tensors, and at most 320 chunks of 65,536 elements.
     chunks = sum(cut.ceil_div(elements([shape]), 65536) for shape in chosen.shapes)
     fused = max(cut.ceil_div(count, FUSED_TENSORS), cut.ceil_div(chunks, 320))
     who = ("adamw", chosen, dtype)
     return [
-        *(Prediction(*who, own, floor, 1, our_host(own, "adamw", 1, 1, count)) for own in LAUNCH),
+        *(
+            Prediction(*who, name, floor, 1, our_host(name, "adamw", 1, 1, count))
+            for name in LAUNCH
+        ),
         Prediction(*who, "torch-fused", floor, fused, FUSED_EACH * count),
         Prediction(*who, "torch-foreach", foreach, 8 * fused, FOREACH_EACH * count, COUNTED),
     ]
@@ -138,11 +142,13 @@ def our_host(provider: str, family: str, launches: int, buckets: int, count: int
 def our_adafactor(
     provider: str, rule: str, chosen: ParameterList, dtype: str, in_waves: bool
 ) -> Prediction:
-    """g twice, p read and written; with scale_parameter p once more; g once more if no block holds
-    a row, or if the cap changes elements, as torch's does in bfloat16, where it is 128; sums down
-    the columns of each 256 rows or so, written and read. The second read of a gradient that fits L2
-    comes from there, at best, if it is the only one, or in waves, which are off by default; then so
-    do its sums."""
+    """A step reads g twice, and reads and writes p. With scale_parameter it reads p once more. It
+    reads g once more if no block holds a row, or if the cap changes elements, as torch's cap of 128
+    does in bfloat16. It writes and reads the sums down the columns of about 256 rows each.
+
+    The second read of a gradient comes from L2 at best: if the gradient fits, and if it is the only
+    one or goes in waves, which are off by default. Its sums then come from L2 too.
+    """
     grain, item, kinds = GRAINS[provider], DTYPES[dtype].itemsize, set()
     layout = cut.Layout(grain, 4)
     moved = launches = 0
@@ -155,28 +161,29 @@ def our_adafactor(
             layout.add_vector(count)
             moved += count * (4 * item + 3 * 4)  # v is float32
         else:
-            sizes = (count // (shape[-2] * shape[-1]), *shape[-2:])
+            rows, columns = shape[-2:]
+            sizes = (count // (rows * columns), rows, columns)
             goes = in_waves and waves.take(grain, item, *sizes)
             fits = count * item <= L2
             again = fits and (goes or len(chosen.shapes) == 1)
             chunked = sizes[-1] > layout.row_widths[-1]
-            own = (4 + scaled + chunked + capped - again) * item * count
-            moved += own
-            if provider == OURS:  # nobody has counted Triton's
+            passes = (4 + scaled + chunked + capped - again) * item * count
+            moved += passes
+            if provider == OURS:  # nobody has counted Triton's instructions
                 first, second = (n * count / ISSUED for n in (READ[dtype], UPDATE))
-                if goes:  # both reads of different matrices at a time
-                    computing += max(0.0, first + second - own / COPY)
+                if goes:  # both reads run at the same time, of different matrices
+                    computing += max(0.0, first + second - passes / COPY)
                 else:
                     computing += max(0.0, first - item * count / COPY)
             if goes:
-                launches = 2  # the one kernel, and a zero for its counters
+                launches = 2  # the kernel, and one that sets its counters to zero
                 continue
             layout.add_matrices(*sizes)
             in_phases += item * count
             units += sum(n for kind, n in layout.work[-1].items() if kind.name in ONE_READ)
         kinds |= {(len(shape) > 1, kind) for kind in layout.work[-1]}
     launches += sum(kind.name not in IDLE[rule] for _, kind in kinds)
-    if 0 < units < 132:  # too few to keep the memory busy
+    if 0 < units < 132:  # too few of them to keep the memory busy
         computing += max(0.0, in_phases / (units * NEAR) - in_phases / COPY)
     moved += 2 * 4 * layout.partials
     buckets = len({len(shape) > 1 for shape in chosen.shapes})
@@ -187,12 +194,12 @@ def our_adafactor(
 
 
 def ours(rule: str, chosen: ParameterList, dtype: str) -> list[Prediction]:
-    """By provider, in phases and in waves."""
-    found = []
+    """Each of our providers, in phases and in waves."""
+    found: list[Prediction] = []
     for provider in LAUNCH:
         for in_waves in (False, True):
             row = our_adafactor(provider, rule, chosen, dtype, in_waves)
-            if not in_waves or row.moved < found[-1].moved:  # else no matrix goes in waves
+            if not in_waves or row.moved < found[-1].moved:  # or no matrix goes in waves
                 found.append(row)
     return found
 
@@ -202,20 +209,20 @@ def adafactor(name: str, dtype: str) -> list[Prediction]:
     count = len(chosen.shapes)
     moved = TRANSFORMERS_BYTES[dtype] * chosen.elements
     launches = TRANSFORMERS_LAUNCHES * count
-    found = []
+    found: list[Prediction] = []
     for rule in (TRAINER, DEFAULTS):
         host, waits = TORCH_LAUNCH * launches, count if rule == DEFAULTS else 0
         found += ours(rule, chosen, dtype)
-        who = (rule, chosen, dtype, "transformers")
-        found.append(Prediction(*who, moved, launches, host, COUNTED, waits))
+        peer = (rule, chosen, dtype, "transformers")
+        found.append(Prediction(*peer, moved, launches, host, COUNTED, waits))
     foreach = FOREACH_ADAFACTOR_ACCESSES * DTYPES[dtype].itemsize * chosen.elements
     launches = FOREACH_LAUNCHES * count
     host, waits = TORCH_LAUNCH * launches, FOREACH_WAITS * count
-    who = (TORCH, chosen, dtype)
+    peer = (TORCH, chosen, dtype, "torch-foreach")
     return [
         *found,
         *ours(TORCH, chosen, dtype),
-        Prediction(*who, "torch-foreach", foreach, launches, host, COUNTED, waits),
+        Prediction(*peer, foreach, launches, host, COUNTED, waits),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Writes the predictions down, and what the work is held to: bench/results/predicted-h200.md."""
+"""Writes bench/results/predicted-h200.md: the predictions, and the targets beside them."""
 
 import argparse
 from pathlib import Path
@@ -14,27 +14,30 @@ HEADS = ("list", "dtype", "rule", "provider", "bytes an element", "GB", "launche
 TEXT = """\
 # What an H200 should measure
 
-Every number below is arithmetic, by `python -m bench.predicted`, but for the column "measured ms",
+`python -m bench.predicted` computes every number below, except the column "measured ms",
 {measured}
-`fusedstep` is the CUDA backend, `fusedstep-triton` that of Triton.
+`fusedstep` is the CUDA backend, `fusedstep-triton` is Triton's.
 
-Assumed: {peak} TB/s of memory by the data sheet, of which a large copy reaches {share:.0%}
-({copy:.2f} TB/s, to be measured); {gap:.0f} us between the starts of two kernels; of the host,
-{cuda:.0f} us for a launch of C++, {triton:.0f} us for one of Triton's, {torch:.0f} us for one of
-torch's with its operator, {upload:.0f} us for the scalars of a bucket; {wait:.0f} us for each
-number that the host reads back; {l2:.0f} MB of L2. Measured, on a CPU: of the host, {ours:.2f} us
-for a parameter in ours, {fused:.2f} us in torch's fused AdamW and {foreach:.2f} us in its foreach
-one (tensors of one element); for a step of ours that launches nothing {adamw:.0f} us (AdamW) and
-{adafactor:.0f} us (Adafactor). Counted, in machine code for sm_90: {bf16} instructions for an
-element of Adafactor's first read in bfloat16, {fp32} in float32, {update} in the second;
-{issued:.1f} million million a second are carried out. So the first read of bfloat16 takes
-{slower:.2f} times as long as its bytes. Triton's were not counted.
+We assume {peak} TB/s of memory (data sheet), of which a large copy reaches {share:.0%}
+({copy:.2f} TB/s, not measured yet), {l2:.0f} MB of L2, and {gap:.0f} us between the starts of two
+kernels. A launch costs the host {cuda:.0f} us from C++, {triton:.0f} us from Triton, and
+{torch:.0f} us from torch, with its operator. The scalars of a bucket cost it {upload:.0f} us, and
+each number that it reads back {wait:.0f} us.
 
-A step takes the largest of device, launches and host, and then the waits. What the peers move is
-an estimate from their source (bench/predict.py lists the passes); reductions across rows are taken
-to be as fast as copies, which favours them. Ours, in phases, reads a gradient twice from memory,
-unless it is a single one that fits L2; in waves (FUSEDSTEP_CUDA_WAVES=1, FUSEDSTEP_TRITON_WAVES=1)
-the second read of one that fits L2 comes from there, at best.
+We measured the host's work on a CPU. For each parameter, as a tensor of one element, ours takes
+{ours:.2f} us, torch's fused AdamW {fused:.2f} us and its foreach AdamW {foreach:.2f} us. A step of
+ours that launches nothing takes {adamw:.0f} us (AdamW) and {adafactor:.0f} us (Adafactor).
+
+We counted instructions in machine code for sm_90, but not Triton's. For each element, Adafactor's
+first read takes {bf16} in bfloat16 and {fp32} in float32, and its second read {update}. The device
+runs {issued:.1f} million million a second. So in bfloat16 the first read takes {slower:.2f} times
+as long as its bytes.
+
+A step takes the longest of device, launches and host, and then the waits. What the peers move is
+an estimate from their source; bench/predict.py lists the passes. We take their reductions across
+rows to be as fast as copies, which favours them. In phases, ours reads a gradient twice from
+memory, unless the list is one gradient that fits L2. In waves (FUSEDSTEP_CUDA_WAVES=1,
+FUSEDSTEP_TRITON_WAVES=1) the second read of a gradient that fits L2 comes from there at best.
 
 {table}
 
@@ -51,24 +54,24 @@ race; above 1 is slower.
 
 
 def measured() -> tuple[dict[tuple[str, str, str, str, bool], float], str]:
-    """Milliseconds by list, dtype, rule, provider, and whether matrices went in waves, from the
-    newest results of a GPU; and a sentence on where they are from."""
+    """Milliseconds from the newest results of a GPU, and a sentence that names these results. The
+    keys are list, dtype, rule, provider, and whether matrices went in waves."""
     found, sources = {}, []
     for name, in_waves in (("step", False), ("waves/step", True)):
         if (results := readme.newest(name, gpu=True)) is None:
             continue
         folder, numbers = results
         facts = numbers["environment"]
-        cut = ", interrupted" if numbers["interrupted"] else ""
+        partial = ", interrupted" if numbers["interrupted"] else ""
         table = (folder / "step.md").relative_to(readme.RESULTS)
-        sources.append(f"{facts['gpu']} on {facts['date'][:10]}{cut} ([table]({table}))")
+        sources.append(f"{facts['gpu']} on {facts['date'][:10]}{partial} ([table]({table}))")
         by_cuda = facts["fusedstep_takes"].startswith("cuda")
         for row in numbers["rows"]:
             if row["ms"] and (by_cuda or row["provider"] != OURS):
                 who = (row["list"], row["dtype"], row["rule"], row["provider"], in_waves)
                 found[who] = row["ms"]
-    said = f"measured on {', in waves on '.join(sources)}" if sources else ""
-    return found, f"{said or 'empty until `make gpu` has run'}."
+    sentence = f"measured on {', in waves on '.join(sources)}" if sources else ""
+    return found, f"{sentence or 'empty until `make gpu` has run'}."
 
 
 def page(rows: list[Prediction]) -> str:
@@ -89,29 +92,33 @@ def page(rows: list[Prediction]) -> str:
             *(f"{times[who]:.3f}" if who in times else "", note),
         )
         lines.append("| " + " | ".join(cells) + " |")
-    reached = [f"| {what} | {found} | {yes} | |" for what, found, yes in targets(rows)]
-    own = predict
+    reached = [f"| {target} | {number} | {yes} | |" for target, number, yes in targets(rows)]
     return TEXT.format(
         table="\n".join(lines),
         targets="\n".join(reached),
         measured=sentence,
-        **{"peak": own.PEAK / 1e12, "share": own.COPY_SHARE, "copy": own.COPY / 1e12},
-        **{"l2": own.L2 / 1e6, "gap": own.GAP * 1e6, "wait": own.WAIT * 1e6},
+        **{"peak": predict.PEAK / 1e12, "share": predict.COPY_SHARE, "copy": predict.COPY / 1e12},
+        **{"l2": predict.L2 / 1e6, "gap": predict.GAP * 1e6, "wait": predict.WAIT * 1e6},
         **{"cuda": LAUNCH[OURS] * 1e6, "triton": LAUNCH[OURS_TRITON] * 1e6},
-        **{"torch": own.TORCH_LAUNCH * 1e6, "upload": own.UPLOAD * 1e6},
-        **{"ours": own.OURS_EACH * 1e6, "fused": own.FUSED_EACH * 1e6},
-        **{"foreach": own.FOREACH_EACH * 1e6, "adamw": own.OURS_STEP["adamw"] * 1e6},
-        **{"adafactor": own.OURS_STEP["adafactor"] * 1e6, "issued": own.ISSUED / 1e12},
-        **{"bf16": own.READ["bfloat16"], "fp32": own.READ["float32"]},
-        **{"update": own.UPDATE, "slower": own.READ["bfloat16"] / own.ISSUED * own.COPY / 2},
+        **{"torch": predict.TORCH_LAUNCH * 1e6, "upload": predict.UPLOAD * 1e6},
+        **{"ours": predict.OURS_EACH * 1e6, "fused": predict.FUSED_EACH * 1e6},
+        **{"foreach": predict.FOREACH_EACH * 1e6, "adamw": predict.OURS_STEP["adamw"] * 1e6},
+        **{"adafactor": predict.OURS_STEP["adafactor"] * 1e6, "issued": predict.ISSUED / 1e12},
+        **{"bf16": predict.READ["bfloat16"], "fp32": predict.READ["float32"]},
+        **{
+            "update": predict.UPDATE,
+            "slower": predict.READ["bfloat16"] / predict.ISSUED * predict.COPY / 2,
+        },
     )
 
 
 def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
-    """What the work is held to, what the numbers above say about it, and whether it is reached."""
+    """Each target, what the predictions say about it, and whether it is reached."""
     by_key = {(r.rule, r.chosen.name, r.dtype, r.provider, r.remark): r for r in rows}
 
-    def row(rule: str, name: str, provider: str, remark: str = "", dtype: str = "bfloat16"):
+    def row(
+        rule: str, name: str, provider: str, remark: str = "", dtype: str = "bfloat16"
+    ) -> Prediction:
         return by_key[rule, name, dtype, provider, remark]
 
     def ratio(rule: str, name: str, peer: str) -> float:
@@ -130,7 +137,7 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
     small = row("adamw", "2000 small", OURS, "", "float32")
     fitting = [row(TRAINER, predict.FITTING, OURS, remark) for remark in (IN_PHASES, IN_WAVES)]
     lists = ("llama-1b", "t5-xl")
-    # Of the floor for two reads of the gradient: 8 bytes an element, not 6.
+    # The share of a floor that counts both reads of the gradient: 8 bytes an element, not 6.
     twice = {
         name: row(TRAINER, name, OURS, IN_PHASES).share * 8 / 6 for name in (*predict.ABOVE, *lists)
     }
@@ -156,12 +163,12 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
          f"at least {min(fused.values()):.2f} x: the same bytes, fewer launches",
          words(min(fused.values()) >= 1)),
         ("AdamW on 2,000 small tensors: at least 10 x torch fused",
-         f"{fused['2000 small']:.1f} x: all of it the host's time, {small.host * 1e3:.2f} ms, of "
-         f"which {predict.OURS_EACH * len(small.chosen.shapes) * 1e3:.2f} ms are the walk over "
+         f"{fused['2000 small']:.1f} x: this is the host's time, {small.host * 1e3:.2f} ms, of "
+         f"which {predict.OURS_EACH * len(small.chosen.shapes) * 1e3:.2f} ms go to the walk over "
          "the tensors", words(fused["2000 small"] >= 10)),
         ("Adafactor bf16: at least 0.85 of the floor of 6 bytes where the gradient fits L2",
-         "4096x4096: " + ", ".join(f"{r.share:.2f} {r.remark}" for r in fitting) + f"; the host's "
-         f"{fitting[0].host * 1e6:.0f} us against the floor's "
+         "4096x4096: " + ", ".join(f"{r.share:.2f} {r.remark}" for r in fitting)
+         + f"; the host takes {fitting[0].host * 1e6:.0f} us, and the floor is "
          f"{fitting[0].floor_bytes / predict.COPY * 1e6:.0f} us. The device alone: "
          + ", ".join(f"{r.floor_bytes / predict.COPY / r.device:.2f}" for r in fitting),
          words(max(r.share for r in fitting) >= 0.85)),
@@ -169,14 +176,14 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
          listed(twice) + ", in phases: rows of more than 8,192 columns are read once more",
          words(min(twice.values()) >= 0.8)),
         ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x transformers",
-         listed(peers, "{:.1f} x") + ": by bytes no more than "
+         listed(peers, "{:.1f} x") + ": its bytes give no more than "
          f"{predict.TRANSFORMERS_BYTES['bfloat16'] / 8:.1f} x in phases, if its kernels run at "
          "copy speed", words(min(peers.values()) >= 15)),
         ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x torch foreach",
-         listed(foreach, "{:.1f} x") + ": met only if torch's reductions stay far below copy "
-         "speed, as on a CPU (13 x there)", words(min(foreach.values()) >= 15)),
+         listed(foreach, "{:.1f} x") + ": reached only if torch's reductions are far slower "
+         "than a copy, as on a CPU (13 x there)", words(min(foreach.values()) >= 15)),
         ("Host: below 0.5 us a parameter",
-         listed(host) + " us: with few tensors, the constant part of a step counts",
+         listed(host) + " us: with few tensors, the constant part of a step dominates",
          words(max(host.values()) < 0.5)),
     ]  # fmt: skip
 

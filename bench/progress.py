@@ -1,11 +1,11 @@
-"""What a long command says while it works."""
+"""What a long command prints while it works."""
 
 import sys
 import time
 
 
 class Progress:
-    """One line a race on stderr; on a terminal the line also counts its rounds."""
+    """One line on stderr for each race. On a terminal the line also counts rounds."""
 
     def __init__(self, title: str) -> None:
         self.title, self.live, self.begin = title, sys.stderr.isatty(), time.perf_counter()

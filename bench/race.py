@@ -1,6 +1,6 @@
-"""Races: every provider on its own copy of the list, in turns, in processes of their own."""
+"""Races: the providers take turns in one process, each on its own copy of the list."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +19,20 @@ from bench.providers import Race, reason
 
 @dataclass(frozen=True)
 class Options:
-    rounds: int | None  # 0: none is timed
+    rounds: int | None  # 0: nothing is timed; None: as many as the budget allows
     budget: float  # seconds
     threads: int | None
     device: str
-    extras: bool = True  # count launches and memory, too
+    extras: bool = True  # also count launches and memory
 
     def set_threads(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)
 
 
-def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome]:
-    """Of each race, in a process of its own, or on some devices in one that they share as long as
-    it can be used."""
+def run_apart(titled: list[tuple[str, Race]], options: Options) -> Generator[Outcome, None, None]:
+    """The outcome of each race. Each has a process of its own. On some devices races share one, as
+    long as it works."""
     device, left = DEVICES[options.device], list(titled)
     while left:
         together = left if device.shares_process else left[:1]
@@ -40,7 +40,7 @@ def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outc
             for _, race in together:
                 try:
                     outcome = next(process)
-                except (Failed, StopIteration) as error:  # a list that does not fit, for one
+                except (Failed, StopIteration) as error:  # for example, a list that does not fit
                     why = str(error) or "failed: its process ended"
                     outcome = Outcome(failures=dict.fromkeys(race.names, why))
                 left = left[1:]
@@ -50,7 +50,7 @@ def run_apart(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outc
 
 
 def is_ready(process: Iterator[Any]) -> bool:
-    """Whether it can go on with another race; if it ended, no race is to blame."""
+    """Whether the process can run another race. If it has ended, that is no failure of a race."""
     try:
         return bool(next(process, False))
     except Failed:
@@ -58,8 +58,8 @@ def is_ready(process: Iterator[Any]) -> bool:
 
 
 def outcomes(titled: list[tuple[str, Race]], options: Options) -> Iterator[Outcome | bool]:
-    """In this process: of each race, and then whether there can be another. A kernel that fails
-    leaves nothing on a GPU that others could use."""
+    """Runs the races in this process. After each outcome it says whether another race can follow:
+    after a kernel has failed, nothing else runs on a GPU."""
     for title, race in titled:
         yield run(race, options, Progress(title))
         try:
@@ -80,15 +80,15 @@ def run(race: Race, options: Options, progress: Progress) -> Outcome:
     for name in race.names:
         try:
             steps[name] = builds[name](parameters(values)).step
-        except Exception as error:  # a provider that cannot be made is a row of its own
+        except Exception as error:  # a provider that cannot be built gets a row with the reason
             failures[name] = reason(error)
     del values
-    kind = (RULES[race.rule].rule, DTYPES[race.dtype])
-    device.prepare(race.chosen.held_bytes(*kind), race.chosen.host_bound)
+    held_bytes = race.chosen.held_bytes(RULES[race.rule].rule, DTYPES[race.dtype])
+    device.prepare(held_bytes, race.chosen.host_bound)
     outcome = take_turns(steps, options.rounds, options.budget, device, progress.on_round)
     outcome.failures |= failures
     for name in outcome.seconds if options.extras else ():
-        with suppress(Exception):  # who cannot be looked at keeps the time, without these numbers
+        with suppress(Exception):  # a provider that we cannot profile keeps its time
             outcome.launches[name] = launches(steps[name], device.kind)
             outcome.extra_bytes[name] = extra_bytes(steps[name], device.kind)
     return outcome

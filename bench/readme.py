@@ -1,5 +1,5 @@
-"""`python -m bench.readme`: writes README's numbers from the newest results that are committed, so
-that nobody types one. A test fails while README says something else."""
+"""`python -m bench.readme`: writes README's numbers from the newest results. Nobody types a number
+there, and a test fails if README differs from bench/results."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ Results = dict[str, Any]
 
 
 def newest(name: str, *, gpu: bool = False) -> tuple[Path, Results] | None:
-    """The latest results of that name on a kind of device, and the folder they are in."""
+    """The latest results of this name, on a GPU or on a CPU, and their folder."""
     found = []
     for path in RESULTS.glob(f"*/{name}.json"):
         results = json.loads(path.read_text())
@@ -47,23 +47,24 @@ def label_of(name: str) -> str:
     return LISTS[name].label or name if name in LISTS else name
 
 
-def said_of(folder: Path, results: Results, page: str) -> str:
+def source_of(folder: Path, results: Results, page: str) -> str:
+    """A sentence on device, versions and command, with a link to the whole table."""
     facts = results["environment"]
     if "gpu" in facts:
         where = f"{facts['gpu']}, fusedstep's backend {facts['fusedstep_takes']}"
     else:
         where = f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
-    cut = ", interrupted: a part of it" if results["interrupted"] else ""
+    partial = ", interrupted: a part of it" if results["interrupted"] else ""
     return (
         f"{where}, torch {facts['torch']}, transformers {facts['transformers']}, "
         f"commit {str(facts['commit'] or 'unknown')[:12]}, `{facts['command']}` on "
-        f"{facts['date'][:10]}{cut}: "
+        f"{facts['date'][:10]}{partial}: "
         f"[the whole table]({(folder / Path(page).name).relative_to(ROOT)}).\n\n"
     )
 
 
 def step(name: str = "step", *, gpu: bool = False) -> str:
-    """Ours in ms, and how many times as long the others take."""
+    """Our milliseconds, and how many times as long the others take."""
     found = newest(name, gpu=gpu)
     if found is None:
         return "Not measured yet.\n"
@@ -84,11 +85,11 @@ def step(name: str = "step", *, gpu: bool = False) -> str:
             f"{by_provider[name]['ratio']:.3g} x" if name in by_provider else "" for name in names
         ]
         lines.append([*who, f"{by_provider[OURS]['ms']:.3g} ms", *ratios])
-    return said_of(folder, results, f"{name}.md") + table(["rule", "list", OURS, *names], lines)
+    return source_of(folder, results, f"{name}.md") + table(["rule", "list", OURS, *names], lines)
 
 
 def memory() -> str:
-    """Bytes a parameter of state, and beside it during a step."""
+    """Bytes of state for each parameter, and what a step needs on top of it."""
     found = newest("memory")
     if found is None:
         return "Not measured yet.\n"
@@ -98,15 +99,14 @@ def memory() -> str:
         if row["use"] and row["list"] == "68M":
             state, more = row["use"]["state"], row["use"]["kept"] + row["use"]["peak"]
             numbers = [f"{bytes_ / row['elements']:.3f}" for bytes_ in (state, more)]
-            lines.append(
-                [RULES[row["rule"]].label, DTYPES[row["dtype"]], row["provider"], *numbers]
-            )
+            who = [RULES[row["rule"]].label, DTYPES[row["dtype"]], row["provider"]]
+            lines.append([*who, *numbers])
     headings = ["rule", "parameters", "by", "state", "more during a step"]
-    return said_of(folder, results, "memory.md") + table(headings, lines)
+    return source_of(folder, results, "memory.md") + table(headings, lines)
 
 
 def training() -> str:
-    """Ours and the peer's runs side by side, and how far apart their losses are."""
+    """Our runs and the peer's, and how much their losses differ."""
     found = newest("step")
     reports = sorted(found[0].glob("*-*.json")) if found else []
     lines, pictures = [], []
@@ -115,17 +115,17 @@ def training() -> str:
         for name, run in report["runs"].items():
             if "failed" in run:
                 continue
-            apart = [
-                f"{own['largest_loss_difference']:.2g}"
-                for own in report["comparisons"]
-                if own["of"] == [name, PEER]
+            difference = [
+                f"{pair['largest_loss_difference']:.2g}"
+                for pair in report["comparisons"]
+                if pair["of"] == [name, PEER]
             ]
             lines.append(
                 [
                     path.stem,
                     name,
                     f"{statistics.mean(run['losses'][-ENDS:]):.4f}",
-                    *(apart or [""]),
+                    *(difference or [""]),
                     f"{run['characters_a_second']:.0f}",
                     f"{run['optimizer_share']:.1%}",
                 ]
@@ -156,7 +156,7 @@ BLOCKS = {
 
 
 def written(text: str) -> str:
-    """README with its numbers as the results have them."""
+    """README with the numbers of the results."""
     for _, name, _ in BLOCK.findall(text):
         if name not in BLOCKS:
             raise ValueError(f"README asks for numbers {name!r}: there are {', '.join(BLOCKS)}")
@@ -165,7 +165,9 @@ def written(text: str) -> str:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether README is up to date"
+    )
     asked = parser.parse_args(words)
     text = README.read_text()
     new = written(text)

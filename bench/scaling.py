@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 from bench.apart import Failed, one_by_one
 from bench.clock import Outcome, copy_bandwidth
-from bench.command import Report, checked, names_of, options
+from bench.command import Report, checked, command_options, names_of
 from bench.devices import DEVICES, Device
 from bench.optimizers import RULES
 from bench.progress import Progress
@@ -88,7 +88,7 @@ def runs_of(asked: argparse.Namespace, sizes: dict[str, list[int]]) -> dict[str,
 
 
 def main() -> int:
-    parser = options("scaling", __doc__, DEFAULT_PROVIDERS)
+    parser = command_options("scaling", __doc__, DEFAULT_PROVIDERS)
     parser.add_argument("--quick", action="store_true", help="a few sizes, in a few seconds")
     asked, device = checked(parser)
     budget = QUICK_BUDGET if asked.quick else BUDGET

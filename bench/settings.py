@@ -1,4 +1,4 @@
-"""What a training run is told, checked at the door."""
+"""The settings of a training run, checked before it starts."""
 
 import difflib
 import math
@@ -18,15 +18,15 @@ POSITIVE = ("steps", "batch", "micro_batches", "context", "width", "layers", "ev
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the numbers of a run, beside the text and the machine's arithmetic."""
+    """Everything that decides the numbers of a run, beside the text and the machine."""
 
     model: str = "gpt"
     optimizer: str = "adamw"
-    schedule: str = ""  # the optimizer's own, or linear
-    schedule_settings: tuple[str, ...] = ()  # NAME=VALUE, as power=2
-    lr: float | None = None  # the optimizer's usual one here
+    schedule: str = ""  # empty: the optimizer's own, or linear
+    schedule_settings: tuple[str, ...] = ()  # NAME=VALUE, such as power=2
+    lr: float | None = None  # None: the one that bench/optimizers.py has
     weight_decay: float = 0.01
-    clip: float = 1.0  # the largest norm of all gradients; inf clips nothing
+    clip: float = 1.0  # the largest norm of all gradients together; inf clips nothing
     steps: int = 250
     batch: int = 16
     micro_batches: int = 1
@@ -39,7 +39,7 @@ class Settings:
     seed: int = 0
     evaluate_every: int = 25
     device: str = "cpu"
-    threads: int = 0  # torch's own choice
+    threads: int = 0  # 0: torch's own choice
 
     def __post_init__(self) -> None:
         one_of("model", self.model, MODELS)
@@ -79,7 +79,7 @@ class Settings:
             if self.lr is not None or self.schedule not in ("", ADAFACTOR_SCHEDULE):
                 raise ValueError(
                     f"{self.optimizer} chooses its own step size: leave out lr and schedule, or "
-                    f"take {self.optimizer}-trainer"
+                    "take hf-adafactor-trainer"
                 )
             object.__setattr__(self, "schedule", ADAFACTOR_SCHEDULE)
         else:

@@ -1,5 +1,5 @@
-"""A few steps of every kind of work on small tensors, for compute-sanitizer. Sizes are ragged, some
-addresses misaligned; values are looked at elsewhere."""
+"""A few steps of every kind of work on small tensors, for compute-sanitizer. Sizes are ragged and
+some addresses are misaligned. Other tests look at the values."""
 
 import argparse
 import os
@@ -11,31 +11,31 @@ import torch
 
 import fusedstep.hf
 import fusedstep.optim
+from bench.optimizers import TRAINER
 from fusedstep.gpu import waves
 
-# One tile and several, rows longer than a tile of each backend's, tiny matrices, one piece and
-# several.
+# One tile and several, rows that are longer than a tile of each backend, tiny matrices, one piece
+# and several.
 SHAPES = [
     *((), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)),
     *((40, 5000), (20, 8200), (64, 256), (48, 512)),
 ]
-waves.WAVE_BYTES = 20_000  # so many that some wait for others
-FIXED = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
+waves.WAVE_BYTES = 20_000  # makes so many waves that some wait for others
 
 
 @dataclass(frozen=True)
 class Run:
     dtype: torch.dtype
     misaligned: bool = False
-    waves: str = "0"  # "1": matrices go in one launch, which needs alignment
+    waves: str = "0"  # "1": matrices go in one launch, which needs aligned addresses
 
 
 MISALIGNED = Run(torch.float32, misaligned=True)
 PLAIN, HALF = Run(torch.float32), Run(torch.bfloat16)
 WAVES, HALF_WAVES = Run(torch.float32, waves="1"), Run(torch.bfloat16, waves="1")
 
-# Every way of walking with one rule; of the others, which are more arithmetic or one state more on
-# the same ways, few, since each of Triton's has kernels of its own to be compiled.
+# One rule walks memory in every way. The others only add arithmetic or a state to the same walks.
+# A few ways are enough for them, because Triton has to compile kernels for each.
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 CASES: dict[str, tuple[Make, list[Run]]] = {
     "AdamW": (lambda p: fusedstep.optim.AdamW(p), [MISALIGNED, PLAIN, HALF]),
@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Make, list[Run]]] = {
         [HALF, WAVES],
     ),
     "transformers' Adafactor, Trainer's settings": (
-        lambda p: fusedstep.hf.Adafactor(p, **FIXED),
+        lambda p: fusedstep.hf.Adafactor(p, **TRAINER),
         [WAVES],
     ),
     "transformers' Adafactor, momentum": (

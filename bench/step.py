@@ -1,5 +1,5 @@
-"""`python -m bench.step`: one whole optimizer step of fusedstep and its peers, over lists of
-parameters: time, bytes a second against a copy's, launches, host time, extra memory."""
+"""`python -m bench.step`: races whole optimizer steps of fusedstep and its peers over lists of
+parameters. It shows time, bytes a second against a copy, launches, host time and extra memory."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 
 from bench.clock import Outcome, copy_bandwidth
-from bench.command import Report, checked, names_of, options, positive
+from bench.command import Report, checked, command_options, names_of, positive
 from bench.devices import Device
 from bench.lists import DTYPES, LISTS
 from bench.optimizers import HERE, RULES
@@ -22,14 +22,14 @@ QUICK_LISTS = ("small", "tiny", "host")
 
 
 def arguments() -> tuple[argparse.Namespace, Device, list[Race]]:
-    """What was asked for, and the races that follow from it."""
-    parser = options("step", __doc__, HERE)
+    """The arguments, the device, and the races that follow from them."""
+    parser = command_options("step", __doc__, HERE)
     add = parser.add_argument
-    add("--lists", nargs="+", choices=LISTS, help="default: the device's; with --quick light ones")
+    add("--lists", nargs="+", choices=LISTS, help="default: the device's; with --quick small ones")
     add("--dtypes", nargs="+", choices=DTYPES, help="default: float32 and bfloat16")
-    add("--rounds", type=positive, help="default: as many as fit into a few seconds a race")
+    add("--rounds", type=positive, help="default: as many as fit into a few seconds")
     add("--threads", type=positive, help="default: torch's own choice")
-    add("--quick", action="store_true", help="a look in well under a minute")
+    add("--quick", action="store_true", help="small lists, and one second a race")
     asked, device = checked(parser)
     races = races_on(device, asked)
     if not races:
@@ -40,12 +40,13 @@ def arguments() -> tuple[argparse.Namespace, Device, list[Race]]:
 def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
     lists = asked.lists or (QUICK_LISTS if asked.quick else device.lists)
     races = []
-    # All rules on a list, then on the next: what is cut last is the least of every rule.
+    # All rules race on one list, then on the next. So if time runs out, every rule has its most
+    # important lists.
     for chosen in (LISTS[name] for name in lists):
         for rule in asked.rules:
             names = names_of(rule, asked)
             dtypes = asked.dtypes or RULES[rule].dtypes
-            if chosen.host_bound:  # where the dtype hardly matters
+            if chosen.host_bound:  # the dtype hardly matters there
                 dtypes = dtypes[:1]
             if chosen.dtypes is not None:
                 dtypes = tuple(dtype for dtype in dtypes if dtype in chosen.dtypes)
@@ -55,24 +56,24 @@ def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
 
 
 def passes(settings: Options, device: Device) -> list[Options]:
-    """Launches are counted by a profiler, which may slow down all that its process does later:
-    where races share one, they are counted in another, when all is timed."""
+    """A profiler counts launches, and it may slow down everything later in its process. So if races
+    share a process, we count in a second one, after all of them are timed."""
     if not device.shares_process:
         return [settings]
     return [replace(settings, extras=False), replace(settings, rounds=0)]
 
 
 def counted(rows: list[Row], outcome: Outcome) -> list[Row]:
-    """A race that was timed, with what was counted later."""
-    launches, more = outcome.launches, outcome.extra_bytes
+    """The rows of a timed race, with the counts of the second process."""
+    launches, memory = outcome.launches, outcome.extra_bytes
     return [
-        replace(row, launches=launches.get(row.provider), extra_bytes=more.get(row.provider))
+        replace(row, launches=launches.get(row.provider), extra_bytes=memory.get(row.provider))
         for row in rows
     ]
 
 
 def is_timed(rows: list[Row]) -> bool:
-    """Whether there is anything to be counted."""
+    """Whether there is anything to count."""
     return any(row.ms for row in rows)
 
 
@@ -92,7 +93,7 @@ def main() -> int:
     copy, disturbed = 0.0, False
 
     def write() -> tuple[list[Row], str]:
-        """Rule by rule, as one reads it; and what stands above the table."""
+        """Sorts the rows by rule, writes them, and returns them and what stands above the table."""
         by_rule = sorted(found, key=lambda race: (asked.rules.index(race.rule), races.index(race)))
         rows = [row for race in by_rule for row in found[race]]
         above = "\n\n".join(filter(None, (report.headline(copy), cut_note(races, found))))
@@ -109,11 +110,11 @@ def main() -> int:
         copy, disturbed = copy_bandwidth(device, progress.on_round)
         progress.done(f"{copy / 1e9:.1f} GB/s" + (", disturbed" if disturbed else ""))
         device.release_memory()
-        for own in passes(settings, device):
-            what = ", counted" if own.rounds == 0 else ""
+        for options in passes(settings, device):
+            what = ", counted" if options.rounds == 0 else ""
             left = [race for race in races if race not in found or is_timed(found[race])]
             titled = [(f"[{k}/{len(left)}] {race}{what}", race) for k, race in enumerate(left, 1)]
-            with closing(run_apart(titled, own)) as outcomes:
+            with closing(run_apart(titled, options)) as outcomes:
                 for title, race in titled:
                     progress = Progress(title)
                     outcome = next(outcomes)

@@ -1,4 +1,4 @@
-"""One race becomes rows; the rows become the aligned table and its Markdown twin."""
+"""The rows of a race, as an aligned table and in Markdown."""
 
 import statistics
 from collections.abc import Mapping
@@ -17,14 +17,15 @@ HEADINGS = (
 LEFT_ALIGNED = {"rule", "list", "dtype", "provider", "note"}
 
 LEGEND = """\
-ms: median time of one whole opt.step(). ratio: median over rounds of the paired ratio to
-fusedstep; above 1 is slower. GB/s: the fewest bytes the rule must move (bench/lists.py) over that
-time. of copy: that over the measured speed of tensor.copy_; it passes 100 % where the list fits
-the caches, and where writing in place saves the fetch of the lines that a copy overwrites.
-us/param: host time a parameter, from 1200 tensors of one element. launches: kernels on a GPU; on a
-CPU operators of torch that a step calls, and launches of ours. extra MB: memory that a step takes
-beside parameters, gradients and states, at its peak. rejected: rounds not counted
-because other processes used the CPU; a disturbed race had mostly such rounds, and counts them."""
+ms: median time of one whole opt.step(). ratio: how many times as long as fusedstep, as the median
+of paired rounds; above 1 is slower. GB/s: the fewest bytes that the rule must move
+(bench/lists.py), divided by that time. of copy: this speed over that of tensor.copy_. It can be
+above 100 %, if the list fits the caches, or because a step writes in place: a copy also fetches the
+lines that it overwrites. us/param: host time for each parameter, from 1200 tensors of one element.
+launches: kernels on a GPU; on a CPU the torch operators that a step calls, and our own launches.
+extra MB: the most memory that a step needs beside parameters, gradients and states. rejected:
+rounds that do not count, because other processes used the CPU. If most rounds were like that, the
+race is called disturbed and all of them count."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Row:
 def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[Row]:
     """`copy` is the copy bandwidth in bytes a second."""
     chosen = race.chosen
-    kind = (RULES[race.rule].rule, DTYPES[race.dtype])
-    floor = chosen.floor_bytes(*kind)
-    cache_note = device.cache_note(chosen.held_bytes(*kind), chosen.host_bound)
+    rule, dtype = RULES[race.rule].rule, DTYPES[race.dtype]
+    floor = chosen.floor_bytes(rule, dtype)
+    cache_note = device.cache_note(chosen.held_bytes(rule, dtype), chosen.host_bound)
     who = (race.rule, chosen.name, race.dtype)
     size = (len(chosen.shapes), chosen.elements, floor)
     ours = outcome.seconds.get(OURS)
@@ -94,18 +95,19 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
 
 
 def cut_note(races: list[Race], found: Mapping[Race, list[Row]]) -> str:
-    """Which of the races have no rows, and how many have some without launches and memory."""
-    left = [str(race) for race in races if race not in found]
+    """Says which races have no rows, and how many have rows without launches and memory."""
+    missing = [str(race) for race in races if race not in found]
     uncounted = sum(
         any(row.ms for row in rows) and all(row.launches is None for row in rows)
         for rows in found.values()
     )
-    said = []
-    if left:
-        said.append(f"CUT SHORT: {len(left)} of {len(races)} races are missing: {', '.join(left)}.")
+    notes = []
+    if missing:
+        names = ", ".join(missing)
+        notes.append(f"CUT SHORT: {len(missing)} of {len(races)} races are missing: {names}.")
     if uncounted:
-        said.append(f"Launches and memory of {uncounted} of {len(races)} races were not counted.")
-    return " ".join(said)
+        notes.append(f"Launches and memory of {uncounted} of {len(races)} races were not counted.")
+    return " ".join(notes)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -129,7 +131,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def columns(rows: list[Row]) -> list[tuple[str, ...]]:
-    """Headings, then the cells of each row; without those columns in which nothing stands."""
+    """The headings and the cells of each row, without empty columns."""
     lines = [HEADINGS, *map(cells, rows)]
     empty = {k for k, column in enumerate(zip(*lines[1:], strict=True)) if set(column) == {"-"}}
     return [tuple(cell for k, cell in enumerate(line) if k not in empty) for line in lines]
@@ -140,7 +142,7 @@ def race_key(row: Row) -> tuple[str, str, str]:
 
 
 def text(rows: list[Row]) -> str:
-    """The aligned table, an empty line between races."""
+    """The aligned table, with an empty line between races."""
     headings, *lines = columns(rows)
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
 
@@ -160,9 +162,9 @@ def text(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row], headline: str, device: Device) -> str:
-    headings, *found = columns(rows)
-    rule = [":--" if heading in LEFT_ALIGNED else "--:" for heading in headings]
-    body = [[cell.replace("|", "\\|") for cell in line] for line in found]
-    lines = ["| " + " | ".join(line) + " |" for line in [headings, rule, *body]]
+    headings, *lines = columns(rows)
+    alignment = [":--" if heading in LEFT_ALIGNED else "--:" for heading in headings]
+    body = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    printed = ["| " + " | ".join(line) + " |" for line in [headings, alignment, *body]]
     legend = LEGEND + device.legend
-    return "\n".join(["# One optimizer step", "", headline, "", *lines, "", legend, ""])
+    return "\n".join(["# One optimizer step", "", headline, "", *printed, "", legend, ""])

@@ -1,5 +1,5 @@
-"""`python -m bench.train`: small models trained by ours and by the peer, from the same weights on
-the same text, with loss curves, speed, memory, and how far the losses are apart."""
+"""`python -m bench.train`: trains small models with ours and with the peer, from the same weights
+and on the same text. It shows loss curves, their differences, speed and memory."""
 
 import argparse
 import json
@@ -35,18 +35,18 @@ HELP = {
     "model": ", ".join(MODELS),
     "optimizer": ", ".join(OPTIMIZERS),
     "schedule": "any of fusedstep.schedules.SCHEDULES, after a warm-up of a tenth; default linear",
-    "schedule_settings": "further arguments of the schedule: power=2 lr_end=0.1",
-    "lr": "default: the optimizer's usual one here",
-    "weight_decay": "of the group that decays",
-    "clip": "the largest norm of all gradients; inf clips nothing",
-    "batch": "rows a step, of all micro-batches together",
-    "micro_batches": "gradients that are summed before a step",
+    "schedule_settings": "more arguments of the schedule: power=2 lr_end=0.1",
+    "lr": "default: the one in bench/optimizers.py",
+    "weight_decay": "for the group that decays",
+    "clip": "the largest norm of all gradients together; inf clips nothing",
+    "batch": "rows of a step, in all micro-batches together",
+    "micro_batches": "how many gradients are summed before a step",
     "accumulate": f"{' or '.join(ACCUMULATE)}: in .grad, or by fusedstep.accumulate",
     "dtype": f"of the parameters: {', '.join(DTYPES)}",
     "device": ", ".join(DEVICES),
     "threads": "0: torch's own choice",
 }
-ELSEWHERE = (None, "", ())  # defaults that depend on the other settings
+DERIVED = (None, "", ())  # defaults that depend on the other settings
 
 
 def run(
@@ -60,13 +60,13 @@ def run(
     text: str | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Every contestant's run, each in a process of its own: what was measured, or why it failed.
+    """Runs every contestant in a process of its own, and reports what it measured or why it failed.
 
     Arguments:
-        ddp: every contestant runs again, as two processes with half of each batch.
-        resume: the checkpoint that each contestant goes on from.
-        out: the folder for a file of numbers and a picture, written after each run.
-        text: what to read instead of this repository's own.
+        ddp: run every contestant again, as two processes with half of each batch.
+        resume: the checkpoint that each contestant starts from.
+        out: the folder for the numbers and the picture, which are written after each run.
+        text: what to read instead of this repository's text.
     """
     if ddp:
         check_ddp(settings, saved=bool(saving or resume))
@@ -88,9 +88,9 @@ def run(
     for contestant, count in product(contestants, counts):
         name = label(contestant, count)
         progress = Progress(f"{settings.name} {name}")
-        began = (settings, contestant, characters, saving, (resume or {}).get(contestant))
+        arguments = (settings, contestant, characters, saving, (resume or {}).get(contestant))
         try:
-            outcome = run_together(began, progress, count)
+            outcome = run_together(arguments, progress, count)
         except KeyboardInterrupt:
             report["interrupted"] = True
             print("\ninterrupted: only finished runs are kept", file=sys.stderr)
@@ -105,25 +105,25 @@ def run(
     return report
 
 
-def run_together(began: tuple[Any, ...], progress: Progress, count: int) -> dict[str, Any]:
-    """One contestant's run by `count` processes, of which the first reports its steps."""
+def run_together(arguments: tuple[Any, ...], progress: Progress, count: int) -> dict[str, Any]:
+    """Runs one contestant in `count` processes. The first one reports its steps."""
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         first, *others = (Rank(number, count, meeting) for number in range(count))
-        members = [(*began, first, progress.show), *((*began, rank) for rank in others)]
+        members = [(*arguments, first, progress.show), *((*arguments, rank) for rank in others)]
         try:
             outcomes = in_processes(train, members)
         except Failed as error:
             return {"failed": str(error)}
     outcome = {**outcomes[0], "processes": count}
     if count > 1:
-        outcome["processes_agree"] = len({own["weights_sha256"] for own in outcomes}) == 1
+        outcome["processes_agree"] = len({each["weights_sha256"] for each in outcomes}) == 1
     return outcome
 
 
 def summary(outcome: dict[str, Any]) -> str:
     if "failed" in outcome:
-        return outcome["failed"]
+        return str(outcome["failed"])
     loss, speed = outcome["validation"][-1][1], outcome["characters_a_second"]
     return f"validation loss {loss:.3f}, {speed:.0f} characters/s"
 
@@ -141,41 +141,47 @@ def check_ddp(settings: Settings, saved: bool) -> None:
     pieces = PROCESSES * settings.micro_batches
     if settings.batch % pieces:
         raise ValueError(
-            f"ddp: batch should be a multiple of {pieces}, as {PROCESSES} processes take their "
-            f"parts of micro_batches={settings.micro_batches}, but is: {settings.batch}"
+            f"ddp: batch should be a multiple of {pieces}, because {PROCESSES} processes share "
+            f"each of micro_batches={settings.micro_batches}, but is: {settings.batch}"
         )
     if settings.device != "cpu":
         raise ValueError(f"ddp: the processes share a CPU: leave out device={settings.device}")
     if settings.accumulate != "grad":
         raise ValueError(
-            "ddp: DistributedDataParallel averages what is in .grad: leave out "
+            "ddp: DistributedDataParallel averages .grad only: leave out "
             f"accumulate={settings.accumulate}"
         )
     if saved:
         raise ValueError(
-            "ddp: of several processes only one's random numbers would be saved: leave out save "
-            "and resume"
+            "ddp: a checkpoint holds the random state of one process only: leave out save and "
+            "resume"
         )
 
 
 def arguments() -> tuple[argparse.Namespace, list[Settings], dict[str, Path] | None]:
-    """What was asked for, the settings of each model's runs, and where they go on from."""
+    """The arguments, the settings of each model's runs, and the checkpoints to start from."""
     parser = argparse.ArgumentParser("python -m bench.train", description=__doc__)
     add = parser.add_argument
     add("--all", action="store_true", help=f"the runs of {' and '.join(map('-'.join, ALL))}")
     add("--contestants", nargs="+", choices=CONTESTANTS, default=list(PAIR))
-    add("--ddp", action="store_true", help=f"each run again as {PROCESSES} processes, by gloo")
+    add("--ddp", action="store_true", help=f"run each again as {PROCESSES} processes, by gloo")
     add("--save", type=Path, metavar="DIR", help="folder for checkpoints")
-    add("--save-every", type=int, metavar="N", help="steps between them")
-    add("--resume", type=Path, nargs="+", metavar="FILE", help="of one contestant or of each")
+    add("--save-every", type=int, metavar="N", help="steps between checkpoints")
+    add(
+        "--resume",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="a checkpoint of one contestant, or one of each",
+    )
     add("--out", type=Path, default=OUT, help="default: bench/out/train")
     for field in fields(Settings):
         kind = float if field.default is None else type(field.default)
-        form = {"nargs": "+"} if kind is tuple else {"type": kind}
-        default = None if field.default in ELSEWHERE else f"default {field.default}"
-        said = "; ".join(filter(None, (HELP.get(field.name), default)))
+        form: dict[str, Any] = {"nargs": "+"} if kind is tuple else {"type": kind}
+        default = None if field.default in DERIVED else f"default {field.default}"
+        text = "; ".join(filter(None, (HELP.get(field.name), default)))
         option = f"--{field.name.replace('_', '-')}"
-        add(option, default=argparse.SUPPRESS, help=said, **form)
+        add(option, default=argparse.SUPPRESS, help=text, **form)
     asked = parser.parse_args()
     names = {field.name for field in fields(Settings)}
     given = {
@@ -203,30 +209,32 @@ def chosen(
     if not asked.all:
         settings = [Settings(**given)]
     elif fixed := {"model", "optimizer", "schedule", "lr"} & set(given):
-        raise ValueError(f"--all chooses its own {', '.join(sorted(fixed))}: leave that out")
+        raise ValueError(f"--all chooses its own {', '.join(sorted(fixed))}: leave this out")
     else:
         settings = [Settings(model, optimizer, **given) for model, optimizer in ALL]
     if asked.ddp:
-        for own in settings:
-            check_ddp(own, saved=asked.save is not None)
+        for each in settings:
+            check_ddp(each, saved=asked.save is not None)
     return settings, None
 
 
 def resumed(
     asked: argparse.Namespace, given: dict[str, Any]
 ) -> tuple[list[Settings], dict[str, Path]]:
-    """A run goes on as it began: settings and contestants are those of the checkpoints."""
+    """A run continues as it began, with the settings and contestants of the checkpoints."""
     refused = [*given, *(name for name in ("all", "ddp") if getattr(asked, name))]
     if refused:
-        raise ValueError(f"--resume takes all from the checkpoint: leave out {', '.join(refused)}")
+        raise ValueError(
+            f"--resume takes its settings from the checkpoint: leave out {', '.join(refused)}"
+        )
     settings, files = set(), {}
     for path in asked.resume:
         try:
             saved = torch.load(path, weights_only=True, map_location="cpu")
-            contestant, own = saved["contestant"], saved["settings"]
+            contestant, saved_settings = saved["contestant"], saved["settings"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise ValueError(f"--resume: {path} is no checkpoint of a training run") from error
-        settings.add(Settings(**own))
+        settings.add(Settings(**saved_settings))
         files[contestant] = path
     if len(settings) > 1 or len(files) < len(asked.resume):
         raise ValueError("--resume: give checkpoints of one run, one of each contestant")
@@ -238,9 +246,9 @@ def main() -> int:
     asked, settings, resume = arguments()
     text = repository_text()
     reports = []
-    for own in settings:
+    for each in settings:
         report = run(
-            own,
+            each,
             asked.contestants,
             ddp=asked.ddp,
             saving=None if asked.save is None else Saving(asked.save, asked.save_every),

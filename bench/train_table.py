@@ -1,4 +1,4 @@
-"""Training runs as a table, and how far apart those are that began alike."""
+"""The table of training runs, and how much runs differ that started from the same weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,20 +7,20 @@ from bench.contestants import CONTESTANTS, NUDGED, OURS, PEER
 from bench.devices import DEVICES
 from bench.environment import headline
 
-PROCESSES = 2  # of a run that several share
+PROCESSES = 2  # of a run that several processes share
 HEADINGS = (
     *("run", "by", "loss", "validation", "characters/s", "step ms", "opt.step() ms", "share"),
     *("peak MiB", "of the run", "note"),
 )
 ENDS = 10  # steps
 LEGEND = f"""\
-loss: mean of the first and of the last {ENDS} steps; validation: before the first step and after
-the last. Times are medians over steps; runs come one after the other, each in a process of its
-own, and are not paired. disturbed: other processes used the CPU, and threads that spin while they
-wait can then make a run several times as slow. share: of opt.step() in the whole step. peak: of the
-process, on a GPU of torch's allocator; of the run: without what was there before the model, as
-imports. {NUDGED} is the peer whose first weights are a rounding away: so far do runs of that length
-go apart, whoever trains."""
+loss: mean of the first {ENDS} and of the last {ENDS} steps. validation: before the first step and
+after the last. Times are medians over steps. Runs come one after the other, in a process each, and
+are not paired. disturbed: other processes used the CPU; threads that spin while they wait can then
+make a run several times as slow. share: opt.step()'s part of the whole step. peak: memory of the
+process, or of torch's allocator on a GPU; of the run: without what was there before the model, such
+as imports. {NUDGED} is the peer from weights that differ by one rounding: it shows how much two
+runs of this length differ for that reason alone."""
 
 Run = dict[str, Any]
 Losses = Callable[[Run], list[float]]
@@ -31,7 +31,8 @@ def label(contestant: str, processes: int) -> str:
 
 
 def comparisons(runs: dict[str, Run]) -> list[dict[str, Any]]:
-    """Of each finished run and the one that it should be like: the peer's, or one process's."""
+    """Compares each finished run with the one that it should equal: the peer's, or its own in one
+    process."""
     pairs = [
         (label(name, count), label(PEER, count))
         for count in (1, PROCESSES)
@@ -51,22 +52,23 @@ def comparisons(runs: dict[str, Run]) -> list[dict[str, Any]]:
 
 
 def losses(run: Run) -> list[float]:
-    return run["losses"]
+    losses: list[float] = run["losses"]
+    return losses
 
 
 def validation_losses(run: Run) -> list[float]:
     return [loss for _, loss in run["validation"]]
 
 
-def differences(of: Losses, runs: dict[str, Run], one: str, other: str) -> list[float]:
-    return [a - b for a, b in zip(of(runs[one]), of(runs[other]), strict=True)]
+def differences(losses_of: Losses, runs: dict[str, Run], one: str, other: str) -> list[float]:
+    return [a - b for a, b in zip(losses_of(runs[one]), losses_of(runs[other]), strict=True)]
 
 
-def largest(of: Losses, runs: dict[str, Run], one: str, other: str) -> float:
-    return max(map(abs, differences(of, runs, one, other)))
+def largest(losses_of: Losses, runs: dict[str, Run], one: str, other: str) -> float:
+    return max(map(abs, differences(losses_of, runs, one, other)))
 
 
-def about(report: dict[str, Any]) -> str:
+def description(report: dict[str, Any]) -> str:
     """Device, versions, commit and text, for the head of a table or picture."""
     line = headline(report["environment"], None, DEVICES[report["settings"]["device"]])
     text = report["text"]
@@ -76,15 +78,15 @@ def about(report: dict[str, Any]) -> str:
 def table(reports: Sequence[dict[str, Any]]) -> str:
     """All runs, in Markdown."""
     rows: list[tuple[str, ...]] = [HEADINGS, tuple(":--" for _ in HEADINGS)]
-    apart = []
+    sentences = []
     for report in reports:
-        own = report["settings"]
-        name = f"{own['model']}-{own['optimizer']}, {own['schedule']}"
+        settings = report["settings"]
+        name = f"{settings['model']}-{settings['optimizer']}, {settings['schedule']}"
         rows += [cells(name, who, run) for who, run in report["runs"].items()]
-        apart += [f"- {name}: {sentence(pair)}" for pair in report["comparisons"]]
+        sentences += [f"- {name}: {sentence(pair)}" for pair in report["comparisons"]]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    page = ["# Training runs", "", about(reports[0]), "", *lines, "", *apart]
-    return "\n".join([*page, *([""] if apart else []), LEGEND, ""])
+    page = ["# Training runs", "", description(reports[0]), "", *lines, "", *sentences]
+    return "\n".join([*page, *([""] if sentences else []), LEGEND, ""])
 
 
 def sentence(pair: dict[str, Any]) -> str:
@@ -93,7 +95,7 @@ def sentence(pair: dict[str, Any]) -> str:
     return (
         f"the losses of {one} and of {other} differ by at most "
         f"{pair['largest_loss_difference']:.2g}, in validation by "
-        f"{pair['largest_validation_difference']:.2g}; in the end their weights are {bits}"
+        f"{pair['largest_validation_difference']:.2g}; at the end their weights are {bits}"
     )
 
 

@@ -1,4 +1,4 @@
-"""One contestant's training run, in this process: steps, validation, checkpoints, measurements."""
+"""One contestant's training run in this process: steps, validation, checkpoints, measurements."""
 
 import contextlib
 import math
@@ -31,14 +31,14 @@ from bench.settings import Settings
 from bench.text import Text, windows
 
 VALIDATION_WINDOWS = 32
-UNTIMED_STEPS = 2  # the first ones, where states and plans are made
+UNTIMED_STEPS = 2  # the first ones, which make states and plans
 
 Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A checkpoint every `every` steps, and none if that is 0."""
+    """Saves a checkpoint every `every` steps, and none if that is 0."""
 
     folder: Path
     every: int = 0
@@ -49,7 +49,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `of` processes that train together and meet at the file `meeting`."""
+    """This process is number `number` of `of` that train together. They meet at a file."""
 
     number: int = 0
     of: int = 1
@@ -57,43 +57,51 @@ class Rank:
 
 
 class Training:
-    """A model, its optimizer and schedule, and where they are in the text."""
+    """A model, its optimizer and schedule, and its place in the text."""
 
     def __init__(
         self, settings: Settings, contestant: str, text: Text, rank: Rank = Rank()
     ) -> None:
         self.settings, self.contestant, self.text, self.rank = settings, contestant, text, rank
-        own, pair = settings, OPTIMIZERS[settings.optimizer]
-        self.on_gpu = own.device == "cuda"
-        import_module(pair.module(contestant))  # is no part of the run's memory
-        self.memory_before, _ = memory(own.device)
-        torch.manual_seed(own.seed)
-        model = MODELS[own.model](text.vocabulary, own.context, own.width, own.layers, own.dropout)
-        self.model = model.to(own.device, DTYPES[own.dtype])
+        pair = OPTIMIZERS[settings.optimizer]
+        self.on_gpu = settings.device == "cuda"
+        import_module(pair.module(contestant))  # so that it is no part of the run's memory
+        self.memory_before, _ = memory(settings.device)
+        torch.manual_seed(settings.seed)
+        sizes = (settings.context, settings.width, settings.layers)
+        model = MODELS[settings.model](text.vocabulary, *sizes, settings.dropout)
+        self.model = model.to(settings.device, DTYPES[settings.dtype])
         if contestant == NUDGED:
             nudge(self.model)
         check_length(text, self.model.window)
         self.forward: Callable[[Tensor], Tensor] = self.model
         if rank.of > 1:
             self.forward = DistributedDataParallel(self.model)
-        self.optimizer = make_optimizer(pair, contestant, self.model, own.lr, own.weight_decay)
+        self.optimizer = make_optimizer(
+            pair, contestant, self.model, settings.lr, settings.weight_decay
+        )
         self.schedule = make_schedule(
-            *(own.schedule, own.schedule_arguments(), self.optimizer, pair, contestant, own.steps)
+            settings.schedule,
+            settings.schedule_arguments(),
+            self.optimizer,
+            pair,
+            contestant,
+            settings.steps,
         )
         self.accumulator = None
-        if own.accumulate == "float32":
+        if settings.accumulate == "float32":
             from fusedstep.accumulate import GradientAccumulator
 
             self.accumulator = GradientAccumulator(self.model.named_parameters())
-        self.places = torch.Generator().manual_seed(own.seed)
+        self.places = torch.Generator().manual_seed(settings.seed)
         self.steps_done = 0
         self.validation: list[tuple[int, float]] = []
         self._losses: list[float] = []
-        self._unread: list[Tensor] = []  # a device is not waited for at every step
+        self._unread: list[Tensor] = []  # reading a loss at each step would wait for the device
         self.marks: list[tuple[Any, Any, Any, Any]] = []
 
     def step(self) -> None:
-        """One step of the optimizer, from `micro_batches` gradients."""
+        """One step of the optimizer, with the gradients of `micro_batches` pieces."""
         begin = mark(self.settings.device)
         self.optimizer.zero_grad()
         pieces = self._next_batch().chunk(self.settings.micro_batches)
@@ -119,7 +127,7 @@ class Training:
         self.steps_done += 1
 
     def _backward(self, piece: Tensor, pieces: int, last: bool) -> Tensor:
-        """The micro-batch's share of the loss. Processes talk to each other at the last one."""
+        """The micro-batch's share of the loss. Only the last one exchanges gradients."""
         with contextlib.ExitStack() as quiet:
             if isinstance(self.forward, DistributedDataParallel) and not last:
                 quiet.enter_context(self.forward.no_sync())
@@ -130,7 +138,7 @@ class Training:
         return loss.detach()
 
     def _next_batch(self) -> Tensor:
-        """Every process draws the whole batch, and takes its part of each micro-batch."""
+        """Draws the whole batch in every process, which takes its part of each micro-batch."""
         last = len(self.text.train) - self.model.window
         starts = torch.randint(last + 1, (self.settings.batch,), generator=self.places)
         mine = [
@@ -142,7 +150,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """The loss on the same windows of the validation text every time."""
+        """The loss on the validation text, on the same windows every time."""
         last = len(self.text.validation) - self.model.window
         starts = torch.linspace(0, last, VALIDATION_WINDOWS).long()
         self.model.eval()
@@ -153,7 +161,7 @@ class Training:
         return loss
 
     def losses(self) -> list[float]:
-        """Of all steps so far."""
+        """The losses of all steps so far."""
         if self._unread:
             self._losses += torch.stack(self._unread).tolist()
             self._unread.clear()
@@ -163,7 +171,7 @@ class Training:
         return self._losses
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that the next step depends on. Loads with ``weights_only=True``."""
+        """Everything that the next step depends on. It loads with ``weights_only=True``."""
         return {
             "settings": asdict(self.settings),
             "contestant": self.contestant,
@@ -180,14 +188,14 @@ class Training:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on where `checkpoint` was taken."""
+        """Continues from a checkpoint."""
         if saved["text"] != self.text.facts["sha256"]:
             raise ValueError(
                 "the repository's text is not what it was when the checkpoint was saved: go back "
-                "to that commit, or begin anew"
+                "to that commit, or start from the beginning"
             )
         if saved["steps_done"] >= self.settings.steps:
-            raise ValueError("the checkpoint is that of the last step: nothing is left to train")
+            raise ValueError("this is the checkpoint of the last step: nothing is left to train")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
@@ -199,20 +207,20 @@ class Training:
         self.validation = [*saved["validation"]]
 
     def report(self) -> Report:
-        own = self.settings
+        settings, device = self.settings, self.settings.device
         timed = self.marks[UNTIMED_STEPS:] or self.marks
         times = [
-            (seconds(begin, end, own.device), seconds(before, after, own.device))
+            (seconds(begin, end, device), seconds(before, after, device))
             for begin, before, after, end in timed
         ]
         whole, in_step = (statistics.median(column) for column in zip(*times, strict=True))
-        _, peak = memory(own.device)
+        _, peak = memory(device)
         return {
-            "made_by": OPTIMIZERS[own.optimizer].made_by(self.contestant),
+            "made_by": OPTIMIZERS[settings.optimizer].made_by(self.contestant),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "losses": self.losses(),
             "validation": self.validation,
-            "characters_a_second": own.batch * own.context / whole,
+            "characters_a_second": settings.batch * settings.context / whole,
             "step_ms": whole * 1e3,
             "optimizer_ms": in_step * 1e3,
             "optimizer_share": statistics.median(part / all_ for all_, part in times),
@@ -232,7 +240,7 @@ def train(
     rank: Rank = Rank(),
     on_step: Callable[[str], None] = lambda state: None,
 ) -> Report:
-    """A whole run, or what is left of one that was saved."""
+    """A whole run, or the rest of a saved one."""
     prepare(settings, rank)
     training = Training(settings, contestant, Text(characters), rank)
     if resume is not None:
@@ -249,17 +257,18 @@ def train(
             save(training.checkpoint(), saving.path(settings, contestant, done))
         on_step(f"step {done} of {settings.steps}, validation loss {loss:.3f}")
     report = training.report()
-    # Processes that train together see each other as a disturbance.
+    # Processes that train together would take each other for a disturbance.
     return {**report, "disturbed": None if rank.of > 1 else not was_quiet()}
 
 
 def prepare(settings: Settings, rank: Rank) -> None:
-    """This process, before the first tensor on a device."""
+    """Prepares this process, before the first tensor is on a device."""
     torch.set_num_threads(max(1, settings.threads // rank.of))
-    if settings.device == "cuda":  # as far as torch can, a resume is bit-exact there, too
+    if settings.device == "cuda":  # so that a resume is bit-exact there too, as far as torch can
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        # torch turns this module into an object with properties, which mypy does not see.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if rank.of > 1:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{rank.meeting}", rank=rank.number, world_size=rank.of
@@ -267,7 +276,7 @@ def prepare(settings: Settings, rank: Rank) -> None:
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """A file that is there is whole, whatever interrupts this."""
+    """Saves so that the file is complete whenever it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     torch.save(checkpoint, unfinished)

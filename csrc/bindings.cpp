@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
@@ -9,6 +10,7 @@
 
 #include "cpu/threads.h"
 #include "cpu/work.h"
+#include "rules/facts.h"
 #include "watch.h"
 
 namespace py = pybind11;
@@ -45,26 +47,56 @@ void require(int64_t table) {
   if (table == 0) throw std::invalid_argument("no step can be taken under torch's FakeTensorMode");
 }
 
+// The walkers trust what they are given, so a number that means nothing to them ends here.
+void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtypes, int64_t fields) {
+  auto refuse = [](const std::string& what, int64_t found, int64_t expected) {
+    throw std::invalid_argument(what + " is " + std::to_string(found) + ", expected " +
+                                std::to_string(expected));
+  };
+  if (rule < 0 || rule >= kRuleCount)
+    throw std::invalid_argument("no rule has the number " + std::to_string(rule) + ": they end at " +
+                                std::to_string(kRuleCount - 1));
+  const RuleFacts& facts = kRules[rule];
+  if (vectors && !facts.factored)
+    throw std::invalid_argument(std::string(facts.name) + " takes vectors like any other tensors");
+  int slots = ElementwiseRow::kStates, sizes = ElementwiseRow::kSizes;
+  if (facts.factored) {
+    slots = vectors ? VectorRow::kMomentum : MatrixRow::kMomentum;
+    sizes = vectors ? VectorRow::kSizes : MatrixRow::kSizes;
+  }
+  slots += facts.states;
+  const std::string of_rule = std::string(" of a tensor of ") + facts.name;
+  if (slots > kMaxSlots) refuse("the number of slots" + of_rule, slots, kMaxSlots);
+  if (int64_t(dtypes.size()) != slots) refuse("the number of dtypes" + of_rule, dtypes.size(), slots);
+  if (fields != slots + sizes) refuse("the length of a table's row" + of_rule, fields, slots + sizes);
+  for (int64_t dtype : dtypes)
+    if (dtype < kFloat32 || dtype > kFloat64)
+      throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
+                                  std::to_string(dtype));
+}
+
 // A launch with its work list and scratch. The table belongs to the caller and outlives the bucket.
 class Bucket {
  public:
   Bucket(int64_t rule, bool wide, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
-         int64_t tensors, int64_t fields) {
-    if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
+         int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t sum_u2) {
     require(table);
-    if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
+    require_known(rule, vectors, dtypes, fields);
     launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
-    for (size_t k = 0; k < dtypes.size() && k < size_t(kMaxSlots); ++k) launch_.dtypes[k] = dtypes[k];
-    work_ =
-        kRules[rule].factored ? factored_work(launch_, tensors) : elementwise_work(launch_, tensors);
+    launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
+                        reinterpret_cast<double*>(sum_u2)};
+    std::copy(dtypes.begin(), dtypes.end(), launch_.dtypes);
+    work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
+            : sums != 0            ? exchanged_work(launch_, tensors)
+                                   : factored_work(launch_, tensors);
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
     launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
     launch_.runs = work_.runs.data();
     launch_.phases = work_.phases.data();
-    launch_.n_phases = int64_t(work_.phases.size()) - 1;
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
+    if (work_.stages.size() == 1) work_.end_stage();
   }
 
   // Allocates what a launch on so many threads needs, so that no step fails half done.
@@ -80,7 +112,10 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads) {
+  // One stage of those that the bucket has: 0, or 0 to 2 if it is exchanged.
+  void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads,
+              int64_t stage) {
+    launch_.first_phase = work_.stages.at(stage), launch_.end_phase = work_.stages.at(stage + 1);
     require(row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);
@@ -102,15 +137,15 @@ class Bucket {
 };
 
 Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
-                 std::vector<int64_t> cells) {
-  Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells));
+                 std::vector<int64_t> cells, const Watch::Layouts& earlier) {
+  Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells), earlier);
   if (PyErr_Occurred()) throw py::error_already_set();
   return watch;
 }
 
 PYBIND11_MODULE(_native, module) {
   use_level("");
-  module.attr("FINGERPRINT") = kFingerprint;
+  module.attr("FINGERPRINT") = fingerprint();
   module.def("use_level", &use_level);
   module.def("active_level", [] { return kLevels[active_level].name; });
   module.def("levels", [] {
@@ -121,16 +156,26 @@ PYBIND11_MODULE(_native, module) {
   });
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
-      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t>())
+      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
+                    int64_t, int64_t, int64_t>(),
+           py::arg("rule"), py::arg("wide"), py::arg("vectors"), py::arg("dtypes"), py::arg("table"),
+           py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0, py::arg("sums_of") = 0,
+           py::arg("sum_u2") = 0)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
-  module.def("can_watch", [](py::object api) { return Watch::usable(api.ptr()); });
-  py::class_<Watch>(module, "Watch")
-      .def(py::init(&make_watch))
-      .def("check", [](Watch& watch, py::list param_lists, py::dict state) {
-        return watch.check(param_lists.ptr(), state.ptr());
-      });
+  module.def("can_watch", &Watch::is_ready);
+  module.def("learn_to_watch", [](py::object api, py::list samples) {
+    return Watch::get_ready(api.ptr(), samples.ptr());
+  });
+  py::class_<Watch> watch(module, "Watch");
+  py::class_<Watch::Layout>(watch, "Layout")
+      .def(py::init<int64_t, int64_t, bool, std::vector<int64_t>>());
+  watch.attr("CAME_OR_WENT") = Watch::kCameOrWent;
+  watch.def(py::init(&make_watch))
+      .def("check", [](Watch& watch, py::list param_lists,
+                       py::dict state) { return watch.check(param_lists.ptr(), state.ptr()); })
+      .def("present", [](const Watch& watch) { return py::bytes(watch.present()); });
 }
 
 }  // namespace

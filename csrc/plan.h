@@ -7,12 +7,21 @@ namespace fusedstep {
 
 constexpr int kMaxSlots = 6;
 
+// A bucket that is exchanged is launched in stages, a range of phases each. In between, the host adds
+// up `exchange` over processes. Others have one stage, and no such memory.
+struct Exchange {
+  double* sums = nullptr;  // what read 1 leaves, tensor t's from sums_of[t] on
+  const int64_t* sums_of = nullptr;
+  double* sum_u2 = nullptr;  // one for each tensor
+};
+
 // One bucket of tensors that share a rule, a device and all dtypes.
 //
 // `table` has a row of `fields` numbers for each tensor: the addresses of its slots, then its sizes.
 //   elementwise   p g states...            | elements
 //   matrices      p g row col states...    | address of rms(p) or 0, batch, rows, columns
 //   vectors       p g v states...          | address of rms(p) or 0, elements
+// Where the address of the gradient g is 0, there is none: nothing of the tensor is read or written.
 // `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
 // `entries` are triples (kind of work, tensor, index); a run of entries is what a thread takes at once;
 // a phase is a range of runs that may go in any order, after all of the phase before.
@@ -29,7 +38,8 @@ struct Launch {
   const int64_t* entries = nullptr;
   const int64_t* runs = nullptr;
   const int64_t* phases = nullptr;
-  int64_t n_phases = 0;
+  int64_t first_phase = 0, end_phase = 0;  // of this stage
+  Exchange exchange;
   char* scratch = nullptr;  // of the pieces; tensor t's starts at scratch_of[t]
   const int64_t* scratch_of = nullptr;
   char* thread_scratch = nullptr;  // thread_bytes for each thread
@@ -41,5 +51,8 @@ struct Launch {
 struct Entry {
   int64_t kind, tensor, index;
 };
+
+// Of the rules that the module was built from.
+const char* fingerprint();
 
 }  // namespace fusedstep

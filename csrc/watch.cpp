@@ -4,132 +4,222 @@
 namespace fusedstep {
 namespace {
 
-// The C interface of DLPack 1.3, as far as it is used.
-struct DlTensor {
-  void* data;
-  int32_t device_type, device_id, ndim;
-  uint8_t code, bits;
-  uint16_t lanes;
-  int64_t *shape, *strides;
-  uint64_t byte_offset;
-};
-struct DlExchangeApi {
-  uint32_t major, minor;
-  void* previous;
-  void* allocate;
-  void* managed_from_object;
-  void* managed_to_object;
-  int (*tensor_from_object)(void* object, DlTensor* out);
-};
+TensorMemory memory;
 
 int64_t number(const void* pointer) { return reinterpret_cast<int64_t>(pointer); }
 
-PyObject* grad_name() {
+// The gradient of a parameter, a new reference. Looking for the attribute takes as long as reading it,
+// so its getter is found once for a type of parameters.
+PyObject* grad_of(PyObject* param) {
   static PyObject* name = PyUnicode_InternFromString("grad");
-  return name;
-}
-
-// The method of a type of tensors, found once: looking for it at each gradient takes as long as the
-// call does.
-PyObject* is_neg_of(PyTypeObject* type) {
   static PyTypeObject* known = nullptr;
-  static PyObject* method = nullptr;
+  static const PyGetSetDef* property = nullptr;
+  PyTypeObject* type = Py_TYPE(param);
   if (type != known) {
-    PyObject* found = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "is_neg");
+    PyObject* found = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name);
     if (found == nullptr) return nullptr;
-    Py_INCREF(type);
+    const bool direct =
+        type->tp_getattro == PyObject_GenericGetAttr && Py_IS_TYPE(found, &PyGetSetDescr_Type);
+    property = direct ? reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset : nullptr;
+    Py_INCREF(type);  // with the property, which lives as long as the class it belongs to
     Py_XDECREF(known);
-    Py_XDECREF(method);
     known = type;
-    method = found;
+    Py_DECREF(found);
   }
-  return method;
-}
-
-struct Recorder {
-  std::vector<int64_t>& seen;
-  bool operator()(int64_t value) {
-    seen.push_back(value);
-    return true;
-  }
-  bool address(int64_t value, int64_t) { return (*this)(value); }
-};
-
-struct Comparer {
-  const int64_t* at;
-  const int64_t* end;
-  int64_t moved = 0;
-  bool operator()(int64_t value) { return at != end && *at++ == value; }
-  // A gradient may move, as long as there is one and it stays as aligned as it was.
-  bool address(int64_t value, int64_t cell) {
-    if (at == end) return false;
-    int64_t& seen = const_cast<int64_t&>(*at++);
-    if (seen == value) return true;
-    if (value == 0 || (seen ^ value) & 15) return false;
-    seen = value;
-    if (cell) *reinterpret_cast<int64_t*>(cell) = value, ++moved;
-    return true;
-  }
-};
-
-// A step's data pushes the tensors' own headers out of the caches, and waiting for one after the other
-// costs more than all the rest. So the lines of the object some places ahead are asked for early.
-constexpr size_t kAhead = 16;
-
-void fetch(const Watch::Place& place) {
-  __builtin_prefetch(place.object);
-  for (int offset : {-80, -16, 48, 112, 176}) __builtin_prefetch(place.inside + offset);
+  return property != nullptr ? property->get(param, property->closure) : PyObject_GetAttr(param, name);
 }
 
 // Everything about a tensor but its address.
 template <class Visit>
-bool visit_layout(const DlTensor& t, Visit& visit) {
+bool visit_layout(PyObject* object, const DlTensor& t, Visit&& visit) {
   const int64_t kind = int64_t(t.code) | int64_t(t.bits) << 8 | int64_t(t.ndim) << 16;
   if (!visit(kind) || !visit(int64_t(t.device_type) << 32 | t.device_id)) return false;
+  if (!visit(memory.flags(memory.body(object)))) return false;
   for (int32_t d = 0; d < t.ndim; ++d)
     if (!visit(t.shape[d]) || (t.strides && !visit(t.strides[d]))) return false;
   return true;
 }
 
-}  // namespace
-
-bool Watch::usable(PyObject* exchange_api) {
-  const void* api = PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api");
-  PyErr_Clear();
-  const auto* table = static_cast<const DlExchangeApi*>(api);
-  return table != nullptr && table->major == 1 && table->tensor_from_object != nullptr;
+const char* keys_of(PyObject* dict) {
+  return reinterpret_cast<const char*>(reinterpret_cast<PyDictObject*>(dict)->ma_keys);
 }
 
-template <class Visit>
-bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
-  const auto tensor_from_object = static_cast<const DlExchangeApi*>(api_)->tensor_from_object;
-  DlTensor t;
-  size_t place = 0;  // counts the objects looked at
-  auto remember = [&](void* object, void* inside) {
-    if (place >= places_.size()) places_.resize(place + 1);
-    places_[place].object = static_cast<char*>(object);
-    places_[place++].inside = static_cast<char*>(inside);
-    if (place + kAhead < places_.size()) fetch(places_[place + kAhead]);
-  };
-  auto look = [&](PyObject* object) {
-    if (tensor_from_object(object, &t) != 0) return false;
-    remember(object, t.shape);
-    return true;
-  };
-  // Whether a gradient's numbers are to be read with the other sign, which DLPack does not say. It is
-  // asked every time: a new gradient may be an object at the address of one that is gone.
-  auto negated = [](PyObject* grad) -> int64_t {
-    PyObject* method = is_neg_of(Py_TYPE(grad));
-    PyObject* answer = method ? PyObject_Vectorcall(method, &grad, 1, nullptr) : nullptr;
-    if (answer == nullptr) return -1;
-    Py_DECREF(answer);
-    return answer == Py_True;
-  };
-  auto tensor = [&](PyObject* object) {
-    return visit(number(object)) && look(object) && visit(number(t.data) + int64_t(t.byte_offset)) &&
-           visit_layout(t, visit);
-  };
+// A step's data pushes the tensors' own headers out of the caches, and waiting for one after the other
+// costs more than all the rest. So what is some places ahead is asked for early.
+constexpr size_t kTensorsAhead = 16, kDictsAhead = 4;
 
+}  // namespace
+
+bool Watch::is_ready() { return memory.known(); }
+
+bool Watch::get_ready(PyObject* exchange_api, PyObject* samples) {
+  const DlFromObject from_object = dl_from_object(exchange_api);
+  TensorMemory found;
+  if (from_object == nullptr || !found.learn(samples, from_object)) return false;
+  memory = found;
+  return true;
+}
+
+int32_t Rows::place(const std::vector<int64_t>& row) {
+  const auto [found, is_new] = places_.try_emplace(row, int32_t(numbers_.size()));
+  if (is_new) numbers_.insert(numbers_.end(), row.begin(), row.end());
+  return found->second;
+}
+
+// Remembers where a tensor is, whose layout is that of `seen`.
+void Watch::note(Seen& seen, PyObject* object, const DlTensor& t) {
+  seen.object = object, seen.body = memory.body(object), seen.storage = nullptr;
+  seen.data = t.address(), seen.words = -1;
+  // Who moves his gradients within their storage all the time gets no row for each place.
+  const bool too_many = words_.count() > 2 * seen_.size();
+  if (!memory.is_plain(seen.body, t) || t.data == nullptr || too_many) return;
+  seen.storage = memory.storage(seen.body);
+  seen.data = memory.data(seen.storage);
+  std::vector<int64_t> row = {number(Py_TYPE(object)), t.address() - seen.data, t.ndim};
+  const std::vector<int64_t> words = memory.words(seen.body, t.ndim);
+  row.insert(row.end(), words.begin(), words.end());
+  seen.words = words_.place(row);
+}
+
+bool Watch::record(PyObject* object) {
+  DlTensor t;
+  if (from_object_(object, &t) != 0) return false;
+  std::vector<int64_t> layout;
+  visit_layout(object, t, [&](int64_t value) { return layout.push_back(value), true; });
+  seen_.push_back({});
+  seen_.back().layout = layouts_.place(layout);
+  note(seen_.back(), object, t);
+  return true;
+}
+
+bool Watch::matches_in_full(Seen& seen, PyObject* object, int64_t& address) {
+  DlTensor t;
+  if (from_object_(object, &t) != 0) return false;
+  const int64_t* at = layouts_.at(seen.layout);
+  if (!visit_layout(object, t, [&](int64_t value) { return value == *at++; })) return false;
+  note(seen, object, t);
+  address = t.address();
+  return true;
+}
+
+bool Watch::matches(Seen& seen, PyObject* object, int64_t& address) {
+  if (seen.words < 0) return matches_in_full(seen, object, address);
+  const int64_t* row = words_.at(seen.words);
+  if (number(Py_TYPE(object)) != row[0]) return matches_in_full(seen, object, address);
+  const char* body = memory.body(object);
+  const char* storage = memory.storage(body);
+  if (storage == nullptr || !memory.has_words(body, row[2], row + 3))
+    return matches_in_full(seen, object, address);
+  seen.object = object, seen.body = body, seen.storage = storage;
+  seen.data = memory.data(storage);
+  address = seen.data + row[1];
+  return true;
+}
+
+// A gradient that is not there: what is known of its layout, on the device of its parameter.
+void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout) {
+  Seen seen{};
+  seen.words = seen.layout = -1;
+  if (layout) {
+    const int64_t* own = layouts_.at(param.layout);
+    const int64_t ndim = own[0] >> 16;
+    std::vector<int64_t> row = {layout->code | layout->bits << 8 | ndim << 16, own[1],
+                                memory.flags_of(layout->negated)};
+    bool empty = false;
+    for (int64_t d = 0; d < ndim; ++d) {
+      row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
+      empty |= own[3 + 2 * d] == 0;
+    }
+    seen.layout = layouts_.place(row);
+    seen.data = empty ? 0 : 16;  // a place to be as aligned as: plans take what is absent for aligned
+  }
+  seen_.push_back(seen);
+}
+
+struct Watch::Recorder {
+  Watch& watch;
+  const Layouts& earlier;
+
+  bool operator()(int64_t value) { return watch.facts_.push_back(value), true; }
+  bool dict(PyObject* object) {
+    watch.dicts_.push_back({object, keys_of(object)});
+    return (*this)(number(object));
+  }
+  bool tensor(PyObject* object) { return watch.record(object); }
+  bool gradient(PyObject* object, size_t index) {
+    watch.present_.push_back(object != Py_None);
+    if (object != Py_None) return watch.record(object);
+    const Seen param = watch.seen_.back();
+    watch.record_absent(param, index < earlier.size() ? earlier[index] : std::nullopt);
+    return true;
+  }
+};
+
+struct Watch::Comparer {
+  Watch& watch;
+  size_t fact = 0, tensors = 0, dicts = 0;
+  int64_t moved = 0;
+  bool came_or_went = false;
+
+  bool operator()(int64_t value) { return fact < watch.facts_.size() && watch.facts_[fact++] == value; }
+  bool dict(PyObject* object) {
+    if (dicts + kDictsAhead < watch.dicts_.size()) {
+      const Dict& ahead = watch.dicts_[dicts + kDictsAhead];
+      __builtin_prefetch(ahead.object);
+      for (int offset : {0, 64, 128, 192}) __builtin_prefetch(ahead.keys + offset);
+    }
+    if (dicts < watch.dicts_.size()) watch.dicts_[dicts++].keys = keys_of(object);
+    return (*this)(number(object));
+  }
+  // What was seen in this place.
+  Seen* next() {
+    if (tensors >= watch.seen_.size()) return nullptr;
+    if (tensors + kTensorsAhead < watch.seen_.size()) {
+      const Seen& ahead = watch.seen_[tensors + kTensorsAhead];
+      __builtin_prefetch(ahead.object);
+      for (int offset : {16, 72, 136}) __builtin_prefetch(ahead.body + offset);
+      __builtin_prefetch(ahead.storage + 16);
+    }
+    return &watch.seen_[tensors++];
+  }
+  bool tensor(PyObject* object) {
+    Seen* seen = next();
+    if (seen == nullptr || seen->object != object) return false;
+    const int64_t before = watch.address_of(*seen);
+    int64_t now;
+    return watch.matches(*seen, object, now) && now == before;
+  }
+  // A gradient may move, and come back, as long as it stays as aligned as it was.
+  bool gradient(PyObject* object, size_t index) {
+    Seen* seen = next();
+    if (seen == nullptr || index >= watch.present_.size()) return false;
+    char& present = watch.present_[index];
+    const bool was_present = present;
+    present = object != Py_None;
+    if (!present) {
+      if (was_present) came_or_went = true, write(index, 0);
+      return true;
+    }
+    const int64_t before = watch.address_of(*seen);
+    int64_t now;
+    if (seen->layout < 0 || !watch.matches(*seen, object, now)) return false;
+    if (now != before && (now == 0 || (now ^ before) & 15)) return false;
+    if (!was_present)
+      came_or_went = true, write(index, now);
+    else if (now != before)
+      moved += write(index, now);
+    return true;
+  }
+  bool write(size_t index, int64_t address) {
+    const int64_t cell = index < watch.cells_.size() ? watch.cells_[index] : 0;
+    if (cell) *reinterpret_cast<int64_t*>(cell) = address;
+    return cell != 0;
+  }
+  bool all_seen() const { return fact == watch.facts_.size() && tensors == watch.seen_.size(); }
+};
+
+template <class Visit>
+bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
   size_t index = 0;
   const Py_ssize_t groups = PyList_GET_SIZE(param_lists);
   if (!visit(groups)) return false;
@@ -138,15 +228,10 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
     if (!PyList_Check(params) || !visit(PyList_GET_SIZE(params))) return false;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i, ++index) {
       PyObject* param = PyList_GET_ITEM(params, i);
-      if (!tensor(param)) return false;
-      PyObject* grad = PyObject_GetAttr(param, grad_name());
+      if (!visit.tensor(param)) return false;
+      PyObject* grad = grad_of(param);
       if (grad == nullptr) return false;
-      const int64_t cell = index < cells_.size() ? cells_[index] : 0;
-      bool same = visit(grad != Py_None);
-      if (same && grad != Py_None) {
-        same = visit(negated(grad)) && look(grad) &&
-               visit.address(number(t.data) + int64_t(t.byte_offset), cell) && visit_layout(t, visit);
-      }
+      const bool same = visit.gradient(grad, index);
       Py_DECREF(grad);
       if (!same) return false;
     }
@@ -157,41 +242,37 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit&& visit) {
   if (!visit(PyDict_Size(state))) return false;
   while (PyDict_Next(state, &position, &key, &value)) {
     const bool own = PyDict_Check(value);  // else it is something of the user's
-    if (!visit(number(key)) || !visit(own ? number(value) : 0)) return false;
+    if (!visit(number(key)) || !(own ? visit.dict(value) : visit(0))) return false;
     if (!own) continue;
-    remember(value, reinterpret_cast<PyDictObject*>(value)->ma_keys);
     if (!visit(PyDict_Size(value))) return false;
     for (PyObject* name : keys_) {
       PyObject* entry = PyDict_GetItemWithError(value, name);
-      if (!visit(number(entry))) return false;
-      if (entry == nullptr) {
-        if (PyErr_Occurred()) return false;
-        continue;
-      }
-      if (PyLong_Check(entry) || PyFloat_Check(entry)) continue;
-      if (!look(entry) || !visit(number(t.data) + int64_t(t.byte_offset)) || !visit_layout(t, visit))
-        return false;
+      if (entry == nullptr && PyErr_Occurred()) return false;
+      const bool is_tensor = entry != nullptr && !PyLong_Check(entry) && !PyFloat_Check(entry);
+      if (!(is_tensor ? visit(-1) && visit.tensor(entry) : visit(number(entry)))) return false;
     }
   }
   return true;
 }
 
 Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
-             std::vector<int64_t> cells)
-    : api_(PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api")), cells_(std::move(cells)) {
-  if (api_ == nullptr) return;
+             std::vector<int64_t> cells, const Layouts& earlier)
+    : from_object_(dl_from_object(exchange_api)), cells_(std::move(cells)) {
   for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(keys); ++k) {
     PyObject* name = PyTuple_GET_ITEM(keys, k);
     Py_INCREF(name);  // a handful of interned names, which live as long as the program
     keys_.push_back(name);
   }
-  if (!walk(param_lists, state, Recorder{seen_}) && !PyErr_Occurred())
+  Recorder recorder{*this, earlier};
+  if (!walk(param_lists, state, recorder) && !PyErr_Occurred())
     PyErr_SetString(PyExc_TypeError, "param groups hold something else than lists of tensors");
 }
 
 int64_t Watch::check(PyObject* param_lists, PyObject* state) {
-  Comparer compare{seen_.data(), seen_.data() + seen_.size()};
-  if (walk(param_lists, state, compare) && compare.at == compare.end) return compare.moved;
+  Comparer compare{*this};
+  if (!over_ && walk(param_lists, state, compare) && compare.all_seen())
+    return compare.moved + (compare.came_or_went ? kCameOrWent : 0);
+  over_ = true;
   PyErr_Clear();  // what cannot be looked at has changed; making the plan anew says what is wrong
   return -1;
 }

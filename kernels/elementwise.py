@@ -19,58 +19,49 @@ def elementwise(
     scalars,
     controls,  # inverse gradient scale, found_inf
     UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,  # of the slots: parameter, gradient, states
-    COMPUTE: tl.constexpr,
-    SCALARS: tl.constexpr,  # how many the rule takes
-    ALIGNED: tl.constexpr,  # every address is a multiple of 16 bytes
-    BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
+    CFG: tl.constexpr,
 ):
+    SLOTS: tl.constexpr = len(CFG.DTYPES)
+    SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + 2 * program).to(tl.int64)
-    start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CHUNK
-    cells = table + tensor * (len(DTYPES) + 1)
-    count = tl.load(cells + len(DTYPES))
+    start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CFG.CHUNK
+    cells = table + tensor * (SLOTS + 1)
+    count = tl.load(cells + SLOTS)
     row = scalars + tl.load(row_of + tensor) * (1 + SCALARS)
-    grad_scale = tl.load(controls).to(COMPUTE) * tl.load(row).to(COMPUTE)
+    grad_scale = tl.load(controls).to(CFG.T) * tl.load(row).to(CFG.T)
     values = ()
     for k in tl.static_range(SCALARS):
-        values = values + (tl.load(row + 1 + k).to(COMPUTE),)
+        values = values + (tl.load(row + 1 + k).to(CFG.T),)
     slots = ()
-    for k in tl.static_range(len(DTYPES)):
-        slot = tl.load(cells + k).to(tl.pointer_type(DTYPES[k]))
-        if ALIGNED:
+    for k in tl.static_range(SLOTS):
+        slot = tl.load(cells + k).to(tl.pointer_type(CFG.DTYPES[k]))
+        if CFG.ALIGNED:
             slot = tl.multiple_of(slot, 16)
         slots = slots + (slot,)
-    if tl.load(controls + 1) == 0:
-        if start + CHUNK <= count:
-            for at in range(0, CHUNK, BLOCK):
-                i = start + at + tl.arange(0, BLOCK)
-                _step(slots, i, None, grad_scale, values, UPDATE, DTYPES, COMPUTE)
+    # Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
+    present = tl.load(cells + 1) != 0
+    if present & (tl.load(controls + 1) == 0):
+        if start + CFG.CHUNK <= count:
+            for at in range(0, CFG.CHUNK, CFG.BLOCK):
+                i = start + at + tl.arange(0, CFG.BLOCK)
+                _step(slots, i, None, grad_scale, values, UPDATE, CFG)
         else:
-            for at in range(0, (count - start).to(tl.int32), BLOCK):
-                i = start + at + tl.arange(0, BLOCK)
-                _step(slots, i, i < count, grad_scale, values, UPDATE, DTYPES, COMPUTE)
+            for at in range(0, (count - start).to(tl.int32), CFG.BLOCK):
+                i = start + at + tl.arange(0, CFG.BLOCK)
+                _step(slots, i, i < count, grad_scale, values, UPDATE, CFG)
 
 
 @triton.jit
-def _step(
-    slots,
-    i,
-    mask,
-    grad_scale,
-    values,
-    UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
+def _step(slots, i, mask, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.constexpr):
+    SLOTS: tl.constexpr = len(CFG.DTYPES)
     numbers = ()
-    for k in tl.static_range(len(DTYPES)):
-        number = tl.load(slots[k] + i, mask).to(COMPUTE)
+    for k in tl.static_range(SLOTS):
+        number = tl.load(slots[k] + i, mask).to(CFG.T)
         if k == 1:
             number = number * grad_scale
         numbers = numbers + (number,)
     results = UPDATE(*numbers, *values)
-    for k in tl.static_range(len(DTYPES)):
+    for k in tl.static_range(SLOTS):
         if k != 1:  # the gradient is left alone
-            tl.store(slots[k] + i, rounded(results[k - (k > 1)], DTYPES[k]), mask)
+            tl.store(slots[k] + i, rounded(results[k - (k > 1)], CFG.DTYPES[k]), mask)

@@ -15,8 +15,10 @@ from fusedstep.gpu.waves import wanted
 from fusedstep.gpu.work import idle_kinds
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend, StepInputs
+from fusedstep.rules.layout import SLOTS
 
 from . import blocks, waves
+from .config import ElementwiseConfig, FactoredConfig
 from .elementwise import elementwise
 from .rules import update_of
 from .walk import phase
@@ -33,6 +35,19 @@ WAVES = "FUSEDSTEP_TRITON_WAVES"
 def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
     """Every launch goes through here. Arithmetic is exact: nothing is fused."""
     kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
+
+
+def types_of(bucket: Bucket) -> tuple[tl.dtype, ...]:
+    """Of the slots. Kernels never guess what lies in a tensor."""
+    for dtype in bucket.dtypes:
+        if dtype not in TYPES:
+            first = bucket.members[0]
+            raise ValueError(
+                f"triton backend: there are no kernels for {dtype}, which a tensor of the "
+                f"parameter of shape {tuple(first.param.shape)} in group {first.group} has; "
+                f"convert it to one of {', '.join(map(str, TYPES))}"
+            )
+    return tuple(TYPES[dtype] for dtype in bucket.dtypes)
 
 
 def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
@@ -58,7 +73,7 @@ class TritonLauncher(work.DeviceLauncher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         with tables.on_device(bucket.device):
-            super().__init__(backend, bucket)
+            super().__init__(backend, bucket, exchanged)
             self.launches = self._launches(bucket)
 
     def _launches(self, bucket: Bucket) -> list[Launch]:
@@ -79,30 +94,24 @@ class TritonLauncher(work.DeviceLauncher):
                 if kind is None or kind.name not in idle:
                     run(kernel, programs, {**arguments, **current}, options)
 
-    def read1(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def finish(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def update(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
     def _elementwise(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
         counts = bucket.table[:, -1].tolist()
         launches = []
         for aligned, tensors in lists:
             entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
+            config = ElementwiseConfig(
+                DTYPES=types_of(bucket),
+                T=TYPES[bucket.compute_dtype],
+                SCALARS=len(bucket.rule.scalars),
+                ALIGNED=aligned,
+                BLOCK=size.block,
+                CHUNK=size.chunk,
+            )
             arguments = {
                 "chunks": self.upload(entries),
                 "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
-                "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
-                "COMPUTE": TYPES[bucket.compute_dtype],
-                "SCALARS": len(bucket.rule.scalars),
-                "ALIGNED": aligned,
-                "BLOCK": size.block,
-                "CHUNK": size.chunk,
+                "CFG": config,
             }
             options = options_of(bucket.device, size.warps)
             launches.append(Launch(None, elementwise, len(entries), arguments, options))
@@ -112,16 +121,12 @@ class TritonLauncher(work.DeviceLauncher):
         in_order = wanted(WAVES)
         may = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
         factored = work.factored(bucket, blocks.GRAIN, lists, may)
-        layout, wide = factored.layout, self.tables.wide
+        layout = factored.layout
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
-            "sums": self.scratch(layout.sums, wide),
+            "sums": self.scratch(layout.sums, self.tables.wide),
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
-            "DTYPES": tuple(TYPES[dtype] for dtype in bucket.dtypes),
-            "T": TYPES[bucket.compute_dtype],
-            "W": TYPES[wide],
-            "VECTOR": bucket.kind == "vector",
         }
         launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
         return launches + [self._phase(bucket, own, shared) for own in factored.phases]
@@ -131,17 +136,13 @@ class TritonLauncher(work.DeviceLauncher):
         arguments = {
             **shared,
             "entries": self.upload(own.entries),
-            "KIND": own.kind.name,
-            "WIDTH": block.width,
-            "TILE": block.tile,
-            "ALIGNED": own.aligned,
+            "CFG": self._config(bucket, own.kind, own.aligned),
         }
         options = options_of(bucket.device, block.warps, block.registers)
         return Launch(own.kind, phase, len(own.entries), arguments, options)
 
     def _in_waves(self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]) -> Launch:
         kinds = factored.kinds_in_waves()
-        tiles = [_block(bucket, kind, True) for kind in kinds]
         number = {kind: index for index, kind in enumerate(kinds)}
         items = entries_of_waves(factored.layout, factored.runs, number)
         entries = torch.tensor(items, dtype=torch.int32, device="cpu")
@@ -151,14 +152,26 @@ class TritonLauncher(work.DeviceLauncher):
             "entries": self.upload(entries),
             "count": len(entries),
             "counters": counters,
-            "NAMES": tuple(kind.name for kind in kinds),
-            "WIDTHS": tuple(block.width for block in tiles),
-            "TILES": tuple(block.tile for block in tiles),
-            "ALIGNED": True,
+            "CFGS": tuple(self._config(bucket, kind, True) for kind in kinds),
         }
         programs = min(len(entries), 2 * tables.processors(bucket.device))
         options = options_of(bucket.device, blocks.WAVE_WARPS)
         return Launch(None, waves.walk, programs, arguments, options, counters)
+
+    def _config(self, bucket: Bucket, kind: cut.Kind, aligned: bool) -> FactoredConfig:
+        block = _block(bucket, kind, aligned)
+        momentum = SLOTS[bucket.kind].index("momentum")
+        return FactoredConfig(
+            KIND=kind.name,
+            DTYPES=types_of(bucket),
+            T=TYPES[bucket.compute_dtype],
+            W=TYPES[self.tables.wide],
+            VECTOR=bucket.kind == "vector",
+            MOMENTUM=momentum if momentum < len(bucket.dtypes) else 0,
+            ALIGNED=aligned,
+            WIDTH=block.width,
+            HEIGHT=block.height,
+        )
 
 
 def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:

@@ -8,12 +8,13 @@ import triton
 import triton.language as tl
 
 from fusedstep.gpu import cut as layout
-from fusedstep.rules.layout import SIZES, SLOTS
+from fusedstep.rules.layout import SIZES
 
 from . import blocks, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
 FLAT_WIDTH = tl.constexpr(blocks.GRAIN.flat_width)
+PIECE = tl.constexpr(layout.PIECE)
 
 
 def _place(name: str) -> tl.constexpr:
@@ -49,39 +50,48 @@ MATRIX_SIZES = tl.constexpr(len(SIZES["matrix"]))
 ELEMENTS = tl.constexpr(SIZES["vector"].index("elements"))
 VECTOR_SIZES = tl.constexpr(len(SIZES["vector"]))
 
-# The slot of the momentum, where a rule has one.
-MATRIX_MOMENTUM = tl.constexpr(SLOTS["matrix"].index("momentum"))
-VECTOR_MOMENTUM = tl.constexpr(SLOTS["vector"].index("momentum"))
-
 
 @triton.jit
-def cells(lists, tensor, DTYPES: tl.constexpr, VECTOR: tl.constexpr):
+def cells(lists, tensor, CFG: tl.constexpr):
     """The tensor's row of the table."""
-    if VECTOR:
-        return lists[0] + tensor * (len(DTYPES) + VECTOR_SIZES)
+    if CFG.VECTOR:
+        return lists[0] + tensor * (len(CFG.DTYPES) + VECTOR_SIZES)
     else:
-        return lists[0] + tensor * (len(DTYPES) + MATRIX_SIZES)
+        return lists[0] + tensor * (len(CFG.DTYPES) + MATRIX_SIZES)
 
 
 @triton.jit
-def slot(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
-    pointer = tl.load(cells + K).to(tl.pointer_type(DTYPES[K]))
-    if ALIGNED:
+def has_gradient(lists, tensor, CFG: tl.constexpr):
+    """Without one in this step there is 0 in its cell, and nothing of the tensor is touched."""
+    return tl.load(cells(lists, tensor, CFG) + 1) != 0
+
+
+@triton.jit
+def slot(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """The address of a tensor of which tiles are loaded."""
+    pointer = tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
+    if CFG.ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
     return pointer
 
 
 @triton.jit
-def size(cells, K: tl.constexpr, DTYPES: tl.constexpr):
-    return tl.load(cells + len(DTYPES) + K)
+def slot_anywhere(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """The same, of which nothing is promised."""
+    return tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
 
 
 @triton.jit
-def aligned_size(cells, K: tl.constexpr, DTYPES: tl.constexpr, ALIGNED: tl.constexpr):
+def size(cells, place, CFG: tl.constexpr):
+    return tl.load(cells + len(CFG.DTYPES) + place)
+
+
+@triton.jit
+def aligned_size(cells, place, CFG: tl.constexpr):
     """A size along which tiles are loaded. The promise is attached to the load itself: the result
     of a call would lose it."""
-    count = tl.load(cells + len(DTYPES) + K)
-    if ALIGNED:
+    count = tl.load(cells + len(CFG.DTYPES) + place)
+    if CFG.ALIGNED:
         count = tl.multiple_of(count, 16)
     return count
 
@@ -110,9 +120,9 @@ def scalar_row(lists, tensor):
 
 
 @triton.jit
-def gradient_scale(lists, tensor, T: tl.constexpr):
-    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, T)
-    return tl.load(lists[4]).to(T) * sign
+def gradient_scale(lists, tensor, CFG: tl.constexpr):
+    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, CFG.T)
+    return tl.load(lists[4]).to(CFG.T) * sign
 
 
 @triton.jit

@@ -9,55 +9,51 @@ from .numbers import rounded
 
 
 @triton.jit
-def root_mean_square(
-    cells, sum_of_squares, DTYPES: tl.constexpr, W: tl.constexpr, VECTOR: tl.constexpr
-):
-    elements = memory.size(cells, memory.ELEMENTS, DTYPES)
-    if not VECTOR:
-        rows = memory.size(cells, memory.ROWS, DTYPES)
-        elements = elements * rows * memory.size(cells, memory.COLS, DTYPES)
-    return rules.rms(sum_of_squares, elements.to(W))
+def root_mean_square(cells, sum_of_squares, CFG: tl.constexpr):
+    elements = memory.size(cells, memory.ELEMENTS, CFG)
+    if not CFG.VECTOR:
+        rows = memory.size(cells, memory.ROWS, CFG)
+        elements = elements * rows * memory.size(cells, memory.COLS, CFG)
+    return rules.rms(sum_of_squares, elements.to(CFG.W))
 
 
 @triton.jit
-def store_rms(cells, rms, DTYPES: tl.constexpr, T: tl.constexpr):
-    address = memory.size(cells, memory.RMS, DTYPES)
+def store_rms(cells, rms, CFG: tl.constexpr):
+    address = memory.size(cells, memory.RMS, CFG)
     if address != 0:
-        tl.store(address.to(tl.pointer_type(T)), rms.to(T))
+        tl.store(address.to(tl.pointer_type(CFG.T)), rms.to(CFG.T))
 
 
 @triton.jit
-def finish(
-    lists, tensor, DTYPES: tl.constexpr, T: tl.constexpr, W: tl.constexpr, VECTOR: tl.constexpr
-):
+def finish(lists, tensor, CFG: tl.constexpr):
     """Step size and decay of a tensor, from the sums of its units."""
-    cells = memory.cells(lists, tensor, DTYPES, VECTOR)
+    cells = memory.cells(lists, tensor, CFG)
     row = memory.scalar_row(lists, tensor)
     u_at = memory.sums(lists, tensor, memory.U_AT)
     u_count = memory.cut(lists, tensor, memory.U_COUNT)
     exact_count = memory.cut(lists, tensor, memory.EXACT_COUNT)
     # As the kernels that may have left exact sums see the cap: rounded, it can be infinite.
-    if (scalars.get(row, scalars.CAP, T) < float("inf")) & (exact_count > 0):
+    if (scalars.get(row, scalars.CAP, CFG.T) < float("inf")) & (exact_count > 0):
         u_at = memory.sums(lists, tensor, memory.LATE_AT)
         u_count = exact_count
-    rms_u = root_mean_square(cells, memory.total(u_at, u_count, 1, W, 1024), DTYPES, W, VECTOR)
-    rms_p = tl.zeros((), W)
-    if scalars.is_scaled(row, T):
+    rms_u = root_mean_square(cells, memory.total(u_at, u_count, 1, CFG.W, 1024), CFG)
+    rms_p = tl.zeros((), CFG.W)
+    if scalars.is_scaled(row, CFG.T):
         p_at = memory.sums(lists, tensor, memory.P_AT)
         p_count = memory.cut(lists, tensor, memory.P_COUNT)
-        sum_p = memory.total(p_at, p_count, 1, W, 1024)
-        rms_p = root_mean_square(cells, sum_p, DTYPES, W, VECTOR)
-        store_rms(cells, rms_p, DTYPES, T)
+        sum_p = memory.total(p_at, p_count, 1, CFG.W, 1024)
+        rms_p = root_mean_square(cells, sum_p, CFG)
+        store_rms(cells, rms_p, CFG)
     step_size, decay = rules.finish(
         rms_p,
         rms_u,
-        scalars.get(row, scalars.RHO, W),
-        scalars.get(row, scalars.SCALED, W),
-        scalars.get(row, scalars.SCALE_FLOOR, W),
-        scalars.get(row, scalars.CLIP, W),
-        scalars.get(row, scalars.DIVISOR_IF_NAN, W),
-        scalars.get(row, scalars.DECAY_FIXED, W),
-        scalars.get(row, scalars.DECAY_SCALED, W),
+        scalars.get(row, scalars.RHO, CFG.W),
+        scalars.get(row, scalars.SCALED, CFG.W),
+        scalars.get(row, scalars.SCALE_FLOOR, CFG.W),
+        scalars.get(row, scalars.CLIP, CFG.W),
+        scalars.get(row, scalars.DIVISOR_IF_NAN, CFG.W),
+        scalars.get(row, scalars.DECAY_FIXED, CFG.W),
+        scalars.get(row, scalars.DECAY_SCALED, CFG.W),
     )
     step_at = memory.sums(lists, tensor, memory.STEP_AT)
     tl.store(step_at, step_size)
@@ -65,69 +61,50 @@ def finish(
 
 
 @triton.jit
-def sums_late(lists, tensor, cells, DTYPES: tl.constexpr, T: tl.constexpr):
+def sums_late(lists, tensor, cells, CFG: tl.constexpr):
     """Whether the second read sums p^2, for those who want to see rms(p)."""
     row = memory.scalar_row(lists, tensor)
-    wanted = memory.size(cells, memory.RMS, DTYPES) != 0
-    return wanted & (scalars.is_scaled(row, T) == 0)
+    wanted = memory.size(cells, memory.RMS, CFG) != 0
+    return wanted & (scalars.is_scaled(row, CFG.T) == 0)
 
 
 @triton.jit
-def report(
-    lists, tensor, DTYPES: tl.constexpr, T: tl.constexpr, W: tl.constexpr, VECTOR: tl.constexpr
-):
+def report(lists, tensor, CFG: tl.constexpr):
     """rms(p), where the step did not need it."""
-    cells = memory.cells(lists, tensor, DTYPES, VECTOR)
-    if sums_late(lists, tensor, cells, DTYPES, T):
+    cells = memory.cells(lists, tensor, CFG)
+    if sums_late(lists, tensor, cells, CFG):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)
         late_count = memory.cut(lists, tensor, memory.LATE_COUNT)
-        sum_p = memory.total(late_at, late_count, 1, W, 1024)
-        store_rms(cells, root_mean_square(cells, sum_p, DTYPES, W, VECTOR), DTYPES, T)
+        sum_p = memory.total(late_at, late_count, 1, CFG.W, 1024)
+        store_rms(cells, root_mean_square(cells, sum_p, CFG), CFG)
 
 
 @triton.jit
-def writer(
-    lists,
-    tensor,
-    cells,
-    DTYPES: tl.constexpr,
-    MOMENTUM: tl.constexpr,  # the slot of the momentum, where the rule has one
-    T: tl.constexpr,
-    ALIGNED: tl.constexpr,
-):
+def writer(lists, tensor, cells, CFG: tl.constexpr):
     """What `write` needs of a tensor, loaded once: addresses and numbers."""
     step_at = memory.sums(lists, tensor, memory.STEP_AT)
     row = memory.scalar_row(lists, tensor)
     return (
-        memory.slot(cells, 0, DTYPES, ALIGNED),
-        memory.slot(cells, MOMENTUM if MOMENTUM < len(DTYPES) else 0, DTYPES, ALIGNED),
-        tl.load(step_at).to(T),
-        tl.load(step_at + 1).to(T),
-        scalars.get(row, scalars.BETA1, T),
-        scalars.get(row, scalars.ONE_MINUS_BETA1, T),
+        memory.slot(cells, 0, CFG),
+        memory.slot(cells, CFG.MOMENTUM, CFG),
+        tl.load(step_at).to(CFG.T),
+        tl.load(step_at + 1).to(CFG.T),
+        scalars.get(row, scalars.BETA1, CFG.T),
+        scalars.get(row, scalars.ONE_MINUS_BETA1, CFG.T),
     )
 
 
 @triton.jit
-def write(
-    writer,
-    place,
-    mask,
-    u,
-    UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,
-    MOMENTUM: tl.constexpr,
-    T: tl.constexpr,
-):
+def write(writer, place, mask, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """Writes the elements at `place`; returns the squares of the parameter as it was."""
     p_at, m_at, step_size, decay, beta1, one_minus_beta1 = writer
-    p = tl.load(p_at + place, mask, other=0.0).to(T)
-    if MOMENTUM < len(DTYPES):
-        m = tl.load(m_at + place, mask, other=0.0).to(T)
+    p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
+    if CFG.MOMENTUM > 0:
+        m = tl.load(m_at + place, mask, other=0.0).to(CFG.T)
         new_p, new_m = UPDATE(p, m, u, step_size, decay, beta1, one_minus_beta1)
-        tl.store(m_at + place, rounded(new_m, DTYPES[MOMENTUM]), mask)
-        tl.store(p_at + place, rounded(new_p, DTYPES[0]), mask)
+        tl.store(m_at + place, rounded(new_m, CFG.DTYPES[CFG.MOMENTUM]), mask)
+        tl.store(p_at + place, rounded(new_p, CFG.DTYPES[0]), mask)
     else:
         new_p = UPDATE(p, u, step_size, decay)
-        tl.store(p_at + place, rounded(new_p[0], DTYPES[0]), mask)
+        tl.store(p_at + place, rounded(new_p[0], CFG.DTYPES[0]), mask)
     return p * p

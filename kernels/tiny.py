@@ -8,131 +8,110 @@ from . import tensor as whole
 from .matrix import least_or_inf, new_moment
 from .numbers import div
 
-VECTOR = tl.constexpr(False)
-
 
 @triton.jit
-def matrices_of(unit, batch, MATRICES: tl.constexpr):
-    matrix = unit.to(tl.int64) * MATRICES + tl.arange(0, MATRICES)
+def matrices_of(unit, batch, CFG: tl.constexpr):
+    matrix = unit.to(tl.int64) * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
     return matrix, matrix < batch
 
 
 @triton.jit
-def mean_of_rows(
-    lists, tensor, row_at, ok, rows, T: tl.constexpr, W: tl.constexpr, MATRICES: tl.constexpr
-):
-    sum_of_rows = tl.zeros((MATRICES,), W)
+def mean_of_rows(lists, tensor, row_at, ok, rows, CFG: tl.constexpr):
+    sum_of_rows = tl.full((CFG.WIDTH,), 0.0, CFG.W)
     for i in range(0, rows):
-        sum_of_rows += tl.load(row_at + i, ok, other=1.0).to(W)
-    floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, T)
-    return rules.floored_mean(div(sum_of_rows, rows.to(W)).to(T), floor)
+        sum_of_rows += tl.load(row_at + i, ok, other=1.0).to(CFG.W)
+    floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
+    return rules.floored_mean(div(sum_of_rows, rows.to(CFG.W)).to(CFG.T), floor)
 
 
 @triton.jit
-def read(
-    lists,
-    tensor,
-    unit,
-    DTYPES: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-    MATRICES: tl.constexpr,
-):
+def read(lists, tensor, unit, CFG: tl.constexpr):
     """Row and column moments, and the sum of u^2."""
-    cells = memory.cells(lists, tensor, DTYPES, VECTOR)
-    rows = memory.size(cells, memory.ROWS, DTYPES)
-    cols = memory.size(cells, memory.COLS, DTYPES)
-    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, DTYPES), MATRICES)
+    cells = memory.cells(lists, tensor, CFG)
+    rows = memory.size(cells, memory.ROWS, CFG)
+    cols = memory.size(cells, memory.COLS, CFG)
+    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, CFG), CFG)
     scalar_row = memory.scalar_row(lists, tensor)
-    decay_rates = scalars.decay_rates(scalar_row, T)
-    scale = memory.gradient_scale(lists, tensor, T)
-    g_at = memory.slot(cells, 1, DTYPES, False) + matrix * rows * cols
-    row_at = memory.slot(cells, 2, DTYPES, False) + matrix * rows
-    col_at = memory.slot(cells, 3, DTYPES, False) + matrix * cols
+    decay_rates = scalars.decay_rates(scalar_row, CFG.T)
+    scale = memory.gradient_scale(lists, tensor, CFG)
+    g_at = memory.slot_anywhere(cells, 1, CFG) + matrix * rows * cols
+    row_at = memory.slot_anywhere(cells, 2, CFG) + matrix * rows
+    col_at = memory.slot_anywhere(cells, 3, CFG) + matrix * cols
     for i in range(0, rows):
-        square = tl.zeros((MATRICES,), T)
+        square = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for j in range(0, cols):
-            g = tl.load(g_at + i * cols + j, ok, other=0.0).to(T) * scale
+            g = tl.load(g_at + i * cols + j, ok, other=0.0).to(CFG.T) * scale
             square += g * g
-        old = tl.load(row_at + i, ok, other=1.0).to(T)
-        mean_square = div(square, cols.to(T))
-        tl.store(row_at + i, new_moment(old, mean_square, decay_rates, DTYPES[2]), ok)
+        old = tl.load(row_at + i, ok, other=1.0).to(CFG.T)
+        mean_square = div(square, cols.to(CFG.T))
+        tl.store(row_at + i, new_moment(old, mean_square, decay_rates, CFG.DTYPES[2]), ok)
     tl.debug_barrier()  # what was stored is loaded again, by the same threads or others
-    mean = mean_of_rows(lists, tensor, row_at, ok, rows, T, W, MATRICES)
-    energy = tl.zeros((MATRICES,), W)
-    least_col = tl.full((MATRICES,), float("inf"), T)
+    mean = mean_of_rows(lists, tensor, row_at, ok, rows, CFG)
+    energy = tl.full((CFG.WIDTH,), 0.0, CFG.W)
+    least_col = tl.full((CFG.WIDTH,), float("inf"), CFG.T)
     for j in range(0, cols):
-        s = tl.zeros((MATRICES,), T)
-        h = tl.zeros((MATRICES,), T)
+        s = tl.full((CFG.WIDTH,), 0.0, CFG.T)
+        h = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for i in range(0, rows):
-            g = tl.load(g_at + i * cols + j, ok, other=0.0).to(T) * scale
+            g = tl.load(g_at + i * cols + j, ok, other=0.0).to(CFG.T) * scale
             s += g * g
-            h += g * g * rules.inverse(tl.load(row_at + i, ok, other=1.0).to(T))
-        old = tl.load(col_at + j, ok, other=1.0).to(T)
-        stored = new_moment(old, div(s, rows.to(T)), decay_rates, DTYPES[3])
+            h += g * g * rules.inverse(tl.load(row_at + i, ok, other=1.0).to(CFG.T))
+        old = tl.load(col_at + j, ok, other=1.0).to(CFG.T)
+        stored = new_moment(old, div(s, rows.to(CFG.T)), decay_rates, CFG.DTYPES[3])
         tl.store(col_at + j, stored, ok)
-        moment = stored.to(T)
-        energy += rules.col_energy(h, moment, mean).to(W)
+        moment = stored.to(CFG.T)
+        energy += rules.col_energy(h, moment, mean).to(CFG.W)
         least_col = tl.minimum(least_col, least_or_inf(moment, ok))
     tl.debug_barrier()
-    cap = scalars.get(scalar_row, scalars.CAP, T)
+    cap = scalars.get(scalar_row, scalars.CAP, CFG.T)
     if cap < float("inf"):
-        least_row = tl.full((MATRICES,), float("inf"), T)
+        least_row = tl.full((CFG.WIDTH,), float("inf"), CFG.T)
         for i in range(0, rows):
-            moment = tl.load(row_at + i, ok, other=1.0).to(T)
+            moment = tl.load(row_at + i, ok, other=1.0).to(CFG.T)
             least_row = tl.minimum(least_row, least_or_inf(moment, ok))
-        exact = tl.zeros((MATRICES,), W)
+        exact = tl.full((CFG.WIDTH,), 0.0, CFG.W)
         for i in range(0, rows):
-            r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(T), mean)
+            r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(CFG.T), mean)
             for j in range(0, cols):
-                c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(T))
-                g = tl.load(g_at + i * cols + j, ok, other=0.0).to(T) * scale
+                c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(CFG.T))
+                g = tl.load(g_at + i * cols + j, ok, other=0.0).to(CFG.T) * scale
                 u = rules.precondition(g, r * c, cap)
-                exact += (u * u).to(W)
+                exact += (u * u).to(CFG.W)
         energy = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, energy)
     u_at = memory.sums(lists, tensor, memory.U_AT)
     tl.store(u_at + unit, tl.sum(tl.where(ok, energy, 0.0), 0))
-    if scalars.is_scaled(scalar_row, T):
-        p_at = memory.slot(cells, 0, DTYPES, False) + matrix * rows * cols
-        squares = tl.zeros((MATRICES,), T)
+    if scalars.is_scaled(scalar_row, CFG.T):
+        p_at = memory.slot_anywhere(cells, 0, CFG) + matrix * rows * cols
+        squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for k in range(0, rows * cols):
-            p = tl.load(p_at + k, ok, other=0.0).to(T)
+            p = tl.load(p_at + k, ok, other=0.0).to(CFG.T)
             squares += p * p
-        tl.store(memory.sums(lists, tensor, memory.P_AT) + unit, tl.sum(squares.to(W), 0))
+        tl.store(memory.sums(lists, tensor, memory.P_AT) + unit, tl.sum(squares.to(CFG.W), 0))
 
 
 @triton.jit
-def update(
-    lists,
-    tensor,
-    unit,
-    UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-    MATRICES: tl.constexpr,
-):
+def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """The second read: parameter and momentum."""
-    cells = memory.cells(lists, tensor, DTYPES, VECTOR)
-    rows = memory.size(cells, memory.ROWS, DTYPES)
-    cols = memory.size(cells, memory.COLS, DTYPES)
-    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, DTYPES), MATRICES)
-    cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, T)
-    scale = memory.gradient_scale(lists, tensor, T)
-    row_at = memory.slot(cells, 2, DTYPES, False) + matrix * rows
-    col_at = memory.slot(cells, 3, DTYPES, False) + matrix * cols
-    mean = mean_of_rows(lists, tensor, row_at, ok, rows, T, W, MATRICES)
-    writer = whole.writer(lists, tensor, cells, DTYPES, memory.MATRIX_MOMENTUM, T, False)
-    g_at = memory.slot(cells, 1, DTYPES, False)
-    squares = tl.zeros((MATRICES,), T)
+    cells = memory.cells(lists, tensor, CFG)
+    rows = memory.size(cells, memory.ROWS, CFG)
+    cols = memory.size(cells, memory.COLS, CFG)
+    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, CFG), CFG)
+    cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, CFG.T)
+    scale = memory.gradient_scale(lists, tensor, CFG)
+    row_at = memory.slot_anywhere(cells, 2, CFG) + matrix * rows
+    col_at = memory.slot_anywhere(cells, 3, CFG) + matrix * cols
+    mean = mean_of_rows(lists, tensor, row_at, ok, rows, CFG)
+    writer = whole.writer(lists, tensor, cells, CFG)
+    g_at = memory.slot_anywhere(cells, 1, CFG)
+    squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
     for i in range(0, rows):
-        r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(T), mean)
+        r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(CFG.T), mean)
         for j in range(0, cols):
-            c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(T))
+            c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(CFG.T))
             place = matrix * rows * cols + i * cols + j
-            g = tl.load(g_at + place, ok, other=0.0).to(T) * scale
+            g = tl.load(g_at + place, ok, other=0.0).to(CFG.T) * scale
             u = rules.precondition(g, r * c, cap)
-            squares += whole.write(writer, place, ok, u, UPDATE, DTYPES, memory.MATRIX_MOMENTUM, T)
-    if whole.sums_late(lists, tensor, cells, DTYPES, T):
+            squares += whole.write(writer, place, ok, u, UPDATE, CFG)
+    if whole.sums_late(lists, tensor, cells, CFG):
         late_at = memory.sums(lists, tensor, memory.LATE_AT)
-        tl.store(late_at + unit, tl.sum(squares.to(W), 0))
+        tl.store(late_at + unit, tl.sum(squares.to(CFG.W), 0))

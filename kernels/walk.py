@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from . import matrix, matrix_elements, tensor, tiny, vector
+from . import matrix, matrix_elements, memory, tensor, tiny, vector
 
 
 @triton.jit
@@ -19,66 +19,45 @@ def phase(
     controls,  # inverse gradient scale, found_inf
     partials,
     sums,
-    KIND: tl.constexpr,
-    WIDTH: tl.constexpr,  # columns of a tile
-    TILE: tl.constexpr,  # its elements
     UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,  # of the slots: parameter, gradient, states
-    T: tl.constexpr,  # computed in
-    W: tl.constexpr,  # long sums are computed in
-    VECTOR: tl.constexpr,
-    ALIGNED: tl.constexpr,  # addresses are multiples of 16 bytes, rows of 16 elements
+    CFG: tl.constexpr,
 ):
     lists = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)
         unit = tl.load(entry + 1)
-        item(lists, at, unit, KIND, WIDTH, TILE, UPDATE, DTYPES, T, W, VECTOR, ALIGNED)
+        if memory.has_gradient(lists, at, CFG):
+            item(lists, at, unit, UPDATE, CFG)
 
 
 @triton.jit
-def item(
-    lists,
-    at,
-    unit,
-    KIND: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-    UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-    VECTOR: tl.constexpr,
-    ALIGNED: tl.constexpr,
-):
+def item(lists, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """One unit of work on the tensor `at`."""
-    if KIND == "ROW_SUMS":
-        matrix.row_sums(lists, at, unit, DTYPES, T, ALIGNED, WIDTH, TILE)
-    elif KIND == "ROWS":
-        matrix.row_moments(lists, at, unit, DTYPES, T, W, WIDTH)
-    elif KIND == "STATISTICS":
-        matrix.statistics(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE, False)
-    elif KIND == "WIDE":
-        matrix.statistics(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE, True)
-    elif KIND == "SQUARES":
-        matrix_elements.squares(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE)
-    elif KIND == "COLUMNS":
-        matrix.columns(lists, at, unit, DTYPES, T, W, WIDTH, TILE)
-    elif KIND == "ENERGY":
-        matrix_elements.energy(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE)
-    elif KIND == "UPDATE":
-        matrix_elements.update(lists, at, unit, UPDATE, DTYPES, T, W, ALIGNED, WIDTH, TILE)
-    elif KIND == "TINY":
-        tiny.read(lists, at, unit, DTYPES, T, W, WIDTH)
-    elif KIND == "TINY_UPDATE":
-        tiny.update(lists, at, unit, UPDATE, DTYPES, T, W, WIDTH)
-    elif KIND == "VECTOR":
-        vector.read(lists, at, unit, DTYPES, T, W, ALIGNED, WIDTH, TILE)
-    elif KIND == "VECTOR_UPDATE":
-        vector.update(lists, at, unit, UPDATE, DTYPES, T, W, ALIGNED, WIDTH, TILE)
-    elif KIND == "FINISH":
-        tensor.finish(lists, at, DTYPES, T, W, VECTOR)
+    if CFG.KIND == "ROW_SUMS":
+        matrix.row_sums(lists, at, unit, CFG)
+    elif CFG.KIND == "ROWS":
+        matrix.row_moments(lists, at, unit, CFG)
+    elif CFG.KIND == "STATISTICS" or CFG.KIND == "WIDE":
+        matrix.statistics(lists, at, unit, CFG)
+    elif CFG.KIND == "SQUARES":
+        matrix_elements.squares(lists, at, unit, CFG)
+    elif CFG.KIND == "COLUMNS":
+        matrix.columns(lists, at, unit, CFG)
+    elif CFG.KIND == "ENERGY":
+        matrix_elements.energy(lists, at, unit, CFG)
+    elif CFG.KIND == "UPDATE":
+        matrix_elements.update(lists, at, unit, UPDATE, CFG)
+    elif CFG.KIND == "TINY":
+        tiny.read(lists, at, unit, CFG)
+    elif CFG.KIND == "TINY_UPDATE":
+        tiny.update(lists, at, unit, UPDATE, CFG)
+    elif CFG.KIND == "VECTOR":
+        vector.read(lists, at, unit, CFG)
+    elif CFG.KIND == "VECTOR_UPDATE":
+        vector.update(lists, at, unit, UPDATE, CFG)
+    elif CFG.KIND == "FINISH":
+        tensor.finish(lists, at, CFG)
     else:
-        tl.static_assert(KIND == "REPORT")
-        tensor.report(lists, at, DTYPES, T, W, VECTOR)
+        tl.static_assert(CFG.KIND == "REPORT")
+        tensor.report(lists, at, CFG)

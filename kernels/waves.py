@@ -9,6 +9,7 @@ import triton.language as tl
 
 from fusedstep.gpu import cut as layout
 
+from . import memory
 from .walk import item
 
 ENTRY = tl.constexpr(layout.WAVE_ENTRY)
@@ -34,15 +35,8 @@ def walk(
     controls,
     partials,
     sums,
-    NAMES: tl.constexpr,  # of the kinds, by number; and their tiles
-    WIDTHS: tl.constexpr,
-    TILES: tl.constexpr,
     UPDATE: tl.constexpr,
-    DTYPES: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-    VECTOR: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    CFGS: tl.constexpr,  # of the kinds of work, by number
 ):
     lists = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
@@ -57,22 +51,10 @@ def walk(
             wait(done + tensor, tl.load(entry + 3))
             wait(done + tl.load(entry + 4), tl.load(entry + 5))
             at = tensor.to(tl.int64)
-            for k in tl.static_range(len(NAMES)):
-                if kind == k:
-                    item(
-                        lists,
-                        at,
-                        unit,
-                        tl.constexpr(NAMES[k]),
-                        WIDTHS[k],
-                        TILES[k],
-                        UPDATE,
-                        DTYPES,
-                        T,
-                        W,
-                        VECTOR,
-                        ALIGNED,
-                    )
+            present = memory.has_gradient(lists, at, tl.constexpr(CFGS[0]))
+            for k in tl.static_range(len(CFGS)):
+                if present & (kind == k):
+                    item(lists, at, unit, UPDATE, tl.constexpr(CFGS[k]))
             tl.debug_barrier()  # every thread has stored what it had to
             tl.atomic_add(done + tensor, 1, sem="release")
             if also >= 0:

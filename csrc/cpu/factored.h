@@ -28,6 +28,7 @@ struct FactoredTensor {
         rms(reinterpret_cast<double*>(tensor[slots])) {}
 
   bool scaled() const { return tensor_rule.scaled > 0.0; }
+  bool wants_p2() const { return scaled() || rms != nullptr; }
   // The parameter is summed with read 1 where the step depends on it, else, if wanted, with read 2.
   bool sums_late() const { return !scaled() && rms != nullptr; }
 
@@ -76,12 +77,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
 
   // One small matrix: read 1, its columns, and sum(u^2), which is returned.
   double read_matrix(const Matrix<T>& x, double& p) const {
-    double smallest_row = INFINITY, smallest_col = INFINITY, least;
-    for (int64_t b = 0; b < cut.blocks; ++b) {
-      T* s = partial + 2 * b * cut.cols;
-      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
-      smallest_row = std::min(smallest_row, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
-    }
+    double smallest_col = INFINITY, least;
+    const double smallest_row = read_blocks(x);
     if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
     const T mean = mean_of_rows<T>(rule, x);
     double energy = 0.0;
@@ -89,9 +86,23 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       energy += finish_columns(rule, x, partial, mean, column, least);
       smallest_col = std::min(smallest_col, least);
     }
-    if (!rule.is_capped(T(smallest_row), T(smallest_col), mean)) return energy;
+    return rule.is_capped(T(smallest_row), T(smallest_col), mean) ? exact_energy(x, mean) : energy;
+  }
+
+  // Read 1 of all blocks of a small matrix; returns the smallest row moment.
+  double read_blocks(const Matrix<T>& x) const {
+    double smallest = INFINITY;
+    for (int64_t b = 0; b < cut.blocks; ++b) {
+      T* s = partial + 2 * b * cut.cols;
+      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
+      smallest = std::min(smallest, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
+    }
+    return smallest;
+  }
+
+  double exact_energy(const Matrix<T>& x, T mean) const {
     column_factors(rule, x, factor);
-    energy = 0.0;
+    double energy = 0.0;
     for (int64_t b = 0; b < cut.blocks; ++b) {
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
       energy += block_energy(rule, x, b * kBlock, end, mean, factor);
@@ -106,13 +117,21 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
 
   void update_piece(int64_t piece, const double* step, double& p,
                     const char* next_gradient = nullptr) const {
+    update_matrices(piece, step, p, next_gradient,
+                    [&](const Matrix<T>& x, int64_t) { return mean_of_rows<T>(rule, x); });
+  }
+
+  // `mean_of` gives the mean of a matrix's rows.
+  template <class MeanOf>
+  void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
+                       MeanOf mean_of) const {
     double unwanted = 0.0;
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
       const Matrix<T> x = matrix(b);
       column_factors(rule, x, factor);
-      update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of_rows<T>(rule, x), factor, T(step[0]),
-                               T(step[1]), this->sums_late() ? p : unwanted, next_gradient);
+      update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of(x, b), factor, T(step[0]), T(step[1]),
+                               this->sums_late() ? p : unwanted, next_gradient);
     }
   }
 
@@ -169,17 +188,17 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
   double tensor_rule_cap() const { return this->tensor_rule.cap; }
 
-  void finish_tensor() const {
+  double tensor_energy() const {
+    if (!cut.blocked) return sum_in_order(sums.u, cut.pieces);
     double u = 0.0;
-    if (!cut.blocked) {
-      u = sum_in_order(sums.u, cut.pieces);
-    } else {
-      for (int64_t b = 0; b < cut.batch; ++b)
-        u += capped(b) ? sum_in_order(sums.u + b * cut.blocks, cut.blocks)
-                       : sum_in_order(sums.energy + b * cut.tiles, cut.tiles);
-    }
-    const double p = sum_in_order(sums.p, cut.pieces);
-    this->finish(p, u, sums.step);
+    for (int64_t b = 0; b < cut.batch; ++b)
+      u += capped(b) ? sum_in_order(sums.u + b * cut.blocks, cut.blocks)
+                     : sum_in_order(sums.energy + b * cut.tiles, cut.tiles);
+    return u;
+  }
+
+  void finish_tensor() const {
+    this->finish(sum_in_order(sums.p, cut.pieces), tensor_energy(), sums.step);
   }
 
   void update(int64_t piece) const {

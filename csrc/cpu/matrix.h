@@ -155,14 +155,24 @@ T mean_of_rows(const Rule& rule, const Matrix<T>& x) {
   return rule.floored_mean(T(stored_sum<T>(x.dtypes[2], x.row, x.rows) / double(x.rows)));
 }
 
-// One tile of columns, after all blocks were read: `col`, and the tile's part of sum(u^2). `partial`
-// holds s then h of each block. Returns the smallest `col` by reference.
-template <class T, class Rule>
-double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T mean, int64_t column,
-                      double& smallest) {
+// The smallest `row`, of a matrix whose rows were read.
+template <class T>
+double smallest_row_of(const Matrix<T>& x) {
+  T buffer[kTile], least = T(INFINITY);
+  for (int64_t i = 0; i < x.rows; i += kTile) {
+    const int64_t n = std::min<int64_t>(kTile, x.rows - i);
+    const T* row = load(x.dtypes[MatrixRow::kRow], x.row_at(i), n, T(1), buffer);
+    for (int64_t k = 0; k < n; ++k) least = row[k] < least ? row[k] : least;
+  }
+  return double(least);
+}
+
+// The sums of one tile of columns over all blocks. `partial` holds s then h of each block.
+template <class T>
+FUSEDSTEP_INLINE void sum_columns(const Matrix<T>& x, const T* partial, int64_t column, double* s,
+                                  double* h) {
   const int64_t width = std::min<int64_t>(kTile, x.cols - column);
   const int64_t blocks = (x.rows + kBlock - 1) / kBlock;
-  double s[kTile], h[kTile];
   std::fill(s, s + width, 0.0);
   std::fill(h, h + width, 0.0);
   for (int64_t b = 0; b < blocks; ++b) {
@@ -171,6 +181,14 @@ double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T 
     FUSEDSTEP_INDEPENDENT
     for (int64_t j = 0; j < width; ++j) s[j] += double(block_s[j]), h[j] += double(block_h[j]);
   }
+}
+
+// One tile of columns, from their sums: `col`, and the tile's part of sum(u^2). Returns the smallest
+// `col` by reference.
+template <class T, class Rule, class H>
+FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, const double* s,
+                                       const H* h, T mean, int64_t column, double& smallest) {
+  const int64_t width = std::min<int64_t>(kTile, x.cols - column);
   T buffer[kTile], energy[kTile];
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
@@ -182,6 +200,15 @@ double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T 
   for (int64_t j = 0; j < width; ++j) least = col[j] < least ? col[j] : least;
   smallest = least;
   return double(tile_sum(energy, width));
+}
+
+// The same, after all blocks were read.
+template <class T, class Rule>
+double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T mean, int64_t column,
+                      double& smallest) {
+  double s[kTile], h[kTile];
+  sum_columns(x, partial, column, s, h);
+  return finish_columns(rule, x, s, h, mean, column, smallest);
 }
 
 }  // namespace

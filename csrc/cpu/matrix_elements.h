@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "../rules/adafactor.h"
 #include "matrix.h"
 
 namespace fusedstep {

@@ -45,9 +45,10 @@ FUSEDSTEP_INLINE auto with_storage(Dtype dtype, Function&& function) {
       return function(static_cast<const Float16*>(nullptr));
     case kFloat64:
       return function(static_cast<const double*>(nullptr));
-    default:
+    case kFloat32:
       return function(static_cast<const float*>(nullptr));
   }
+  __builtin_unreachable();
 }
 
 // One stored number, or kLanes of them, as numbers of the compute type.

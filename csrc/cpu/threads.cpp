@@ -11,6 +11,8 @@
 #include <memory>
 #include <thread>
 
+#include "../rules/layout.h"
+
 extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), void* data,
                                                     unsigned threads, unsigned flags);
 
@@ -59,17 +61,23 @@ void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
   }
 }
 
+// A tensor without a gradient is left alone.
+bool has_gradient(const Launch& launch, int64_t tensor) {
+  static_assert(ElementwiseRow::kG == MatrixRow::kG && MatrixRow::kG == VectorRow::kG);
+  return launch.table[tensor * launch.fields + ElementwiseRow::kG] != 0;
+}
+
 // A phase is over when its runs are done, however many threads the pool gave us.
 void work_through(Team& team) {
   const Launch& launch = team.launch;
   const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
   char* scratch = launch.thread_scratch + team.members.fetch_add(1) * launch.thread_bytes;
-  for (int64_t phase = 0; phase < launch.n_phases; ++phase) {
+  for (int64_t phase = launch.first_phase; phase < launch.end_phase; ++phase) {
     const int64_t first = launch.phases[phase], runs = launch.phases[phase + 1] - first;
     Phase& state = team.phases[phase];
     for (int64_t run; (run = state.next.fetch_add(1, std::memory_order_relaxed)) < runs;) {
       for (int64_t e = launch.runs[first + run]; e < launch.runs[first + run + 1]; ++e)
-        team.walk(launch, entries[e], scratch);
+        if (has_gradient(launch, entries[e].tensor)) team.walk(launch, entries[e], scratch);
       state.done.fetch_add(1, std::memory_order_release);
     }
     wait_until(state.done, runs);
@@ -114,9 +122,9 @@ void enter_pool(Team& team) { GOMP_parallel(join_team, &team, unsigned(team.laun
 bool has_pool() { return GOMP_parallel != nullptr; }
 
 void carry_out(const Launch& launch, Walk walk) {
-  if (launch.n_phases == 0) return;
-  Team team{launch, walk, std::make_unique<Phase[]>(launch.n_phases), float_mode()};
-  const bool one_run = launch.phases[launch.n_phases] == 1;
+  if (launch.end_phase == launch.first_phase) return;
+  Team team{launch, walk, std::make_unique<Phase[]>(launch.end_phase), float_mode()};
+  const bool one_run = launch.phases[launch.end_phase] - launch.phases[launch.first_phase] == 1;
   if (launch.threads <= 1 || one_run || !has_pool() || is_child)
     work_through(team);
   else if (is_copy)

@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../rules.h"
+#include "../rules/layout.h"
 
 namespace fusedstep {
 namespace {
@@ -20,6 +20,7 @@ constexpr Dtype dtype_of() {
   return sizeof(T) == 8 ? kFloat64 : kFloat32;
 }
 
+// Of a known dtype: unknown ones are refused when a bucket is made.
 inline int64_t item_bytes(Dtype dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
 
 inline float from_bfloat16(uint16_t x) { return __builtin_bit_cast(float, uint32_t(x) << 16); }

@@ -1,10 +1,14 @@
 // Built once for each instruction set, with FUSEDSTEP_LEVEL as its name: (rule, compute type) ->
-// walker.
+// walker. Those of factored rules are in walk_factored.cpp.
 #include "walk.h"
 
-#include "factored.h"
+#include "../rules.h"
+#include "elementwise.h"
 
 namespace fusedstep {
+
+Walk FUSEDSTEP_FACTORED(const Launch& launch, bool momentum);
+
 namespace {
 
 template <int Rule, class T>
@@ -20,23 +24,13 @@ Walk find_elementwise(int64_t rule, RuleList<Rules...>) {
   return found;
 }
 
-template <bool Momentum, class T>
-Walk factored(const Launch& launch) {
-  return launch.vectors ? walk_factored<VectorTensor<T, Momentum>>
-                        : walk_factored<MatrixTensor<T, Momentum>>;
-}
-
-template <class T>
-Walk find(const Launch& launch) {
-  const RuleFacts& rule = kRules[launch.rule];
-  if (!rule.factored) return find_elementwise<T>(launch.rule, ElementwiseRules());
-  return rule.states > 0 ? factored<true, T>(launch) : factored<false, T>(launch);
-}
-
 }  // namespace
 
 Walk FUSEDSTEP_LEVEL(const Launch& launch) {
-  return launch.wide ? find<double>(launch) : find<float>(launch);
+  const RuleFacts& rule = kRules[launch.rule];
+  if (rule.factored) return FUSEDSTEP_FACTORED(launch, rule.states > 0);
+  return launch.wide ? find_elementwise<double>(launch.rule, ElementwiseRules())
+                     : find_elementwise<float>(launch.rule, ElementwiseRules());
 }
 
 }  // namespace fusedstep

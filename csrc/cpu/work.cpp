@@ -15,6 +15,34 @@ MatrixCut cut_of(const Launch& launch, int64_t tensor) {
   return MatrixCut(sizes[MatrixRow::kBatch], sizes[MatrixRow::kRows], sizes[MatrixRow::kCols]);
 }
 
+int64_t thread_bytes_of(const Launch& launch, const MatrixCut& cut, int64_t item) {
+  if (launch.vectors) return 0;
+  const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
+  return (partials + cut.cols) * item + 64;
+}
+
+// How many entries of a kind a tensor has that is read piece by piece.
+int64_t entries_of(int64_t kind, const MatrixCut& cut) {
+  const int64_t column_entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
+  switch (kind) {
+    case kFinish:
+    case kReport:
+    case kPackTensor:
+    case kTotal:
+      return 1;
+    case kPackColumns:
+    case kColumns:
+      return cut.blocked ? cut.batch * column_entries : 0;
+    case kEnergy:
+      return cut.blocked ? cut.pieces : 0;
+  }
+  return cut.pieces;
+}
+
+bool is_of_tensor(int64_t kind) {
+  return kind == kFinish || kind == kReport || kind == kPackTensor || kind == kTotal;
+}
+
 }  // namespace
 
 Work elementwise_work(const Launch& launch, int64_t tensors) {
@@ -45,10 +73,7 @@ Work factored_work(const Launch& launch, int64_t tensors) {
     const MatrixCut cut = cut_of(launch, t);
     const int64_t elements = cut.batch * cut.rows * cut.cols;
     if (elements == 0) continue;
-    if (!launch.vectors) {
-      const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
-      work.thread_bytes = std::max(work.thread_bytes, (partials + cut.cols) * item + 64);
-    }
+    work.thread_bytes = std::max(work.thread_bytes, thread_bytes_of(launch, cut, item));
     if (!cut.at_once()) {
       large.push_back(t);
       continue;
@@ -70,15 +95,10 @@ Work factored_work(const Launch& launch, int64_t tensors) {
     work.scratch_bytes = std::max(work.scratch_bytes, bytes);
     for (int64_t kind : phase_kinds) {
       for (size_t k = first; k < last; ++k) {
-        const MatrixCut cut = cut_of(launch, large[k]);
-        const bool of_blocks = kind == kColumns || kind == kEnergy;
-        const bool of_tensor = kind == kFinish || kind == kReport;
-        if (of_blocks && !cut.blocked) continue;
-        const int64_t column_entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
-        const int64_t n = of_tensor ? 1 : kind == kColumns ? cut.batch * column_entries : cut.pieces;
+        const int64_t n = entries_of(kind, cut_of(launch, large[k]));
         for (int64_t index = 0; index < n; ++index) {
           work.add(kind, large[k], index);
-          if (!of_tensor) work.end_run();
+          if (!is_of_tensor(kind)) work.end_run();
         }
       }
       work.end_phase();
@@ -86,6 +106,43 @@ Work factored_work(const Launch& launch, int64_t tensors) {
   }
   // A walker looks at the entry after its own, to fetch what comes next: let there be one.
   work.entries.push_back({-1, -1, -1});
+  return work;
+}
+
+Work exchanged_work(const Launch& launch, int64_t tensors) {
+  const std::vector<std::vector<int64_t>> stages = {{kStatistics, kPackColumns, kPackTensor},
+                                                    {kColumns, kEnergy, kTotal},
+                                                    {kFinish, kUpdate, kReport}};
+  Work work;
+  const int64_t item = launch.wide ? 8 : 4;
+  std::vector<MatrixCut> cuts;
+  for (int64_t t = 0; t < tensors; ++t) {
+    cuts.push_back(cut_of(launch, t));
+    work.thread_bytes = std::max(work.thread_bytes, thread_bytes_of(launch, cuts[t], item));
+    work.scratch_of.push_back(work.scratch_bytes);
+    work.scratch_bytes += Sums(nullptr, cuts[t], item).bytes;
+    if (launch.vectors || cuts[t].blocked) continue;
+    const int64_t h = cuts[t].batch * cuts[t].cols * item;  // of small matrices, see ExchangedMatrix
+    work.scratch_bytes += (h + 63) / 64 * 64;
+  }
+  for (const auto& kinds : stages) {
+    for (int64_t kind : kinds) {
+      int64_t taken = 0;  // elements of this run
+      for (int64_t t = 0; t < tensors; ++t) {
+        const MatrixCut& cut = cuts[t];
+        const bool whole_pieces = kind == kColumns && !cut.blocked && !launch.vectors;
+        const int64_t n = whole_pieces ? cut.pieces : entries_of(kind, cut);
+        const int64_t elements = cut.batch * cut.rows * cut.cols;
+        for (int64_t index = 0; index < n; ++index) {
+          work.add(kind, t, index);
+          taken += is_of_tensor(kind) ? 1 : elements / n + 1;
+          if (taken >= kRun) work.end_run(), taken = 0;
+        }
+      }
+      work.end_phase();
+    }
+    work.end_stage();
+  }
   return work;
 }
 

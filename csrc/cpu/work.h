@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../plan.h"
-#include "../rules.h"
+#include "../rules/layout.h"
 
 namespace fusedstep {
 
@@ -71,6 +71,7 @@ struct Sums {
 struct Work {
   std::vector<Entry> entries;
   std::vector<int64_t> runs{0}, phases{0}, scratch_of;
+  std::vector<int64_t> stages{0};  // of phases
   int64_t scratch_bytes = 0, thread_bytes = 0;
 
   void add(int64_t kind, int64_t tensor, int64_t index) { entries.push_back({kind, tensor, index}); }
@@ -81,9 +82,11 @@ struct Work {
     end_run();
     if (int64_t(runs.size()) - 1 > phases.back()) phases.push_back(runs.size() - 1);
   }
+  void end_stage() { stages.push_back(int64_t(phases.size()) - 1); }
 };
 
 Work elementwise_work(const Launch& launch, int64_t tensors);
 Work factored_work(const Launch& launch, int64_t tensors);
+Work exchanged_work(const Launch& launch, int64_t tensors);
 
 }  // namespace fusedstep

@@ -2,7 +2,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../rules.h"
 #include "launch.h"
 
 #if !defined(FUSEDSTEP_CUDA_MODULE)
@@ -15,7 +14,7 @@ namespace fusedstep::cuda {
 
 PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   module.attr("CHUNK") = kChunk;
-  module.attr("FINGERPRINT") = kFingerprint;
+  module.attr("FINGERPRINT") = fingerprint();
   module.def("device_count", &device_count);
   module.def("built_for", &built_for);
   module.def("why_unusable", &why_unusable);

@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../rules.h"
 #include "rule.cuh"
 
 namespace fusedstep::cuda {
@@ -34,6 +35,7 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const List
   const int32_t* entry = lists.entries + 2 * int64_t(blockIdx.x);
   const int64_t tensor = entry[0], first = int64_t(entry[1]) * kChunk;
   const int64_t* cells = lists.table + tensor * lists.fields;
+  if (!has_gradient(cells)) return;
   const double* scalars = scalars_of(lists, tensor);
   const auto rule = rule_of<typename RuleOf<Rule, T>::type, T>(scalars);
   const T scale = gradient_scale<T>(lists, scalars);

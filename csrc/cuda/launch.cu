@@ -3,7 +3,8 @@
 
 #include <stdexcept>
 
-#include "../rules.h"
+#include "../rules/facts.h"
+#include "../rules/fingerprint.h"
 #include "instances.h"
 
 #if !defined(FUSEDSTEP_CUDA_ARCHITECTURES)
@@ -67,6 +68,8 @@ std::string built_for() {
          std::to_string(version % 1000 / 10);
 }
 
+const char* fingerprint() { return kFingerprint; }
+
 std::string why_unusable(int device) {
   try {
     const OnDevice on(device);
@@ -86,7 +89,21 @@ Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fi
     : rule_(rule), wide_(wide), kind_(kind), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
-  for (size_t k = 0; k < dtypes.size(); ++k) lists_.dtypes[k] = dtypes[k];
+  const int sizes = kind == 0   ? ElementwiseRow::kSizes
+                    : kind == 1 ? MatrixRow::kSizes
+                                : VectorRow::kSizes;
+  if (fields != int(dtypes.size()) + sizes)
+    throw std::invalid_argument("a table with rows of " + std::to_string(fields) +
+                                " numbers does not belong to " + std::to_string(dtypes.size()) +
+                                " slots");
+  for (size_t k = 0; k < dtypes.size(); ++k) {
+    if (!is_dtype(dtypes[k]))
+      throw std::invalid_argument("slot " + std::to_string(k) + " has the dtype code " +
+                                  std::to_string(dtypes[k]) +
+                                  ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16) and 3 "
+                                  "(float64)");
+    lists_.dtypes[k] = dtypes[k];
+  }
   lists_.fields = fields;
   lists_.row_length = row_length;
   lists_.vectors = kind == 2;

@@ -19,6 +19,8 @@ struct Kernel {
 
 int device_count();
 std::string built_for();
+// Of the rules that the module was built from.
+const char* fingerprint();
 // Empty, or why no kernel can run on a device.
 std::string why_unusable(int device);
 

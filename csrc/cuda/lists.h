@@ -4,9 +4,16 @@
 #include <cstdint>
 
 #include "../plan.h"
+#include "../rules/layout.h"
 #include "cut.h"
 
 namespace fusedstep::cuda {
+
+// Whether there is a dtype of this code. The host asks once, when it makes a bucket's work; kernels
+// trust what they get.
+constexpr bool is_dtype(int code) {
+  return code == kFloat32 || code == kBfloat16 || code == kFloat16 || code == kFloat64;
+}
 
 struct Lists {
   const int64_t* table;    // a row for each tensor, as csrc/plan.h has it

@@ -33,6 +33,9 @@ __device__ __forceinline__ Slot<D> slot_of(const Lists& lists, const int64_t* ce
   return {pointer<char>(cells[k]), D == kAny ? lists.dtypes[k] : D};
 }
 
+// Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
+__device__ __forceinline__ bool has_gradient(const int64_t* cells) { return cells[1] != 0; }
+
 __device__ __forceinline__ bool found_inf(const Lists& lists) { return lists.controls[1] != 0.0; }
 
 }  // namespace fusedstep::cuda

@@ -7,14 +7,15 @@
 
 #include <type_traits>
 
-#include "../rules.h"
 #include "bits.cuh"
+#include "lists.h"
 
 namespace fusedstep::cuda {
 
 constexpr int kAny = -1;
 constexpr int kNone = -2;  // of a slot that there is not, or that a unit has nothing to do with
 
+// Of a dtype that was checked, here or by `Work`: what is not 8 or 4 bytes has 2.
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
   if constexpr (D != kAny) dtype = D;
@@ -24,6 +25,7 @@ __device__ __forceinline__ int item_bytes(int dtype) {
 // N elements of a tensor on their way in: as they were stored, so that few registers hold them.
 template <int D, class T, int N>
 struct Vector {
+  static_assert(is_dtype(D) || D == kNone, "no such dtype");
   static constexpr int kBytes = N * (D == kFloat64 ? 8 : D == kFloat32 ? 4 : 2);
   static constexpr int kWords = (kBytes + 3) / 4;
   uint32_t word[kWords];

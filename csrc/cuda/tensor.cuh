@@ -1,6 +1,7 @@
 // What the units of work of a factored rule know of their tensor, and what is done with a whole one.
 #pragma once
 
+#include "../rules/adafactor.h"
 #include "rule.cuh"
 
 namespace fusedstep::cuda {
@@ -12,14 +13,14 @@ struct Tensor {
   const int64_t* cells;  // its row of the table
   const Cut& cut;
   const double* scalars;
-  int slots;
+  const int64_t* sizes;  // behind its slots
 
   __device__ __forceinline__ Tensor(const Lists& lists, int64_t tensor)
       : lists(lists),
         cells(lists.table + tensor * lists.fields),
         cut(lists.cuts[tensor]),
         scalars(scalars_of(lists, tensor)),
-        slots(int(factored_slots(lists.fields, lists.vectors))) {}
+        sizes(cells + factored_slots(lists.fields, lists.vectors)) {}
 
   // Loaded where it is used: kept, its scalars would take registers from the loops.
   __device__ __forceinline__ Adafactor<T> rule() const { return rule_of<Adafactor<T>, T>(scalars); }
@@ -31,13 +32,11 @@ struct Tensor {
   __device__ __forceinline__ T gradient_scale() const {
     return cuda::gradient_scale<T>(lists, scalars);
   }
-  // Sizes stand behind the slots.
-  __device__ __forceinline__ int64_t size(int k) const { return cells[slots + k]; }
-  __device__ __forceinline__ int64_t batch() const { return size(MatrixRow::kBatch); }
-  __device__ __forceinline__ int64_t rows() const { return size(MatrixRow::kRows); }
-  __device__ __forceinline__ int64_t cols() const { return size(MatrixRow::kCols); }
+  __device__ __forceinline__ int64_t batch() const { return sizes[MatrixRow::kBatch]; }
+  __device__ __forceinline__ int64_t rows() const { return sizes[MatrixRow::kRows]; }
+  __device__ __forceinline__ int64_t cols() const { return sizes[MatrixRow::kCols]; }
   __device__ __forceinline__ int64_t elements() const {
-    return lists.vectors ? size(VectorRow::kElements) : batch() * rows() * cols();
+    return lists.vectors ? sizes[VectorRow::kElements] : batch() * rows() * cols();
   }
   __device__ __forceinline__ double* sums(int64_t at) const { return lists.sums + at; }
   __device__ __forceinline__ T* partials() const {
@@ -47,7 +46,7 @@ struct Tensor {
   // The step depends on rms(p), so that the first read sums p^2.
   __device__ __forceinline__ bool scaled() const { return rule().scaled > T(0); }
   // The second read sums p^2, for those who want to see rms(p).
-  __device__ __forceinline__ bool sums_late() const { return cells[slots] != 0 && !scaled(); }
+  __device__ __forceinline__ bool sums_late() const { return sizes[MatrixRow::kRms] != 0 && !scaled(); }
 
   // Makes a second moment new, and returns it as it was stored.
   __device__ __forceinline__ T renew(const Slot<kAny>& slot, int64_t i, T mean_square) const {
@@ -58,7 +57,8 @@ struct Tensor {
   }
 
   __device__ __forceinline__ void store_rms(double rms) const {
-    if (cells[slots] != 0 && thread() == 0) *pointer<T>(cells[slots]) = T(rms);
+    const int64_t address = sizes[MatrixRow::kRms];
+    if (address != 0 && thread() == 0) *pointer<T>(address) = T(rms);
   }
 
   // The mean of the rows of a matrix of the batch, floored, from the sums of its blocks.

@@ -9,11 +9,13 @@
 
 namespace fusedstep::cuda {
 
-// Carries out one unit of work. P, G and M are the dtypes of parameter, gradient and momentum, or
-// kNone where the unit has nothing to do with them; a thread has 8 * V columns of a whole row.
+// Carries out one unit of work, if its tensor has a gradient. P, G and M are the dtypes of parameter,
+// gradient and momentum, or kNone where the unit has nothing to do with them; a thread has 8 * V
+// columns of a whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int unit) {
   const Tensor<T> tensor(lists, index);
+  if (!has_gradient(tensor.cells)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);

@@ -229,7 +229,7 @@ class GradientAccumulator:
     def _absent(self, old: Plan | None, position: dict[int, int]) -> list[Member]:
         """Members of the old plan without a gradient, whose sums still belong to them. Adds where
         they are among the parameters to `position`."""
-        absent: dict[int, Member] = {}  # until the walkers skip them
+        absent = {} if old is None else {id(m.owner): m for m in old.members if not m.is_present}
         kept = []
         for index, param in enumerate(self._params):
             member, own = absent.get(id(param)), self._sums[index]

@@ -193,7 +193,7 @@ def test_predictions_without_a_measurement_say_so(monkeypatch, tmp_path):
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_readme_says_which_backend_ran_and_whether_it_is_all(interrupted):
     folder = readme.ROOT / "bench" / "results" / "somewhere"
-    said = readme.said_of(folder, {"environment": FACTS, "interrupted": interrupted}, "step.md")
+    said = readme.source_of(folder, {"environment": FACTS, "interrupted": interrupted}, "step.md")
     assert said.startswith("NVIDIA H200, fusedstep's backend cuda (C++ for 90-real), torch 2.13")
     assert "commit unknown, " in said and "None" not in said
     assert ("on 2026-11-22, interrupted: a part of it: " in said) == interrupted

@@ -169,7 +169,7 @@ def test_lists_have_the_size_that_the_axis_says():
 
 
 def test_every_rule_has_a_curve_in_bfloat16_and_a_quick_look_one_process(monkeypatch):
-    asked = scaling.options("scaling", None, scaling.DEFAULT_PROVIDERS).parse_args([])
+    asked = scaling.command_options("scaling", None, scaling.DEFAULT_PROVIDERS).parse_args([])
     for quick, processes in ((False, 8), (True, 1)):
         asked.quick = quick
         runs = runs_of(asked, scaling.QUICK_SIZES)

@@ -5,9 +5,9 @@ import torch
 
 import fusedstep.optim
 from tests.support.cases import CASES, FIXED, HF, Case, each, make_params, set_grads, states
+from tests.support.rule_cases import FACTORED
 
 SHAPES = [(4, 3), (7,), (5, 6)]
-FACTORED = [case for case in CASES if "adafactor" in case.name]
 BAD = 2  # the index of the parameter that something is done to
 NAMES = ["fc.weight", "fc.bias", "head.weight"]
 

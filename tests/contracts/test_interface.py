@@ -12,11 +12,11 @@ import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import (
     CASES,
+    EXTENSIONS,
     FIXED,
     HF,
     HF_PEER,
     QUIET,
-    OldAdamW,
     each,
     make_params,
     set_grads,
@@ -29,16 +29,13 @@ SHAPES = [(), (7,), (33, 17), (3, 5, 7)]
 
 
 def extensions(ours):
-    """Options that the peer does not have, with their defaults. The groups hold them too."""
-    return {"capturable": False} if ours is ADAFACTOR else {}
+    return dict(EXTENSIONS.get(ours, {}))
 
 
 @pytest.mark.parametrize(
     ("ours", "peer"),
     [
-        (ADAMW, TORCH_ADAMW),
-        (ADAFACTOR, TORCH_ADAFACTOR),
-        (HF, HF_PEER),
+        *dict.fromkeys((case.ours, case.peer) for case in CASES),
         (fusedstep.hf.AdafactorSchedule, transformers.optimization.AdafactorSchedule),
         (fusedstep.hf.get_adafactor_schedule, transformers.optimization.get_adafactor_schedule),
     ],
@@ -269,8 +266,6 @@ def test_an_optimizer_is_freed_without_the_garbage_collector(case):
         gc.enable()
 
 
-def test_old_adamw_mirrors_its_definition_and_warns_as_it_did():
-    names = [name for name in inspect.signature(fusedstep.hf.AdamW).parameters if name != "backend"]
-    assert names == [*inspect.signature(OldAdamW).parameters, "no_deprecation_warning"]
+def test_old_adamw_warns_as_it_did():
     with pytest.warns(FutureWarning, match="no_deprecation_warning=True"):
         fusedstep.hf.AdamW(make_params([(2,)]))

@@ -148,9 +148,9 @@ def test_infinities_and_nans_reach_the_same_elements_as_in_the_peer(case, bad, p
             where = f"step {step}, shape {tuple(p.shape)}"
             if case.peer is torch.optim.Adafactor and p.dim() > 1 and bad == bad:
                 # torch's lerp makes inf - inf = nan of an infinite factor, now or in the next step,
-                # and mean(R) spreads it to the matrix; ours keeps inf, which spoils row and column.
-                assert (other | ~own).all(), where
-                assert own.any() == other.any(), where
+                # and mean(R) spreads it to the matrix. Ours is nan at once.
+                louder = step == bad_step and bool((own | ~other).all())
+                assert louder or torch.equal(own, other), where
             else:
                 assert torch.equal(own, other), where
 

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from fusedstep.optim.base import FusedOptimizer
+from fusedstep.rules import RULES
+from tests.support import budgets
+from tests.support.cases import CASES
+from tests.support.fake_device import OPTIONS as ON_A_DEVICE
+from tests.support.rule_cases import CASE_OF, ELEMENTWISE, FACTORED, rule_of
+
 TESTS = Path(__file__).parents[1]
 TOOLS = ("ptxrun", "simcuda")
 FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
@@ -101,3 +108,57 @@ def test_an_import_from_a_test_file_is_seen(text):
 def test_an_import_from_outside_is_seen_in_a_tool(text):
     assert from_outside(text, "ptxrun/test_memory.py")
     assert not from_outside("import numpy\nfrom . import Fault", "ptxrun/test_memory.py")
+
+
+def test_every_rule_has_a_case():
+    """The contracts run over the cases, and what a rule is decides what they ask."""
+    missing = set(RULES) - set(CASE_OF)
+    assert not missing, f"add a case to tests/support/cases.py for: {sorted(missing)}"
+
+
+def test_every_optimizer_of_the_package_has_a_case():
+    declared = {c for c in subclasses(FusedOptimizer) if c.__module__.startswith("fusedstep.")}
+    missing = {c for c in declared if c._rule is not FusedOptimizer._rule}
+    missing -= {case.ours for case in CASES}
+    assert not missing, f"add a case to tests/support/cases.py for: {missing}"
+
+
+def subclasses(own):
+    return {own}.union(*map(subclasses, own.__subclasses__()))
+
+
+def test_every_optimizer_that_counts_on_a_device_has_options_there():
+    takes = {case.ours for case in CASES if case.takes("capturable")}
+    missing = takes - {ours for ours, _ in ON_A_DEVICE.values()}
+    assert not missing, f"add options to tests/support/fake_device.py for: {missing}"
+
+
+def test_a_new_elementwise_rule_is_not_taken_for_a_factored_one():
+    """What is not factored has the same bits on all backends: there is no third kind."""
+    assert {RULES[rule_of(case)].factored for case in FACTORED} == {True}
+    assert {RULES[rule_of(case)].factored for case in ELEMENTWISE} == {False}
+    assert len(FACTORED) + len(ELEMENTWISE) == len(CASES)
+
+
+each_budget = pytest.mark.parametrize("backend", [budgets.CUDA, budgets.TRITON], ids=str)
+
+
+@each_budget
+def test_budgets_are_as_make_budgets_writes_them(backend):
+    """Sorted, and a line for each kernel."""
+    text = backend.file.read_text()
+    assert text == budgets.text(backend.measured_with, backend.kernels)
+    assert len(text.splitlines()) == len(backend.kernels) + 5
+
+
+@each_budget
+def test_a_kernel_must_be_in_its_budget_exactly(backend):
+    kernel, numbers = next(iter(backend.kernels.items()))
+    what, most = next(iter(numbers.items()))
+    assert not backend.complaint(kernel, what, most)
+    assert backend.complaint(kernel, what, most + 1) == f"{most + 1} registers of {most}"
+    for unknown in ((f"{kernel}, another", what), (kernel, "another GPU")):
+        assert "no budget. Run `make budgets`" in backend.complaint(*unknown, 1)
+    assert not backend.differences(backend.kernels)
+    for other in ({}, {**backend.kernels, "another": {}}, {**backend.kernels, kernel: {}}):
+        assert "`make budgets`" in backend.differences(other)[-1]

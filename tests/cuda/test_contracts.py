@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedstep.gpu import tables, work
-from tests.support.accumulating import ACCUMULATE
 from tests.support.calls import Calls
 from tests.support.cases import (
     CASES,
@@ -26,13 +25,12 @@ from tests.support.cuda_on_cpu import check, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
 from tests.support.layouts import LAYOUTS, misaligned, plain
 from tests.support.layouts import run as run_with_layout
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import ELEMENTWISE, ELEMENTWISE_RULES, is_factored
 
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [case for case in CASES if not is_factored(case)]
-FACTORED = [case for case in CASES if is_factored(case)]
 CASE = {case.name: case for case in CASES}
 ADAMW, ADAFACTOR = CASE["adamw"], CASE["hf-adafactor"]
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
@@ -182,8 +180,7 @@ def in_float32(optimizer, params, step):
                 optimizer.state[param][key] = value.to(F32)
 
 
-RULES = [ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], PART_CAPPED, MOMENTUM, TRAINER]
-RULES += [ACCUMULATE]
+RULES = [*ELEMENTWISE_RULES, PART_CAPPED, MOMENTUM, TRAINER]
 SHAPES = [
     (7,),
     (64, 16),

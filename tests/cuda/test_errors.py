@@ -115,6 +115,13 @@ def test_the_module_itself_refuses_what_no_launch_can_be():
     adamw.add(kinds["ELEMENTWISE"], 0, False, 0, 2**31 - 1)
     with pytest.raises(ValueError, match="too many slots"):
         module.Work(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
+    for code in (-1, 4, 7):
+        with pytest.raises(ValueError, match=f"slot 2 has the dtype code {code}, but kernels know"):
+            module.Work(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)
+    for kind, fields in ((0, 4), (1, 9), (2, 5)):
+        said = f"rows of {fields} numbers does not belong to 4 slots"
+        with pytest.raises(ValueError, match=said):
+            module.Work(cuda.RULE_IDS["adafactor"], False, kind, 4 * [0], fields, 7, 0)
     factored = module.Work(cuda.RULE_IDS["adafactor"], False, 1, 4 * [0], 8, 9, 0)
     with pytest.raises(ValueError, match="no kernel for ELEMENTWISE of this rule"):
         factored.add(kinds["ELEMENTWISE"], 0, False, 0, 1)

@@ -1,18 +1,18 @@
 """The host's side of the CUDA backend: what it launches and keeps. Its launches are recorded and
-not carried out."""
+not carried out. What Triton's has, too, is in gpu/test_host.py."""
 
 import ctypes
+import types
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 import fusedstep.backends.cuda
 import fusedstep.optim
-from fusedstep.gpu import cut
+from fusedstep.gpu import cut, tables
 from tests.support import recorded_cuda
 from tests.support.cases import CASES, each, make_params, set_grads
-from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
-from tests.support.problems import is_factored
 from tests.support.recorded_cuda import SHAPES, SMALL_UNITS, numbers_at, started
 
 CASE = {case.name: case for case in CASES}
@@ -26,61 +26,10 @@ def module(monkeypatch):
 
 # What is launched.
 
-# Of SHAPES. Each kind of work of matrices and of vectors once; STATISTICS for two widths of tiles,
-# and for matrices that are not aligned; UPDATE for these, too; FINISH for vectors and matrices.
-# Then what some rules need: SQUARES and ENERGY by alignment, REPORT for vectors and matrices.
-EVERY = 15
-LAUNCHES = {"torch": EVERY + 4, "scaled": EVERY + 2, "not scaled": EVERY + 2}
-OPTIONAL = {"torch": {"SQUARES", "ENERGY"}, "scaled": {"SQUARES"}, "not scaled": {"REPORT"}}
-
-
-def kind_of(case):
-    if case.ours is fusedstep.optim.Adafactor:
-        return "torch"
-    return "scaled" if case.options.get("scale_parameter", True) else "not scaled"
-
 
 @pytest.fixture
 def small_units(monkeypatch):
     monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", SMALL_UNITS)
-
-
-@pytest.mark.usefixtures("small_units")
-@pytest.mark.parametrize("copies", [1, 10, 150])
-@each(CASES)
-def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, module):
-    optimizer, _ = started(case, copies * SHAPES)
-    for _ in range(2):
-        module.launched.clear()
-        optimizer.step()
-        found = module.kinds()
-        twice = {"FINISH", "REPORT"}  # of vectors and of matrices
-        assert all(found.count(own) == 1 + (own[0] in twice) for own in found)
-        assert len(found) == (LAUNCHES[kind_of(case)] if is_factored(case) else 1)
-
-
-@pytest.mark.usefixtures("small_units")
-@each([case for case in CASES if is_factored(case)])
-def test_work_that_would_find_nothing_is_not_launched(case, module):
-    started(case, SHAPES)
-    always = set(cut.PHASES).difference(*OPTIONAL.values())
-    assert {kind for kind, *_ in module.kinds()} == always | OPTIONAL[kind_of(case)]
-
-
-def test_one_group_that_needs_it_is_enough(module):
-    started(SCALED, 2 * [(4, 5)], ({}, {"scale_parameter": False}))
-    assert {"SQUARES", "REPORT"} <= {kind for kind, *_ in module.kinds()}
-    for groups, capped in ((({"eps": (0.0, 1e-3)}, {}), True), (({"eps": (0.0, 1e-3)},), False)):
-        module.launched.clear()
-        started(ADAFACTOR, 2 * [(4, 5)], groups)
-        assert ("ENERGY" in {kind for kind, *_ in module.kinds()}) == capped
-
-
-def test_phases_are_launched_in_order(module):
-    started(ADAFACTOR, SHAPES)
-    for work in module.made:
-        phases = [cut.PHASES[kind] for kind, *_ in work.phases]
-        assert phases == sorted(phases)
 
 
 def test_a_bucket_is_described_by_numbers_that_cpp_knows(module):
@@ -181,6 +130,31 @@ def test_scalars_and_controls_are_float64(module):
     assert (scalars[0], scalars[len(scalars) // 2]) == (1.0, -1.0)
 
 
+def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, monkeypatch):
+    here, guarded, recorded = [types.SimpleNamespace(cuda_stream=77)], [], []
+
+    @contextmanager
+    def on_device(device):
+        guarded.append(device)
+        before = len(module.launched)
+        yield
+        assert len(module.launched) <= before + 1
+        guarded.append("left")
+
+    monkeypatch.setattr(tables, "on_device", on_device)
+    monkeypatch.setattr(tables, "current_stream", lambda device: here[0])
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, s: recorded.append(s))
+    optimizer, params = started(CASE["adamw"], [(4, 5)])
+    assert guarded == 2 * [params[0].device, "left"]  # to prepare, and to launch
+    optimizer.step()
+    assert [stream for _, _, stream, _ in module.launched] == [77, 77] and not recorded
+    here[0] = types.SimpleNamespace(cuda_stream=5)
+    optimizer.step()
+    assert module.launched[-1][2] == 5
+    kept = optimizer._plan.launchers[0]
+    assert recorded == (len(kept.kept) + len(kept.tables.held())) * [here[0]]
+
+
 # In waves.
 
 
@@ -223,21 +197,6 @@ def test_the_memory_of_a_launch_lives_as_long_as_the_plan(module):
     for launcher in optimizer._plan.launchers:
         kept = {tensor.data_ptr() for tensor in launcher.kept}
         assert set(launcher.work.scratch) <= kept
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("shapes", LISTS)
-@each_optimizer
-@pytest.mark.usefixtures("module")
-def test_scratch_is_a_small_part_of_the_parameters(name, shapes, dtype):
-    """The limit of the other backends: a unit leaves two float32 numbers a column, and has 256 rows
-    or more."""
-    params = a_list(LISTS[shapes], dtype)
-    optimizer = OPTIMIZERS[name](params)
-    optimizer.backend = "recorded"
-    optimizer.step()
-    used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
-    assert used <= 0.02 * size, f"{used / size:.2%}"
 
 
 # Errors.

@@ -12,10 +12,11 @@ from fusedstep.backends import cuda
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import Height
 from tests.ptxrun import Fault
-from tests.support.accumulating import ACCUMULATE
+from tests.support.absent_gradients import without_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.cuda_on_ptx import check, on_ptx, on_simulator
 from tests.support.problems import Problem, placed
+from tests.support.rule_cases import ELEMENTWISE_RULES
 
 pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 pytestmark = pytest.mark.usefixtures("nvcc")
@@ -44,11 +45,8 @@ def test_every_kind_of_work_has_the_bits_of_the_simulator(case):
     check(Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])))
 
 
-OF_RULE = [ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], ACCUMULATE]
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@each(OF_RULE)
+@each(ELEMENTWISE_RULES)
 def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
     launches = check(Problem(case, [(7,), (33, 17), (64, 80)], (dtype,)))
     for what in ("fma", "approximate", "fusable"):
@@ -149,6 +147,13 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
     for param, kept in zip(params, before, strict=True):
         for name, value in {"p": param.detach(), **states(optimizer, param)}.items():
             assert same_bits(value, kept[name])
+
+
+@each([ADAMW, PART_CAPPED])
+def test_tensors_without_a_gradient_are_not_touched(case):
+    with without_gradients(range(len(SOME))), on_ptx() as launches:
+        Problem(case, SOME, steps=1).run("simcuda")
+    assert launches.counted["thread_instructions"] and not launches.counted["st.global.bytes"]
 
 
 def vectors_moved(counted):

@@ -6,16 +6,17 @@ import torch
 
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, SHAPES, each, same_bits
 from tests.support.cuda_on_cpu import check
-from tests.support.problems import Problem, is_factored, placed
+from tests.support.problems import Problem, placed
+from tests.support.rule_cases import FACTORED, is_factored
 
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
-FACTORED = [case for case in CASES if is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
 
@@ -151,6 +152,14 @@ def test_empty_tensors_anywhere(case, place):
     if place < 3:
         shapes[place:place] = [(0,), (5, 0), (0, 5), (2, 0, 3), (0, 3, 3)]
     check(Problem(case, shapes if place < 3 else [(0,), (5, 0), (0, 3, 3)]))
+
+
+@pytest.mark.usefixtures("small_units")
+@each([*ELEMENTWISE, PART_CAPPED, MOMENTUM, CASE["hf-adafactor-trainer"]])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    shapes = [(7,), (20_000,), (33, 17), (300, 24), (3, 5, 7), (9, 8208), (19, 2064)]
+    absent_gradients.check(problem(case, 2 * shapes), "simcuda", range(len(shapes)))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 from fusedstep.backends import cuda
 from fusedstep.gpu import waves
 from fusedstep.gpu.cut import UNITS
+from tests.support import absent_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits
 from tests.support.cuda_on_cpu import check, launched
 from tests.support.problems import Problem
@@ -37,6 +38,14 @@ def test_every_case_in_waves(case, dtype, seed, simulator):
     simulator.seed(seed)
     simulator.device(5, 2)
     check(Problem(case, IN_WAVES + IN_PHASES, (dtype,), steps=3))
+
+
+@pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, {6}, set(range(7))], ids=str)
+@each([PART_CAPPED, MOMENTUM])
+def test_nobody_waits_for_a_tensor_without_a_gradient(case, absent, simulator):
+    """Its entries are counted as if they had been carried out."""
+    absent_gradients.check(Problem(case, IN_WAVES), "simcuda", absent)
+    assert simulator.memsets() == 4
 
 
 @pytest.mark.parametrize(("seed", "resident"), [(0, 1), (1, 3), (2, 0), (3, 24), (4, 2)])

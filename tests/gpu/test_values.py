@@ -10,8 +10,6 @@ from fusedstep.gpu import waves
 from tests.support.cases import DTYPES, SHAPES, each
 from tests.support.gpu_runs import (
     BACKENDS,
-    ELEMENTWISE,
-    FACTORED,
     MADE_WITH,
     assert_agrees,
     assert_same_numbers,
@@ -25,6 +23,7 @@ from tests.support.gpu_runs import (
 )
 from tests.support.layouts import LAYOUTS, every_second, misaligned, plain, sliced
 from tests.support.layouts import SHAPES as LAYOUT_SHAPES
+from tests.support.rule_cases import ELEMENTWISE, FACTORED
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,5 @@
-"""Executes PTX kernels on the CPU, one numpy lane a thread, and faults where a GPU might not."""
+"""Executes PTX kernels on the CPU, with one numpy lane per thread. It also faults on errors that a
+GPU may let pass."""
 
 from .faults import Fault
 from .machine import run

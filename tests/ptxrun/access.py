@@ -1,4 +1,4 @@
-"""ld, st, cp.async and what only speaks to caches."""
+"""Loads and stores: ld, st, cp.async, and instructions that only control caches."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load(d: Decoder) -> Action:
 
 
 def spread(cta: Cta, lanes: Lanes, values: Array, type_: Type, width: int) -> Array:
-    """Values of some lanes as a register's content, extended by the sign or by zeros."""
+    """The contents of a register from the values of some lanes, sign- or zero-extended."""
     if width != type_.bits:
         kind = "i" if type_.is_signed else "u"
         values = values.view(f"{kind}{type_.bits // 8}").astype(f"{kind}{width // 8}")
@@ -76,14 +76,14 @@ def spread(cta: Cta, lanes: Lanes, values: Array, type_: Type, width: int) -> Ar
 
 
 def elements(offsets: Lanes, source: Place) -> Lanes:
-    """Indices of words, one row a lane."""
+    """Indices of words, one row per lane."""
     return (offsets // source.element)[:, None] + np.arange(source.count)
 
 
 def read(
     cta: Cta, space: str, addresses: Lanes, lanes: Lanes, source: Place, order: Order
 ) -> tuple[Array, Array | None]:
-    """Words of all lanes, one row a lane, and which of their bits are undefined."""
+    """The words that the lanes load, one row per lane, and which of their bits are undefined."""
     width = source.width
     if space == "global":
         return read_global(cta, addresses, lanes, source, order), None
@@ -106,7 +106,7 @@ def read(
 def scratch_index(
     cta: Cta, space: str, addresses: Lanes, lanes: Lanes, where: Place
 ) -> tuple[Lanes, Any]:
-    """Checked indices into shared memory, or into the lanes' parts of local memory."""
+    """Indices into shared memory, or into each lane's own local memory, after a bounds check."""
     if space == "shared":
         cta.shared.check(addresses, where.width, lanes, cta.shared.size)
         return elements(addresses, where), cta.shared
@@ -114,7 +114,7 @@ def scratch_index(
         own = cta.program.local_bytes
         cta.local.check(addresses, where.width, lanes, own)
         return elements(addresses + lanes * own, where), cta.local
-    raise Fault(f"no access to {space} memory is modelled here")
+    raise Fault(f"access to {space} memory is not modelled here")
 
 
 def read_global(cta: Cta, addresses: Lanes, lanes: Lanes, source: Place, order: Order) -> Array:
@@ -142,7 +142,8 @@ def read_global(cta: Cta, addresses: Lanes, lanes: Lanes, source: Place, order: 
 
 
 def read_constants(cta: Cta, addresses: Lanes, lanes: Lanes, source: Place) -> Array:
-    """Module variables that no kernel writes: neither requests nor races are counted."""
+    """Reads module variables. No kernel writes them, so we count no requests and look for no
+    races."""
     words = np.zeros((len(lanes), source.count), WORDS[source.element])
     for number, inside in cta.memory.find(addresses, source.width, lanes):
         region = cta.memory.regions[number]
@@ -219,7 +220,7 @@ def write_global(
 
 @instruction("cp")
 def copy_async(d: Decoder) -> Action:
-    """cp.async is carried out at once, so that a missing wait is not seen."""
+    """cp.async copies at once, so a missing wait is not found."""
     if d.take("async") is None or d.take("bulk", "reduce", "mbarrier"):
         raise d.unknown()
     if d.take("commit_group", "wait_all", "wait_group"):
@@ -268,6 +269,6 @@ def cache_control(d: Decoder) -> Action:
 
 @instruction("createpolicy")
 def create_policy(d: Decoder) -> Action:
-    """A policy is an opaque word that only caches read."""
+    """A policy is an opaque word for the caches, so 0 will do."""
     target = d.target(0, 64)
     return lambda cta: cta.write_bits(target, np.zeros(cta.threads, np.uint64), None)

@@ -1,4 +1,4 @@
-"""Floating-point instructions, and the opcodes that integers and floats share."""
+"""Floating-point instructions, and the opcodes that floats share with integers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FMA: dict[str, Function] = {
     "f32": floats.fma_float32,
     "f64": floats.fma_float64,
 }
-# Modelled as the exact function rounded once; hardware is allowed to differ in the last bits.
+# We compute the exact function and round once. Hardware may differ in the last bits.
 APPROXIMATE: dict[str, Function] = {
     "rcp": np.reciprocal,
     "sqrt": np.sqrt,
@@ -48,14 +48,14 @@ def scalar_name(type_: Type) -> str:
 
 
 def on_storage(name: str, function: Function) -> Function:
-    """A function of numbers as one of the words that hold them, with PTX's NaN."""
+    """Turns a function on numbers into one on the words that store them, with PTX's NaN."""
     if name == "bf16":
         return floats.in_bfloat16(function)
     return lambda *operands: floats.canonical(function(*operands))
 
 
 def with_modes(d: Decoder, name: str, function: Function) -> Function:
-    """Take up .ftz and .sat."""
+    """Reads the modifiers .ftz and .sat."""
     flushes, saturates = d.take("ftz"), d.take("sat")
     if (flushes and name != "f32") or (saturates and name not in ("f32", "f16")):
         raise d.unknown()
@@ -69,7 +69,7 @@ def with_modes(d: Decoder, name: str, function: Function) -> Function:
 
 
 def float_elementwise(d: Decoder, type_: Type, function: Function, operands: int) -> Action:
-    """Finish decoding an instruction that computes its first operand from the others."""
+    """Finishes decoding an instruction that computes its first operand from the others."""
     d.finish(operands)
     sources = [d.source(place, type_) for place in range(1, operands)]
     target = d.target(0, type_.bits)
@@ -78,7 +78,7 @@ def float_elementwise(d: Decoder, type_: Type, function: Function, operands: int
 
 
 def mixed_precision(d: Decoder, type_: Type) -> Action:
-    """add, sub and fma of float32 with 16-bit operands, which are widened exactly (sm_100)."""
+    """add, sub and fma in float32 with 16-bit operands, which are widened exactly (sm_100)."""
     narrow = TYPES[d.take("bf16", "f16") or ""]
     d.take("rn")
     wide = TYPES[d.take("f32") or ""]
@@ -113,7 +113,8 @@ def add_and_sub(d: Decoder) -> Action:
 
 
 def basic(d: Decoder, type_: Type, operands: int) -> Action:
-    """A correctly rounded operation. Without .rn the assembler may fuse it: counted apart."""
+    """A correctly rounded operation. Without .rn the assembler may fuse it, so those are counted
+    separately, as "fusable"."""
     if d.opcode not in BASIC:
         raise d.unknown()
     rounding = d.take("rn")
@@ -167,7 +168,7 @@ def root_or_quotient(d: Decoder) -> Action:
 
 
 def approximate(d: Decoder, type_: Type, operands: int) -> Action:
-    """Computed in float64 and rounded once; counted, so that a test can refuse it."""
+    """Computes in float64 and rounds once. Counted, so that a test can refuse it."""
     if type_.name not in ("f32", "f64") or d.opcode not in APPROXIMATE:
         raise d.unknown()
     d.step.tags.append("approximate")
@@ -184,7 +185,7 @@ def as_numbers(name: str, bits: Array) -> Array:
 
 
 def extreme(name: str, largest: bool, keeps_nan: bool) -> Function:
-    """PTX min and max: -0 is less than +0; a NaN loses against a number unless .NaN is given."""
+    """PTX min and max: -0 is less than +0; a number wins over a NaN unless .NaN is given."""
     not_a_number = (
         np.uint16(0x7FFF) if name == "bf16" else floats.CANONICAL_NAN[np.dtype(TYPES[name].view)]
     )
@@ -194,7 +195,7 @@ def extreme(name: str, largest: bool, keeps_nan: bool) -> Function:
         first = (x > y) if largest else (x < y)
         value = np.where(first | np.isnan(y), a, b)
         bits, other = floats.bits_of(a), floats.bits_of(b)
-        tie = (bits & other) if largest else (bits | other)  # equal numbers differ in sign only
+        tie = (bits & other) if largest else (bits | other)  # only -0 and +0 are equal but differ
         value = np.where(x == y, tie.view(a.dtype), value)
         nan = np.isnan(x) | np.isnan(y) if keeps_nan else np.isnan(x) & np.isnan(y)
         return np.where(nan, not_a_number, value)
@@ -223,7 +224,7 @@ def min_and_max(d: Decoder) -> Action:
 
 
 def sign_change(name: str, clears: bool) -> Function:
-    """neg and abs: of the sign bit alone."""
+    """neg and abs, which change the sign bit only, even of a NaN."""
 
     def function(a: Array) -> Array:
         bits = floats.bits_of(a)
@@ -245,7 +246,7 @@ def change_sign(d: Decoder) -> Action:
 
 @instruction("copysign")
 def copy_sign(d: Decoder) -> Action:
-    """The sign of the first source on the second."""
+    """The second source with the sign of the first."""
     type_ = d.type()
     if type_.name not in ("f32", "f64"):
         raise d.unknown()

@@ -1,4 +1,4 @@
-"""atom, red and fences."""
+"""Atomics and fences: atom, red, fence, membar."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BITS: dict[str, Update] = {
 
 
 def update_of(d: Decoder, name: str, type_: Type) -> Update:
-    """new = update(old, operands) on words seen as the type's."""
+    """The function new = update(old, operands) of an atomic, on arrays of its type."""
     if name in BITS:
         if type_.name[0] != "b" or type_.is_float or type_.bits < 32:
             raise d.unknown()
@@ -62,12 +62,12 @@ def update_of(d: Decoder, name: str, type_: Type) -> Update:
 
 
 def flushing(update: Update) -> Update:
-    """atom.add.f32 on global memory takes and leaves denormals as zeros (PTX manual)."""
+    """atom.add.f32 on global memory flushes denormal inputs and results to zero (PTX manual)."""
     return lambda old, b: floats.flush(update(floats.flush(old), floats.flush(b)))
 
 
 def in_turns(memory: Array, index: Lanes, update: Update, operands: list[Array]) -> Array:
-    """Lanes update their words; those that meet in one word take turns in order of lanes."""
+    """Each lane updates its word. Lanes with the same word take turns, in lane order."""
     old = np.empty(len(index), memory.dtype)
     order = np.argsort(index, kind="stable")
     ordered = index[order]
@@ -136,7 +136,7 @@ def atomic(d: Decoder) -> Action:
 def on_words(
     memory: Array, index: Lanes, update: Update, operands: list[Array], view: Any, parts: int
 ) -> Array:
-    """Take turns on words that the update sees as `parts` numbers each."""
+    """`in_turns` on words that hold `parts` numbers each."""
     if parts == 1:
         old = in_turns(memory.view(view), index, update, operands)
         return old.view(memory.dtype)
@@ -183,7 +183,8 @@ def update_global(
 
 @instruction("fence", "membar")
 def fence(d: Decoder) -> Action:
-    """Between CTAs; a fence within one CTA orders nothing that is modelled here."""
+    """A fence between CTAs. A fence of scope .cta does nothing: we model no order within a CTA that
+    it could give."""
     kind = d.take("sc", "acq_rel", "proxy")
     scope = d.take("cta", "gl", "gpu", "sys", "cluster")
     if kind == "proxy" or scope is None:

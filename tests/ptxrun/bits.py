@@ -1,4 +1,4 @@
-"""Bits: logic, shifts, fields, permutations, moves. Undefined bits are followed one by one."""
+"""Logic, shifts, bit fields, permutations and moves. Each undefined bit is tracked on its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def spread_or(values: list[Array], unknown: list[Array]) -> Array:
 
 
 def moved_by(function: Callable[..., Array], moved: int = 1) -> Callable[..., Array]:
-    """Spread for what moves bits: undefined bits move alike, an undefined control spoils all."""
+    """How undefined bits spread when `function` moves bits: they move like the others, and an
+    undefined control operand makes every bit undefined."""
 
     def spread(values: list[Array], unknown: list[Array]) -> Array:
         bits = function(*unknown[:moved], *values[moved:])
@@ -91,7 +92,7 @@ def shift_left(a: Array, count: Array) -> Array:
 
 
 def shift_right(a: Array, count: Array) -> Array:
-    """Of signed words: the sign comes in."""
+    """Shifts the sign bit in if the words are signed, else zeros."""
     width = a.dtype.itemsize * 8
     shifted = a >> np.minimum(count, width - 1).astype(a.dtype)
     return shifted if a.dtype.kind == "i" else np.where(count >= width, a.dtype.type(0), shifted)
@@ -127,7 +128,7 @@ def funnel_shift(d: Decoder) -> Action:
 
 
 def field_mask(length: Array, word: Any) -> Array:
-    """`length` low ones; all of them from the word's width on."""
+    """A word whose low `length` bits are 1; all of its bits if `length` is its width or more."""
     return ~shift_left(np.full(length.shape, ~word(0)), length)
 
 

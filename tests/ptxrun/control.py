@@ -1,4 +1,4 @@
-"""Branches, exits, barriers, and instructions that ask nothing of the machine."""
+"""Branches, exits, barriers, and instructions that do nothing here."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def barrier(d: Decoder) -> Action | None:
 
 
 def require_all_threads(d: Decoder, operand: int) -> None:
-    """A barrier of fewer threads than the CTA has is not modelled."""
+    """Raises if a barrier counts fewer threads than the CTA has, which is not modelled."""
     count = d.operands[operand]
     if not isinstance(count, Immediate) or count.bits != d.program.threads:
-        raise Fault("barriers of some of a CTA's threads are not modelled")
+        raise Fault("a barrier for a part of a CTA's threads is not modelled")
 
 
 def reduction(d: Decoder) -> None:
-    """barrier.red: all threads vote, all get the outcome."""
+    """barrier.red: all threads vote, and all get the result."""
     operation, type_ = d.take("popc", "and", "or"), d.type()
     if operation is None or type_.name != ("u32" if operation == "popc" else "pred"):
         raise d.unknown()
@@ -115,5 +115,6 @@ def warp_barrier(d: Decoder) -> Action:
 
 @instruction("nanosleep", "griddepcontrol", "setmaxnreg")
 def hint(d: Decoder) -> Action:
-    """Time passes, or the launch of the next grid is prepared: one grid runs at a time here."""
+    """Does nothing. These wait, prepare the launch of the next grid, or hand over registers, and
+    here one grid runs at a time."""
     return lambda cta: None

@@ -1,4 +1,5 @@
-"""cvt between integers and floats in every rounding that occurs, and cvta between spaces."""
+"""cvt between integers and floats, with the rounding modes that our kernels use, and cvta between
+address spaces."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ TO_INTEGER: dict[str, Callable[[Array], Array]] = {
 
 
 def float_to_integer(value: Array, rounding: str, to: Type, source: Type) -> Array:
-    """Clamped to the range of the integer; NaN as the PTX manual has it."""
+    """Rounds to an integer, clamped to its range. What a NaN becomes is in the PTX manual."""
     whole = TO_INTEGER[rounding](value.astype(np.float64))
     info = np.iinfo(to.view)
-    # 2**63 and 2**64 are float64 numbers, the largest integers below them are not.
+    # The largest 64-bit integers are no float64 numbers: float() rounds them up to 2**63 and 2**64.
     above, below = whole >= float(info.max), whole <= float(info.min)
     inside = np.where(above | below | np.isnan(whole), 0.0, whole).astype(to.view)
     result = np.where(above, info.max, np.where(below, info.min, inside)).astype(to.view)
@@ -46,7 +47,7 @@ def integer_to_integer(value: Array, to: Type, saturates: bool) -> Array:
 
 
 def directed(value: Array, narrow: Array, rounding: str) -> Array:
-    """Correct a number rounded to nearest into one rounded in a direction."""
+    """Corrects a number that was rounded to nearest to the directed rounding mode."""
     wide = narrow.astype(np.float64)
     kind = narrow.dtype.type
     if rounding == "rm" or rounding == "rp":
@@ -59,7 +60,7 @@ def directed(value: Array, narrow: Array, rounding: str) -> Array:
 
 
 def round_float(value: Array, to: Type, rounding: str) -> Array:
-    """float64 numbers into the words of a float type, rounded once."""
+    """float64 numbers as words of a float type, rounded once."""
     if to.name == "bf16":
         if rounding == "rn":
             return floats.narrow_to_bfloat16(value)
@@ -88,7 +89,7 @@ def float_to_float(source: Type, to: Type, rounding: str | None) -> Callable[[Ar
 
 
 def conversion(d: Decoder, to: Type, source: Type) -> Callable[[Array], Array]:
-    """The function of one cvt; takes up the modifiers."""
+    """The function that a cvt computes. Reads its modifiers."""
     rounding = d.take("rn", "rz", "rm", "rp", *TO_INTEGER)
     saturates, flushes = d.take("sat") is not None, d.take("ftz") is not None
     narrows = to.bits < source.bits or (to.bits == source.bits and to.name != source.name)
@@ -165,7 +166,7 @@ def convert(d: Decoder) -> Action:
 
 
 def convert_pair(d: Decoder, to: Type, source: Type) -> Action:
-    """Two float32 into one word: the first source becomes the upper half."""
+    """Converts two float32 to one word. The first source becomes the upper half."""
     half = TYPES[to.name.removesuffix("x2")]
     if source.name != "f32":
         raise d.unknown()
@@ -188,7 +189,7 @@ def convert_pair(d: Decoder, to: Type, source: Type) -> Action:
 
 @instruction("cvta")
 def convert_address(d: Decoder) -> Action:
-    """Between addresses of a space and generic ones."""
+    """Converts between the addresses of a space and generic addresses."""
     to_space = d.take("to") is not None
     space = d.take("global", "shared", "local", "param", "shared::cta")
     type_ = d.type()

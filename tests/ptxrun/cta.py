@@ -1,4 +1,4 @@
-"""One CTA: its registers, its memory, which threads are where, and its run from start to exit."""
+"""One CTA: its registers and memory, the position of each thread, and the loop that runs it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 NOWHERE = 1 << 62
-SINK = -1  # the number of a register that nobody reads
+SINK = -1  # stands for a register that nobody reads
 
 
 class Cta:
-    """The state of a CTA. Arrays of registers are replaced, never changed in place."""
+    """The state of a CTA. The array of a register is replaced, never changed in place, so that
+    snapshots can share it."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Cta:
         self.position, self.memory, self.params = position, memory, params
         self.races, self.known, self.thread_races = races, known, thread_races
         self.interval = thread_races.begin_interval() if thread_races else 0
-        self.warps_met = False  # a warp met at a barrier since the last one of the CTA
+        self.warps_met = False  # whether a warp barrier came after the last barrier of the CTA
         self.agent: Agent = races.agents[number]
         self.registers: list[NDArray[Any]] = program.initial_registers(position, grid)
         self.undefined: dict[int, NDArray[Any]] = program.initial_undefined()
@@ -54,26 +55,27 @@ class Cta:
         self.requests = program.requests
         self.all_lanes = np.arange(threads)
         self.warp_of = self.all_lanes // 32
-        # Of the instruction that is being executed:
+        # For the instruction that is being executed:
         self.mask: Mask = np.ones(threads, bool)
         self.active = threads
-        self.whole = True  # all threads that still live take part
-        # Of the CTA:
+        self.whole = True  # whether all threads that have not exited take part
+        # For the CTA. A place is the index of an instruction; the dicts map places to threads.
         self.live: Mask = np.ones(threads, bool)
         self.living = threads
-        self.groups: dict[int, Mask] = {}  # where the threads are that do not run just now
-        self.gathering: dict[int, Mask] = {}  # where lanes wait for others of their warp
-        self.waiting: dict[int, Mask] = {}  # barriers, by the place they stand at
+        self.groups: dict[int, Mask] = {}  # threads that are not running now
+        self.gathering: dict[int, Mask] = {}  # lanes that wait for others of their warp
+        self.waiting: dict[int, Mask] = {}  # threads that wait at a barrier
         self.place = 0
-        self.progress = 0  # changes of global memory
+        self.progress = 0  # counts changes of global memory
 
     @property
     def lanes(self) -> NDArray[np.int64]:
-        """The threads that execute the present instruction."""
+        """The threads that execute the current instruction."""
         return self.all_lanes if self.active == self.threads else np.flatnonzero(self.mask)
 
     def write(self, target: int, value: NDArray[Any], sources: tuple[int, ...], parts: int) -> None:
-        """Set a register from sources; a part with any undefined bit in is undefined altogether."""
+        """Sets a register that was computed from `sources`. If any bit of a part is undefined in a
+        source, that whole part of the result is."""
         undefined = self.undefined
         if undefined.keys().isdisjoint(sources):
             if not self.whole:
@@ -85,7 +87,7 @@ class Cta:
             self.write_bits(target, value, self.smear(sources, value, parts))
 
     def write_bits(self, target: int, value: NDArray[Any], bits: NDArray[Any] | None) -> None:
-        """Set a register, given which bits of it are undefined."""
+        """Sets a register; `bits` says which of its bits are undefined."""
         if bits is not None and not bits.any():
             bits = None
         if not self.whole:
@@ -114,7 +116,7 @@ class Cta:
             self.undefined.pop(target, None)
 
     def smear(self, sources: tuple[int, ...], value: NDArray[Any], parts: int) -> NDArray[Any]:
-        """All bits of a part undefined where any bit of a source's part is."""
+        """The undefined bits of a result: all bits of a part if any bit of a source's part is."""
         bad = np.zeros(self.threads * parts, bool)
         for source in sources:
             bits = self.undefined.get(source)
@@ -130,7 +132,7 @@ class Cta:
         return ones.view(value.dtype)
 
     def demand(self, register: int, use: str) -> None:
-        """Fault if an active thread's value of this register is undefined."""
+        """Faults if any bit of this register is undefined in an active thread."""
         bits = self.undefined.get(register)
         if bits is None:
             return
@@ -141,7 +143,8 @@ class Cta:
             raise Fault(f"undefined value: thread {lane} uses {name} as {use}")
 
     def run(self) -> Iterator[bool]:
-        """Execute to the end; yields True where others must be let first, False where they may."""
+        """Runs the CTA to its end. Yields True where other CTAs must get a turn (before an atomic
+        or a strong access), False where they may (at a barrier)."""
         steps = self.program.steps
         end = len(steps)
         place, group, size = 0, self.live.copy(), self.threads
@@ -152,7 +155,7 @@ class Cta:
                 if size:
                     self._park(place, group)
                 given_up = not self.groups and bool(self.gathering)
-                if given_up:  # those that are waited for do not come
+                if given_up:  # the missing lanes cannot come any more
                     self.groups, self.gathering = self.gathering, {}
                 if not self.groups:
                     yield from self._barrier()
@@ -191,7 +194,7 @@ class Cta:
                     continue
             except Fault as fault:
                 raise self._located(fault, step) from None
-            # A branch, an exit or a barrier: the group may come apart.
+            # A branch, an exit or a barrier may split the group.
             taken, took = self.mask, self.active
             stays = group & ~taken if took < size else None
             if took:
@@ -215,7 +218,8 @@ class Cta:
         self.groups[place] = group if there is None else there | group
 
     def _gather(self, place: int, group: Mask, step: Step, given_up: bool) -> Mask:
-        """The threads that may carry out what whole warps do together: all or none."""
+        """For an instruction that lanes of a warp execute together: the group if all of them are
+        here, else nobody, and the group waits."""
         there = self.gathering.pop(place, None)
         group = group if there is None else there | group
         self.mask = group
@@ -226,7 +230,7 @@ class Cta:
         return np.zeros_like(group)
 
     def _scatter(self, step: Step, taken: Mask) -> None:
-        """An indexed branch: threads go where their own index says."""
+        """An indexed branch: each thread goes where its own index says."""
         self.demand(step.index, "the index of a branch")
         index = self.registers[step.index]
         for value in np.unique(index[taken]):
@@ -243,7 +247,7 @@ class Cta:
         self.waiting[place] = group if there is None else there | group
 
     def _barrier(self) -> Iterator[bool]:
-        """Nobody can go on: either all threads wait at one barrier, or something is wrong."""
+        """No thread can go on. Either all wait at one barrier, or the kernel is wrong."""
         if not self.waiting:
             return
         places = sorted(self.waiting)
@@ -269,7 +273,7 @@ class Cta:
         return Fault(f"{fault}; CTA {self.position}, instruction `{step.text}`")
 
     def snapshot(self) -> tuple[Any, ...]:
-        """All that decides what this CTA does next, except global memory."""
+        """The state that decides what this CTA does next, without global memory."""
         parked = [*self.groups.items(), *self.gathering.items()]
         groups = [(place, mask.tobytes()) for place, mask in parked]
         return (
@@ -281,7 +285,7 @@ class Cta:
         )
 
     def equals(self, snapshot: tuple[Any, ...]) -> bool:
-        """Whether nothing but global memory can have changed since."""
+        """Whether the CTA is in the same state as in the snapshot."""
         now = self.snapshot()
         same = all(a is b or np.array_equal(a, b) for a, b in zip(now[0], snapshot[0], strict=True))
         return same and now[1:] == snapshot[1:]

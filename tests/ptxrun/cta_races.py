@@ -1,12 +1,12 @@
-"""Conflicting accesses of two CTAs to global memory that no release and acquire put in order.
+"""Finds conflicting accesses of two CTAs to global memory without a release and acquire between.
 
-Every CTA has a vector clock. What a thread did counts as published by a release of that thread, or
-by any release after the next barrier of its CTA; what a thread acquired counts for the others of
-its CTA after the next barrier. So a missing barrier before a release or after an acquire is seen.
+Every CTA has a vector clock. A release publishes what its own thread did, and what the others of
+its CTA did before their last barrier. What a thread acquires counts for the others of its CTA after
+the next barrier. So a missing barrier before a release or after an acquire is found.
 
-What is known of a granule (weak writer, weak readers, strong writers, strong readers) is interned
-as one integer, and steps from one such state to the next are remembered: an access looks up few
-distinct integers, however many lanes it has.
+A granule is the smallest piece of memory that we track. Its state (weak writer, weak readers,
+strong writers, strong readers) is interned as one integer, and transitions between states are
+cached. So an access looks up a few distinct integers, however many lanes it has.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ Clock = NDArray[np.int64]
 Lanes = NDArray[np.int64]
 Access = tuple[int, int]  # (CTA, epoch)
 
-INTERVAL = 1 << 32  # epochs between two barriers: releases count up, the rest waits for the barrier
+# Epochs between two barriers. Each release takes the next one; accesses that no release has
+# published yet have the last one.
+INTERVAL = 1 << 32
 UNPUBLISHED = INTERVAL - 1
 
 
 class Kind(IntEnum):
-    """How an access takes part: strong ones (atomic, volatile) do not conflict with each other."""
+    """Kinds of access. Strong ones (atomic, volatile) do not conflict with each other."""
 
     WEAK_READ = 0
     WEAK_WRITE = 1
@@ -39,7 +41,7 @@ class Kind(IntEnum):
 
 
 class State(NamedTuple):
-    """The accesses to a granule that a coming one may conflict with."""
+    """The accesses to a granule that a later one may conflict with."""
 
     writers: frozenset[Access] = frozenset()
     readers: frozenset[Access] = frozenset()
@@ -47,7 +49,7 @@ class State(NamedTuple):
     strong_readers: frozenset[Access] = frozenset()
 
 
-# Fields of State that an access of each kind conflicts with, and the one it is entered into.
+# For each kind of access: the fields of State that it conflicts with, and the one that records it.
 CONFLICTS = {
     Kind.WEAK_READ: (0, 2),
     Kind.WEAK_WRITE: (0, 1, 2, 3),
@@ -70,11 +72,11 @@ class Agent:
 
     def __init__(self, number: int, ctas: int, threads: int) -> None:
         self.number = number
-        self.clock: Clock = np.zeros(ctas, np.int64)  # what all threads know since the last barrier
-        self.acquired_clock: Clock | None = None  # what the threads in `acquired` know
+        self.clock: Clock = np.zeros(ctas, np.int64)  # what all threads knew at the last barrier
+        self.acquired_clock: Clock | None = None  # what the threads in `acquired` know by now
         self.acquired = np.zeros(threads, bool)
-        self.observed: Clock | None = None  # read without acquire: known after the next fence
-        self.fenced: Clock | None = None  # published by the next relaxed write
+        self.observed: Clock | None = None  # read without acquire: the next fence acquires it
+        self.fenced: Clock | None = None  # left by a fence: the next relaxed write publishes it
         self.base = INTERVAL
         self.releases = 0
         self.version = 0
@@ -104,7 +106,7 @@ class Agent:
         before = self.clock if self.acquired_clock is None else self.acquired_clock
         known = np.maximum.reduce([before, *clocks])
         if np.array_equal(known, before) and self.acquired_clock is None:
-            return  # nothing new: a spin must not make all that follows look new
+            return  # nothing new; a spin loop must not bump the version, which keys the cache
         self.acquired_clock = known
         self.acquired[lanes] = True
         self.version += 1
@@ -138,7 +140,7 @@ class CtaRaces:
         kind: Kind,
         epoch: int | None = None,
     ) -> None:
-        """Lanes touch `width` bytes at offsets of a region whose granules' states are `known`."""
+        """Lanes access `width` bytes at offsets of a region. `known` has its granules' states."""
         cells = (offsets // self.granule)[:, None] + np.arange(width // self.granule)
         if agent.acquired_clock is None:
             self._step(agent, known, cells, kind, False, epoch)
@@ -192,7 +194,7 @@ class CtaRaces:
         kept = frozenset(
             (other, epoch)
             for other, epoch in state[column]
-            # What is ordered before this access is ordered before all that follows it.
+            # What is ordered before this access is also ordered before everything after it.
             if other != mine and epoch > clock[other] and kind is not Kind.STRONG_UPDATE
         )
         fields = list(state)
@@ -210,7 +212,8 @@ class CtaRaces:
         return agent.base + agent.releases
 
     def _publish(self, agent: Agent, lanes: Lanes, epoch: int) -> Clock:
-        """The clock that a release of these lanes carries; their own accesses become part of it."""
+        """The clock that a release of these lanes publishes. It covers their own accesses so far,
+        which get its epoch."""
         member = np.zeros(self.threads, bool)
         member[lanes] = True
         waiting = agent.base + UNPUBLISHED
@@ -258,7 +261,7 @@ class CtaRaces:
         acquires: bool,
         releases: bool,
     ) -> int | None:
-        """Carry clocks through a strong access; the epoch it happens in, if it publishes."""
+        """Passes clocks on through a strong access. Returns its epoch if it publishes one."""
         if reads:
             seen = {
                 id(clock): clock for a in addresses if (clock := self.published.get(a)) is not None
@@ -281,7 +284,7 @@ class CtaRaces:
         for address in addresses:
             before = self.published.get(address) if reads else None
             if clock is None:
-                # A plain store ends what earlier releases had published here.
+                # A store without release overwrites what earlier releases published here.
                 if not reads:
                     self.published.pop(address, None)
             else:

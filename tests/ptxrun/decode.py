@@ -1,4 +1,4 @@
-"""Instructions -> steps: closures over numbers of registers, decoded once for a kernel."""
+"""Decodes instructions into steps: closures over register numbers, made once per kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORD = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 
 class Type(NamedTuple):
-    """A PTX type: how wide its registers are, and how arithmetic looks at them."""
+    """A PTX type: the width of its registers, and the numpy type that arithmetic uses."""
 
     name: str
     bits: int
@@ -58,7 +58,7 @@ for _bits in (8, 16, 32, 64):
 
 @dataclass
 class Step:
-    """What the run loop needs to know of one instruction."""
+    """What the run loop needs to know about one instruction."""
 
     text: str
     action: Action | None = None
@@ -68,14 +68,15 @@ class Step:
     target: int = 0
     targets: list[int] = field(default_factory=list)  # of a switch, by the value of its index
     index: int = 0  # the register that holds it
-    yields: bool = False
-    complete: Callable[[Cta], bool] | None = None  # whether all lanes that must meet here did
+    yields: bool = False  # whether other CTAs get a turn before it
+    complete: Callable[[Cta], bool] | None = None  # whether all lanes that must meet here are here
     barrier_done: Action | None = None
-    tags: list[str] = field(default_factory=list)  # executions are counted under these names
+    tags: list[str] = field(default_factory=list)  # names under which executions are counted
 
 
 class Decoder:
-    """One instruction being decoded. Whatever a handler does not take up is a Fault."""
+    """One instruction being decoded. A modifier or operand that its handler does not use is a
+    Fault."""
 
     def __init__(self, program: Program, instruction: Instruction, step: Step) -> None:
         self.program, self.instruction, self.step = program, instruction, step
@@ -84,7 +85,7 @@ class Decoder:
         self._words = list(instruction.modifiers)
 
     def take(self, *options: str) -> str | None:
-        """Take up the modifier that is one of these, if there is one."""
+        """Removes and returns the first modifier that is one of these options, or returns None."""
         for word in self._words:
             if word in options:
                 self._words.remove(word)
@@ -97,7 +98,7 @@ class Decoder:
         return taken
 
     def type(self) -> Type:
-        """Take up the last type among the modifiers."""
+        """Removes the last type from the modifiers and returns it."""
         for word in reversed(self._words):
             if word in TYPES:
                 position = len(self._words) - 1 - self._words[::-1].index(word)
@@ -106,7 +107,7 @@ class Decoder:
         raise self.unknown()
 
     def finish(self, operands: int) -> None:
-        """All modifiers were taken up, and there are as many operands as expected."""
+        """Raises if modifiers are left over, or the number of operands is another."""
         if self._words or len(self.operands) != operands:
             raise self.unknown()
 
@@ -114,15 +115,15 @@ class Decoder:
         return Fault("instruction not modelled")
 
     def source(self, operand: int | Operand | None, type_: Type) -> int:
-        """The number of the register that holds an operand of exactly this width."""
+        """The number of the register that holds an operand, which must have this width."""
         if isinstance(operand, int):
             operand = self.operands[operand]
         if isinstance(operand, Register):
             if operand.width != type_.bits or operand.negated:
-                raise Fault(f"a register of {operand.width} bits where {type_.name} is meant")
+                raise Fault(f"a register of {operand.width} bits where {type_.name} is expected")
             return operand.number
         if isinstance(operand, Immediate) and operand.is_float and type_.name[0] in "su":
-            raise Fault(f"literal {operand.text} where {type_.name} is meant")
+            raise Fault(f"literal {operand.text} where {type_.name} is expected")
         return self.program.constant(operand, type_.bits)
 
     def narrow_source(self, operand: int, type_: Type) -> tuple[int, bool]:
@@ -133,7 +134,7 @@ class Decoder:
         return self.source(given, type_), False
 
     def target(self, operand: int | Operand | None, bits: int, wider: bool = False) -> int:
-        """The number of a register that is written."""
+        """The number of the register that an instruction writes."""
         if isinstance(operand, int):
             operand = self.operands[operand]
         if operand is None:
@@ -148,7 +149,7 @@ class Decoder:
         return default if number == SINK else self.program.kernel.register_widths[number]
 
     def members(self, operand: int) -> tuple[Operand | None, ...]:
-        """Registers of a vector operand, or the one register."""
+        """The registers of a vector operand, or the single register."""
         given = self.operands[operand]
         return given.members if isinstance(given, Group) else (given,)
 
@@ -161,7 +162,8 @@ class Decoder:
         types: Sequence[Type],
         parts: int = 1,
     ) -> Action:
-        """target = function(sources), with an undefined part where any source's part is."""
+        """The action target = function(sources). A part of the target is undefined if that part of
+        any source is."""
         word = WORD[bits]
         numbers = tuple(sources)
         views = [type_.view for type_ in types]
@@ -200,7 +202,8 @@ class Decoder:
         sources: Sequence[int],
         types: Sequence[Type],
     ) -> Action:
-        """As `elementwise`, where undefined bits stay apart: spread(cta, values, undefined)."""
+        """As `elementwise`, but undefined bits are tracked one by one: spread(values, undefined)
+        returns those of the result."""
         word = WORD[bits]
         numbers = tuple(sources)
         seen = [(number, type_.view) for number, type_ in zip(numbers, types, strict=True)]
@@ -226,7 +229,7 @@ HANDLERS: dict[str, Handler] = {}
 
 
 def instruction(*opcodes: str) -> Callable[[Handler], Handler]:
-    """Enter a handler into the table of instructions."""
+    """Adds a handler to the table of instructions."""
 
     def enter(handler: Handler) -> Handler:
         for opcode in opcodes:

@@ -1,7 +1,7 @@
-"""The exception that every finding raises."""
+"""Fault: the exception for everything that the executor finds."""
 
 from __future__ import annotations
 
 
 class Fault(Exception):
-    """A kernel did what a GPU would not forgive, or asked for what is not modelled here."""
+    """The kernel does something wrong, or uses something that is not modelled here."""

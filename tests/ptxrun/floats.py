@@ -1,4 +1,4 @@
-"""Floating point as PTX defines it: one rounding, canonical NaN, flushed denormals, bfloat16."""
+"""Floating point as in PTX: one rounding, canonical NaN, flushed denormals, bfloat16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# The NaN that arithmetic returns, whatever NaN it was given.
+# The NaN that arithmetic returns, whatever NaN it gets.
 CANONICAL_NAN = {
     np.dtype(np.float16): np.array(0x7FFF, np.uint16).view(np.float16)[()],
     np.dtype(np.float32): np.array(0x7FFFFFFF, np.uint32).view(np.float32)[()],
@@ -27,7 +27,7 @@ def bits_of(value: Array) -> Array:
 
 
 def canonical(value: Array) -> Array:
-    """Every NaN as the one that PTX arithmetic returns."""
+    """Replaces every NaN by the one that PTX arithmetic returns."""
     is_nan = value != value
     if is_nan.any():
         return np.where(is_nan, CANONICAL_NAN[value.dtype], value)
@@ -35,23 +35,24 @@ def canonical(value: Array) -> Array:
 
 
 def flush(value: Array) -> Array:
-    """Denormal float32 numbers as zeros of their sign (.ftz)."""
+    """Replaces denormal float32 numbers by zeros of the same sign (.ftz)."""
     small = np.abs(value) < SMALLEST_NORMAL
     return np.where(small, np.copysign(np.float32(0), value), value) if small.any() else value
 
 
 def saturate(value: Array) -> Array:
-    """Clamp to [0, 1]; NaN becomes 0 (.sat)."""
+    """Clamps to [0, 1]; NaN becomes 0 (.sat)."""
     one = value.dtype.type(1)
     zero = value.dtype.type(0)
     return np.where(value > one, one, np.where(value > zero, value, zero))
 
 
 def round_to_odd(value: Array, error: Array) -> Array:
-    """The neighbour of `value + error` with an odd last bit, where `error` is not zero.
+    """`value + error`, rounded to odd: if it is no number of the format, the neighbour whose last
+    bit is 1. `value` is the sum rounded to nearest, `error` the rest.
 
-    Rounding this once more, to a format with at least two bits less, equals one rounding of the
-    exact sum (Boldo and Melquiond, Emulation of FMA and correctly rounded sums).
+    Rounding the result again, to a format with at least two bits less, is the same as rounding the
+    exact sum once (Boldo and Melquiond, Emulation of FMA and correctly rounded sums).
     """
     bits = bits_of(value)
     even = (bits & bits.dtype.type(1)) == 0
@@ -120,7 +121,7 @@ def fma_bfloat16(a: Array, b: Array, c: Array) -> Array:
 def _fma_one(a: float, b: float, c: float) -> float:
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     if not exact:
-        return a * b + c  # the sign of zero; the product is exact here or underflows to c's sign
+        return a * b + c  # float arithmetic gives the zero its sign
     try:
         return float(exact)
     except OverflowError:
@@ -128,7 +129,7 @@ def _fma_one(a: float, b: float, c: float) -> float:
 
 
 def fma_float64(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c with one rounding, by rational numbers where all three are finite."""
+    """a * b + c with one rounding, in rational numbers if all three are finite."""
     finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
     result = a * b + c
     for lane in np.flatnonzero(finite):
@@ -137,10 +138,10 @@ def fma_float64(a: Array, b: Array, c: Array) -> Array:
 
 
 def in_bfloat16(operation: Callable[..., Array]) -> Callable[..., Array]:
-    """An operation on float64 numbers, as one on bfloat16 bits; exact or rounded harmlessly.
+    """Turns an operation on float64 numbers into one on bfloat16 bits, rounded once.
 
-    float64 keeps more than twice the bits of bfloat16 and two more, so that rounding twice
-    equals rounding once (Figueroa, When is double rounding innocuous?).
+    float64 has more than twice the bits of bfloat16 plus two, so rounding first to float64 changes
+    nothing (Figueroa, When is double rounding innocuous?).
     """
 
     def on_bits(*operands: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Helps tests to write kernels of a few lines and to launch them on numpy arrays."""
+"""Helpers for tests: kernels of a few lines of PTX, launched on numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .memory import Memory
 from .parse import Kernel
 from .tables import Case, from_bits, to_bits, width
 
-# The thread, its CTA and the size of one in %r0 to %r2; the address of its word of x in %d0.
+# TID puts the thread, its CTA and the CTA's size in %r0 to %r2. CELL also puts the address of the
+# thread's word of x in %d0.
 TID = "mov.u32 %r0, %tid.x; mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ntid.x;\n"
 CELL = TID + "mad.lo.u32 %r3, %r1, %r2, %r0; mad.wide.u32 %d0, %r3, 4, %x;\n"
 BUFFER = ".shared .align 16 .b8 buffer[256];"
@@ -41,7 +42,7 @@ def launch(
     shared: int = 0,
     **arrays: Any,
 ) -> Counter[str]:
-    """Run with the arrays' addresses as parameters, in their order."""
+    """Runs the kernel with the addresses of the arrays as parameters, in this order."""
     memory = Memory()
     for name, array in arrays.items():
         memory.add(array, name)
@@ -58,7 +59,7 @@ def storage(kind: str) -> str:
 
 
 def fetch(place: int, kind: str) -> str:
-    """Load the operand of this place from its array, one element a thread."""
+    """PTX that loads the operand at this place from its array, one element per thread."""
     size = max(width(kind), 8) // 8
     address = f"mad.wide.u32 %d9, %r9, {size}, %{'abc'[place - 1]};\n"
     if kind == "pred":
@@ -84,7 +85,7 @@ def instruction_kernel(case: Case) -> Kernel:
 
 
 def wanted_bits(case: Case, words: tuple[int, ...]) -> int | None:
-    """The word that the oracle wants, None where it divides by zero."""
+    """The word that the oracle expects, or None if it divides by zero."""
     result, *kinds = case.types.split()
     try:
         return to_bits(case.want(*map(from_bits, words, kinds)), result)

@@ -1,4 +1,4 @@
-"""Integer arithmetic, comparisons of numbers, and selection."""
+"""Integer arithmetic, comparisons and selection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def word_type(bits: int, signed: bool) -> Type:
 
 
 def high_product(a: Array, b: Array) -> Array:
-    """The upper half of a product of two words of up to 64 bits."""
+    """The upper half of the product of two words of up to 64 bits."""
     bits = a.dtype.itemsize * 8
     signed = a.dtype.kind == "i"
     if bits < 64:
@@ -46,7 +46,7 @@ def product(part: str | None, bits: int, signed: bool) -> Callable[[Array, Array
 
 
 def add_or_sub(d: Decoder, type_: Type) -> Action:
-    """Integer add and sub, with the carry flag written (.cc) or read (addc, subc)."""
+    """Integer add and sub. With .cc they write the carry flag; addc and subc read it."""
     minus, reads = d.opcode.startswith("sub"), d.opcode.endswith("c")
     writes = d.take("cc") is not None
     d.finish(3)
@@ -55,7 +55,8 @@ def add_or_sub(d: Decoder, type_: Type) -> Action:
     if not (reads or writes):
         function = np.subtract if minus else np.add
         return d.elementwise(function, target, type_.bits, (a, b), (type_, type_))
-    # a - b is a + ~b + 1, and the flag of a subtraction is the borrow: no carry out.
+    # a - b is computed as a + ~b + 1. The flag of a subtraction is the borrow: set if there is no
+    # carry.
     carry = d.program.carry
     return with_carry(
         d,
@@ -81,7 +82,7 @@ def with_carry(
     writes: bool,
     minus: bool,
 ) -> Action:
-    """target = sum of two terms and the carry flag."""
+    """The action target = sum of two terms and the carry flag."""
     word = WORD[type_.bits]
     one = word(1)
 
@@ -144,7 +145,7 @@ def divide(d: Decoder, type_: Type) -> Action:
                 raise Fault("division by zero")
             y = np.where(zero, view(1), y)
         rest = np.fmod(x, y)
-        # x - rest is a multiple of y, so that rounding towards minus infinity does nothing.
+        # x - rest is a multiple of y, so it does not matter that numpy's // rounds down.
         value = rest if remainder else (x - rest) // y
         cta.write(target, value.view(word), (a, b), 1)
 
@@ -160,7 +161,7 @@ def smaller_or_larger(d: Decoder, type_: Type) -> Action:
 
 
 def negate_or_abs(d: Decoder, type_: Type) -> Action:
-    """Integer neg and abs; the most negative number stays itself."""
+    """Integer neg and abs. The most negative number stays as it is."""
     d.finish(2)
     function = np.negative if d.opcode == "neg" else np.abs
     source = d.source(1, type_)
@@ -182,7 +183,7 @@ COMPARE: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def ordered(name: str) -> Callable[[Array, Array], Array]:
-    """A comparison that is false, or with a final u true, where an operand is NaN."""
+    """A comparison that is false if an operand is NaN, or true if its name ends in u."""
     if name in ("num", "nan"):
         want = name == "nan"
         return lambda a, b: (np.isnan(a) | np.isnan(b)) == want

@@ -1,4 +1,4 @@
-"""run(): CTAs as interleaved coroutines, in turns or at random, until all have ended."""
+"""run(): interleaves CTAs as coroutines, in order or at random, until all have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import (  # noqa: F401  each enters its instructions into the table
+from . import (  # noqa: F401  each adds its instructions to the table
     access,
     arithmetic,
     atomics,
@@ -31,8 +31,8 @@ from .parse import Kernel
 from .program import Program
 from .thread_races import ThreadRaces
 
-STALE_TURNS = 8  # turns without any change of memory after which a CTA is looked at
-PATIENCE = 1_000_000  # turns without any change of memory after which nothing is expected any more
+STALE_TURNS = 8  # after so many turns without a change of memory we take a CTA's snapshot
+PATIENCE = 1_000_000  # after so many turns without a change of memory we report a deadlock
 
 
 def three(size: int | Sequence[int]) -> tuple[int, int, int]:
@@ -42,7 +42,7 @@ def three(size: int | Sequence[int]) -> tuple[int, int, int]:
 
 
 def parameter_bytes(kernel: Kernel, args: Sequence[Any]) -> NDArray[np.uint8]:
-    """Arguments (numpy scalars, arrays, structs or bytes) at their offsets."""
+    """Places the arguments (numpy scalars, arrays, structs or bytes) at their offsets."""
     buffer = np.zeros(kernel.layouts["param"].size + 16, np.uint8)
     if len(args) != len(kernel.params):
         raise Fault(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
@@ -55,7 +55,7 @@ def parameter_bytes(kernel: Kernel, args: Sequence[Any]) -> NDArray[np.uint8]:
 
 
 class Resident:
-    """A CTA that may take its turn, and what is known of its standstill."""
+    """A CTA that takes turns with others, and whether it is stuck."""
 
     def __init__(self, begin: Callable[[], Cta]) -> None:
         self._begin = begin
@@ -64,15 +64,16 @@ class Resident:
         self.changed()
 
     def changed(self) -> None:
-        """Global memory is another than before."""
+        """Called when global memory has changed: the CTA may get on now."""
         self._snapshot: tuple[Any, ...] | None = None
         self._stale = 0
         self.stuck = False
 
     def take_turn(self) -> bool | None:
-        """Run to the next place where others may go first: True before an access, None at the end.
+        """Runs to the next place where others may go first. Returns True before a strong access,
+        False at a barrier, None at the end.
 
-        Registers come into being with the first turn, so that few are held at a time.
+        The registers are made in the first turn, so that few CTAs have any at a time.
         """
         if self._turns is None:
             self.cta = self._begin()
@@ -80,7 +81,8 @@ class Resident:
         return next(self._turns, None)
 
     def look_for_standstill(self) -> None:
-        """A state that comes back while memory stays the same comes back for ever."""
+        """Marks the CTA as stuck if its state repeats while memory stays the same: it would repeat
+        for ever."""
         assert self.cta is not None
         self._stale += 1
         if self._snapshot is not None and self.cta.equals(self._snapshot):
@@ -90,7 +92,7 @@ class Resident:
 
 
 def run_all(begins: Iterable[Callable[[], Cta]], schedule: int | None, resident: int) -> None:
-    """Let CTAs take turns until all have ended."""
+    """Lets CTAs take turns until all have ended."""
     chance = None if schedule is None else random.Random(schedule)
     coming = list(begins)
     if chance is not None:
@@ -137,14 +139,13 @@ def run(
     resident: int = 256,
     between_threads: bool = True,
 ) -> Counter[str]:
-    """Execute a kernel; returns what was counted.
+    """Executes a kernel and returns the counts.
 
-    `args` are numpy scalars, arrays or bytes of exactly the parameters' sizes, `shared` the bytes
-    of dynamic shared memory. CTAs give way to each other before atomics and strong accesses: in
-    order of their numbers, or at random, also at barriers, if `schedule` is a seed. At most
-    `resident` of them are under way at a time, as on a GPU. `between_threads` also looks for races
-    of one CTA's threads in global memory; those count where the value that comes too late is never
-    used, too.
+    `args` are numpy scalars, arrays or bytes, each exactly as large as its parameter. `shared` is
+    the size of dynamic shared memory in bytes. CTAs switch before atomics and strong accesses, in
+    order of their numbers. If `schedule` is a seed, they switch at random, at barriers too. At most
+    `resident` CTAs are under way at a time, as on a GPU. `between_threads` also finds races between
+    threads of one CTA in global memory, even if the racing value is never used.
     """
     sizes, block = three(grid), three(threads)
     program = decoded(kernel, block, shared)
@@ -169,7 +170,7 @@ def run(
 
 
 def decoded(kernel: Kernel, block: tuple[int, int, int], shared: int) -> Program:
-    """The kernel's steps, kept for its next launch of this size."""
+    """The decoded kernel, cached for its next launch with this block and shared size."""
     key = (block, shared)
     if key not in kernel.programs:
         kernel.programs[key] = Program(kernel, block, shared)

@@ -1,4 +1,4 @@
-"""Names of kernels as C++ compilers write them: the function, and what its template was given."""
+"""Reads the mangled names of kernels: the function and its template arguments."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Name(NamedTuple):
 
 
 def parse(mangled: str) -> Name:
-    """Understands functions in namespaces whose template arguments are integers, truth values,
-    enumerators or plain types: the kernels' own."""
+    """Reads the names of functions in namespaces whose template arguments are integers, booleans,
+    enumerators or plain types. Kernels have no others."""
     if not mangled.startswith("_Z"):
         return Name(mangled)
     nested = mangled.startswith("_ZN")

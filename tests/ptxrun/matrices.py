@@ -1,4 +1,4 @@
-"""Matrices of 16-bit words that a warp loads from shared memory and stores there."""
+"""ldmatrix and stmatrix: a warp loads or stores matrices of 16-bit words in shared memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .places import locate, place
 
 @instruction("ldmatrix", "stmatrix")
 def matrix(d: Decoder) -> Action:
-    """8x8 matrices of 16-bit words; lanes 8i to 8i+7 hold the addresses of the rows of matrix i."""
+    """Each matrix is 8x8. Lanes 8i to 8i+7 hold the addresses of the rows of matrix i."""
     loads, transposed = d.opcode == "ldmatrix", d.take("trans") is not None
     count = d.take("x1", "x2", "x4")
     known = [d.take("sync"), d.take("aligned"), d.take("m8n8"), d.take("shared", "shared::cta")]
@@ -27,7 +27,7 @@ def matrix(d: Decoder) -> Action:
     rows = place(d, 1 if loads else 0, "shared", 16)
     half = place(d, 1 if loads else 0, "shared", 2)
     lane = np.arange(32)
-    # A thread's register holds two neighbours of a row, or of a column if transposed.
+    # A thread's register holds two neighbours in a row, or in a column if transposed.
     pair, line = lane % 4 * 2, lane // 4
     row = np.stack([pair, pair + 1], 1) if transposed else np.stack([line, line], 1)
     column = np.stack([line, line], 1) if transposed else np.stack([pair, pair + 1], 1)

@@ -1,4 +1,4 @@
-"""The tensors a kernel may touch, and the bytes of shared and local memory, judged byte by byte."""
+"""The tensors that a kernel may access, and shared and local memory, checked byte by byte."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .faults import Fault
 
 Lanes = NDArray[np.int64]
 WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-LINE = 32  # bytes of a sector, and at least as much as the widest access
+LINE = 32  # bytes of a sector; no access is wider
 
 
 class Region:
-    """Consecutive bytes of registered memory; overlapping tensors share one region."""
+    """A range of registered memory. Tensors that overlap share one region."""
 
     def __init__(self, start: int, end: int, owners: list[tuple[int, int, str]]) -> None:
         self.start, self.end, self.owners = start, end, owners
@@ -25,7 +25,7 @@ class Region:
         self._words: dict[int, NDArray[Any]] = {}
 
     def words(self, width: int) -> NDArray[Any]:
-        """The memory itself as words of `width` bytes, counted from the sector it begins in."""
+        """The memory as an array of words of `width` bytes, from the start of its first sector."""
         if width not in self._words:
             count = (self.end - self.base) // width
             array = (ctypes.c_uint8 * (count * width)).from_address(self.base)
@@ -33,7 +33,7 @@ class Region:
         return self._words[width]
 
     def name(self, address: int) -> str:
-        """The tensor that holds, or lies nearest to, an address."""
+        """The name of the tensor that contains an address, or else is nearest to it."""
         return min(self.owners, key=lambda owner: max(owner[0] - address, address - owner[1] + 1))[
             2
         ]
@@ -42,8 +42,8 @@ class Region:
 class Memory:
     """The registered tensors.
 
-    Bounds are judged by address: an access beyond one tensor that hits another is not seen, so
-    tests keep room between tensors that were cut from one buffer.
+    Bounds are checked by address. An access beyond one tensor that hits another is not found, so
+    tests leave gaps between tensors that are views of one buffer.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Memory:
         self._stale = False
 
     def add(self, tensor: Any, name: str) -> None:
-        """Register a torch tensor or numpy array: all bytes from its first to its last element."""
+        """Registers a torch tensor or numpy array: all bytes from its first to its last element."""
         if hasattr(tensor, "data_ptr"):
             start = tensor.data_ptr()
             axes = zip(tensor.shape, tensor.stride(), strict=True)
@@ -69,7 +69,7 @@ class Memory:
             self._stale = True
 
     def add_once(self, tensor: Any, name: str) -> None:
-        """Register what may be registered already."""
+        """Registers a tensor unless it is registered already."""
         if not any(known is tensor for known in self._alive):
             self.add(tensor, name)
 
@@ -86,7 +86,8 @@ class Memory:
         self._stale = False
 
     def find(self, addresses: Lanes, width: int, lanes: Lanes) -> list[tuple[int, Any]]:
-        """(number of a region, which of the lanes lie in it); every lane lies in some region."""
+        """Pairs (number of a region, the lanes that access it). Faults if a lane is outside of all
+        regions, or misaligned."""
         if self._stale:
             self._merge()
         misaligned = (addresses & (width - 1)).any()
@@ -119,7 +120,7 @@ class Memory:
 
 
 class Scratch:
-    """Memory that begins undefined: shared memory of a CTA, or local memory of its threads."""
+    """Shared memory of a CTA, or local memory of its threads. It is undefined at first."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -131,7 +132,7 @@ class Scratch:
         self._undefined = {width: self.undefined.view(kind) for width, kind in WORDS.items()}
 
     def check(self, offsets: Lanes, width: int, lanes: Lanes, limit: int) -> None:
-        """Natural alignment and bounds; `limit` bytes belong to a thread."""
+        """Faults unless each access is aligned to its width and within `limit` bytes."""
         for what, bad in (
             ("misaligned", (offsets & (width - 1)) != 0),
             ("out of bounds", (offsets < 0) | (offsets + width > limit)),

@@ -1,4 +1,4 @@
-"""A PTX module: its entries, functions and variables, cut out of the text once for all kernels."""
+"""A PTX module: its entries, functions and variables. The text is searched once for all kernels."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FILE = re.compile(r"\.file\s+(\d+)\s+\"([^\"]*)\"")
 
 
 class Function(NamedTuple):
-    """An entry, or a function that one calls."""
+    """An entry, or a function that an entry calls."""
 
     kind: str
     name: str
     results: list[str]  # declarations
     params: list[str]
     limits: dict[str, int]  # .maxntid and .reqntid, as numbers of threads
-    begin: int  # where it stands in the text,
-    start: int  # and its body
+    begin: int  # where it begins in the text
+    start: int  # where its body begins
 
     @property
     def formal(self) -> list[str]:
-        """Names of what it returns and takes."""
+        """The names of its results and parameters."""
         return [
             re.sub(r"\[\d*\]$", "", declaration).split()[-1]
             for declaration in self.results + self.params
@@ -44,7 +44,7 @@ class Function(NamedTuple):
 
 
 class Module:
-    """The text without comments, and what stands where in it."""
+    """The text without comments, and an index of it."""
 
     def __init__(self, ptx: str) -> None:
         text = re.sub(r"/\*.*?\*/", " ", ptx, flags=re.S)
@@ -63,7 +63,7 @@ class Module:
         self.files = {match[1]: match[2] for match in FILE.finditer(self.text)}
         declared = outside_braces(self.text)
         self.shared = re.findall(r"\.shared\b[^;{}]*(?=;)", declared)
-        # The values stand in braces, so these are looked for in the text itself.
+        # Initial values are in braces, so variables are searched for in the full text.
         self._variables = {match["name"]: match for match in VARIABLE.finditer(self.text)}
         self._tables: dict[str, NDArray[Any]] = {}
 
@@ -81,13 +81,14 @@ class Module:
         return matching_braces(self.text, function.start)
 
     def alone(self, name: str) -> str:
-        """The text of one entry that calls nothing, with the shared memory it uses."""
+        """The text of one entry, with the declarations of shared memory. It must not call
+        functions."""
         one = self.functions[name]
         shared = "".join(f"{declaration};\n" for declaration in self.shared)
         return f"{shared}{self.text[one.begin : one.start]}{self.body(one)}}}\n"
 
     def table(self, name: str) -> NDArray[Any] | None:
-        """A variable with its initial values, the rest zeros; all kernels see the same."""
+        """A variable as an array, with its initial values and then zeros. All kernels share it."""
         if name not in self._tables:
             if name not in self._variables:
                 return None
@@ -96,7 +97,7 @@ class Module:
 
 
 def limits_of(directives: str) -> dict[str, int]:
-    """How many threads a launch may have, or must have."""
+    """How many threads a launch may have (.maxntid) or must have (.reqntid)."""
     limits = {}
     for name, sizes in re.findall(r"\.(maxntid|reqntid)\s+([\d, ]+)", directives):
         limits[name] = int(np.prod([int(size) for size in sizes.split(",")]))

@@ -1,4 +1,4 @@
-"""A pytest plugin: tests that ask for `nvcc` are skipped and counted where there is none."""
+"""A pytest plugin: without nvcc, tests with the fixture `nvcc` are skipped and counted."""
 
 from __future__ import annotations
 

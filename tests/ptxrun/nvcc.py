@@ -1,4 +1,4 @@
-"""nvcc for tests: where it is, and the PTX that it makes of a source."""
+"""Finds nvcc, and compiles sources to PTX with it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from .module import Module
 
 NEEDS_NVCC = "needs nvcc"
-# As CMakeLists.txt has it: no product and sum become one unless the source says so.
+# As in CMakeLists.txt: no product and sum become an fma unless the source says so.
 OPTIONS = ("-std=c++17", "-O3", "--fmad=false")
 KEPT = Path(__file__).parents[2] / "build" / "ptx"
 
 
 @functools.cache
 def tool(name: str) -> str | None:
-    """A tool of the CUDA toolkit: on the PATH, in CUDA_HOME, or where toolkits are installed."""
+    """The path of a tool of the CUDA toolkit: on PATH, in CUDA_HOME, or in /usr/local/cuda."""
     found = shutil.which(name)
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     for home in filter(None, homes):
@@ -36,7 +36,7 @@ def version() -> str:
 
 
 def texts(source: Path, folders: Sequence[Path]) -> bytes:
-    """All that a compilation can depend on, as far as it lies in these folders."""
+    """The contents of the source and of everything in these folders that it may include."""
     found = {source}
     for folder in folders:
         for kind in ("*.h", "*.cuh", "*.cu"):
@@ -46,7 +46,7 @@ def texts(source: Path, folders: Sequence[Path]) -> bytes:
 
 @functools.cache
 def module_of(source: Path, arch: int = 90, folders: tuple[Path, ...] = ()) -> Module:
-    """The PTX of a source, kept between runs under a name made of all that went into it."""
+    """The PTX of a source. It is cached on disk, under a hash of the sources, options and nvcc."""
     key = hashlib.sha256(texts(source, folders) + repr((arch, OPTIONS, version())).encode())
     kept = KEPT / f"{source.stem}-{key.hexdigest()[:24]}.ptx"
     if not kept.exists():
@@ -55,5 +55,5 @@ def module_of(source: Path, arch: int = 90, folders: tuple[Path, ...] = ()) -> M
             made = Path(folder) / "made.ptx"
             command = [str(tool("nvcc")), "-ptx", f"-arch=compute_{arch}", *OPTIONS]
             subprocess.run([*command, str(source), "-o", str(made)], check=True)
-            made.rename(kept)  # at once: another run may want it, too
+            made.rename(kept)  # atomic, since another run may be reading or making it
     return Module(kept.read_text())

@@ -53,7 +53,7 @@ def launch(
     rest: tuple[Any, ...] = (),
     **fields: Any,
 ) -> Counter[str]:
-    """Run samples::name<template>; arrays among the fields are all the memory there is."""
+    """Runs samples::name<template>. It may access the arrays among the fields, and nothing else."""
     memory, task = Memory(), Task(scale=1.0)
     for field, value in fields.items():
         if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""PTX text -> Kernel: parameters, shared and local variables, instructions and labels."""
+"""Parses PTX text into a Kernel: parameters, shared and local variables, instructions, labels."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ DEPENDENCE = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
 CALL = re.compile(
     r"call(?:\.uni)?\s+(?:\((?P<into>[^)]*)\)\s*,\s*)?(?P<name>[\w$]+)\s*(?P<rest>.*)$", re.S
 )
-DEEPEST = 16  # calls within calls: a function that calls itself is not modelled
+DEEPEST = 16  # nesting of calls. They are inlined, so recursion is not modelled.
 
 
 class Kernel:
-    """One entry of a PTX module, ready to be decoded. What it calls becomes part of it.
+    """One entry of a PTX module, ready to be decoded. Calls are inlined.
 
-    Triton writes 0x0 before a masked load without `other`, where lanes stay undefined, but also
-    before one with `other=0` of integers: `defined_at` says where in the source the latter stand.
+    Triton writes 0x0 before a masked load without `other`, whose masked lanes are undefined. It
+    writes the same before a masked load of integers with `other=0`. `defined_at` has the source
+    locations of the latter.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class Kernel:
         self.dynamic_shared: list[str] = []
         self.instructions: list[Instruction] = []
         self.labels: dict[str, int] = {}
-        self.branch_targets: dict[str, list[str]] = {}  # of each table of them, the labels
-        self.programs: dict[Any, Any] = {}  # decoded for a block and a size of shared memory
-        self.tables: dict[str, NDArray[Any]] = {}  # module variables that this kernel names
+        self.branch_targets: dict[str, list[str]] = {}  # the labels in each .branchtargets table
+        self.programs: dict[Any, Any] = {}  # cache, by block and size of dynamic shared memory
+        self.tables: dict[str, NDArray[Any]] = {}  # the module variables that this kernel uses
         self._scopes = Scopes()
-        self._calls: list[str] = []  # under way where a statement stands, each with a number
+        self._calls: list[str] = []  # the calls that the current statement is in, made unique
         self._location: Location | None = None
         for declaration in [*found.params, *self._module.shared]:
             self._declare_variable(declaration)
@@ -85,12 +86,12 @@ class Kernel:
 
     @property
     def static_shared(self) -> int:
-        """Bytes of shared memory that the kernel itself declares."""
+        """Bytes of shared memory that the kernel declares."""
         return self.layouts["shared"].size
 
     @property
     def dynamic_offset(self) -> int:
-        """Where dynamic shared memory begins: after the static one, at 16 bytes."""
+        """Where dynamic shared memory begins: after the static one, aligned to 16 bytes."""
         return -(-self.static_shared // 16) * 16
 
     def _declare_variable(self, text: str) -> None:
@@ -125,16 +126,16 @@ class Kernel:
             self.instructions.append(self._instruction(statement))
 
     def _own(self, label: str) -> str:
-        """A label of a function that was called, for this call alone."""
+        """The name of a label, made unique for the call that it is in."""
         return f"{self._calls[-1]}:{label}" if self._calls else label
 
     def _call(self, statement: str) -> None:
-        """The called function's statements stand here; what is passed lies in local memory."""
+        """Inlines the statements of the called function. Arguments are in local memory."""
         match = CALL.match(statement)
         if match is None:
             raise Fault(f"call not understood: {statement}")
         plain = " ".join(statement.split())
-        if match["name"] not in self._module.functions:  # an assertion that fails, and the like
+        if match["name"] not in self._module.functions:  # such as the function of an assertion
             self.instructions.append(Instruction("call", (), (), None, plain, self._location))
             return
         function = self._module.function("func", match["name"])
@@ -172,7 +173,7 @@ class Kernel:
             opcode, modifiers, operands = "bra", [], (Label(self._own("")),)
         if opcode in ("ld", "st") and any(isinstance(o, Address) and o.is_passed for o in operands):
             modifiers = ["local" if word.startswith("param") else word for word in modifiers]
-        # Scopes close behind their text, so registers are looked up now and symbols later.
+        # A scope ends with its text, so registers are looked up here. Labels come later.
         plain = " ".join(statement.split())
         return Instruction(opcode, tuple(modifiers), operands, guard, plain, self._location)
 
@@ -228,7 +229,7 @@ class Kernel:
         raise Fault(f"operand {text} not understood in: {statement}")
 
     def _resolve(self) -> None:
-        """Each label named by an instruction must exist."""
+        """Raises if an instruction names a label that does not exist."""
         for instruction in self.instructions:
             for operand in instruction.operands:
                 if isinstance(operand, Label) and operand.name not in self.labels:
@@ -240,15 +241,15 @@ class Kernel:
 
 
 def mark_undefined_lanes(instructions: list[Instruction], defined_at: Container[Location]) -> None:
-    """Find Triton's `mov r, 0x0; @p ld r`: where p is false, Triton promises no value.
+    """Marks the mov in Triton's `mov r, 0x0; @p ld r`: where p is false, r is undefined in Triton.
 
-    LLVM writes numbers in decimal, so a literal 0x0 comes from Triton's own text.
+    LLVM writes numbers in decimal, so a literal 0x0 comes from Triton's own inline assembly.
     """
     for start, load in enumerate(instructions):
         if load.guard is None or load.opcode not in ("ld", "atom"):
             continue
         place = load.location
-        # Line 0 is a place that the compiler lost: no alarm on a guess.
+        # On line 0 the compiler has lost the location. We do not guess, and raise no false alarm.
         if load.opcode == "ld" and place and (place in defined_at or not place[1]):
             continue
         target = load.operands[0]

@@ -1,4 +1,5 @@
-"""Where memory instructions reach: spaces, addresses, bounds, races and counts of one access."""
+"""What one memory access touches: its space and addresses, with checks of bounds and races, and
+counts of requests."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ CACHE_HINTS = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified")
 
 @dataclass(frozen=True)
 class Place:
-    """A memory operand: `count` elements of `element` bytes at [register + offset] of a space."""
+    """A memory operand: `count` elements of `element` bytes at [register + offset] in a space."""
 
-    space: str  # empty: generic
+    space: str  # empty for a generic address
     register: int
     offset: int
     element: int
@@ -41,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Order:
-    """How an access takes part in the memory model."""
+    """The ordering of an access in the memory model."""
 
     strong: bool = False
     acquires: bool = False
@@ -49,7 +50,7 @@ class Order:
 
 
 def memory_order(d: Decoder, default: str) -> Order:
-    """Take up .acquire, .gpu and the like. Strong in a scope of one CTA is weak between CTAs."""
+    """Reads modifiers such as .acquire and .gpu. An access of scope .cta is weak between CTAs."""
     order, scope = d.take(*ORDERS) or default, d.take(*SCOPES)
     strong = order != "weak" and scope != "cta"
     return Order(
@@ -60,7 +61,7 @@ def memory_order(d: Decoder, default: str) -> Order:
 
 
 def cache_hints(d: Decoder) -> int:
-    """Take up what only guides the caches; the number of operands that come with it."""
+    """Reads the modifiers that are only cache hints. Returns how many operands they add."""
     d.take_where(lambda word: word in CACHE_HINTS or word.startswith(("L1::", "L2::evict")))
     d.take_where(lambda word: word in ("L2::64B", "L2::128B", "L2::256B"))
     return len(d.take_where(lambda word: word == "L2::cache_hint"))
@@ -85,7 +86,7 @@ def place(d: Decoder, operand: int, space: str | None, element: int, count: int 
 
 
 def note_granule(d: Decoder, space: str, width: int) -> None:
-    """Races are kept by pieces as small as the smallest access of the kernel."""
+    """Makes the granule of race detection as small as the smallest access of the kernel."""
     program = d.program
     if space in ("global", ""):
         program.global_granule = min(program.global_granule, width)
@@ -94,7 +95,7 @@ def note_granule(d: Decoder, space: str, width: int) -> None:
 
 
 def locate(cta: Cta, place: Place, lanes: Lanes) -> tuple[str, Lanes]:
-    """The space that a place lies in at run time, and each lane's address in that space."""
+    """The space of a place at run time, and each lane's address in that space."""
     cta.demand(place.register, "an address")
     base = cta.registers[place.register]
     if len(lanes) != cta.threads:
@@ -120,9 +121,10 @@ def global_pieces(
     epoch: int | None = None,
     words: Array | None = None,
 ) -> list[tuple[Any, Any, Lanes]]:
-    """Check an access to global memory: (region, which of the lanes, their offsets) of each.
+    """Checks an access to global memory. Returns for each region: the region, the lanes that access
+    it, and their offsets.
 
-    `words`, one row a lane, are what a plain store writes.
+    `words` is what a plain store writes, one row per lane.
     """
     pieces = []
     for number, inside in cta.memory.find(addresses, width, lanes):
@@ -149,7 +151,7 @@ def global_pieces(
 
 
 def count_requests(cta: Cta, name: str, addresses: Lanes, lanes: Lanes, width: int) -> None:
-    """Requests of warps, and the 32-byte sectors they touch against the fewest possible."""
+    """Counts the requests of warps, the 32-byte sectors they touch, and how few could do."""
     counts = cta.requests
     if len(lanes) == cta.threads and not len(lanes) % 32:
         by_warp = addresses.reshape(-1, 32)
@@ -167,7 +169,7 @@ def count_requests(cta: Cta, name: str, addresses: Lanes, lanes: Lanes, width: i
 
 
 def count_distinct(rows: Lanes, there: NDArray[np.bool_]) -> Lanes:
-    """How many different numbers each sorted row holds, among those that are there."""
+    """How many different numbers each sorted row has, where `there` is true."""
     first = there.copy()
     first[:, 1:] &= rows[:, 1:] != rows[:, :-1]
     return np.asarray(first.sum(axis=1))

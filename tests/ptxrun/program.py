@@ -1,4 +1,4 @@
-"""A kernel decoded for a block of threads: its steps, and what registers hold at the start."""
+"""Program: a kernel decoded for a block of threads: its steps and the initial registers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 def refusal(message: str) -> Action:
-    """A step that was not understood faults when it is executed, not before."""
+    """The action of an instruction that was not understood: it faults, but only if executed."""
 
     def action(cta: Cta) -> None:
         raise Fault(message)
@@ -76,7 +76,7 @@ class Program:
         return step
 
     def constant(self, operand: Operand | None, bits: int) -> int:
-        """The register that holds a literal or a special register."""
+        """The number of a register that holds a literal or a special register."""
         if isinstance(operand, Special):
             if bits != 32:
                 raise Fault(f"{operand.name} has 32 bits")
@@ -86,7 +86,7 @@ class Program:
         if not isinstance(operand, Immediate):
             raise Fault(f"operand not understood: {operand}")
         if operand.is_float and bits != operand.float_bits:
-            raise Fault(f"literal {operand.text} where {bits} bits are meant")
+            raise Fault(f"literal {operand.text} where {bits} bits are expected")
         value = int(operand.bits != 0) if bits == 1 else operand.bits & ((1 << bits) - 1)
         if (value, bits) not in self._constants:
             self._constants[value, bits] = self._append(np.full(self.threads, value, WORD[bits]))
@@ -102,7 +102,7 @@ class Program:
         if kind == "ntid":
             return np.full(self.threads, self.block["xyz".index(axis)], np.uint32)
         if kind in ("ctaid", "nctaid"):
-            return np.zeros(self.threads, np.uint32)  # known when the CTA begins
+            return np.zeros(self.threads, np.uint32)  # initial_registers fills it in
         bit = np.uint32(1) << lane
         return {
             "laneid": lane,
@@ -135,7 +135,7 @@ class Program:
         self.counts = [0] * len(self.steps)
 
     def counted(self) -> Counter[str]:
-        """Requests of memory, instructions executed by threads, and those that bear a tag."""
+        """Counts of memory requests, of executed instructions, and of those with each tag."""
         counted = Counter(self.requests)
         for step, executed in zip(self.steps, self.counts, strict=True):
             for tag in ("thread_instructions", *step.tags):

@@ -1,5 +1,5 @@
-// CUDA kernels for the tests of the PTX machine, written as csrc/cuda is: one struct by value, dynamic
-// shared memory, counters between blocks. Template arguments that are false plant a fault.
+// CUDA kernels that test the PTX executor, in the style of csrc/cuda: one struct by value, dynamic
+// shared memory, counters between blocks. A template argument of false plants a fault.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -39,7 +39,7 @@ __device__ __forceinline__ void add_release(int* to, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
-// Sums of a grid's stride, over lanes, then over warps.
+// Sums with a grid stride, then over lanes, then over warps.
 template <int Width, bool Barrier>
 __global__ void __launch_bounds__(256) block_sums(const Task task) {
   float* parts = shared_memory();
@@ -83,7 +83,7 @@ __device__ T operation(int which, T a, T b) {
   }
 }
 
-// Every thread goes its own way.
+// Every thread takes its own branch of a switch.
 template <class T>
 __global__ void operations(const Task task) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -93,14 +93,14 @@ __global__ void operations(const Task task) {
   reinterpret_cast<T*>(task.out)[i] = operation<T>(i % 10, more[2 * i], more[2 * i + 1]);
 }
 
-// One rounding, asked for by name.
+// fma, which the source asks for by name.
 __global__ void fused(const Task task) {
   const int i = threadIdx.x;
   task.out[i] = fmaf(task.x[i], task.x[i], task.scale);
   static_cast<double*>(task.more)[i] = fma(double(task.x[i]), task.scale, double(task.x[i]));
 }
 
-// 16-bit formats, one and two at a time, each as float32 again.
+// Converts to 16-bit formats, one and two numbers at a time, and back to float32.
 __global__ void narrowed(const Task task) {
   const int i = threadIdx.x, n = blockDim.x;
   const float a = task.x[i], b = task.x[i ^ 1];
@@ -120,7 +120,7 @@ __global__ void narrowed(const Task task) {
   task.out[n + i] = __half2float(half[i]);
 }
 
-// 16 bytes at a time.
+// Loads and stores 16 bytes at a time.
 __global__ void vectors(const Task task) {
   const auto* from = reinterpret_cast<const uint4*>(task.x);
   auto* to = reinterpret_cast<uint4*>(task.out);
@@ -132,7 +132,8 @@ __global__ void vectors(const Task task) {
   }
 }
 
-// An array whose index is known only at run time lies in local memory, as does a copy of the struct.
+// An array with an index that is only known at run time is in local memory, and so is a copy of the
+// struct.
 __global__ void in_local_memory(const Task task, int shift) {
   float own[8];
   for (int k = 0; k < 8; ++k) own[(k * shift) & 7] = task.x[8 * threadIdx.x + k];
@@ -186,7 +187,7 @@ __global__ void votes(const Task task) {
   task.out[i + 2 * blockDim.x] = __shfl_up_sync(~0u, x, 5);
 }
 
-// Lanes come to the exchange at different times, after loops of different lengths.
+// Lanes reach the exchange at different times, after loops of different lengths.
 __global__ void late_lanes(const Task task) {
   float x = task.x[threadIdx.x];
 #pragma unroll 1
@@ -201,7 +202,7 @@ __global__ void late_lanes(const Task task) {
   task.out[threadIdx.x] = x;
 }
 
-// A chain of rows: a block takes a ticket, waits for the row before its own, doubles it and adds 1.
+// A chain of rows: a block takes a ticket, waits for the previous row, doubles it and adds 1.
 template <bool Acquire, bool Release, bool Before, bool After>
 __global__ void __launch_bounds__(128) in_turns(const Task task) {
   int* ticket = reinterpret_cast<int*>(shared_memory());

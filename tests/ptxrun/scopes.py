@@ -1,4 +1,4 @@
-"""What names mean where a statement stands: registers, and what is passed to called functions."""
+"""Looks up names in nested scopes: registers, and variables that are passed to functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .text import split_list
 
 
 class Scopes:
-    """Registers by name, in nested scopes; those of all scopes are numbered through."""
+    """Registers by name, in nested scopes. Their numbers are unique across all scopes."""
 
     def __init__(self) -> None:
         self.widths: list[int] = []
@@ -46,7 +46,7 @@ class Scopes:
         return None
 
     def declare_passed(self, declaration: str, local: Layout) -> None:
-        """A .param variable of a body: it lies in local memory, as all that a thread has alone."""
+        """Declares a .param variable of a body. It is put in local memory, which is per thread."""
         match = VARIABLE.match(declaration)
         if match is None:
             raise Fault(f"declaration not understood: {declaration}")
@@ -58,12 +58,12 @@ class Scopes:
         self._passed[-1][match["name"]] = unique
 
     def passed(self, name: str) -> str | None:
-        """The local variable that a .param variable of a body is."""
+        """The local variable that stands for a .param variable of a body."""
         for scope in reversed(self._passed):
             if name in scope:
                 return scope[name]
         return None
 
     def name_passed(self, formal: str, unique: str) -> None:
-        """Within a function, its parameter is what the caller passed."""
+        """Within a function, makes the name of its parameter mean what the caller passed."""
         self._passed[-1][formal] = unique

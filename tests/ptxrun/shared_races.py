@@ -1,4 +1,4 @@
-"""Conflicting accesses of two threads to shared memory with no barrier between them."""
+"""Finds conflicting accesses of two threads to shared memory with no barrier between them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ Lanes = NDArray[np.int64]
 class SharedRaces:
     """Who wrote and who read each granule of shared memory since the last barrier of the CTA.
 
-    A reader is a thread, or `threads + w` for several threads of warp w, or `many` for threads of
-    several warps. Clocks count the warp barriers of each thread: they order threads of one warp.
+    The code of a reader is the number of a thread, `threads + w` for several threads of warp w, or
+    `many` for threads of several warps. Clocks count the warp barriers of each thread: they order
+    the threads of one warp.
     """
 
     def __init__(self, size: int, threads: int, granule: int) -> None:
@@ -31,7 +32,7 @@ class SharedRaces:
         self.touched = False
 
     def barrier(self) -> None:
-        """All threads of the CTA met: nothing earlier conflicts with anything later."""
+        """All threads of the CTA met, so no earlier access conflicts with a later one."""
         if self.touched:
             self.writer.fill(NOBODY)
             self.reader.fill(NOBODY)
@@ -45,7 +46,8 @@ class SharedRaces:
         cells, who = self._cells(offsets, width, lanes)
         self._refuse_other_writers(cells, who, "reads")
         code = self._merge(self.reader[cells], who)
-        # Several lanes may read one granule at once: join their codes until nothing changes.
+        # Several lanes may read one granule in one instruction: merge their codes until no code
+        # changes.
         while True:
             self.reader[cells] = code
             joined = self._merge(self.reader[cells], code)
@@ -55,7 +57,8 @@ class SharedRaces:
         np.maximum.at(self.read_clock, cells.ravel(), self.clock[who].ravel())
 
     def write(self, offsets: Lanes, width: int, lanes: Lanes, values: NDArray[np.uint8]) -> None:
-        """Lanes write `values` (one row of bytes a lane); equal values of one store may meet."""
+        """Lanes write `values`, one row of bytes per lane. Lanes of one store may write the same
+        value to the same place."""
         cells, who = self._cells(offsets, width, lanes)
         self._refuse_other_writers(cells, who, "writes")
         self._refuse_other_readers(cells, who)
@@ -76,7 +79,7 @@ class SharedRaces:
                 )
 
     def update(self, offsets: Lanes, width: int, lanes: Lanes) -> None:
-        """Lanes update words atomically: no conflict with each other, only with plain accesses."""
+        """Lanes update words atomically. This conflicts with plain accesses only."""
         cells, who = self._cells(offsets, width, lanes)
         writer = self.writer[cells]
         plain = (writer != NOBODY) & (writer != self.many)
@@ -91,7 +94,7 @@ class SharedRaces:
         return cells, np.broadcast_to(lanes[:, None], cells.shape)
 
     def _merge(self, before: Lanes, code: Lanes) -> Lanes:
-        """The least code that stands for both."""
+        """The narrowest code that stands for both."""
         warps = self.threads + self._warp(before)
         both = np.where(warps == self.threads + self._warp(code), warps, self.many)
         both = np.where((before == self.many) | (code == self.many), self.many, both)

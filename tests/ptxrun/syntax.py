@@ -1,4 +1,4 @@
-"""What a parsed kernel consists of: operands, instructions, variables."""
+"""The parts of a parsed kernel: operands, instructions, variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .faults import Fault
 LITERAL = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|\d+)U?$")
 INTEGER_MASK = (1 << 64) - 1
 
-# Generic addresses: where the windows of shared and local memory lie. Real addresses are far below.
+# The windows of shared and local memory in generic addresses. Real addresses are far below.
 SHARED_WINDOW = 1 << 60
 LOCAL_WINDOW = 1 << 61
 
@@ -52,7 +52,7 @@ class Special:
 
 @dataclass(frozen=True)
 class Immediate:
-    """A literal or an address known when the kernel is parsed, as its two's complement bits."""
+    """A literal, or an address that is known when the kernel is parsed, in two's complement."""
 
     bits: int
     is_float: bool = False
@@ -60,12 +60,12 @@ class Immediate:
 
     @property
     def float_bits(self) -> int:
-        """How wide a literal of floating point is; 0 for 1.0, which no instruction here takes."""
+        """Bits of a floating-point literal; 0 if written as 1.0, which no instruction here uses."""
         return {"f": 32, "d": 64}.get(self.text[1:2].lower(), 0)
 
 
 def literal(text: str) -> Immediate | None:
-    """A number as PTX writes it: decimal, hexadecimal, or the bits of a float after 0f or 0d."""
+    """Parses a PTX number: decimal, hexadecimal, or the bits of a float after 0f or 0d."""
     if re.fullmatch(r"0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}", text):
         return Immediate(int(text[2:], 16), is_float=True, text=text)
     if re.fullmatch(r"-?\d+\.\d*", text):
@@ -79,7 +79,7 @@ def literal(text: str) -> Immediate | None:
 
 @dataclass(frozen=True)
 class Address:
-    """[base + offset]; `is_passed` for a variable that calls pass, which lies in local memory."""
+    """[base + offset]; `is_passed` if it is a variable passed to a call, kept in local memory."""
 
     base: Register | Immediate
     offset: int
@@ -88,14 +88,14 @@ class Address:
 
 @dataclass(frozen=True)
 class Group:
-    """Registers in braces, or `d|p`; None where the kernel wrote `_`."""
+    """Registers in braces, or `d|p`; None for `_`."""
 
     members: tuple[Operand | None, ...]
 
 
 @dataclass(frozen=True)
 class Label:
-    """The place a branch goes to."""
+    """The target of a branch."""
 
     name: str
 
@@ -112,14 +112,14 @@ class Instruction:
     operands: tuple[Operand | None, ...]
     guard: Register | None
     text: str
-    location: Location | None = None  # of the source, as .loc gives it
-    # Triton marks lanes that a masked load without `other` leaves undefined by a literal 0x0.
+    location: Location | None = None  # in the source, from .loc
+    # Whether this is the mov that Triton writes for masked lanes without `other`: see parse.py.
     marks_undefined: bool = False
 
 
 @dataclass
 class Variable:
-    """A parameter, or a variable in shared or local memory, at an offset of its space."""
+    """A parameter, or a variable in shared or local memory, at an offset in its space."""
 
     space: str
     offset: int
@@ -149,13 +149,13 @@ VARIABLE = re.compile(
 
 
 def place_variable(text: str, layouts: dict[str, Layout]) -> str | None:
-    """Put one declared variable into its layout; the name of a dynamic shared array is returned."""
+    """Adds a declared variable to its layout. Returns the name if it is a dynamic shared array."""
     match = VARIABLE.match(text)
     if not match or match["kind"] == "pred":
         raise Fault(f"declaration not understood: {text}")
     space = match["space"]
     if space not in layouts:
-        return None  # module globals: a kernel that names one faults at its use
+        return None  # a module variable: Module.table reads it
     element = int(match["bits"]) // 8
     if match["array"] and not match["count"]:
         return match["name"]

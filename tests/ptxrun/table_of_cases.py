@@ -1,4 +1,4 @@
-"""The table itself: instructions of integers, comparisons, conversions; floats from tables.py."""
+"""The table of instructions and their oracles; the cases of float arithmetic are in tables.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each instruction must compute, by oracles in exact numbers."""
+"""Oracles for table_of_cases.py: what instructions must compute, in exact rational numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST["bf16"] = 3.3895313892515355e38
 
 
 class Case(NamedTuple):
-    """D = instruction(A, B, C): the type of D, then of A, B and C; `want` maps numbers to D."""
+    """D = instruction(A, B, C). `types` are those of D, A, B and C; `want` computes D."""
 
     text: str
     types: str
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 def nearest(exact: Fraction, kind: str, mode: str = "rn") -> float:
-    """An exact number, rounded to a float format."""
+    """Rounds an exact number to a float format."""
     digits, lowest, _, _ = FORMATS[kind]
     if not exact:
         return 0.0
@@ -59,7 +59,8 @@ def nearest(exact: Fraction, kind: str, mode: str = "rn") -> float:
 def rounded(
     kind: str, exact: Callable[..., Fraction], plain: Callable[..., float]
 ) -> Callable[..., float]:
-    """An operation rounded once: exact numbers if all is finite and not zero, else IEEE's rules."""
+    """An operation rounded once: with `exact` if the operands are finite and the result is not 0,
+    else with `plain`, which follows IEEE's rules for zeros, infinities and NaN."""
 
     def operation(*operands: float) -> float:
         if all(math.isfinite(x) for x in operands):
@@ -83,7 +84,7 @@ def quotient(a: float, b: float) -> float:
 
 
 def root(kind: str) -> Callable[[float], float]:
-    """A square root, exact to far more digits than are kept."""
+    """A square root, computed to far more digits than the format has, then rounded."""
 
     def operation(a: float) -> float:
         if not (math.isfinite(a) and a > 0):
@@ -102,7 +103,7 @@ def flushed(x: float) -> float:
 
 
 def to_bits(value: Any, kind: str) -> int:
-    """The word that holds a number, a NaN being PTX's own."""
+    """The word that stores a number. A NaN becomes PTX's canonical NaN."""
     if kind in FORMATS:
         if math.isnan(value):
             return FORMATS[kind][3]
@@ -129,7 +130,7 @@ def width(kind: str) -> int:
 
 
 def samples(kind: str) -> list[int]:
-    """Words worth trying: edges, signs, ties, denormals, infinities, NaN."""
+    """Words to test with: extremes, signs, ties, denormals, infinities, NaN."""
     size = width(kind)
     if kind == "pred":
         return [0, 1]
@@ -217,7 +218,7 @@ def converted(kind: str, mode: str = "rn") -> Callable[[Any], float]:
 
 
 def float_cases(kind: str) -> list[Case]:
-    """Arithmetic that must be rounded once."""
+    """Cases of arithmetic that must round once."""
     add = rounded(kind, lambda a, b: a + b, lambda a, b: a + b)
     sub = rounded(kind, lambda a, b: a - b, lambda a, b: a - b)
     mul = rounded(kind, lambda a, b: a * b, lambda a, b: a * b)
@@ -242,7 +243,7 @@ def float_cases(kind: str) -> list[Case]:
 
 
 def packed(kind: str, operation: Callable[..., float]) -> Callable[..., int]:
-    """An operation on both halves of words."""
+    """Applies an operation to both halves of words."""
     bits = width(kind)
 
     def on_words(*operands: int) -> int:

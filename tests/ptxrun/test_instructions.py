@@ -1,4 +1,4 @@
-"""What instructions compute: every case of the table, warps, atomics, and what is refused."""
+"""Tests of instructions: every case of the table, warps, atomics, and what is not modelled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .table_of_cases import CASES
 from .tables import FORMATS, Case, from_bits, samples
 
 COMBINATIONS = 1200
-# These move bits, whatever the bits mean.
+# These only move bits, so a NaN keeps its payload.
 KEEPS_NAN = ("neg", "abs", "copysign", "cvt.f32.bf16")
 
 
@@ -51,7 +51,7 @@ def test_an_instruction_computes_what_its_oracle_says(case: Case) -> None:
 
 @pytest.mark.parametrize("tail", [2.0**-80, -(2.0**-80), 2.0**-149, 0.0])
 def test_fma_rounds_once_where_rounding_to_float64_first_would_make_a_tie(tail: float) -> None:
-    """(1 + 2^-12)^2 lies halfway between two float32 numbers; the tail decides."""
+    """(1 + 2^-12)^2 is halfway between two float32 numbers, and the tail decides the rounding."""
     near = 1 + 2.0**-12
     fma = next(case for case in CASES if case.text.startswith("fma.rn.f32 "))
     a, c, out = (np.array([x], np.float32) for x in (near, tail, 0.0))
@@ -141,7 +141,7 @@ def test_atomic_float_addition_flushes_denormals_of_float32_in_global_memory(
     assert x[1] > 1
 
 
-# Instructions of a warp: each thread's %r4 from %r0 = thread, against a list.
+# Instructions between lanes: from %r0 = thread they compute %r4, which is compared with a list.
 LANES = range(32)
 WARP = {
     "shfl.sync.bfly.b32 %r4, %r0, 5, 31, -1;": [i ^ 5 for i in LANES],
@@ -177,7 +177,7 @@ def test_lanes_of_a_warp_exchange(text: str) -> None:
 
 @pytest.mark.parametrize("transposed", ["", ".trans"])
 def test_matrices_go_to_shared_memory_and_back(transposed: str) -> None:
-    """Stored with one instruction and read back by plain loads, then by the inverse instruction."""
+    """A matrix is stored, then read back by the inverse instruction and by plain loads."""
     body = (
         CELL
         + f"""
@@ -242,7 +242,7 @@ def test_an_indexed_branch_beyond_its_table_is_a_fault() -> None:
 
 
 def test_undefined_bits_are_followed_through_packing() -> None:
-    """One half of a word is undefined: the other half may be used, the undefined one may not."""
+    """If one half of a word is undefined, only the other half may be used."""
     body = (
         CELL
         + """

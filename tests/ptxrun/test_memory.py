@@ -1,4 +1,4 @@
-"""How memory behaves: spaces, barriers, flags between CTAs, requests that are counted."""
+"""Tests of memory: spaces, barriers, flags between CTAs, counts of requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from . import Fault, Kernel, Memory, run
 from .handwritten import BUFFER, CELL, TID, kernel_of, launch
 
-# A reduction of 64 numbers in shared memory; the barrier in the middle is left out or not.
+# One step of a reduction of 64 numbers in shared memory. Tests leave its barriers out.
 SHARED = """
 shl.b32 %r4, %r0, 2; mov.u32 %r5, buffer; add.u32 %r6, %r5, %r4;
 ld.global.b32 %r7, [%d0]; st.shared.b32 [%r6], %r7;
@@ -67,7 +67,7 @@ def test_dynamic_shared_memory_lies_behind_the_static_one_and_ends() -> None:
         launch(kernel_of(body + "st.shared.b32 [%r6+4], 1;", before=before), 1, 32, shared=128)
 
 
-# CTA 0 writes a number and raises a flag, CTA 1 waits for the flag and takes the number away.
+# CTA 0 writes a number and sets a flag. CTA 1 waits for the flag and copies the number.
 HANDOVER = """
 setp.ne.u32 %p1, %r1, 0; setp.eq.u32 %p2, %r0, {waker};
 @%p1 bra TAKE;
@@ -90,7 +90,8 @@ FENCE, BARRIER = "fence.acq_rel.gpu;", "bar.sync 0;"
 RED = "red.release.gpu.global.add.u32 [%x+4], 1;"
 POLL = "atom.acquire.gpu.global.add.u32 %r5, [%x+4], 0;"
 
-# (thread that signals, before the signal, signal, look, after it, barrier of the taker, sound?)
+# (thread that signals and waits, before the signal, signal, load of the flag, after it, barrier of
+# CTA 1, whether the protocol is correct)
 PROTOCOLS = {
     "release and acquire": (0, "", RELEASE, ACQUIRE, "", "", True),
     "atomics": (0, "", RED, POLL, "", "", True),
@@ -251,7 +252,7 @@ def test_blocks_and_grids_have_three_axes() -> None:
 
 @pytest.mark.parametrize("schedule", [None, 1, 2])
 def test_a_standstill_is_told_from_a_long_wait(schedule: int | None) -> None:
-    """CTA 0 counts to 3000 without touching memory that others watch; then it lets them go."""
+    """CTA 0 counts to 3000 without a change of memory, and then sets the flag for the others."""
     body = (
         CELL
         + """

@@ -1,4 +1,4 @@
-"""Kernels that nvcc compiled: they are executed right, and planted faults are found."""
+"""Kernels compiled by nvcc: correct ones give the right values, and planted faults are found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRANGE += [float("inf"), float("-inf"), float("nan"), 2.0**-75, 6e4, 65519.9, 2
 
 
 def strange(size: int, dtype: Any = np.float32) -> np.ndarray:
-    """Numbers among which there is every pair of the strange ones."""
+    """Numbers that begin with every pair of the strange ones, followed by random ones."""
     left, right = np.meshgrid(STRANGE, STRANGE)
     pairs = np.stack([left.ravel(), right.ravel()], axis=1).ravel()
     return np.concatenate([pairs, RANDOM.standard_normal(size)])[:size].astype(dtype)
@@ -72,7 +72,7 @@ def test_every_thread_goes_its_own_way_through_a_switch(kind: str, dtype: Any) -
         wanted = [a + b, a - b, a * b, a / b, np.sqrt(a), a * b + a, np.where(a < b, a, b),
                   a.astype(np.float32), np.trunc(small), np.trunc(small)]  # fmt: skip
     chosen = np.choose(ways, [np.asarray(one, dtype) for one in wanted])
-    judged = (ways < 8) | (np.abs(b) < 1e9)  # other numbers are no integers
+    judged = (ways < 8) | (np.abs(b) < 1e9)  # larger numbers do not fit in an integer
     np.testing.assert_array_equal(out[judged], chosen[judged])
     assert counted["fma"] == counted["approximate"] == counted["fusable"] == 0
 
@@ -140,13 +140,13 @@ def test_arrays_in_local_memory_and_variables_of_the_module() -> None:
     launch("in_local_memory", 1, 32, rest=(np.int32(3),), **fields)
     thread = np.arange(32)
     place = (thread + np.take(picks, (thread + 3) % 5)) & 7
-    k = place * 3 & 7  # 3 * 3 is 1 of 8
+    k = place * 3 & 7  # 3 * 3 = 1 modulo 8
     weights = np.array([1.0, 0.5, -2.0, 4.0], np.float32)[thread % 4]
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(out, x[8 * thread + k] * weights)
     assert (before, counters[0]) >= (100, 101) and counters[0] == before + 1
     with pytest.raises(Fault, match="undefined value"):
-        launch("in_local_memory", 1, 32, rest=(np.int32(2),), **fields)  # leaves every other
+        launch("in_local_memory", 1, 32, rest=(np.int32(2),), **fields)  # leaves half unwritten
 
 
 @compiled
@@ -213,7 +213,7 @@ def test_lanes_that_come_late_to_an_exchange_are_waited_for() -> None:
     np.testing.assert_array_equal(out, wanted)
 
 
-# Does it acquire and release, are there barriers before the release and after the acquire.
+# (acquire, release, a barrier before the release, a barrier after the acquire)
 PROTOCOLS = [(True,) * 4, *((True,) * k + (False,) + (True,) * (3 - k) for k in range(4))]
 
 

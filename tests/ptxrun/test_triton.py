@@ -1,4 +1,4 @@
-"""Tests of the PTX machine as a whole: planted faults, and Triton kernels with and without them."""
+"""Tests of the PTX executor as a whole: planted faults, and Triton kernels, wrong and correct."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from . import Fault, Memory
 from .handwritten import CELL, kernel_of, launch
 
-# (what the kernel does with %d0 = &x[global thread], grid, threads, words of x, the message)
+# (body of the kernel, where %d0 = &x[global thread], grid, threads, words of x, the message)
 FAULTS = {
     "one element beyond the tail": (
         "ld.global.b32 %r4, [%d0+4];",
@@ -191,7 +191,7 @@ def test_tensors_behind_a_table_of_addresses_are_judged_by_their_own_bounds(dtyp
         DEVICES[90].launch(samples.through_a_table, 4, arguments, 4, memory)
 
 
-# (arguments beside the tensors, grid, the message)
+# (arguments apart from the tensors, grid, the message)
 PLANTED = {
     "unmasked": ({"n": 1000, "BLOCK": 512}, 2, r"out of bounds: .* of x, which has 4000 bytes"),
     "alignment": ({"BLOCK": 512}, 1, r"misaligned: thread 0 touches 16 bytes at byte 4 of x"),

@@ -1,4 +1,4 @@
-"""Cuts PTX text into lists, bodies and statements."""
+"""Splits PTX text into lists, bodies and statements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE_DIRECTIVE = re.compile(r"\.(?:loc|file)\s")
 
 
 def split_list(text: str) -> list[str]:
-    """Split at commas outside brackets."""
+    """Splits at commas that are not in brackets."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += (character in "{[(") - (character in "}])")
@@ -24,7 +24,7 @@ def split_list(text: str) -> list[str]:
 
 
 def matching_braces(text: str, start: int) -> str:
-    """The text from `start` up to the brace that closes the one before it."""
+    """The text from `start` to the closing brace. The opening one is before `start`."""
     depth = 1
     for match in re.compile(r"[{}]").finditer(text, start):
         depth += 1 if match[0] == "{" else -1
@@ -34,7 +34,7 @@ def matching_braces(text: str, start: int) -> str:
 
 
 def outside_braces(text: str) -> str:
-    """What a module declares beside the bodies of its functions."""
+    """The text of a module without the bodies of its functions."""
     kept, depth, start = [], 0, 0
     for match in re.finditer(r"[{}]", text):
         if match[0] == "{":
@@ -48,10 +48,8 @@ def outside_braces(text: str) -> str:
 
 
 def statements(body: str) -> Iterator[str]:
-    """Statements without their semicolon; labels end in a colon; scopes come as braces.
-
-    A .loc or .file comes as its line.
-    """
+    """Yields statements without the semicolon, labels with their colon, and braces for scopes. A
+    .loc or .file is a line of its own."""
     position, token = 0, re.compile(r"[;{}]")
     while True:
         position += len(body[position:]) - len(body[position:].lstrip())

@@ -1,4 +1,4 @@
-"""Conflicting accesses of two threads of one CTA to global memory with no barrier between them."""
+"""Finds conflicting accesses of two threads of a CTA to global memory with no barrier between."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SEVERAL = (1 << LANE_BITS) - 1
 class ThreadRaces:
     """The last plain writer and reader of each granule, as interval << 16 | thread.
 
-    An interval is what a CTA does between two barriers; no two CTAs share one, so that nothing
-    has to be forgotten at a barrier. Between CTAs other rules hold, see cta_races.py.
+    An interval is the time of one CTA between two barriers. Its number is unique across CTAs, so
+    nothing has to be cleared at a barrier. For races between CTAs see cta_races.py.
     """
 
     def __init__(self, granule: int) -> None:
@@ -51,7 +51,7 @@ class ThreadRaces:
         if shared.any():
             entered = np.where(shared, cta.interval + SEVERAL, code)
         reader[cells] = entered
-        lost = reader[cells] != entered  # several lanes read one granule at once
+        lost = reader[cells] != entered  # several lanes read one granule in one instruction
         if lost.any():
             reader[cells[lost]] = cta.interval + SEVERAL
 
@@ -65,7 +65,7 @@ class ThreadRaces:
         lanes: Lanes,
         words: NDArray[Any],
     ) -> None:
-        """`words` holds what each lane writes, one row a lane."""
+        """`words` has what each lane writes, one row per lane."""
         writer, reader, cells = self._cells(region, size, offsets, width)
         code = (cta.interval + lanes)[:, None]
         self._refuse(cta, writer[cells], code, "writes what {} wrote")
@@ -83,7 +83,9 @@ class ThreadRaces:
         if known.max() < cta.interval:
             return
         bad = (known >> LANE_BITS == cta.interval >> LANE_BITS) & (known != code)
-        if cta.warps_met:  # who met whom is not kept: threads of one warp get the benefit of doubt
+        # After a warp barrier, threads of one warp get the benefit of the doubt: we do not record
+        # which lanes met.
+        if cta.warps_met:
             other = known & SEVERAL
             bad &= (other // 32 != (code & SEVERAL) // 32) & (other != SEVERAL)
         if bad.any():

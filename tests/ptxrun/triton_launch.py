@@ -1,4 +1,4 @@
-"""Launches Triton kernels on the CPU: specialized and compiled as for a GPU, executed as PTX."""
+"""Launches Triton kernels on the CPU: specializes and compiles as for a GPU, executes the PTX."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCALARS = {
 
 
 def argument(kind: str, value: Any) -> Any:
-    """A runtime argument as the bytes that the kernel's parameter has."""
+    """A runtime argument as a numpy scalar of the size of the kernel's parameter."""
     if kind.startswith("*"):
         return np.uint64(value.data_ptr() if hasattr(value, "data_ptr") else value)
     if kind not in SCALARS:
@@ -52,7 +52,7 @@ class TritonOnCpu:
     def specialize(
         self, function: JITFunction, arguments: Mapping[str, Any], options: Mapping[str, Any]
     ) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any], dict[str, Any]]:
-        """(signature, constants, attributes, bound arguments), by Triton's own launcher."""
+        """(signature, constants, attributes, bound arguments), as in Triton's own launcher."""
         if function not in self._binders:
             self._binders[function] = create_function_from_signature(
                 function.signature, function.params, self.backend
@@ -69,7 +69,7 @@ class TritonOnCpu:
         warps: int,
         **options: Any,
     ) -> tuple[Kernel, Any, list[Any]]:
-        """(kernel, what the compiler returned, runtime arguments)."""
+        """(kernel, Triton's compiled kernel, runtime arguments)."""
         options = {"num_warps": warps, **options}
         signature, constants, attributes, bound = self.specialize(function, arguments, options)
         key = (
@@ -104,7 +104,7 @@ class TritonOnCpu:
         between_threads: bool = True,
         **compile_options: Any,
     ) -> Counter[str]:
-        """Run a kernel over a grid; tensors among the arguments must be registered in `memory`."""
+        """Runs a kernel over a grid. Its tensors must be registered in `memory`."""
         kernel, result, runtime = self.compiled(function, arguments, warps, **compile_options)
         if result.metadata.global_scratch_size or result.metadata.num_ctas != 1:
             raise Fault("global scratch memory and clusters are not modelled")

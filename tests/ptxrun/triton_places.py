@@ -1,4 +1,4 @@
-"""Where in the source Triton's masked loads stand that have an `other`, read from its own IR."""
+"""Finds the source locations of masked loads that have an `other`, in Triton's IR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLACE = re.compile(r'"([^"]*)":(\d+):(\d+)')
 
 
 def loads_with_other(ttgir: str) -> frozenset[Location]:
-    """Locations of tt.load with pointer, mask and other."""
+    """The locations of each tt.load with three operands: pointer, mask and other."""
     aliases = dict(ALIAS.findall(ttgir))
     found: set[Location] = set()
     for operands, alias in LOAD.findall(ttgir):
@@ -22,7 +22,8 @@ def loads_with_other(ttgir: str) -> frozenset[Location]:
 
 
 def places_of(alias: str, aliases: dict[str, str]) -> set[Location]:
-    """The innermost places that an alias stands for: PTX names the callee's line, too."""
+    """The innermost source locations of an alias. Of an inlined call, that is the callee's line, as
+    in PTX."""
     text = aliases.get(alias, "")
     direct = PLACE.search(text)
     if direct:

@@ -1,4 +1,4 @@
-"""Triton kernels for the tests of the PTX machine; those named `planted_` are wrong on purpose."""
+"""Triton kernels that test the PTX executor. Those named `planted_` are wrong on purpose."""
 
 import triton
 import triton.language as tl
@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def sum_both_ways(x, rows, columns, n, m, R: tl.constexpr, C: tl.constexpr):
-    """Sums of a matrix along both axes."""
+    """Sums a matrix along both axes."""
     i, j = tl.arange(0, R), tl.arange(0, C)
     inside = (i < n)[:, None] & (j < m)[None, :]
     tile = tl.load(x + i[:, None] * m + j[None, :], inside, other=0.0).to(tl.float32)
@@ -16,7 +16,7 @@ def sum_both_ways(x, rows, columns, n, m, R: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def exact_arithmetic(a, b, out, n, BLOCK: tl.constexpr):
-    """The four operations and the root, each rounded once, one after another in `out`."""
+    """Writes x + y, x - y, x * y, x / y, sqrt(x) and x * y + x to six parts of `out`."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     x, y = tl.load(a + i, inside, other=0.0), tl.load(b + i, inside, other=1.0)
@@ -30,7 +30,7 @@ def exact_arithmetic(a, b, out, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def through_a_table(table, sizes, D: tl.constexpr, BLOCK: tl.constexpr, scale):
-    """Scale the tensors whose addresses a table holds."""
+    """Scales the tensors whose addresses are in a table."""
     which = tl.program_id(0)
     pointer = tl.load(table + which).to(tl.pointer_type(D))
     size = tl.load(sizes + which)
@@ -49,7 +49,7 @@ def planted_unmasked(x, y, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def planted_alignment(table, y, BLOCK: tl.constexpr):
-    """Right only where the table's tensor begins at 16 bytes."""
+    """Correct only if the tensor in the table is aligned to 16 bytes."""
     i = tl.arange(0, BLOCK)
     pointer = tl.multiple_of(tl.load(table).to(tl.pointer_type(tl.float32)), 16)
     tl.store(y + i, tl.load(pointer + i))
@@ -70,7 +70,7 @@ def loaded(x, i, n, OTHER: tl.constexpr):
 
 @triton.jit
 def masked_load(x, y, n, BLOCK: tl.constexpr, OTHER: tl.constexpr, CALLED: tl.constexpr):
-    """A masked load, here or in a function, of which all lanes are stored."""
+    """Stores all lanes of a masked load, which is here or in a function."""
     i = tl.arange(0, BLOCK)
     if CALLED:
         value = loaded(x, i, n, OTHER)
@@ -88,7 +88,7 @@ def planted_race(x, y, BLOCK: tl.constexpr):
 
 @triton.jit
 def reversed_through_memory(x, y, BLOCK: tl.constexpr, BARRIER: tl.constexpr):
-    """What one thread stores, another loads."""
+    """Each thread loads what another one stored."""
     i = tl.arange(0, BLOCK)
     tl.store(y + i, tl.load(x + i))
     if BARRIER:
@@ -109,7 +109,7 @@ def produce_and_consume(
     flag, parts, out, BARRIER: tl.constexpr, RELEASE: tl.constexpr, ACQUIRE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Program 0 waits until all others have left their parts, and adds these up."""
+    """Program 0 waits until all others have stored their parts, and adds them up."""
     me, all_ = tl.program_id(0), tl.num_programs(0)
     i = tl.arange(0, BLOCK)
     if me > 0:
@@ -135,7 +135,7 @@ def planted_wait(flag, y):
 
 @triton.jit
 def with_options(x, out, n, one, SHIFT: tl.constexpr, KINDS: tl.constexpr, FUNCTION: tl.constexpr):
-    """A tuple of types, a function and integers that Triton specializes."""
+    """Arguments that Triton specializes: a tuple of types, a function and integers."""
     i = tl.arange(0, 32)
     value = FUNCTION(tl.load(x + i, i < n, other=0.0)).to(KINDS[1])
     tl.store(out + i, value.to(KINDS[0]) + one + SHIFT, i < n)

@@ -1,4 +1,4 @@
-"""Exchange within a warp: shuffles, votes, matches, reductions."""
+"""Exchanges between the lanes of a warp: shuffles, votes, matches, reductions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Array = NDArray[Any]
 
 
 def by_warp(cta: Cta, values: Array, filler: Any) -> Array:
-    """One row of 32 a warp; `filler` where no thread is active."""
+    """One row of 32 values per warp, with `filler` for inactive lanes."""
     rows = np.full((-(-cta.threads // 32), 32), filler, values.dtype)
     rows.reshape(-1)[: cta.threads] = np.where(cta.mask, values, filler)
     return rows
 
 
 def ballot(cta: Cta, votes: Array) -> Array:
-    """For each thread, the bits of its warp's active threads that vote yes."""
+    """For each thread, a word with a bit for each active thread of its warp that votes yes."""
     rows = by_warp(cta, votes, False)
     words = np.packbits(rows, axis=1, bitorder="little").view(np.uint32)
     return np.repeat(words.reshape(-1), 32)[: cta.threads]
 
 
 def absent(cta: Cta, mask: Array) -> Array:
-    """For each active thread, the lanes that its mask names and that are not here."""
+    """For each active thread, the lanes that its mask names but that are not here."""
     here = ballot(cta, np.ones(cta.threads, bool))
-    if cta.threads % 32:  # lanes beyond the CTA may be named by -1
+    if cta.threads % 32:  # in the last warp, a mask of -1 names lanes that do not exist
         last = cta.threads - cta.threads % 32
         beyond = np.uint32(0xFFFFFFFF << (cta.threads % 32) & 0xFFFFFFFF)
         mask = np.where(cta.all_lanes >= last, mask & ~beyond, mask)
@@ -43,9 +43,9 @@ def absent(cta: Cta, mask: Array) -> Array:
 
 
 def meeting(d: Decoder, operand: int) -> int:
-    """The register with the mask of lanes that carry out an instruction together.
+    """The register with the mask of lanes that execute an instruction together.
 
-    Lanes that came here before the others wait for them, as on a GPU.
+    Lanes that arrive early wait for the others, as on a GPU.
     """
     members = d.source(operand, TYPES["b32"])
     if d.step.guard is None:
@@ -54,7 +54,7 @@ def meeting(d: Decoder, operand: int) -> int:
 
 
 def require_members(cta: Cta, members: int) -> None:
-    """Each active thread is named by its mask, and all threads named are here with that mask."""
+    """Faults unless each active thread is in its own mask, and all lanes in that mask are here."""
     cta.demand(members, "a mask of lanes")
     mask = cta.registers[members]
     lane = np.uint32(1) << (cta.all_lanes % 32).astype(np.uint32)
@@ -182,7 +182,7 @@ def match(d: Decoder) -> Action:
 
 @instruction("elect")
 def elect(d: Decoder) -> Action:
-    """The lowest lane of the warp is elected; hardware may elect another."""
+    """Elects the lowest lane of the warp. Hardware may elect another one."""
     if d.take("sync") is None:
         raise d.unknown()
     d.finish(2)

@@ -1,4 +1,4 @@
-"""A simulator of CUDA on the CPU: g++ compiles the kernels' own sources, fibers are the threads."""
+"""Simulates CUDA on the CPU: g++ compiles the kernels' own sources, and each thread is a fiber."""
 
 from .build import VARIANTS, build, load
 from .sanitized import run_python

@@ -1,7 +1,7 @@
-"""Builds Python modules of CUDA sources with the simulator, once for each state of the sources.
+"""Builds Python modules from CUDA sources and the simulator. Results are cached by the sources.
 
-A `.cu` file is compiled with the variant's sanitizers, a `.cpp` file and the simulator without. The
-library holds a second module, `simcuda_controls`, with the simulator's settings.
+Only `.cu` files are compiled with the variant's sanitizers; `.cpp` files and the simulator are not.
+The library has a second module, `simcuda_controls`, with the simulator's settings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMON = [
     "-ffp-contract=off",  # exact arithmetic, as the CPU backend is built
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fno-gnu-unique",  # an inline variable belongs to one library, not to all in the process
+    "-fno-gnu-unique",  # each library has its own inline variables; the process does not share them
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",  # unroll
@@ -43,10 +43,10 @@ COMMON = [
 
 @dataclass(frozen=True)
 class Variant:
-    simulator: str  # flags of the simulator's own sources,
-    kernels: str  # of .cu files,
+    simulator: str  # flags for the simulator's own sources
+    kernels: str  # flags for .cu files
     link: str = ""
-    preload: str = ""  # what Python must be started with
+    preload: str = ""  # the library that must be loaded before Python starts
 
 
 VARIANTS = {
@@ -76,7 +76,7 @@ def compiler() -> tuple[str, str]:
 
 @functools.cache
 def machine_flags() -> tuple[str, ...]:
-    """fmaf and halves as instructions, where the processor has them."""
+    """Flags for fused multiply-add and half conversions in hardware, if the processor has them."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -113,7 +113,7 @@ def run(command: Sequence[str]) -> None:
 
 
 def produce(target: Path, command: Sequence[str]) -> Path:
-    """Runs `command` + [a file], which becomes `target` when it is complete."""
+    """Runs `command` + [a temporary file], which is renamed to `target` when it is complete."""
     if not target.exists():
         handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
         os.close(handle)
@@ -145,7 +145,7 @@ class Recipe:
         produce(target, [compiler()[0], *COMMON, *self.flags, *language])
         if self.target() == target:
             return target
-        target.unlink(missing_ok=True)  # somebody has edited the sources meanwhile
+        target.unlink(missing_ok=True)  # the sources were edited meanwhile: compile again
         return self.compile()
 
 
@@ -173,7 +173,8 @@ def build(
     include: Iterable[Path | str] = (),
     defines: Iterable[str] = (),
 ) -> Path:
-    """The library with the Python module of this name. `sources` are .cu and .cpp files."""
+    """Builds the library with the Python module of this name, from .cu and .cpp files. Returns its
+    path."""
     CACHE.mkdir(parents=True, exist_ok=True)
     kind = VARIANTS[variant]
     files = [Path(source).resolve() for source in sources]
@@ -185,7 +186,7 @@ def build(
     ready = library(recipe.target() for recipe in work)
     if ready.exists():
         return ready
-    # Two test runs side by side: the second one waits for the first one's work.
+    # If two test runs build at the same time, the second one waits and uses the first one's files.
     with open(CACHE / f"{module}-{variant}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -195,7 +196,7 @@ def build(
 
 
 def load(library: Path, module: str) -> tuple[ModuleType, ModuleType]:
-    """The module, and the controls of the simulator it runs on."""
+    """The module, and the controls of its simulator."""
     return _load(library, module), _load(library, "simcuda_controls")
 
 
@@ -204,7 +205,7 @@ def _load(library: Path, name: str) -> ModuleType:
     for variant, kind in VARIANTS.items():
         if f"-{variant}-" in library.name and kind.preload not in os.environ.get("LD_PRELOAD", ""):
             raise RuntimeError(f"Python must be started by simcuda.run_python({variant!r}, ...)")
-    # In full a name of the library's own: pybind11 gives out a module again by its full name.
+    # pybind11 reuses a module with the same full name, so the name includes the library's.
     full = f"{library.stem}.{name}"
     loader = importlib.machinery.ExtensionFileLoader(full, str(library))
     spec = importlib.util.spec_from_file_location(full, str(library), loader=loader)

@@ -1,4 +1,5 @@
-// A second Python module in the same library as the simulated one: simcuda_controls.
+// simcuda_controls: the Python module that sets up the simulator. It is in the same library as the
+// simulated module.
 #include <pybind11/pybind11.h>
 
 #include "sim/settings.h"
@@ -9,7 +10,7 @@ using sim::settings;
 namespace {
 
 // The hook gets (kernel's symbol, grid, block, shared bytes, argument struct, stream). It returns
-// nothing, or the number of the error that the launch is to return.
+// nothing, or the number of the error that the launch should return.
 cudaError_t call_hook(const py::function& hook, const sim::Launch& launch) {
   const std::string name = sim::name_of(launch.kernel);
   if (name.empty()) throw std::runtime_error("simcuda: the kernel's name is hidden from the linker");
@@ -25,7 +26,7 @@ void set_hook(const py::object& hook) {
     settings.hook = nullptr;
     return;
   }
-  // A raw reference, so that copies of the function need no lock. The hook lives as long as Python.
+  // A raw reference, so copies of the std::function need no GIL. The hook is never freed.
   const py::function function = hook.cast<py::function>();
   function.inc_ref();
   settings.hook = [raw = function.ptr()](const sim::Launch& launch) {
@@ -44,10 +45,10 @@ py::dict launches() {
 
 PYBIND11_MODULE(simcuda_controls, m) {
   m.doc() = "Controls of the simulator in this library";
-  m.def("reset", [] { settings = sim::initial_settings(); }, "everything as it was at the start");
+  m.def("reset", [] { settings = sim::initial_settings(); }, "restores all settings and counts");
   m.def(
       "seed", [](uint64_t seed) { settings.seed = seed, settings.launches_with = 0; }, py::arg("seed"),
-      "0: threads and blocks in order; else all choices are random, the same for the same seed");
+      "0: threads and blocks run in order; else at random, in the same way for the same seed");
   m.def(
       "resident", [](int blocks) { settings.resident = blocks; }, py::arg("blocks"),
       "blocks under way at a time; 0: as many as the occupancy functions promise");
@@ -56,17 +57,17 @@ PYBIND11_MODULE(simcuda_controls, m) {
       [](int multiprocessors, int blocks) {
         settings.multiprocessors = multiprocessors, settings.blocks_per_multiprocessor = blocks;
       },
-      py::arg("multiprocessors"), py::arg("blocks_per_multiprocessor"), "what host code is told");
+      py::arg("multiprocessors"), py::arg("blocks_per_multiprocessor"), "the device of host code");
   m.def("hook", set_hook, py::arg("function"),
-        "called with (symbol, grid, block, shared, argument, stream) instead of simulating; None: no "
-        "more");
+        "called with (symbol, grid, block, shared, argument, stream) instead of simulating; None "
+        "removes it");
   m.def(
       "inject_error",
       [](int error, const std::string& function) {
         settings.next_error[function] = cudaError_t(error);
       },
       py::arg("error"), py::arg("function") = "cudaLaunchKernel",
-      "the next call of this function of the runtime returns the error");
+      "makes the next call of this runtime function return the error");
   m.def("launches", launches, "how often each kernel was launched, by symbol, since the last reset");
   m.def("memsets", [] { return settings.memsets; });
 }

@@ -1,4 +1,4 @@
-// What CUDA sources find under this name when g++ compiles them for the simulator.
+// CUDA sources include this file in place of CUDA's own when g++ compiles them for the simulator.
 #pragma once
 
 #include "sim/device.h"

@@ -1,4 +1,4 @@
-"""Fixtures: the sample kernels, with the simulator's settings as at the start."""
+"""Fixtures: the sample kernels and the simulator's controls, which are reset after each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Kernels that the simulator is tested with: good ones, and the same with a planted fault.
+// Kernels that test the simulator: correct ones, and the same with a planted fault.
 #include <cuda_runtime.h>
 
 #include "samples.h"
@@ -24,7 +24,7 @@ __device__ float block_sum(float x) {
 
 }  // namespace
 
-// out[block] = sum of its part of x.
+// out[block] = the sum of the block's part of x.
 template <bool kBarrier>
 __global__ void __launch_bounds__(1024) block_sums(const Lists lists) {
   float sum = 0;
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(1024) block_sums(const Lists lists) {
   if (threadIdx.x == 0) lists.out[blockIdx.x] = sum;
 }
 
-// Every warp turns its numbers round, through shared memory.
+// Every warp reverses its numbers, through shared memory.
 template <bool kBarrier>
 __global__ void turn_warps(const Lists lists) {
   float* mine = reinterpret_cast<float*>(sim::shared_memory()) + threadIdx.x / 32 * 32;
@@ -44,7 +44,7 @@ __global__ void turn_warps(const Lists lists) {
   lists.out[threadIdx.x] = mine[31 - threadIdx.x % 32];
 }
 
-// Rows of out, each as long as the block: every kind of exchange.
+// Every kind of exchange, one per row of out. A row is as long as the block.
 __global__ void exchanges(const Lists lists) {
   const int t = threadIdx.x;
   const float x = lists.x[t];
@@ -67,8 +67,8 @@ __global__ void exchanges(const Lists lists) {
   }
 }
 
-// Stages of n items each: out[stage][k] = half of its two neighbours' sum in the stage before. Blocks
-// take items by ticket, and wait for the stage before by its counter.
+// Stages of n elements: out[stage][k] is half the sum of its two neighbours in the stage before. Blocks
+// take items by ticket, and wait for the previous stage at its counter.
 template <Order kOrder>
 __global__ void __launch_bounds__(64) stages(const Lists lists) {
   int* ticket = reinterpret_cast<int*>(sim::shared_memory());
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(64) stages(const Lists lists) {
   }
 }
 
-// out[thread] = when it came.
+// out[thread] = its place in the order of arrival.
 __global__ void arrivals(const Lists lists) {
   lists.out[blockIdx.x * blockDim.x + threadIdx.x] = float(atomicAdd(lists.counters, 1));
 }
@@ -123,7 +123,7 @@ __global__ void locked(const Lists lists) {
   atomicExch(lists.counters, 0);
 }
 
-// Four numbers at a time, from `shift` numbers behind the start on.
+// Copies four numbers at a time, starting at x + shift.
 __global__ void copy_vectors(const Lists lists) {
   const int k = blockIdx.x * blockDim.x + threadIdx.x;
   if (k >= lists.n / 4) return;
@@ -131,7 +131,7 @@ __global__ void copy_vectors(const Lists lists) {
   reinterpret_cast<uint4*>(lists.out)[k] = __ldg(from + k);
 }
 
-// out[k] = shared memory's number k + shift, which the block has not written.
+// out[k] = the number at k + shift in shared memory, which the block has not written.
 __global__ void read_shared(const Lists lists) {
   const float* shared = reinterpret_cast<const float*>(sim::shared_memory());
   lists.out[threadIdx.x] = shared[int(threadIdx.x) + lists.shift];
@@ -187,7 +187,7 @@ __global__ void wait_for_the_next_block(const Lists lists) {
   __syncthreads();
 }
 
-// Each block waits for the one before it, which is well if that one is resident or over.
+// Each block waits for the one before it. This is fine if that one is resident or has ended.
 __global__ void wait_for_the_block_before(const Lists lists) {
   if (threadIdx.x == 0 && blockIdx.x > 0) {
     while (sim::load_acquire(lists.counters + blockIdx.x - 1) == 0) {
@@ -261,8 +261,8 @@ std::string allow_shared(int bytes) {
   return cudaGetErrorName(cudaFuncSetAttribute(nothing, attribute, bytes));
 }
 
-// Multiprocessors, and blocks of 256 threads in each; devices; the limit of shared
-// memory; the bound of `stages`.
+// Multiprocessors, blocks of 256 threads in each, devices, the limit of shared memory, and the launch
+// bound of `stages`.
 std::vector<int> device_facts() {
   std::vector<int> facts(5, -1);
   cudaDeviceGetAttribute(&facts[0], cudaDevAttrMultiProcessorCount, 0);

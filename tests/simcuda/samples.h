@@ -1,4 +1,4 @@
-// What the sample kernels are given, and the doors to them.
+// The argument of the sample kernels, and the functions that launch them.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +16,10 @@ struct Lists {
   unsigned mask;
 };
 
-// How blocks hand on what they have written.
+// How a block tells others that its data is written; the last three are wrong.
 enum class Order { kAcquireRelease, kFences, kNoRelease, kNoFence, kNoBarrier };
 
-// The launch's error, or empty.
+// Returns the error of the launch, or an empty string.
 std::string launch(const std::string& name, unsigned grid, unsigned block, size_t shared, Lists lists);
 std::string allow_shared(int bytes);
 std::vector<int> device_facts();

@@ -1,8 +1,8 @@
-"""The sample kernels: their library, and launches of them, here or in a process of their own.
+"""Builds the sample kernels and launches them, in this process or in one of their own.
 
-python -m tests.simcuda.samples LIBRARY LAUNCHES. The latter is JSON: arguments for `launch`, with
-"x", "out" and "counters" as numbers of elements, and with "seed" and "resident". No torch there,
-so that a sanitizer's start takes no second.
+python -m tests.simcuda.samples LIBRARY LAUNCHES. LAUNCHES is JSON: a list of arguments for
+`launch`, where "x", "out" and "counters" are numbers of elements, with "seed" and "resident". That
+process does not import torch, so that it starts in less than a second under a sanitizer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def built(variant: str) -> Path:
 def launch(
     samples: Any, name: str, x: Any = (), out: int = 0, counters: int = 0, **options: int
 ) -> Any:
-    """What the kernel leaves in `out` and `counters`."""
+    """Launches a kernel and returns `out` and `counters`."""
     import torch
 
     x = torch.as_tensor(x, dtype=torch.float32)
@@ -43,7 +43,7 @@ def run_launches(variant: str, launches: list[dict[str, Any]]) -> subprocess.Com
 
 
 def memory(elements: int, kind: type[ctypes._SimpleCData[Any]]) -> int:
-    """Zeros, from malloc, so that ASan knows where they end."""
+    """The address of zeros from calloc, whose end ASan knows."""
     calloc = ctypes.CDLL(None).calloc
     calloc.restype = ctypes.c_void_p
     return int(calloc(ctypes.c_size_t(elements), ctypes.c_size_t(ctypes.sizeof(kind))))

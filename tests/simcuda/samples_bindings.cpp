@@ -1,4 +1,4 @@
-// The sample kernels as a Python module over plain addresses.
+// The Python module of the sample kernels. It takes addresses as integers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-"""Runs Python with a sanitizer loaded before it, for modules of the variants "asan" and "tsan"."""
+"""Runs Python with a sanitizer preloaded, for modules of the variants "asan" and "tsan"."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from .build import VARIANTS, compiler
 
-# From where Python imports this package.
+# The folder that must be on Python's path to import this package.
 ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 SANITIZER_EXIT_CODE = 66
 
 OPTIONS = {
-    # Python itself frees little at its end; what it still holds is no leak of ours.
+    # Python frees little at exit, so leak reports would be about Python and not about us.
     "ASAN_OPTIONS": f"detect_leaks=0:exitcode={SANITIZER_EXIT_CODE}",
     "UBSAN_OPTIONS": f"print_stacktrace=1:exitcode={SANITIZER_EXIT_CODE}",
     "TSAN_OPTIONS": f"halt_on_error=1:history_size=4:exitcode={SANITIZER_EXIT_CODE}",
@@ -33,8 +33,8 @@ def library(name: str) -> str:
 
 
 def environment(variant: str) -> dict[str, str]:
-    """One thread, as OpenMP's barriers are unknown to TSan; and libstdc++ too before Python, or
-    ASan does not find what it replaces."""
+    """The environment of such a process. One thread, because TSan does not know OpenMP's barriers.
+    libstdc++ is preloaded too: without it ASan does not find the functions that it replaces."""
     result = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **OPTIONS)
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     result["PYTHONPATH"] = os.pathsep.join(path)
@@ -47,8 +47,9 @@ def environment(variant: str) -> dict[str, str]:
 def run_python(
     variant: str, arguments: Sequence[str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """`python arguments`: a script, or ["-m", "pytest", ...]. A report's exit code is 66."""
-    # TSan wants its memory where a kernel with much address randomization may have put something.
+    """Runs `python arguments`: a script, or ["-m", "pytest", ...]. After a sanitizer's report the
+    exit code is 66."""
+    # TSan needs fixed addresses, which address randomization may have taken: setarch turns it off.
     fixed = ["setarch", "-R"] if variant == "tsan" and shutil.which("setarch") else []
     return subprocess.run(
         [*fixed, sys.executable, *arguments],

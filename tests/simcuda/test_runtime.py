@@ -1,4 +1,4 @@
-"""Tests of the simulator's CUDA runtime, its controls, and how libraries are built."""
+"""Tests of the simulator's CUDA runtime, its controls, and the build of libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sanitized import environment
 
 pytest_plugins = [f"{__package__}.fixtures"]
 
-# What the hardware refuses. (threads, blocks, shared bytes, the error)
+# Launches that the hardware refuses: (threads, blocks, shared bytes, the error)
 REFUSED = (
     (0, 1, 0, "cudaErrorInvalidConfiguration: invalid configuration argument"),
     (1025, 1, 0, "cudaErrorInvalidConfiguration: invalid configuration argument"),
@@ -100,7 +100,7 @@ def test_a_hook_may_return_an_error_or_raise(samples, controls):
         samples.launch("nothing")
 
 
-# How libraries are built.
+# The build of libraries.
 SOURCE = """
 #include <cuda_runtime.h>
 #include "answer.h"
@@ -110,7 +110,8 @@ extern "C" int answer() { return ANSWER; }
 
 @pytest.fixture
 def building(tmp_path, monkeypatch):
-    """The module that builds, with a cache of its own, and how often it has compiled or linked."""
+    """The build module, with a cache that has only the simulator in it. `commands` records the
+    compilers and linkers that it runs."""
     module = importlib.import_module(f"{__package__}.build")
     simulator = module.recipes([], module.VARIANTS["plain"], [], [])
     module.CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tests of the CUDA simulator: sample kernels are right, and planted faults are reported."""
+"""Tests of the simulator: sample kernels give the right values, and planted faults are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest_plugins = [f"{__package__}.fixtures"]
 SEEDS = (0, 1, 2, 3)
 
 
-# What kernels compute.
+# Kernels that are correct.
 
 
 def block_sums(samples):
@@ -125,7 +125,7 @@ def test_a_seed_decides_the_order_and_does_so_every_time(samples, controls):
         controls.seed(seed)
         orders.append((order_of_arrival(samples), order_of_arrival(samples)))
     assert orders[0] == orders[1] != orders[2]
-    assert orders[0][0] != orders[0][1]  # each launch has its own
+    assert orders[0][0] != orders[0][1]  # each launch has its own order
     assert sorted(orders[0][0]) == list(range(256))
 
 
@@ -146,7 +146,7 @@ def test_a_missing_barrier_shows_under_some_seed_even_without_tsan(samples, cont
     assert "wrong" in sums
 
 
-# What kernels must not do. (kernel, its launch, the message)
+# Kernels that are wrong: (kernel, its launch, the message)
 FAULTS = {
     "threads wait at two barriers": (
         "two_barriers",

@@ -1,4 +1,4 @@
-"""Tests of the simulator's sanitizer builds: each reports what is planted, and nothing else."""
+"""Tests of the simulator's sanitizer builds: each reports the planted faults, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import load, run_python
 from .samples import built, run_launches
 from .sanitized import SANITIZER_EXIT_CODE
 
-# What the sanitizers see. (kernel and its launch, the report)
+# Faults that the sanitizers report: (kernel and its launch, the report)
 OUT_OF_BOUNDS = "AddressSanitizer: heap-buffer-overflow"
 BEYOND_SHARED = {"name": "read_shared", "shared": 128, "out": 32}
 STAGES = {"grid": 3, "block": 32, "shared": 4, "n": 64, "stages": 3}

@@ -3,7 +3,7 @@ and the sums are its states. And calls of an accumulator, each of a weight and g
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,12 @@ class Accumulating:
         groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
         self.params = [param for group in groups for param in group["params"]]
         self.accumulator = GradientAccumulator(self.params, scale, backend=backend)
+
+    # What a group would be asked for.
+    param_groups: ClassVar = [{}]
+
+    def _rule(self, group: Any, param: Tensor) -> str:
+        return "accumulate"
 
     def step(self) -> None:
         grads = [param.grad for param in self.params]

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,14 @@ class OldAdamW(torch.optim.Optimizer):
     decays_first = False
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, correct_bias=True
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.0,
+        correct_bias=True,
+        no_deprecation_warning=False,
     ):
         super().__init__(
             params,
@@ -71,9 +79,18 @@ class OldAdamWeightDecay(OldAdamW):
 
     decays_first = True
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-7, weight_decay=0.0):
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-7,
+        weight_decay=0.0,
+        clipnorm=None,
+        global_clipnorm=None,
+    ):
         super().__init__(params, lr, betas, eps, weight_decay)
-        limits = {"clipnorm": None, "global_clipnorm": None}
+        limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
         self.defaults.update(limits)
         for group in self.param_groups:
             group.update(limits)
@@ -95,9 +112,17 @@ class Case:
     def make_peer(self, params: Any, **more: Any) -> Any:
         return self.peer(params, **self.options, **more)
 
+    def takes(self, option: str) -> bool:
+        """Whether our constructor has such an argument."""
+        return option in inspect.signature(self.ours).parameters
+
     def __str__(self) -> str:
         return self.name
 
+
+# Options that a class has and its peer does not, with their defaults: keyword-only, and in the
+# groups. Every other argument is the peer's, in name, order and default.
+EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor

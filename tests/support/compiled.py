@@ -9,9 +9,9 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -19,18 +19,8 @@ import torch
 
 from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu.cut import WITHOUT_TILES
-from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES
+from tests.support.rule_cases import CASE_OF
 
-# An optimizer for each rule, with options under which every kind of work has something to do.
-CASE_OF = {
-    "adamw": "adamw",
-    "adamw_amsgrad": "adamw-amsgrad",
-    "adamw_decay_last": "old-adamw",
-    "adafactor": "adafactor",
-    "adafactor_momentum": "hf-adafactor-momentum",
-    "accumulate": "accumulate",
-}
 NAMES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -53,8 +43,12 @@ class Launch:
     constants: tuple[tuple[str, Any], ...]
     options: tuple[tuple[str, Any], ...]
 
-    def __getitem__(self, constant: str) -> Any:
-        return dict(self.constants).get(constant)
+    def __getitem__(self, name: str) -> Any:
+        """A constant, or a field of the kernel's configuration that its kinds of work share."""
+        constants = dict(self.constants)
+        configs = constants.get("CFGS", (constants.get("CFG"),))
+        found = {getattr(config, name, None) for config in configs}
+        return constants.get(name, found.pop() if len(found) == 1 else None)
 
     @property
     def kind(self) -> str:
@@ -98,7 +92,6 @@ def recorded_launches(
 
     from fusedstep.kernels import launch
 
-    case = next(case for case in [ACCUMULATE, *CASES] if case.name == CASE_OF[rule])
     params = []
     for shape in shapes:
         # An odd number of columns, at an address that is no multiple of 16.
@@ -120,7 +113,7 @@ def recorded_launches(
         mock.patch.object(launch, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
-        optimizer = case.make(params, backend="triton")
+        optimizer = CASE_OF[rule].make(params, backend="triton")
         optimizer.step()
         for member in optimizer._plan.members:
             for k, key in enumerate(member.state_keys):
@@ -158,10 +151,16 @@ def _named(value: Any) -> Any:
 
     if isinstance(value, tuple):
         return tuple(map(_named, value))
+    if is_dataclass(value):
+        return _with_fields(value, _named)
     for name, update in UPDATES.items():
         if value is update:
             return name
     return getattr(value, "name", value)  # of a type
+
+
+def _with_fields(config: Any, change: Callable[[Any], Any]) -> Any:
+    return replace(config, **{f.name: change(getattr(config, f.name)) for f in fields(config)})
 
 
 def _value(value: Any) -> Any:
@@ -171,6 +170,8 @@ def _value(value: Any) -> Any:
 
     if isinstance(value, tuple):
         return tuple(map(_value, value))
+    if is_dataclass(value):
+        return _with_fields(value, _value)
     if value in UPDATES:
         return UPDATES[value]
     return tl.dtype(value) if value in NAMES.values() else value
@@ -186,12 +187,14 @@ def without_twins(launches: Iterable[Launch]) -> list[Launch]:
     found: dict[Any, Launch] = {}
     for launch in launches:
         looked_at = dict(launch.constants)
+        config = looked_at.pop("CFG", None)
         if launch["KIND"] and launch.kind not in PLUGGED:
             looked_at["UPDATE"] = None
-            looked_at["DTYPES"] = launch["DTYPES"][: 3 if launch["VECTOR"] else 4]
+            dtypes = config.DTYPES[: 3 if config.VECTOR else 4]
+            config = replace(config, DTYPES=dtypes, MOMENTUM=None)
         if launch.kind in WITHOUT_TILES:
-            looked_at["ALIGNED"] = None
-        key = (launch.kernel, launch.arguments, tuple(looked_at.items()), launch.options)
+            config = replace(config, ALIGNED=None)
+        key = (launch.kernel, launch.arguments, config, tuple(looked_at.items()), launch.options)
         found.setdefault(key, launch)
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""What a compiled kernel must be: budgets of registers, and the checks that the gate runs."""
+"""What a compiled Triton kernel must be: the checks that the gate runs."""
 
 from __future__ import annotations
 
@@ -6,58 +6,20 @@ from collections import Counter
 
 from fusedstep.gpu.cut import WITHOUT_TILES
 from fusedstep.rules import RULES
+from tests.support.budgets import REGISTERS, TRITON, allocated
 
-# Registers of a thread at most: what was measured, rounded up to what is allocated at a time, 8.
-# With n of them, 65536 / n threads fit on a multiprocessor of sm_90: with 32, the 2048 it can have;
-# with 64, 1024; with 128, 512; with 255, one program of 256 threads. On gfx942, 512 / n warps fit
-# where 8 can be. Columns: sm_90, float32 aligned and not, 16-bit parameters aligned and not,
-# float64; the other NVIDIA GPUs, float32 and 16-bit parameters; gfx942, the same.
-BUDGETS = """
-COLUMNS 64                    0  64   0  64 120  64  64  48  48
-ENERGY 256                   64  96  72  96 112  72  72  40  40
-ENERGY 32                    64  96  64  96 104  64  64  40  40
-ENERGY 512                   72  64  64  64 104  72  72  48  48
-FINISH 1024                   0  64   0  64  64  64  64  32  32
-REPORT 1024                   0  64   0  64  64  64  64  24  24
-ROWS 256                      0  64   0  64  72  64  64  40  40
-ROW_SUMS 2048                32  56  32  64  40  40  32  16  16
-ROW_SUMS 4096                 0   0   0   0  40   0   0   0   0
-ROW_SUMS 8192                40  40  32  64   0  40  32  16  16
-SQUARES 256                  32  40  32  40  40  32  40  24  24
-SQUARES 32                   32  40  32  40  40  32  40  24  24
-SQUARES 512                  32  40  32  40  40  32  40  24  24
-STATISTICS 1024             128 184 128 176 152 144 128  80  88
-STATISTICS 2048             128 144 128 128 128 128 120  80  88
-STATISTICS 256              168 240 128 248 192 168 128  88  88
-STATISTICS 32               160 248 128 248 184 168 120  88  88
-STATISTICS 4096             128 128 128 160 184 128 128  72  72
-STATISTICS 8192             128 128 128 128   0 128 128  72  64
-TINY 512                      0  64   0  64 112  64  64  40  40
-TINY_UPDATE 512               0  64   0  64  88  64  64  32  40
-TINY_UPDATE 512 momentum      0  88   0  88  96  88  88  40  48
-UPDATE 256                   64 120  64  96 120  64  64  56  48
-UPDATE 256 momentum          96 128 120 128 128  96 120  64  64
-UPDATE 32                    64 112  56 112 120  64  56  56  48
-UPDATE 32 momentum           96 128 112 128 128 104 112  64  64
-UPDATE 512                   64  64  64  64 112  64  64  56  48
-UPDATE 512 momentum          96  80 128  80 128  96 120  64  64
-VECTOR 2048                  72 128  72 128 128  72  72  48  48
-VECTOR_UPDATE 2048           72  96  72  96 128  72  72  48  40
-VECTOR_UPDATE 2048 momentum  80 128  80 128 128  80  80  56  56
-WIDE 2048                   144 128 144 128 192 144 144  96  96
-WIDE 4096                     0   0   0   0 168   0   0   0   0
-WIDE 8192                   104 120 128 128   0 112 120  56  56
-accumulate                   48  40   0   0  32  56   0  24   0
-adamw                        64  80 144  96  72  64 144  64  64
-adamw_amsgrad                80  96 168 120  80  80 168  72  72
-adamw_decay_last             64  80 128  80  72  64 128  56  64
-walk                        256   0 256   0   0   0   0   0   0
-walk momentum               256   0 256   0   0   0   0   0   0
-"""
-BUDGET_OF = {
-    " ".join(words[:-9]): list(map(int, words[-9:]))
-    for words in map(str.split, BUDGETS.strip().splitlines())
-}
+# Of the budgets. Others than sm_90 are compiled for the usual dtypes, and aligned.
+COLUMNS = [
+    "sm_90 fp32",
+    "sm_90 fp32 unaligned",
+    "sm_90 16-bit",
+    "sm_90 16-bit unaligned",
+    "sm_90 fp64",
+    "NVIDIA fp32",
+    "NVIDIA 16-bit",
+    "gfx942 fp32",
+    "gfx942 16-bit",
+]
 
 
 def budget_row(launch):
@@ -67,11 +29,11 @@ def budget_row(launch):
 
 
 def budget_column(launch, target):
+    """GPUs and launches that share a budget: the GPU at hand has more of them than others."""
+    dtype = {"fp32": "fp32", "fp64": "fp64"}.get(launch["DTYPES"][0], "16-bit")
     if target != "sm_90":
-        return (7 if target == "gfx942" else 5) + (launch["DTYPES"][0] != "fp32")
-    if launch["DTYPES"][0] == "fp64":
-        return 4
-    return (0 if launch["DTYPES"][0] == "fp32" else 2) + (not launch["ALIGNED"])
+        return f"{'gfx942' if target == 'gfx942' else 'NVIDIA'} {dtype}"
+    return f"sm_90 {dtype}{'' if launch['ALIGNED'] or dtype == 'fp64' else ' unaligned'}"
 
 
 # Of the kinds of work that load tiles: the slots they load, and store, whole; and how often the
@@ -87,13 +49,19 @@ TILES_OF = {
     "VECTOR_UPDATE": ("pgvm", "pm", 1),
     "DOUBLED": ("p", "p", 1),  # of `planted_tile`
     **{kind: ("", "", 1) for kind in WITHOUT_TILES},
-    **{name: ("pgmvx", "pmvx", 1) for name, rule in RULES.items() if not rule.factored},
+    **{
+        name: (("p", "g", *rule.states), ("p", *rule.states), 1)
+        for name, rule in RULES.items()
+        if not rule.factored
+    },
 }
 
 
 def slots(launch):
     """The slots of a rule, by letter, and their sizes."""
-    letters = "pgmvx" if launch.kind in RULES else "pgvm" if launch["VECTOR"] else "pgrcm"
+    letters = "pgvm" if launch["VECTOR"] else "pgrcm"
+    if launch.kind in RULES:
+        letters = TILES_OF[launch.kind][0]
     return dict(zip(letters, launch["DTYPES"], strict=False))
 
 
@@ -105,8 +73,9 @@ def loaded_slots(launch):
 def work(launch):
     """The kinds of work in a kernel, and the elements of their tiles."""
     if launch.kind == "walk":
-        return zip(launch["NAMES"], launch["TILES"], strict=True)
-    return [(launch.kind, launch["BLOCK"] or launch["WIDTH" if launch["VECTOR"] else "TILE"])]
+        return [(config.KIND, config.WIDTH * config.HEIGHT) for config in launch["CFGS"]]
+    height = 1 if launch["VECTOR"] else launch["HEIGHT"]
+    return [(launch.kind, launch["BLOCK"] or launch["WIDTH"] * height)]
 
 
 def expected_accesses(launch, target):
@@ -129,8 +98,21 @@ def spills(launch, target, facts):
 
 
 def over_budget(launch, target, facts):
-    budget = BUDGET_OF.get(budget_row(launch), [0] * 9)[budget_column(launch, target)]
-    return facts.registers > budget and f"{facts.registers} registers of {budget}"
+    most = REGISTERS // (32 * launch.warps)
+    if target != "gfx942" and allocated(facts.registers) > most:
+        return f"{facts.registers} registers, and {launch.warps} warps cannot have more than {most}"
+    return TRITON.complaint(budget_row(launch), budget_column(launch, target), facts.registers)
+
+
+def measured_registers(found):
+    """The budgets: the most registers of a thread of each kind of launch. With n of them, 65536 / n
+    threads fit on a multiprocessor of sm_90: with 32, the 2048 it can have; with 64, 1024; with
+    128, 512; with 255, one program of 256 threads. On gfx942, 512 / n warps fit where 8 can be."""
+    measured = {}
+    for launch, target, facts in found:
+        row, column = measured.setdefault(budget_row(launch), {}), budget_column(launch, target)
+        row[column] = max(row.get(column, 0), allocated(facts.registers))
+    return {name: {c: row[c] for c in COLUMNS if c in row} for name, row in measured.items()}
 
 
 def narrow(launch, target, facts):

@@ -1,5 +1,5 @@
 """What is in a file that nvcc made: of every kernel, on every GPU, registers, spills and accesses,
-and the PTX for GPUs to come. `python -m tests.support.cuda_compiled [file]` prints the budgets."""
+and the PTX for GPUs to come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import importlib.util
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from fusedstep.rules import RULES
 from tests.ptxrun.mangled import Name, parse
 from tests.ptxrun.module import Module
 from tests.ptxrun.nvcc import tool
+from tests.support.budgets import allocated
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 COUNTED = "sm_90"  # in whose machine code accesses are counted
@@ -164,21 +164,16 @@ def is_specialized(name: Name) -> bool:
     return "any" not in dtypes and any(one != "-" for one in dtypes)
 
 
-def table(found: dict[str, dict[Name, Facts]]) -> list[str]:
-    """The lines of BUDGETS: registers on each GPU, up to the next multiple of 8, and the 16-byte
-    loads and stores in the code for COUNTED."""
-    lines = []
-    for name in sorted(found[COUNTED], key=label):
-        registers = [-(-found[target][name].registers // 8) * 8 for target in TARGETS]
-        middle = found[COUNTED][name]
-        numbers = [*registers, middle.loads[16], middle.stores[16]]
-        lines.append(f"{label(name):37}" + "".join(f"{n:5}" for n in numbers))
+def table(found: dict[str, dict[Name, Facts]]) -> dict[str, dict[str, int]]:
+    """The budgets: registers on each GPU, and 16-byte loads and stores in the code for COUNTED."""
+    lines = {}
+    for name, counted in found[COUNTED].items():
+        registers = {target: allocated(found[target][name].registers) for target in TARGETS}
+        lines[label(name)] = {**registers, "loads": counted.loads[16], "stores": counted.stores[16]}
     return lines
 
 
-if __name__ == "__main__":
-    path = Path(sys.argv[1]) if sys.argv[1:] else module_file()
-    assert path is not None, "the module with the kernels is not built"
-    of_all = resources(path)
-    every = {target: with_accesses(path, target, of_all) for target in TARGETS}
-    print(*table(every), sep="\n")
+def release(file: Path) -> str:
+    """The PTX of the compiler that made a file. Each release of CUDA has its own."""
+    (version,) = {module.text.split()[1] for module in ptx_of(file)}
+    return f"PTX {version}"

@@ -14,7 +14,8 @@ from tests.ptxrun.mangled import parse
 from tests.support.cases import assert_same
 from tests.support.cuda_compiled import label
 from tests.support.cuda_on_ptx import CSRC, NAME
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import is_factored
 
 # As if matrices were larger: several units, of 8 rows of 256 columns or more rows of fewer.
 SMALL_UNITS = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)

@@ -26,7 +26,8 @@ from tests.ptxrun.module import Module
 from tests.ptxrun.nvcc import module_of, texts
 from tests.support.cases import assert_same
 from tests.support.cuda_compiled import label
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import is_factored
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))

@@ -117,6 +117,20 @@ def grad_off_its_alignment(world, k):
     param.grad = shifted(world.numbers(param.shape, param.dtype))
 
 
+def negated(tensor):
+    """The same numbers at the same place, which torch takes for the negative ones."""
+    return torch._neg_view(tensor)
+
+
+def grad_negated(world, k):
+    param = world.params[k]
+    param.grad = negated(world.numbers(param.shape, param.dtype))
+
+
+def data_negated(world, k):
+    world.params[k].data = negated(world.params[k].data)
+
+
 def data_moves(world, k):
     world.params[k].data = world.params[k].data.clone()
 
@@ -154,6 +168,12 @@ def state_replaced(world, k):
 def state_of_other_dtype(world, k):
     state, keys = tensors_of_state(world, k)
     state.update({key: state[key].to(torch.bfloat16) for key in keys[:1]})
+
+
+def state_negated(world, k):
+    state, keys = tensors_of_state(world, k)
+    for key in keys[:1]:
+        state[key].data = negated(state[key].data)
 
 
 def data_of_state_moves(world, k):
@@ -259,12 +279,12 @@ def list_of_params_grows(world, k):
 # fmt: off
 # What a plan cannot survive, as it was made from other tensors.
 MOVES = [
-    grad_goes, grad_of_other_strides, grad_off_its_alignment, data_moves, data_of_other_strides,
-    data_of_other_shape, data_of_other_dtype, state_goes, all_states_go, state_replaced,
-    state_of_other_dtype, data_of_state_moves, reloaded, reloaded_as_it_is, copied, group_added,
-    param_replaced,
+    grad_of_other_strides, grad_off_its_alignment, grad_negated, data_moves, data_negated,
+    data_of_other_strides, data_of_other_shape, data_of_other_dtype, state_goes,
+    all_states_go, state_replaced, state_of_other_dtype, state_negated, data_of_state_moves,
+    reloaded, reloaded_as_it_is, copied, group_added, param_replaced,
 ]
 EVENTS = [
-    *MOVES, step_replaced, step_written, data_of_step_moves, rms_replaced, params_swapped,
-    groups_reversed, options_changed, rule_changed, threads_changed,
+    *MOVES, grad_goes, step_replaced, step_written, data_of_step_moves, rms_replaced,
+    params_swapped, groups_reversed, options_changed, rule_changed, threads_changed,
 ]

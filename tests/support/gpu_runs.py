@@ -22,12 +22,11 @@ from fusedstep import backends
 from tests.ptxrun.nvcc import tool
 from tests.support.cases import CASES, SHAPES, make_params, same_bits, set_grads, states
 from tests.support.layouts import plain
+from tests.support.rule_cases import is_factored
 from tests.support.tolerances import FLOOR, errors, exact_options
 
 STEPS = 3
-ELEMENTWISE = [c for c in CASES if c.ours in (fusedstep.optim.AdamW, fusedstep.hf.AdamW)]
 BY_NAME = {c.name: c for c in CASES}
-FACTORED = [c for c in CASES if c not in ELEMENTWISE]
 # Those for GPUs; every contract runs over both.
 BACKENDS = ("cuda", "triton")
 # What a GPU's backend cannot be without. Where this is, its absence is a failure.
@@ -152,7 +151,7 @@ def assert_same_numbers(found, expected):
 def assert_agrees(case, dtype, found, shapes, steps=STEPS):
     """With the reference, as exactly as the case's rule allows."""
     expected = by_reference(case, dtype, shapes, steps)
-    if case in ELEMENTWISE:
+    if not is_factored(case):
         assert_same_numbers(found, expected)
         return
     exact = in_float64(case.name, dtype, tuple(shapes), steps)

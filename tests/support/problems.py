@@ -18,8 +18,8 @@ from torch import Tensor
 
 import fusedstep.optim
 from fusedstep.backends.triton import TritonBackend
-from fusedstep.optim.factored import FactoredOptimizer
 from tests.support.cases import Case, Params, assert_same, make_params, same_bits, set_grads, states
+from tests.support.rule_cases import is_factored
 
 Run = tuple[torch.optim.Optimizer, Params]
 GUARD = 64  # elements before and behind a tensor that nobody may touch
@@ -36,10 +36,6 @@ def assert_room_is_untouched(tensor: Tensor) -> None:
     room = tensor.new_empty(0).set_(tensor.untyped_storage())
     first = tensor.storage_offset()
     assert room[:first].isnan().all() and room[first + tensor.numel() :].isnan().all()
-
-
-def is_factored(case: Case) -> bool:
-    return issubclass(case.ours, FactoredOptimizer)
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype, exact: bool) -> Tensor:

@@ -84,11 +84,11 @@ def register(monkeypatch):
     return made
 
 
-def started(case, shapes, groups=({},)):
+def started(case, shapes, groups=({},), backend="recorded"):
     """An optimizer after a step, and its parameters; groups take them in turns."""
     params = make_params(shapes)
     made = [{"params": params[k :: len(groups)], **own} for k, own in enumerate(groups)]
-    optimizer = case.make(made, backend="recorded")
+    optimizer = case.make(made, backend=backend)
     set_grads(params, 0)
     optimizer.step()
     return optimizer, params

@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
 
 triton = pytest.importorskip("triton", minversion="3.4")
 
@@ -16,57 +15,40 @@ from fusedstep.gpu import cut  # noqa: E402
 from fusedstep.gpu.cut import WITHOUT_TILES  # noqa: E402
 from fusedstep.kernels.blocks import GRAIN  # noqa: E402
 from fusedstep.rules import RULES  # noqa: E402
-from tests.support.compiled import (  # noqa: E402
-    CASE_OF,
-    Launch,
-    compile_for,
-    recorded_launches,
-    without_twins,
-    workers,
-)
+from tests.support.budgets import TRITON as BUDGETS  # noqa: E402
+from tests.support.compiled import Launch, workers  # noqa: E402
 from tests.support.compiled_checks import (  # noqa: E402
-    BUDGET_OF,
     adds_atomically,
-    budget_column,
-    budget_row,
     complaints,
     inexact,
+    measured_registers,
     narrow,
     over_budget,
     spills,
 )
+from tests.support.triton_gate import (  # noqa: E402
+    BF16,
+    F16,
+    F32,
+    F64,
+    MIXES,
+    TARGETS,
+    compiled,
+    found_on,
+    record,
+)
 
-F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
-# Of parameter, gradient, states. The first two are what most people train with.
-MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
-TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 each_target = pytest.mark.parametrize("target", TARGETS)
 SINCE_3_7 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
-with_the_pinned_triton = pytest.mark.skipif(not SINCE_3_7, reason="the budgets are of Triton 3.7")
-
-
-def mixes_for(target, aligned):
-    return MIXES if target == "sm_90" and aligned else MIXES[:2]
+with_the_pinned_triton = pytest.mark.skipif(
+    not SINCE_3_7, reason=f"the budgets are of {BUDGETS.measured_with}"
+)
 
 
 @pytest.fixture(scope="module")
 def pool():
     with workers() as pool:
         yield pool
-
-
-def record(pool, rules, mixes, aligned, in_waves=(False,)):
-    """What steps launch, for each of the choices."""
-    jobs = [
-        pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
-        for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves)
-    ]
-    return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
-
-
-def compiled(pool, launches, target):
-    jobs = [pool.submit(compile_for, launch, target) for launch in launches]
-    return [(launch, target, job.result()) for launch, job in zip(launches, jobs, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +58,7 @@ def gate(pool):
 
     def get(target):
         if target not in found:
-            launches = record(pool, CASE_OF, mixes_for(target, True), [True])
-            if target == "sm_90":
-                launches += record(pool, CASE_OF, mixes_for(target, False), [False])
-                # One kernel takes seconds: it has all kinds of work in it.
-                launches += record(
-                    pool, ["adafactor", "adafactor_momentum"], MIXES[:2], [True], [True]
-                )
-            found[target] = compiled(pool, without_twins(launches), target)
+            found[target] = found_on(pool, target)
         return found[target]
 
     return get
@@ -102,14 +77,9 @@ def test_registers_stay_in_their_budget(gate, target):
 
 @with_the_pinned_triton
 def test_no_budget_is_larger_than_it_has_to_be(gate):
-    """So that a regression of a tenth is seen; the message is the new table."""
-    measured = {}
-    for launch, target, facts in itertools.chain(*map(gate, TARGETS)):
-        row = measured.setdefault(budget_row(launch), [0] * 9)
-        column = budget_column(launch, target)
-        row[column] = max(row[column], -(-facts.registers // 8) * 8)
-    table = [f"{row:24}" + "".join(f"{n:4}" for n in measured[row]) for row in sorted(measured)]
-    assert measured == BUDGET_OF, "\n".join(["", *table])
+    """So that a regression of a tenth is seen."""
+    measured = measured_registers(itertools.chain(*map(gate, TARGETS)))
+    assert not BUDGETS.differences(measured)
 
 
 @each_target
@@ -152,14 +122,18 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
             found = {(launch["KIND"], launch["WIDTH"]) for launch in own}
             for kind in possible[item_bytes]:
                 assert any(kind.name == n and kind.width in (w, 0) for n, w in found), kind
-            # No sum is of 16 bits.
-            rules = set(RULES) - ({"accumulate"} if dtypes == "bf16" else set())
+            # No parameter of some rules is of 16 bits: they are sums.
+            rules = {
+                name
+                for name, rule in RULES.items()
+                if dtypes != "bf16" or any("bfloat16" in own[0] for own in rule.dtypes)
+            }
             assert {launch["UPDATE"] for launch in own} == rules
 
 
 @pytest.mark.slow
 @each_target
-@pytest.mark.parametrize("rule", CASE_OF)
+@pytest.mark.parametrize("rule", RULES)
 def test_no_mix_of_dtypes_spills_or_rounds_or_narrows(pool, rule, target):
     """All mixes of parameter, gradient and states for the GPU at hand, aligned and not, and nothing
     left out; for others the usual mixes."""
@@ -220,7 +194,8 @@ def planted(pool, name, target, kind=None, fusion=False, **constants):
     """A fault's launch and facts; for checks that ask, it passes as a kind of work."""
     tables = ("x", "n") if name == "planted_tile" else ("x",)
     types = tuple((x, "*i64" if len(tables) > 1 else "*fp32") for x in tables)
-    known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "TILE": constants["BLOCK"], "ALIGNED": True}
+    known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "ALIGNED": True}
+    known |= {"WIDTH": constants["BLOCK"], "HEIGHT": 1}
     options = (("num_warps", 4), ("enable_fp_fusion", fusion))
     launch = Launch(f"{__name__}:{name}", types, tuple(constants.items()), options)
     ((_, _, facts),) = compiled(pool, [launch], target)

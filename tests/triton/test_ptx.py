@@ -16,10 +16,12 @@ triton = pytest.importorskip("triton", minversion="3.4")
 import triton.language as tl  # noqa: E402
 
 from fusedstep.kernels import elementwise, launch  # noqa: E402
+from fusedstep.rules import RULES  # noqa: E402
 from tests.ptxrun import Fault  # noqa: E402
-from tests.support.accumulating import ACCUMULATE  # noqa: E402
+from tests.support import absent_gradients  # noqa: E402
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states  # noqa: E402
 from tests.support.problems import Problem, on_ptx, placed  # noqa: E402
+from tests.support.rule_cases import ELEMENTWISE_RULES, rule_of  # noqa: E402
 
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
@@ -38,10 +40,13 @@ def test_every_kind_of_work_has_the_results_of_the_reference(case):
         Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])).check()
 
 
-# The machine does not model setp.nan.bf16x2, as which amsgrad's maximum of 16-bit states compiles.
-ROUNDED = [ADAMW, CASE["old-adamw"], ACCUMULATE]
-OF_DTYPE = [(case, dtype) for dtype in DTYPES for case in ROUNDED]
-OF_DTYPE += [(CASE["adamw-amsgrad"], F32), (CASE["adamw-amsgrad"], F64)]
+# The machine does not model setp.nan.bf16x2, as which a maximum of 16-bit states compiles.
+OF_DTYPE = [
+    (case, dtype)
+    for case in ELEMENTWISE_RULES
+    for dtype in DTYPES
+    if dtype in (F32, F64) or "maximum" not in RULES[rule_of(case)].update.__code__.co_names
+]
 
 
 @pytest.mark.parametrize(("case", "dtype"), OF_DTYPE, ids=str)
@@ -171,6 +176,14 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
             assert same_bits(value, kept[name])
 
 
+@each([ADAMW, PART_CAPPED])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    shapes = [(7,), (33, 17), (300, 40), (3, 5, 7), (2, 2064)]
+    with on_ptx():
+        absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
+
+
 # Faults. Each goes into the arguments of a launch, or into what the host decides.
 
 
@@ -178,7 +191,7 @@ def at(kind, change):
     """Changes the arguments of a kind of work, None for an elementwise rule."""
 
     def plant(kernel, arguments):
-        if arguments.get("KIND") == kind:
+        if getattr(arguments["CFG"], "KIND", None) == kind:
             change(arguments)
         return kernel, arguments
 
@@ -251,24 +264,22 @@ def test_a_tensor_that_is_said_to_be_aligned_and_is_not_is_found(case):
 
 
 @triton.jit
-def without_tail(
-    chunks, table, row_of, scalars, controls,
-    UPDATE: tl.constexpr, DTYPES: tl.constexpr, COMPUTE: tl.constexpr, SCALARS: tl.constexpr,
-    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
+def without_tail(chunks, table, row_of, scalars, controls, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """The elementwise walker, if it took the last chunk for a full one."""
+    SLOTS: tl.constexpr = len(CFG.DTYPES)
+    SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0)
-    cells = table + tl.load(chunks + 2 * program) * (len(DTYPES) + 1)
+    cells = table + tl.load(chunks + 2 * program) * (SLOTS + 1)
     row = scalars + tl.load(row_of + tl.load(chunks + 2 * program)) * (1 + SCALARS)
     values = ()
     for k in tl.static_range(SCALARS):
-        values = values + (tl.load(row + 1 + k).to(COMPUTE),)  # noqa: RUF005
+        values = values + (tl.load(row + 1 + k).to(CFG.T),)  # noqa: RUF005
     slots = ()
-    for k in tl.static_range(len(DTYPES)):
-        slots = slots + (tl.load(cells + k).to(tl.pointer_type(DTYPES[k])),)  # noqa: RUF005
-    for start in range(0, CHUNK, BLOCK):
-        i = tl.load(chunks + 2 * program + 1) * CHUNK + start + tl.arange(0, BLOCK)
-        elementwise._step(slots, i, None, 1.0, values, UPDATE, DTYPES, COMPUTE)
+    for k in tl.static_range(SLOTS):
+        slots = slots + (tl.load(cells + k).to(tl.pointer_type(CFG.DTYPES[k])),)  # noqa: RUF005
+    for start in range(0, CFG.CHUNK, CFG.BLOCK):
+        i = tl.load(chunks + 2 * program + 1) * CFG.CHUNK + start + tl.arange(0, CFG.BLOCK)
+        elementwise._step(slots, i, None, 1.0, values, UPDATE, CFG)
 
 
 def test_a_kernel_that_forgets_the_tail_is_found():
@@ -283,7 +294,8 @@ def test_sums_that_were_not_written_are_seen(kind):
     """Scratch begins as nan in these tests."""
 
     def plant(kernel, arguments):
-        return kernel, {**arguments, "controls": torch.tensor([1.0, arguments["KIND"] == kind])}
+        stops = arguments["CFG"].KIND == kind
+        return kernel, {**arguments, "controls": torch.tensor([1.0, stops])}
 
     with on_ptx(plant=plant), pytest.raises(AssertionError, match="floors"):
         Problem(ADAFACTOR, BLOCKS, steps=1).check()

@@ -9,6 +9,7 @@ from fusedstep.gpu import cut, tables, waves
 from fusedstep.kernels import launch
 from fusedstep.kernels.blocks import GRAIN
 from tests.ptxrun import Fault
+from tests.support import absent_gradients
 from tests.support.cases import CASES, assert_same, each
 from tests.support.problems import Problem, on_ptx
 
@@ -45,6 +46,13 @@ def test_the_order_in_which_programs_run_changes_no_bit(seed):
         expected = Problem(PART_CAPPED, SHAPES).run("triton")
     with on_ptx(schedule=seed):
         assert_same(*Problem(PART_CAPPED, SHAPES).run("triton"), *expected)
+
+
+@pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, set(range(IN_WAVES))], ids=str)
+def test_nobody_waits_for_a_tensor_without_a_gradient(absent):
+    """Its items are counted as if they had been carried out."""
+    with on_ptx():
+        absent_gradients.check(Problem(PART_CAPPED, SHAPES), "triton", absent)
 
 
 @pytest.mark.parametrize("wave_bytes", [1, 40_000, 1 << 40])
@@ -89,9 +97,9 @@ def changed(name, field, value):
     """Another number in all entries of a kind of work; then what stood there is of no effect."""
 
     def plant(kernel, arguments):
-        if "NAMES" in arguments:
+        if "CFGS" in arguments:
             entries = arguments["entries"] = arguments["entries"].clone()
-            kinds = list(arguments["NAMES"])
+            kinds = [config.KIND for config in arguments["CFGS"]]
             chosen = torch.tensor([kinds[kind] == name for kind in entries[:, 0].tolist()])
             assert chosen.any()
             entries[chosen, field] = value

@@ -8,7 +8,7 @@ import torch
 
 from .. import native
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs
+from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
 from ..rules import RULES, layout
 
 DTYPE_CODES = {
@@ -49,6 +49,11 @@ class CpuLauncher(Launcher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
+        exchange = (0, 0, 0)
+        if exchanged and bucket.rule.factored:
+            self.sums, self.sum_u2 = exchange_buffers(bucket)
+            self._starts = torch.tensor(sums_layout(bucket), dtype=torch.int64, device="cpu")
+            exchange = tuple(t.data_ptr() for t in (self.sums, self._starts, self.sum_u2))
         self._work: Any = native.module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -56,6 +61,7 @@ class CpuLauncher(Launcher):
             [DTYPE_CODES[dtype] for dtype in bucket.dtypes],
             bucket.table.data_ptr(),
             *bucket.table.shape,
+            *exchange,
         )
         self._work.reserve(torch.get_num_threads())
 
@@ -63,6 +69,22 @@ class CpuLauncher(Launcher):
         return int(self._work.scratch_bytes(torch.get_num_threads()))
 
     def launch(self, inputs: StepInputs) -> None:
+        self._run(inputs, 0)
+
+    def read1(self, inputs: StepInputs) -> None:
+        if self.bucket.rule.factored:
+            for buffer in (self.sums, self.sum_u2):
+                buffer.zero_()  # nobody writes those of an absent tensor
+            self._run(inputs, 0)
+
+    def finish(self, inputs: StepInputs) -> None:
+        if self.bucket.rule.factored:
+            self._run(inputs, 1)
+
+    def update(self, inputs: StepInputs) -> None:
+        self._run(inputs, 2 if self.bucket.rule.factored else 0)
+
+    def _run(self, inputs: StepInputs, stage: int) -> None:
         scalars, inv_grad_scale, found_inf = inputs
         if found_inf is not None and found_inf.item():
             return
@@ -72,13 +94,5 @@ class CpuLauncher(Launcher):
             scalars.shape[1],
             1.0 if inv_grad_scale is None else inv_grad_scale.item(),
             torch.get_num_threads(),
+            stage,
         )
-
-    def read1(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def finish(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def update(self, inputs: StepInputs) -> None:
-        raise NotImplementedError

@@ -177,8 +177,9 @@ class MatrixStep(FactoredStep):
         row = row_state.reshape(-1, self.rows)
         mean_square = (row_sums(square) / self.cols).to(p.dtype)
         self.row = _stored(rule.second_moment(row, mean_square), self.dtypes[2])
-        h = column_sums(square * rule.inverse(self.row)[..., None])
-        of_matrices = torch.cat([column_sums(square), h, row_sums(self.row)[:, None]], dim=1)
+        self.own_h = column_sums(square * rule.inverse(self.row)[..., None])
+        sums = [column_sums(square), self.own_h, row_sums(self.row)[:, None]]
+        of_matrices = torch.cat(sums, dim=1)
         self.sums = torch.cat([of_matrices.flatten(), self._sum_p2().reshape(1)])
 
     def _sum_p2(self) -> Tensor:
@@ -200,12 +201,13 @@ class MatrixStep(FactoredStep):
     def finish(self) -> None:
         rule, dtype = self.rule, self.p.dtype
         of_matrices = self.sums[:-1].reshape(-1, 2 * self.cols + 1)
-        s, h, sum_row = of_matrices.split([self.cols, self.cols, 1], dim=1)
+        s, _, sum_row = of_matrices.split([self.cols, self.cols, 1], dim=1)
         col = self.states[1].reshape(-1, self.cols)
         mean_square = (s / self.rows).to(dtype)
         self.col = _stored(rule.second_moment(col, mean_square), self.dtypes[3])
         mean = rule.floored_mean((sum_row / self.rows).to(dtype))
-        energy = row_sums(rule.col_energy(h.to(dtype), self.col, mean))
+        # Of the rows that are here: over processes it is added up once more.
+        energy = row_sums(rule.col_energy(self.own_h.to(dtype), self.col, mean))
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)

@@ -10,9 +10,15 @@ from pathlib import Path
 def headers() -> dict[str, str]:
     """The texts by their place in csrc."""
     from .cut import cut_header
-    from .rules import rules_header
+    from .layout import fingerprint_header, layout_header
+    from .rules import rules_headers
 
-    return {"rules.h": rules_header(), "cuda/cut.h": cut_header()}
+    return {
+        **rules_headers(),
+        "rules/layout.h": layout_header(),
+        "rules/fingerprint.h": fingerprint_header(),
+        "cuda/cut.h": cut_header(),
+    }
 
 
 def main() -> int | str:
@@ -32,6 +38,7 @@ def main() -> int | str:
     if arguments.check:
         return "\n".join(f"{path} is stale: make rules" for path in stale) or 0
     for path in stale:  # what has not changed keeps its time, and nothing is compiled for it
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(texts[path])
         print(f"{path} written")
     return 0

@@ -1,31 +1,17 @@
-"""csrc/rules.h: every rule as a struct, and what the walkers know of it."""
+"""The rules as structs, and what the walkers know of each: csrc/rules.h has the elementwise ones.
+
+A factored family has a header of its own, csrc/rules/NAME.h, and so has what several headers share:
+after an edit of one text, no more is compiled than what has it in.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from typing import Any
 
-from ..rules import RULES, Rule, RuleError, layout
-from ..rules.fingerprint import fingerprint
+from ..rules import RULES, Rule, RuleError
 from ..rules.spec import USUAL, at
-from .text import Kind, Text, camel, function
-
-HEADER = """\
-// The update rules as C++. GENERATED from python/fusedstep/rules by `make rules`: do not edit.
-// clang-format off
-#pragma once
-
-#include "numeric.h"
-
-namespace fusedstep {
-
-// Of the files in python/fusedstep/rules. A module that was built from others is not used.
-constexpr char kFingerprint[] = "{fingerprint}";
-"""
-
-TABLE = """\
-// A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
-// is where a rule's own states begin, if it has any."""
+from .text import Kind, Text, camel, function, header
 
 FACTS = """\
 // What is known of a rule by its number. `states` are those as large as the parameter.
@@ -36,7 +22,7 @@ struct RuleFacts {
 };
 constexpr RuleFacts kRules[] = {"""
 
-RULE_OF = """\
+RULE_OF = """
 // Dtypes of parameter, gradient and states, if there are any, for which a GPU has a kernel.
 template <int P, int G, int S>
 struct Dtypes {};
@@ -45,31 +31,57 @@ struct DtypesList {};
 template <int... Rules>
 struct RuleList {};
 
-// A rule by its number, when compiled.
+// An elementwise rule by its number, when compiled.
 template <int Rule, class T>
-struct RuleOf;"""
+struct RuleOf;
+"""
 
 
-def rules_header() -> str:
-    """The whole text of csrc/rules.h."""
-    constants = [
-        f"constexpr int k{camel(name)} = {value};"
-        for name, value in vars(layout).items()
-        if name.isupper() and isinstance(value, int)
-    ]
+def rules_headers() -> dict[str, str]:
+    """The texts by their place in csrc."""
+    own = {rule.name: _own(rule) for rule in RULES.values()}
     families: dict[str, list[Rule]] = {}
     for rule in RULES.values():
-        families.setdefault(rule.family or rule.name, []).append(rule)
-    own = {rule.name: _own(rule) for rule in RULES.values()}
-    shared = _shared(own)
-    parts = [
-        HEADER.replace("{fingerprint}", fingerprint()),
-        "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.",
-        *constants,
-        "",
-        TABLE,
-        *(_row(kind) for kind in layout.SLOTS),
-        "",
+        families.setdefault(_family(rule), []).append(rule)
+    structs: dict[str, list[str]] = {"rules.h": []}
+    for name, rules in families.items():
+        structs.setdefault(_place(rules[0]), []).append(_struct(name, rules, own))
+    structs["rules.h"] += [RULE_OF, *_rules_by_number()]
+    texts: dict[str, list[str]] = {place: [] for place in (SHARED, *structs)}
+    for text, users in _shared(own).values():
+        places = {_place(RULES[name]) for name in users}
+        texts[places.pop() if len(places) == 1 else SHARED].append(_free(text))
+    own_headers = {
+        place: header(FAMILY, ["texts.h"], texts[place] + structs[place], unnamed=True)
+        for place in structs
+    }
+    includes = ["rules/facts.h", "rules/layout.h", SHARED]
+    elementwise = header(ELEMENTWISE, includes, texts["rules.h"] + structs["rules.h"], unnamed=True)
+    return {
+        **own_headers,
+        "rules.h": elementwise,
+        SHARED: header(CALLED, ["../numeric.h"], texts[SHARED], unnamed=True),
+        "rules/facts.h": _facts(),
+    }
+
+
+ELEMENTWISE = "The elementwise update rules as C++."
+FAMILY = "A family of factored rules as C++."
+CALLED = "Texts that several headers call."
+SHARED = "rules/texts.h"
+
+
+def _family(rule: Rule) -> str:
+    return rule.family or rule.name
+
+
+def _place(rule: Rule) -> str:
+    return f"rules/{_family(rule)}.h" if rule.factored else "rules.h"
+
+
+def _facts() -> str:
+    rules = RULES.values()
+    lines = [
         "enum RuleId {",
         *(f"  k{camel(name)}," for name in RULES),
         "};",
@@ -77,59 +89,21 @@ def rules_header() -> str:
         FACTS,
         *(
             f'    {{"{rule.name}", {len(rule.states)}, {str(rule.factored).lower()}}},'
-            for rule in RULES.values()
+            for rule in rules
         ),
         "};",
         f"constexpr int kRuleCount = {len(RULES)};",
-        "",
-        "namespace {",
-        "",
-        "// How many slots a row of `fields` numbers has.",
-        *_slots_of(),
-        *(f"\n{_free(text)}" for text in shared.values()),
-        *(f"\n{_struct(name, rules, own)}" for name, rules in families.items()),
-        "",
-        RULE_OF,
-        "",
-        f"using Usual = {_dtypes(USUAL)};",
-        *(f"\n{_rule_of(rule)}" for rule in RULES.values()),
-        "",
-        f"using ElementwiseRules = RuleList<{_numbers(factored=False)}>;",
-        f"using FactoredRules = RuleList<{_numbers(factored=True)}>;",
-        "",
-        "}  // namespace",
-        "}  // namespace fusedstep",
-        "",
     ]
-    return "\n".join(parts)
+    return header("The update rules by number.", [], ["\n".join(lines)])
 
 
-def _numbers(factored: bool) -> str:
-    return ", ".join(f"k{camel(r.name)}" for r in RULES.values() if r.factored == factored)
-
-
-def _row(kind: str) -> str:
-    slots, sizes = layout.SLOTS[kind], layout.SIZES[kind]
-    lines = [
-        f"struct {camel(kind)}Row {{",
-        f"  static constexpr int {_counted(slots)};",
-        f"  static constexpr int {_counted((*sizes, 'sizes'))};",
-        "};",
-    ]
-    return "\n".join(lines)
-
-
-def _counted(names: tuple[str, ...]) -> str:
-    return ", ".join(f"k{camel(name)} = {k}" for k, name in enumerate(names))
-
-
-def _slots_of() -> list[str]:
-    arguments, factored = ["int64_t fields"], ["int64_t fields", "bool vectors"]
-    lines = ["return fields - ElementwiseRow::kSizes;"]
-    of_factored = ["return fields - (vectors ? VectorRow::kSizes : MatrixRow::kSizes);"]
+def _rules_by_number() -> list[str]:
+    rules = [rule for rule in RULES.values() if not rule.factored]
+    numbers = ", ".join(f"k{camel(rule.name)}" for rule in rules)
     return [
-        function("int64_t", "elementwise_slots", arguments, lines),
-        function("int64_t", "factored_slots", factored, of_factored),
+        f"using Usual = {_dtypes(USUAL)};",
+        *(_rule_of(rule) for rule in rules),
+        f"using ElementwiseRules = RuleList<{numbers}>;",
     ]
 
 
@@ -145,9 +119,10 @@ def _own(rule: Rule) -> list[Text]:
     return texts
 
 
-def _shared(own: dict[str, list[Text]]) -> dict[str, Text]:
-    """What rules' texts call that is none of their own, each behind what it calls itself."""
-    found: dict[str, Text] = {}
+def _shared(own: dict[str, list[Text]]) -> dict[str, tuple[Text, set[str]]]:
+    """What rules' texts call that is none of their own, each behind what it calls itself; and the
+    names of those rules."""
+    found: dict[str, tuple[Text, set[str]]] = {}
 
     def visit(text: Text) -> None:
         for called in text.texts.values():
@@ -155,7 +130,8 @@ def _shared(own: dict[str, list[Text]]) -> dict[str, Text]:
             visit(below)
             if called in text.rule.functions:
                 continue
-            other = found.setdefault(below.name, below)
+            other, users = found.setdefault(below.name, (below, set()))
+            users.add(text.rule.name)
             if other.function is not called:
                 raise RuleError(
                     f"{at(below.rule, called)}: another text is named {below.name!r}: "
@@ -226,8 +202,8 @@ def _rule_of(rule: Rule) -> str:
         [
             "template <class T>",
             f"struct RuleOf<k{camel(rule.name)}, T> {{",
-            f"  using type = {camel(rule.family or rule.name)}<T>;",
-            *([] if rule.factored else [f"  using dtypes = {dtypes};"]),
+            f"  using type = {camel(_family(rule))}<T>;",
+            f"  using dtypes = {dtypes};",
             f"  static constexpr int kStates = {len(rule.states)};",
             "};",
         ]

@@ -12,7 +12,7 @@ from .. import check
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
-from .hyperparams import for_steps, scalar_dtype, steps_as_tensors
+from .hyperparams import for_steps
 from .limits import AT_LEAST_ONE, NOT_NEGATIVE, NOT_POSITIVE, Limits
 
 
@@ -101,17 +101,10 @@ class Adafactor(FactoredOptimizer):
             group.setdefault("foreach", None)
             # A checkpoint of torch's knows nothing of it: then what was asked for here counts.
             group.setdefault("capturable", self.defaults.get("capturable", False))
-            steps_as_tensors(self.state, group["params"], scalar_dtype())
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         super()._check_param(where, group, param, grad)
         self._check_capturable(where, group, param)
-
-    def _counts_on_device(self, group: Group) -> bool:
-        return bool(group["capturable"])
-
-    def _choice(self, group: Group) -> object:
-        return bool(group["capturable"])
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         return {

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import check
 from ..rules import adamw
 from .base import FusedOptimizer, Group, State
-from .hyperparams import for_steps, scalar_dtype, steps_as_tensors
+from .hyperparams import for_steps
 from .limits import BETA, NOT_NEGATIVE, Limits
 
 # Of the states, without amsgrad and with it.
@@ -122,9 +122,8 @@ class AdamW(FusedOptimizer):
             for flag in ("amsgrad", "maximize", "capturable", "differentiable"):
                 group.setdefault(flag, False)
             group.setdefault("foreach", None)
-            fused = group.setdefault("fused", None)
+            group.setdefault("fused", None)
             group["decoupled_weight_decay"] = True
-            steps_as_tensors(self.state, group["params"], scalar_dtype(fused))
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
@@ -149,9 +148,6 @@ class AdamW(FusedOptimizer):
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         return {key: torch.zeros_like(param) for key in KEYS[bool(group["amsgrad"])]}
-
-    def _counter_dtype(self, group: Group) -> torch.dtype:
-        return scalar_dtype(group["fused"])
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         return dict.fromkeys(KEYS[bool(group["amsgrad"])], param.shape)

@@ -15,6 +15,7 @@ from .. import backends, check
 from ..plan import devices
 from ..plan.counters import IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
+from ..plan.launcher import Exchange
 from ..plan.plan import Owner, Plan
 from ..plan.watch import ParamLists
 from . import gradients
@@ -31,6 +32,8 @@ class FusedOptimizer(CheckedOptimizer):
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
+    # Adds up the sums of factored rules over processes that hold parts of the parameters.
+    _exchange: Exchange | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
@@ -131,6 +134,7 @@ class FusedOptimizer(CheckedOptimizer):
             where=self._where,
             counters=TensorCounters if self.steps_are_tensors else IntCounters,
             scalars_on_device=self.scalars_on_tensors,
+            exchange=self._exchange,
         )
 
     # Saving and loading.
@@ -141,6 +145,7 @@ class FusedOptimizer(CheckedOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_captured", [])
+        self._convert_steps()
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

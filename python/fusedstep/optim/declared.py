@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import check
 from ..plan import devices
 from ..plan.bucket import Member
-from .hyperparams import scalar_dtype
+from .hyperparams import scalar_dtype, steps_as_tensors
 from .limits import Limits
 
 Group = dict[str, Any]
@@ -52,7 +52,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         return f"{type(self).__name__}: " + ("a group" if index is None else f"group {index}")
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
-        if group["capturable"] and (devices.on_host(param) or param.device.type == "mps"):
+        if group.get("capturable") and (devices.on_host(param) or param.device.type == "mps"):
             raise AssertionError(
                 "If capturable=True, params and state_steps must be on supported devices: "
                 f"['cuda', 'xpu']. {type(self).__name__}: {where}"
@@ -60,6 +60,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
+        self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         """The states at the first step, but for the counter. They lie alike for parameters of one
@@ -78,10 +79,15 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _counts_on_device(self, group: Group) -> bool:
         """Whether the group's step counters lie where their parameters do."""
-        return False
+        return self.steps_are_tensors and bool(group.get("capturable"))
 
     def _counter_dtype(self, group: Group) -> torch.dtype:
-        return scalar_dtype()
+        return scalar_dtype(group.get("fused"))
+
+    def _convert_steps(self) -> None:
+        """Makes tensors of counters that an old checkpoint holds as numbers."""
+        for group in self.param_groups if self.steps_are_tensors else ():
+            steps_as_tensors(self.state, group["params"], self._counter_dtype(group))
 
     def _waits_for_device(self, group: Group) -> bool:
         """Whether the host would have to wait for a hyper-parameter."""
@@ -103,4 +109,4 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     def _choice(self, group: Group) -> object:
         """The options of a group that choose a rule, its states, or what is refused. A plan is made
         anew when they change."""
-        return None
+        return self._counts_on_device(group)

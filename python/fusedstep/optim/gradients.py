@@ -13,7 +13,7 @@ from ..plan.staging import real
 Kinds = list[list[Tensor]]
 
 # Elements of a part whose squares the host adds up in float64, which are copied for that.
-PIECE = 1 << 18
+NORM_SPLIT = 1 << 18
 
 
 def writable(params: Iterable[Tensor]) -> Kinds:
@@ -95,7 +95,10 @@ def _norms(grads: list[Tensor]) -> Tensor:
     dtype = devices.wide(grads[0].device)
     if not devices.on_host(grads[0]):
         return torch.stack(torch._foreach_norm(grads, 2.0, dtype))
-    pieces = [grad.reshape(-1).split(PIECE) if grad.numel() > PIECE else (grad,) for grad in grads]
+    pieces = [
+        grad.reshape(-1).split(NORM_SPLIT) if grad.numel() > NORM_SPLIT else (grad,)
+        for grad in grads
+    ]
     norms = torch.stack(torch._foreach_norm([piece for own in pieces for piece in own], 2.0, dtype))
     owners = torch.tensor([k for k, own in enumerate(pieces) for _ in own], device="cpu")
     return norms.new_zeros(len(grads)).index_add_(0, owners, norms.square()).sqrt_()

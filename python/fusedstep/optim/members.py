@@ -56,7 +56,7 @@ class CheckedOptimizer(DeclaredOptimizer):
 
     def _check_members(self, layouts: Layouts, old: Plan | None) -> list[Member]:
         name, rms_key = type(self).__name__, self._rms_key()
-        absent: dict[int, Member] = {}  # until the walkers skip them
+        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
         chosen: set[torch.device] = set()
         members: list[Member] = []
         for where, group, param in self._parameters():

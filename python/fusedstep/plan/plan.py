@@ -82,7 +82,9 @@ class Plan:
         if owner.counters is TensorCounters:
             keys.add("step")
         cells = gradient_cells(self.buckets, lists)
-        self.watch = watch(lists, state, tuple(sorted(keys)), cells)
+        layouts = {id(member.owner): member.gradient_layout for member in members}
+        earlier = [layouts.get(id(param)) for params in lists for param in params]
+        self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
 
     def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
         hosted = set(range(len(self.buckets))).difference(self.on_device)

@@ -26,9 +26,10 @@ PIECE = 65536
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 
-# What an entry of a work list asks for. `factored` rules go through all of them, others only
-# UPDATE.
+# What an entry of a CPU's work list asks for. Rules without sums have only UPDATE. The last line is
+# for buckets that are exchanged.
 WHOLE, STATISTICS, COLUMNS, ENERGY, FINISH, UPDATE, REPORT = range(7)
+PACK_COLUMNS, PACK_TENSOR, TOTAL = range(7, 10)
 
 # A tensor's row of a bucket's table: the addresses of its slots, then its sizes. The last slot is
 # where a rule's own states begin; `rms` is the address of rms(p), or 0.

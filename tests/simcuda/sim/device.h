@@ -1,8 +1,7 @@
-// CUDA's language and intrinsics as a thread sees them. Kernels include this, the machine carries it
-// out.
+// CUDA's keywords and intrinsics for kernels. They call the machine, in machine.h.
 //
-// Whatever reads or writes the kernels' memory stands here and not in the machine, because only the
-// kernels' sources are compiled with the sanitizers.
+// All code that reads or writes the kernels' memory is in this header and not in the machine, because
+// only the kernels' sources are compiled with the sanitizers.
 #pragma once
 
 #include <cmath>
@@ -21,7 +20,7 @@
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
-// As many bytes before the kernel's entry as it may have threads / 32; launch.cpp counts them.
+// Puts threads / 32 bytes of nops before the kernel's entry. launch.cpp counts them to learn the bound.
 #define __launch_bounds__(threads, ...) \
   __attribute__((patchable_function_entry(((threads) + 31) / 32, ((threads) + 31) / 32)))
 #define __shared__ \
@@ -29,7 +28,7 @@
 
 namespace sim {
 
-// Where the running thread stands. The machine writes it whenever another thread goes on.
+// The indices of the running thread. The machine writes them when it switches threads.
 struct Position {
   uint3 thread, block;
   dim3 block_shape, grid_shape;
@@ -40,19 +39,19 @@ extern Position position;
 
 enum class Exchange : uint8_t { kSync, kShuffle, kBallot };
 
-// The machine's part. `file` and `line` tell one barrier from another.
+// Implemented by the machine. `file` and `line` identify a barrier.
 void sync_block(const char* file, int line);
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, int source, const char* file, int line);
 void fence();
 void before_atomic(const void* address);
 void after_atomic(const void* address, bool changed);
-void looked();  // at a counter, or changed nothing
-void added();   // to a counter
+void looked();  // after a read of a counter, or an atomic that changed nothing
+void added();   // after an addition to a counter
 [[noreturn]] void fail_width(int width, const char* file, int line);
 
 inline int lane() { return position.lane; }
 
-// The block's dynamic shared memory, full of NaN until the block has written to it.
+// The block's dynamic shared memory. It is full of NaN until the block writes to it.
 inline char* shared_memory() { return position.shared; }
 
 inline int load_acquire(const int* counter) {
@@ -66,7 +65,7 @@ inline void add_release(int* counter, int value) {
   added();
 }
 
-// An atomic operation as CUDA's: relaxed.
+// An atomic operation, relaxed as CUDA's are.
 template <class T, class Next>
 T update(T* address, Next next) {
   static_assert(std::is_integral_v<T> && sizeof(T) >= 4);
@@ -106,7 +105,7 @@ inline int first_of_segment(int width, const char* file, int line) {
 #define gridDim (sim::position.grid_shape)
 constexpr int warpSize = 32;
 
-// Barriers and exchanges are functions whose last two arguments say where they were called.
+// The last two arguments of barriers and exchanges are the place of the call.
 #define SIMCUDA_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(SIMCUDA_HERE) { sim::sync_block(file, line); }
@@ -152,9 +151,9 @@ inline int __all_sync(unsigned mask, int predicate, SIMCUDA_HERE) {
 #undef SIMCUDA_HERE
 
 inline void __threadfence() { sim::fence(); }
-inline void __threadfence_block() {}  // orders no memory here: the barriers do within a block
+inline void __threadfence_block() {}  // not modelled: within a block only barriers order memory
 
-// Integers only: sums of floats in the order of arrival would not be the same twice.
+// Integers only: a float sum depends on the order of arrival, so it would differ from run to run.
 #define SIMCUDA_ATOMICS(T)                                                                           \
   inline T atomicAdd(T* at, T value) {                                                               \
     return sim::update(at,                                                                           \

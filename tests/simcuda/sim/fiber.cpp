@@ -1,4 +1,4 @@
-// Changing stacks, in a few instructions of assembly or with ucontext.
+// Switches stacks, with a few instructions of assembly or with ucontext.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -14,7 +14,7 @@
 #endif
 
 #ifndef SIMCUDA_UCONTEXT
-// Saves the registers that a call keeps on the stack, and continues where another stack was left.
+// Pushes the callee-saved registers, switches to another stack and continues where that one stopped.
 extern "C" __attribute__((visibility("hidden"))) void simcuda_go(void** from, void* to);
 asm(R"(
   .text
@@ -49,7 +49,7 @@ namespace {
 }  // namespace
 
 void adopt([[maybe_unused]] Fiber& fiber) {
-  fiber.stack = nullptr;  // ASan will say where it is
+  fiber.stack = nullptr;  // ASan reports its address at the first switch
 #ifdef SIMCUDA_TSAN
   fiber.tsan_context = __tsan_get_current_fiber();
 #endif
@@ -65,7 +65,7 @@ void prepare(Fiber& fiber, char* stack, size_t bytes, size_t shift, void (*entry
   fiber.registers.uc_link = nullptr;
   makecontext(&fiber.registers, entry, 0);
 #else
-  // Six registers, all 0, and the address to return to. A function finds its stack at 16 n + 8.
+  // Six registers, all 0, and the return address. At a function's entry rsp must be 16 n + 8.
   void** top = reinterpret_cast<void**>(stack + bytes - shift) - 2;
   *top = reinterpret_cast<void*>(entry);
   for (int k = 1; k <= 6; ++k) top[-k] = nullptr;

@@ -1,10 +1,10 @@
-// Fibers: stacks to change between. They tell ASan and TSan what they do.
+// Fibers: stacks to switch between. ASan and TSan are told about every switch.
 #pragma once
 
 #include <cstddef>
 
 #if !defined(__x86_64__) && !defined(SIMCUDA_UCONTEXT)
-#define SIMCUDA_UCONTEXT  // slower: it asks the kernel for the signal mask at every change
+#define SIMCUDA_UCONTEXT  // slower: each switch is a system call for the signal mask
 #endif
 #ifdef SIMCUDA_UCONTEXT
 #include <ucontext.h>
@@ -16,7 +16,7 @@ struct Fiber {
 #ifdef SIMCUDA_UCONTEXT
   ucontext_t registers;
 #else
-  void* registers = nullptr;  // on the stack; this is where
+  void* registers = nullptr;  // saved on the stack, at this address
 #endif
   const void* stack = nullptr;
   size_t stack_bytes = 0;
@@ -24,23 +24,23 @@ struct Fiber {
   void* tsan_context = nullptr;
 };
 
-// What runs now as a fiber: the one that others go back to.
+// Makes a fiber of the running thread, so that other fibers can switch back to it.
 void adopt(Fiber& fiber);
-// A fiber that will call `entry`, which must call `arrived` first and `go` last. Frames start `shift`
-// bytes, a multiple of 64, below the stack's end.
+// Makes a fiber that will call `entry`, which must call `arrived` first and `go` last. Frames start
+// `shift` bytes below the end of the stack; `shift` is a multiple of 64.
 void prepare(Fiber& fiber, char* stack, size_t bytes, size_t shift, void (*entry)());
 void arrived();
-// Returns when somebody goes back to `from`; never, if `from` is over.
+// Switches to `to`. Returns when a fiber switches back to `from`, or never if `from` is over.
 void go(Fiber& from, Fiber& to, bool over = false);
 
-// Memory of `bytes` for each of `count` stacks, with a page before each that must not be touched.
+// Memory for `count` stacks of kBytes, with a protected page before each.
 class Stacks {
  public:
   Stacks() = default;
   Stacks(const Stacks&) = delete;
   ~Stacks();
   void reserve(size_t count);
-  void forget();  // what ASan knows of the frames of fibers that were abandoned
+  void forget();  // clears what ASan knows about the frames of abandoned fibers
   char* operator[](size_t k) const { return memory_ + k * kStride + kGuard; }
 
 #if defined(SIMCUDA_ASAN) || defined(SIMCUDA_TSAN)

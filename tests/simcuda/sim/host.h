@@ -1,4 +1,4 @@
-// The part of CUDA's runtime that host code may use here. Numbers and names are CUDA's own.
+// The part of CUDA's runtime that host code may use in the simulator. Names and numbers are CUDA's.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 #include "vectors.h"
 
-// (name, number, what cudaGetErrorString says)
+// (name, number, text of cudaGetErrorString)
 #define SIMCUDA_ERRORS(X)                                                                             \
   X(cudaSuccess, 0, "no error")                                                                       \
   X(cudaErrorInvalidValue, 1, "invalid argument")                                                     \
@@ -69,7 +69,7 @@ struct Launch {
   cudaStream_t stream;
   const void* argument;
   size_t argument_bytes;
-  void (*call)(const void* kernel, const void* argument);  // what one thread does
+  void (*call)(const void* kernel, const void* argument);  // calls the kernel, once per thread
 };
 cudaError_t launch(const Launch& launch);
 

@@ -1,4 +1,4 @@
-// CUDA's runtime as host code sees it: launches are checked as on a device, and carried out at once.
+// CUDA's runtime for host code. Launches are checked as on a device, and run before they return.
 #include <cxxabi.h>
 #include <dlfcn.h>
 
@@ -11,7 +11,7 @@
 #include "machine.h"
 #include "settings.h"
 
-// The linker's: where the bytes start that __launch_bounds__ has put before kernels.
+// Symbols of the linker: a table with the start of the nops that __launch_bounds__ puts before kernels.
 #define SIMCUDA_ENTRIES(end) __##end##___patchable_function_entries
 extern "C" __attribute__((weak, visibility("hidden"))) const char* const SIMCUDA_ENTRIES(start)[];
 extern "C" __attribute__((weak, visibility("hidden"))) const char* const SIMCUDA_ENTRIES(stop)[];
@@ -21,13 +21,14 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 constexpr int kMostThreadsOfMultiprocessor = 2048;
-constexpr int kShared = 48 << 10;        // bytes, unless a kernel asks for more:
-constexpr int kSharedOptin = 227 << 10;  // compute capability 9.0
+constexpr int kShared = 48 << 10;        // bytes that a kernel may have by default
+constexpr int kSharedOptin = 227 << 10;  // bytes that it may ask for, with compute capability 9.0
 constexpr int kSharedOfMultiprocessor = 228 << 10;
 
-std::mutex one_launch_at_a_time;  // but not while a hook runs, which waits for Python's own lock
+std::mutex one_launch_at_a_time;  // released before a hook runs, because the hook takes the GIL
 
-// Every function of the runtime ends here. Its own result, or the one a test has asked for.
+// Every runtime function returns through this. Returns its own result, or the error that a test
+// injected.
 cudaError_t report(const char* function, cudaError_t error) {
   const auto next = settings.next_error.find(function);
   if (next != settings.next_error.end()) {
@@ -85,7 +86,7 @@ cudaError_t carry_out(const Launch& launch) {
   if (resident == 0) {
     resident = settings.multiprocessors * blocks_of_multiprocessor(threads, launch.shared);
   }
-  // Far apart for neighbouring seeds and launches, and never 0.
+  // Mixes the seed and the number of the launch, so that neighbours differ in many bits. Never 0.
   uint64_t seed = settings.seed;
   if (seed != 0) seed = (seed * 0x9e3779b97f4a7c15 + ++settings.launches_with) * 0xd1342543de82ef95 | 1;
   machine.run(launch, size_t(resident), seed);

@@ -1,4 +1,4 @@
-// Which thread runs next, and the life of blocks and threads.
+// Starts and ends blocks and threads, and chooses the thread that runs next.
 #include "machine.h"
 
 #include <algorithm>
@@ -15,10 +15,13 @@ Position position;
 
 namespace {
 
-constexpr size_t kMostThreads = 16384;  // resident: each stack takes two of the system's 65,530 maps
-constexpr int kMovesAway = 32;          // with a seed, one choice in so many goes to another block,
-constexpr int kJumps = 8;               // and one in so many to another warp, or another lane
-constexpr int kPauses = 4;              // and one atomic in so many lets others run
+// Resident threads. Each stack takes two memory maps, and Linux allows a process 65,530.
+constexpr size_t kMostThreads = 16384;
+// With a seed, one choice in so many goes to another block, or to another warp or lane; and one atomic
+// in so many lets others run.
+constexpr int kMovesAway = 32;
+constexpr int kJumps = 8;
+constexpr int kPauses = 4;
 
 size_t threads_of(const Launch& launch) {
   return size_t(launch.block.x) * launch.block.y * launch.block.z;
@@ -44,7 +47,7 @@ void Machine::run(const Launch& launch, size_t resident, uint64_t seed) {
   resident_.clear();
   position.block_shape = launch.block, position.grid_shape = launch.grid;
   resident = std::max<size_t>(1, std::min({resident, size_t(total_), kMostThreads / threads}));
-  // TSan is to see new memory and new threads in every block, so there nothing is used twice.
+  // With TSan no block is reused: each must have memory and threads that TSan has not seen before.
   const size_t needed = kTsan ? total_ : resident;
   while (blocks_.size() < needed) blocks_.push_back(std::make_unique<Block>());
   for (size_t k = 0; k < resident; ++k) {
@@ -74,7 +77,8 @@ void Machine::run(const Launch& launch, size_t resident, uint64_t seed) {
   if (!fault_.empty()) throw std::runtime_error("simcuda: " + std::exchange(fault_, {}));
 }
 
-// After a launch, also one that was abandoned: all its threads' past is the host's.
+// After a launch, even an abandoned one: everything that its threads did happens before what the host
+// does next.
 void Machine::clear() {
   for (Block* block : resident_) block->stacks.forget();
   resident_.clear();
@@ -105,7 +109,7 @@ void Machine::start(Block& block) {
   block.at_barrier = block.exited = 0;
   block.looks = 0, block.change = changes_;
   block.next_warp = 0;
-  void* memory = nullptr;  // of exactly this size, for ASan
+  void* memory = nullptr;  // of exactly the size that was asked for, so that ASan finds its end
   if (posix_memalign(&memory, 128, std::max<size_t>(1, launch_->shared)) != 0) throw std::bad_alloc();
   std::memset(memory, 0xff, launch_->shared);
   block.shared = {static_cast<char*>(memory), std::free};
@@ -124,7 +128,7 @@ void Machine::start(Block& block) {
     thread.warp = k / 32, thread.lane = k % 32;
     const dim3 shape = launch_->block;
     thread.index = {k % shape.x, k / shape.x % shape.y, k / shape.x / shape.y};
-    // Stacks that start at the same place of their page would drive each other out of the caches.
+    // Stacks that start at the same offset in a page would evict each other from the cache.
     prepare(thread.fiber, block.stacks[k], Stacks::kBytes, k * 5 % 64 * 64, entry);
     thread.fiber.tsan_context = new_context();
   }
@@ -144,7 +148,7 @@ void Machine::entry() {
   machine.go_on_with(machine.pick(machine.some_block(block, false)), true);
 }
 
-// From a fiber, whose frames are left as they are.
+// Ends the launch from a fiber, whose frames are abandoned without running destructors.
 void Machine::fail(std::string why) {
   const Thread& thread = *running_;
   const uint3 index = thread.block->index;
@@ -156,7 +160,7 @@ void Machine::fail(std::string why) {
   fault_ += ", thread " + std::to_string(thread.warp * 32 + thread.lane) + ")";
   why = std::string(), name = std::string();
   go(running_->fiber, host_, true);
-  std::abort();  // nobody comes back
+  std::abort();  // not reached: nothing switches back to this fiber
 }
 
 void Machine::ready(Block& block, int warp, unsigned lanes) {
@@ -164,7 +168,7 @@ void Machine::ready(Block& block, int warp, unsigned lanes) {
   block.ready_warps |= 1u << warp;
 }
 
-// The block, or another one; one of its threads can go on.
+// Returns this block or another one that has a thread ready to run.
 Block& Machine::some_block(Block& block, bool another) {
   if (block.ready_warps == 0) fail(why_stuck(block));
   if (chance(kMovesAway)) return *resident_[random() % resident_.size()];
@@ -183,7 +187,7 @@ Thread& Machine::pick(Block& block) {
   return block.thread[number * 32 + lane];
 }
 
-// The first of the lanes, of which there is one, from `start` on and around.
+// The first lane that is set, from `start` on, wrapping around. At least one must be set.
 int Machine::first_from(unsigned lanes, int start) {
   start &= 31;
   const unsigned turned = lanes >> start | lanes << ((32 - start) & 31);

@@ -1,8 +1,8 @@
-// The machine that carries out a launch: blocks, some of them resident, whose threads are fibers.
+// The machine runs a launch: blocks, some of them resident, whose threads are fibers.
 //
-// One thread runs at a time, until it waits, looks at a counter or exits; then the machine chooses
-// another. Without a seed threads go on in order, and a block runs until it waits for another one. With
-// a seed all choices are random, and the same for the same seed.
+// One thread runs at a time, until it waits, reads a counter or exits. Then the machine picks another.
+// Without a seed threads run in order, and a block runs until it waits for another block. With a seed
+// every choice is random, and the same for the same seed.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace sim {
 
 struct Block;
 
-// Where a thread waits, and for whom.
+// Where a thread waits, and for which lanes.
 struct Wait {
   const char* file = nullptr;
   int line = 0;
@@ -34,15 +34,16 @@ struct Thread {
   uint3 index = {};
   int warp = 0, lane = 0;
   Wait wait;
-  int source = 0;  // of a shuffle
+  int source = 0;  // the lane that a shuffle reads
   uint64_t value = 0, result = 0;
   FenceContexts fences;
 };
 
-// Lanes, as bits. A lane that is in none of them runs or waits at the block's barrier.
+// Lanes as bits. A lane that is neither ready, exchanging nor exited is running or waits at the block's
+// barrier.
 struct Warp {
   unsigned present = 0, ready = 0, exchanging = 0, exited = 0;
-  int next = 0;  // lane to look at first
+  int next = 0;  // the lane to try first
 };
 
 struct Block {
@@ -52,8 +53,8 @@ struct Block {
   unsigned ready_warps = 0;
   int next_warp = 0;
   Warp warps[32];
-  size_t place = 0;  // among the resident blocks
-  // How often it has looked at counters since any of them changed, and which change that was.
+  size_t place = 0;  // its index among the resident blocks
+  // How often it has read counters since one of them last changed, and the number of that change.
   int64_t looks = 0, change = 0;
   std::vector<Thread> thread;
   Stacks stacks;
@@ -64,7 +65,7 @@ class Machine {
  public:
   void run(const Launch& launch, size_t resident, uint64_t seed);  // throws std::runtime_error
 
-  // What the running thread does.
+  // Called by the running thread.
   void sync_block(const Wait& wait);
   uint64_t exchange(const Wait& wait, uint64_t value, int source);
   void look();
@@ -96,7 +97,7 @@ class Machine {
 
   const Launch* launch_ = nullptr;
   Fiber host_;
-  std::vector<std::unique_ptr<Block>> blocks_;  // kept from launch to launch for their stacks
+  std::vector<std::unique_ptr<Block>> blocks_;  // reused by later launches, for their stacks
   std::vector<Block*> resident_;
   Thread* running_ = nullptr;
   Block* ended_ = nullptr;

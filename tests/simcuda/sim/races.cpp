@@ -1,4 +1,4 @@
-// Happens-before edges for TSan, drawn in the name of contexts that need not be running.
+// Adds happens-before edges for TSan, also between contexts that are not running.
 #include "races.h"
 
 #ifdef SIMCUDA_TSAN
@@ -31,7 +31,7 @@ void end_context(Context& context) {
 }
 
 void order(const std::vector<Context>& before, const std::vector<Context>& after) {
-  void* meeting = std::malloc(8);  // new every time: TSan forgets an address when it is freed
+  void* meeting = std::malloc(8);  // TSan forgets an address when it is freed, so this starts clean
   for (Context context : before) {
     As as(context);
     __tsan_release(meeting);

@@ -1,7 +1,7 @@
-// What orders the memory of threads, told to TSan. In other builds these functions do nothing.
+// Tells TSan what orders the memory accesses of threads. In other builds these functions do nothing.
 //
-// Each thread of a kernel is a thread of TSan's. Going from one fiber to another orders nothing, so a
-// race is reported whatever the schedule was. Acquire and release on a counter are TSan's own.
+// TSan sees each thread of a kernel as a thread. A switch between fibers orders nothing, so a race is
+// reported whatever the schedule was. TSan itself understands acquire and release on a counter.
 #pragma once
 
 #include <cstddef>
@@ -9,13 +9,13 @@
 
 namespace sim {
 
-// A thread of TSan's: what it has done, and what it has seen of others.
+// A thread as TSan knows it: what it has done, and what it has seen of other threads.
 using Context = void*;
 
-// Two more contexts of a thread that uses fences and atomics.
+// Two more contexts for a thread that uses fences and atomics.
 struct FenceContexts {
-  Context before = nullptr;  // the thread up to its last fence: what its atomics hand on
-  Context seen = nullptr;    // what its atomics have been handed: the thread's at its next fence
+  Context before = nullptr;  // the thread up to its last fence: its atomics release this
+  Context seen = nullptr;    // what its atomics have acquired: the thread gets it at its next fence
 };
 
 #ifdef SIMCUDA_TSAN
@@ -23,12 +23,12 @@ constexpr bool kTsan = true;
 #if __GNUC__ < 13
 constexpr size_t kMostTsanThreads = 8000;
 #else
-constexpr size_t kMostTsanThreads = 240;  // with more, newer versions of TSan forget without a word
+constexpr size_t kMostTsanThreads = 240;  // with more, newer versions of TSan silently miss races
 #endif
 
-Context new_context();  // starts with the running context's past
+Context new_context();  // is ordered after everything that the running context has done
 void end_context(Context& context);
-// What any of `before` has done comes before what any of `after` does from now on.
+// Orders what each of `before` has done before what each of `after` does from now on.
 void order(const std::vector<Context>& before, const std::vector<Context>& after);
 void fence_of(Context thread, FenceContexts& contexts);
 void before_atomic_of(FenceContexts& contexts, const void* address);

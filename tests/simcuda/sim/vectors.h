@@ -1,4 +1,4 @@
-// CUDA's small vectors, with the alignment that the hardware's vector loads ask for.
+// CUDA's small vectors, with the alignment that the hardware's vector loads need.
 #pragma once
 
 #define __align__(bytes) __attribute__((aligned(bytes)))

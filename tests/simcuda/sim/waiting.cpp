@@ -1,4 +1,4 @@
-// Barriers, exchanges within a warp, looks at counters; and why nobody can go on.
+// Barriers, exchanges within a warp and reads of counters; and the reason when no thread can go on.
 #include <cstdio>
 #include <cstring>
 
@@ -10,7 +10,7 @@ namespace {
 #if defined(SIMCUDA_ASAN) || defined(SIMCUDA_TSAN)
 constexpr int64_t kPatience = 3'000;
 #else
-constexpr int64_t kPatience = 100'000;  // looks of every block without a change: some ms a block
+constexpr int64_t kPatience = 100'000;  // reads by each block without a change: a few ms per block
 #endif
 
 std::string text_of(const Wait& wait) {
@@ -91,7 +91,7 @@ void Machine::give_results(Warp& warp, Thread* lanes, const Thread& last) {
   warp.exchanging &= ~mask;
 }
 
-// A barrier's promise to these of the threads.
+// A barrier orders the memory accesses of these threads.
 void Machine::order_threads(Thread* first, int count, unsigned mask) {
   if (!kTsan) return;
   std::vector<Context> contexts;
@@ -106,11 +106,11 @@ void Machine::look() {
   if (block.change != changes_) block.change = changes_, block.looks = 0;
   if (++block.looks % kPatience == 0) check_progress();
   ready(block, running_->warp, 1u << running_->lane);
-  ++block.next_warp;  // a warp that looks again and again must not keep others from running
+  ++block.next_warp;  // a warp that spins must not keep others from running
   leave(true);
 }
 
-// Looks only, by all resident blocks, and nothing has changed: nothing ever will.
+// Reports a deadlock if all resident blocks have only read counters for long and none has changed.
 void Machine::check_progress() {
   for (const Block* block : resident_) {
     if (block->change != changes_ || block->looks < kPatience) return;
@@ -151,7 +151,7 @@ std::string Machine::why_stuck(const Block& block) const {
          " of " + std::to_string(block.threads) + " threads of the block have exited";
 }
 
-// What device.h asks for.
+// The functions that device.h declares.
 void sync_block(const char* file, int line) { machine.sync_block({file, line, Exchange::kSync, 0}); }
 
 uint64_t exchange(Exchange what, unsigned mask, uint64_t value, int source, const char* file,

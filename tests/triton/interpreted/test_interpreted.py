@@ -11,15 +11,16 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
-from tests.support.problems import Problem, is_factored
+from tests.support.problems import Problem
+from tests.support.rule_cases import FACTORED, is_factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
 
 F32, BF16, F16, F64 = DTYPES
-ELEMENTWISE = [ACCUMULATE, *(case for case in CASES if not is_factored(case))]
-FACTORED = [case for case in CASES if is_factored(case)]
+ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
 CASE = {case.name: case for case in CASES}
 
 VECTORS = [(), (1,), (0,), (7,), (16,), (1025,)]
@@ -202,6 +203,12 @@ def _reversed(optimizer, params):
     return optimizer, params[::-1]
 
 
+@each([CASE["adamw"], ACCUMULATE, CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]])
+def test_a_tensor_without_a_gradient_is_left_alone(case):
+    shapes = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
+    absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
+
+
 # Faults, for which the bounds are narrow enough.
 
 
@@ -230,7 +237,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     real, left_out = launch.run, []
 
     def one_less(kernel, programs, arguments, warps):
-        less = arguments["KIND"] == kind
+        less = arguments["CFG"].KIND == kind
         left_out.extend([kind] * less)
         real(kernel, programs - less, arguments, warps)
 

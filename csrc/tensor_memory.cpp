@@ -1,0 +1,126 @@
+// Finds out where tensors keep what a watch reads: on samples, and proven on every two of them.
+#include "tensor_memory.h"
+
+namespace fusedstep {
+namespace {
+
+struct DlExchangeApi {
+  uint32_t major, minor;
+  void* previous;
+  void* allocate;
+  void* managed_from_object;
+  void* managed_to_object;
+  DlFromObject tensor_from_object;
+};
+
+bool is_one_bit(int64_t mask) { return mask != 0 && (mask & (mask - 1)) == 0; }
+
+}  // namespace
+
+DlFromObject dl_from_object(PyObject* exchange_api) {
+  const void* api = PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api");
+  PyErr_Clear();
+  const auto* table = static_cast<const DlExchangeApi*>(api);
+  return table != nullptr && table->major == 1 ? table->tensor_from_object : nullptr;
+}
+
+struct TensorMemory::Sample {
+  PyObject* tensor;
+  const char* body;
+  int64_t storage, data;
+  bool negated, conjugated, lazy;
+  int64_t ndim, facts;
+
+  explicit Sample(PyObject* tuple) : tensor(PyTuple_GET_ITEM(tuple, 0)) {
+    auto number = [&](Py_ssize_t k) { return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, k)); };
+    body = reinterpret_cast<const char*>(number(1));
+    storage = number(2), data = number(3);
+    negated = number(4), conjugated = number(5), lazy = number(6);
+    ndim = number(7), facts = number(8);
+  }
+};
+
+namespace {
+
+// The first place before `end` that is right for every sample; -1 if there is none.
+template <class Samples, class Right>
+int64_t find_place(const Samples& samples, int64_t begin, int64_t end, Right&& right) {
+  for (int64_t place = begin; place < end; place += 8) {
+    bool all = true;
+    for (const auto& sample : samples) all = all && right(sample, place);
+    if (all) return place;
+  }
+  return -1;
+}
+
+}  // namespace
+
+bool TensorMemory::learn(PyObject* list, DlFromObject from_object) {
+  Samples samples;
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list); ++k) samples.emplace_back(PyList_GET_ITEM(list, k));
+  known_ = !samples.empty() && find_storage(samples) && find_sizes(samples, from_object) &&
+           find_flags(samples) && tells_apart(samples, from_object);
+  PyErr_Clear();
+  return known_;
+}
+
+// Before anything asks a lazy copy for its address, which makes it a copy.
+bool TensorMemory::find_storage(const Samples& samples) {
+  body_ = find_place(samples, sizeof(PyObject), sizeof(PyObject) + 24,
+                     [](const Sample& x, int64_t k) { return at<const char*>(x.tensor, k) == x.body; });
+  if (body_ < 0) return false;
+  storage_ = find_place(samples, 8, 64,
+                        [](const Sample& x, int64_t k) { return at<int64_t>(x.body, k) == x.storage; });
+  if (storage_ < 0) return false;
+  data_ = find_place(samples, 8, 64, [&](const Sample& x, int64_t k) {
+    return at<int64_t>(storage(x.body), k) == x.data;
+  });
+  if (data_ < 0) return false;
+  deleter_ = find_place(samples, data_ + 8, data_ + 24, [&](const Sample& x, int64_t k) {
+    const bool usual = at<int64_t>(storage(x.body), k) == at<int64_t>(storage(samples[0].body), k);
+    return x.data == 0 || usual != x.lazy;
+  });
+  return deleter_ > 0;
+}
+
+bool TensorMemory::find_sizes(const Samples& samples, DlFromObject from_object) {
+  sizes_ = 0;
+  for (const Sample& x : samples) {
+    DlTensor t;
+    if (x.ndim > kMaxDims || from_object(x.tensor, &t) != 0) continue;  // it refuses some devices
+    const int64_t sizes = reinterpret_cast<const char*>(t.shape) - x.body;
+    const int64_t strides = reinterpret_cast<const char*>(t.strides) - x.body;
+    if (sizes_ == 0) sizes_ = sizes, strides_ = strides;
+    if (sizes != sizes_ || strides != strides_) return false;
+  }
+  return storage_ < sizes_ && sizes_ < 256 && strides_ == sizes_ + 8 * kMaxDims;
+}
+
+// One word that has a bit for negated tensors and one for conjugated ones.
+bool TensorMemory::find_flags(const Samples& samples) {
+  for (flags_ = tail(); flags_ < tail() + 64; flags_ += 8) {
+    negated_ = conjugated_ = -1;
+    for (const Sample& x : samples) {
+      const int64_t word = at<int64_t>(x.body, flags_);
+      negated_ &= x.negated ? word : ~word;
+      conjugated_ &= x.conjugated ? word : ~word;
+    }
+    if (is_one_bit(negated_) && is_one_bit(conjugated_)) return true;
+  }
+  return false;
+}
+
+bool TensorMemory::tells_apart(const Samples& samples, DlFromObject from_object) const {
+  std::vector<std::vector<int64_t>> seen;
+  for (const Sample& x : samples) {
+    const bool plain = x.ndim <= kMaxDims;
+    DlTensor t;
+    if (from_object(x.tensor, &t) == 0 && is_plain(x.body, t) != plain) return false;
+    seen.push_back(plain ? words(x.body, x.ndim) : std::vector<int64_t>());
+    for (size_t k = 0; plain && k + 1 < seen.size(); ++k)
+      if (seen[k] == seen.back() && samples[k].facts != x.facts) return false;
+  }
+  return true;
+}
+
+}  // namespace fusedstep

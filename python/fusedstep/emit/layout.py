@@ -1,0 +1,58 @@
+"""csrc/rules/layout.h, from `fusedstep.rules.layout`, and csrc/rules/fingerprint.h."""
+
+from __future__ import annotations
+
+from ..rules import layout
+from ..rules.fingerprint import fingerprint
+from .text import camel, function, header
+
+CONSTANTS = "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py."
+ROW = """\
+// A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
+// is where a rule's own states begin, if it has any."""
+FINGERPRINT = """\
+// Of the files in python/fusedstep/rules. A module that was built from others is not used.
+constexpr char kFingerprint[] = "{}";"""
+
+
+def layout_header() -> str:
+    """The whole text of csrc/rules/layout.h."""
+    constants = [
+        f"constexpr int k{camel(name)} = {value};"
+        for name, value in vars(layout).items()
+        if name.isupper() and isinstance(value, int)
+    ]
+    rows = [ROW, *(_row(kind) for kind in layout.SLOTS)]
+    parts = ["\n".join([CONSTANTS, *constants]), "\n".join(rows), *_slots_of()]
+    return header("What walkers and Python agree on.", ["../numeric.h"], parts, unnamed=True)
+
+
+def fingerprint_header() -> str:
+    """The whole text of csrc/rules/fingerprint.h."""
+    return header("What a module is built from.", [], [FINGERPRINT.format(fingerprint())])
+
+
+def _row(kind: str) -> str:
+    slots, sizes = layout.SLOTS[kind], layout.SIZES[kind]
+    lines = [
+        f"struct {camel(kind)}Row {{",
+        f"  static constexpr int {_counted(slots)};",
+        f"  static constexpr int {_counted((*sizes, 'sizes'))};",
+        "};",
+    ]
+    return "\n".join(lines)
+
+
+def _counted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"k{camel(name)} = {k}" for k, name in enumerate(names))
+
+
+def _slots_of() -> list[str]:
+    arguments, factored = ["int64_t fields"], ["int64_t fields", "bool vectors"]
+    lines = ["return fields - ElementwiseRow::kSizes;"]
+    of_factored = ["return fields - (vectors ? VectorRow::kSizes : MatrixRow::kSizes);"]
+    return [
+        "// How many slots a row of `fields` numbers has.\n"
+        + function("int64_t", "elementwise_slots", arguments, lines),
+        function("int64_t", "factored_slots", factored, of_factored),
+    ]

@@ -1,0 +1,17 @@
+"""The CUDA kernels where weight decay takes most of a parameter, on the simulator."""
+
+import pytest
+import torch
+
+from tests.support.cases import each
+from tests.support.cuda_on_cpu import check
+from tests.support.decays import STRONG
+from tests.support.problems import Problem
+
+pytestmark = pytest.mark.usefixtures("simulator")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each(STRONG)
+def test_strong_decays(case, dtype):
+    check(Problem(case, [(7,), (33, 17), (3, 5, 7)], (dtype,)))

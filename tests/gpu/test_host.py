@@ -1,0 +1,296 @@
+"""The host's side of both GPU backends: what a step launches, copies, keeps and waits for. Launches
+are recorded and not carried out, so this needs no GPU."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import fusedstep.backends.cuda
+import fusedstep.optim
+from fusedstep import backends, check
+from fusedstep.gpu import cut, tables
+from fusedstep.plan import plan
+from fusedstep.plan.watch import PythonWatch
+from tests.support import recorded_cuda
+from tests.support.calls import Calls
+from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.gpu_runs import WAVES
+from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
+from tests.support.rule_cases import FACTORED, is_factored
+
+CASE = {case.name: case for case in CASES}
+ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
+
+
+class RecordedCuda:
+    """Its shapes: of each kind of work of matrices and of vectors one; STATISTICS for two widths of
+    tiles, and for matrices that are not aligned; UPDATE for these, too; FINISH for vectors and
+    matrices. Then what some rules need: SQUARES and ENERGY by alignment, REPORT for vectors and
+    matrices."""
+
+    name = "recorded"
+    shapes = recorded_cuda.SHAPES
+    every, squares, energy, report = 15, 2, 2, 2
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+        self.module = recorded_cuda.register(monkeypatch)
+
+    def cut_small_units(self):
+        grain = recorded_cuda.SMALL_UNITS
+        self.monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", grain)
+
+    def take(self, device_type):
+        backend = backends.BACKENDS[self.name]
+        self.monkeypatch.setattr(backend, "_device_types", (device_type,))
+
+    def clear(self):
+        self.module.launched.clear()
+
+    def kinds(self):
+        return [kind for kind, *_ in self.module.kinds()]
+
+    def check_none_is_launched_twice(self):
+        found = self.module.kinds()
+        of_vectors_too = {"FINISH", "REPORT"}
+        assert all(found.count(own) == 1 + (own[0] in of_vectors_too) for own in found)
+
+    def sequences(self):
+        return [[kind for kind, *_ in work.phases] for work in self.module.made]
+
+    def check_nothing_was_read(self, optimizer, capturable):
+        assert len(self.module.launched) == len(optimizer._plan.buckets)
+        if capturable:  # nobody has looked at the scalars
+            assert all(idle == 0 for *_, idle in self.module.launched)
+
+
+class RecordedTriton:
+    """Of its shapes, two kinds of work are there for vectors, two for tiny matrices, three for long
+    rows, one for blocks of rows. Three are there for each width of tiles, and that of the matrices
+    that are aligned, FINISH for vectors and matrices. Then what some rules need: sums of p^2, of
+    u^2 where a cap is, rms(p) for those who show it and do not need it."""
+
+    name = "triton"
+    # A vector, a matrix, one of several blocks of rows, long rows, tiny matrices, an aligned one.
+    shapes = ((3,), (4, 5), (300, 33), (2, 2064), (40, 3, 3), (64, 64))
+    every, squares, energy, report = 8 + 3 + 4 + 2, 4, 4, 2
+
+    def __init__(self, monkeypatch):
+        pytest.importorskip("triton", minversion="3.4")
+        from tests.support import recorded_triton
+
+        self.monkeypatch, self.module = monkeypatch, recorded_triton
+        self.launched = recorded_triton.register(monkeypatch)
+
+    def cut_small_units(self):
+        """They are small."""
+
+    def take(self, device_type):
+        self.module.take(self.monkeypatch, device_type)
+
+    def clear(self):
+        self.launched.clear()
+
+    def kinds(self):
+        return [kind for kind, _ in self.launched]
+
+    def check_none_is_launched_twice(self):
+        """Their number says it: a kind may have several widths."""
+
+    def sequences(self):
+        vectors = [self.module.constant(arguments, "VECTOR") for _, arguments in self.launched]
+        pairs = list(zip(self.kinds(), vectors, strict=True))
+        return [[kind for kind, is_vector in pairs if is_vector == own] for own in (False, True)]
+
+    def check_nothing_was_read(self, optimizer, capturable):
+        assert self.launched
+        for _, arguments in self.launched:
+            assert {t.device.type for t in arguments.values() if torch.is_tensor(t)} == {"meta"}
+
+
+RECORDED = {"cuda": RecordedCuda, "triton": RecordedTriton}
+
+
+@pytest.fixture(params=RECORDED)
+def backend(request, monkeypatch):
+    return RECORDED[request.param](monkeypatch)
+
+
+def started(case, shapes, backend, groups=({},)):
+    return recorded_cuda.started(case, shapes, groups, backend.name)
+
+
+# What is launched.
+
+
+def optional(case):
+    """Kinds of work that only some rules and options need."""
+    if case.ours is fusedstep.optim.Adafactor:
+        return {"SQUARES", "ENERGY"}
+    return {"SQUARES"} if case.options.get("scale_parameter", True) else {"REPORT"}
+
+
+@pytest.mark.parametrize("copies", [1, 10, 150])
+@each(CASES)
+def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, backend):
+    backend.cut_small_units()
+    expected = 1
+    if is_factored(case):
+        expected = backend.every + sum(getattr(backend, kind.lower()) for kind in optional(case))
+    optimizer, _ = started(case, copies * list(backend.shapes), backend)
+    for _ in range(2):
+        backend.clear()
+        optimizer.step()
+        assert len(backend.kinds()) == expected
+        backend.check_none_is_launched_twice()
+
+
+@each(FACTORED)
+def test_work_that_would_find_nothing_is_not_launched(case, backend):
+    backend.cut_small_units()
+    started(case, backend.shapes, backend)
+    always = set(cut.PHASES).difference(*map(optional, FACTORED))
+    assert set(backend.kinds()) == always | optional(case)
+
+
+def test_one_group_that_needs_it_is_enough(backend):
+    started(SCALED, 2 * [(4, 5)], backend, ({}, {"scale_parameter": False}))
+    assert {"SQUARES", "REPORT"} <= set(backend.kinds())
+    for groups, capped in ((({"eps": (0.0, 1e-3)}, {}), True), (({"eps": (0.0, 1e-3)},), False)):
+        backend.clear()
+        started(ADAFACTOR, 2 * [(4, 5)], backend, groups)
+        assert ("ENERGY" in backend.kinds()) == capped
+
+
+def test_phases_are_launched_in_order(backend):
+    started(ADAFACTOR, backend.shapes, backend)
+    for kinds in backend.sequences():
+        phases = [cut.PHASES[kind] for kind in kinds]
+        assert phases and phases == sorted(phases)
+
+
+# What is copied and waited for.
+
+
+@pytest.fixture
+def uploaded(monkeypatch):
+    """What is copied to the device."""
+    real, found = tables.upload, []
+
+    def upload(tensor, device):
+        found.append(tensor)
+        return real(tensor, device)
+
+    monkeypatch.setattr(tables, "upload", upload)
+    return found
+
+
+@each([CASE["adamw"], ADAFACTOR, CASE["hf-adafactor"]])
+def test_only_what_changed_is_copied_again(case, uploaded, backend):
+    optimizer, params = started(case, [(4, 5), (3, 3)], backend)
+    (bucket,) = optimizer._plan.buckets
+
+    def copied():
+        uploaded.clear()
+        optimizer.step()
+        assert optimizer._plan.buckets == [bucket]
+        own = {id(bucket.table): "table", id(bucket.rows.row_of): "row_of"}
+        return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
+
+    for _ in range(3):  # a row of numbers for each group: they change with every step
+        assert copied() == ["scalars"]
+    params[1].grad = params[1].grad.clone()
+    assert copied() == ["scalars", "table"]
+    assert copied() == ["scalars"]
+    optimizer.state[params[0]]["step"] += 5
+    assert copied() == ["row_of", "scalars"]
+    assert copied() == ["scalars"]
+
+
+@each(CASES)
+def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case, backend):
+    def calls_of_a_step(shapes):
+        params = make_params(shapes)
+        groups = [{"params": params[::2]}, {"params": params[1::2]}]
+        optimizer = case.make(groups, backend=backend.name)
+        for step in range(3):
+            set_grads(params, step)
+            with Calls() as calls:
+                optimizer.step()
+        return calls.count
+
+    few, many = (calls_of_a_step(n * [(3,), (4, 5)]) for n in (5, 100))
+    assert few == many
+    assert sum(many.values()) < 50, many
+
+
+def no_waiting(*_, **__):
+    raise AssertionError("waits for a device")
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """Meta tensors pass for those of a GPU: they raise when their numbers are read."""
+    monkeypatch.setattr(check, "check_tensors", lambda *_: None)
+    monkeypatch.setattr(plan, "watch", PythonWatch)
+    monkeypatch.setattr(tables, "on_device", lambda device: nullcontext())
+    monkeypatch.setattr(tables, "current_stream", lambda device: None)
+    monkeypatch.setattr(tables, "upload", lambda tensor, device: tensor.to(device))
+    for waiting in ("synchronize", "Stream.synchronize", "Event.synchronize", "Event.query"):
+        monkeypatch.setattr(f"torch.cuda.{waiting}", no_waiting)
+
+
+@pytest.mark.usefixtures("meta")
+@pytest.mark.parametrize(
+    ("backend", "waves_on"),
+    [("cuda", "0"), ("cuda", "1"), ("triton", "0")],
+    ids=["cuda-phases", "cuda-waves", "triton"],
+    indirect=["backend"],
+)
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+@pytest.mark.parametrize("capturable", [False, True], ids=["", "capturable"])
+@each(CASES)
+def test_nothing_is_read_from_a_device(case, capturable, scaled, waves_on, backend, monkeypatch):
+    for variable in WAVES.values():
+        monkeypatch.setenv(variable, waves_on)
+    backend.take("meta")
+    capturable = capturable and case.takes("capturable")  # else its counters are Python numbers
+    params = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in backend.shapes]
+    more = {"capturable": True} if capturable else {}
+    optimizer = case.make(params, backend=backend.name, **more)
+    for _ in range(3):
+        for param in params:
+            param.grad = torch.empty_like(param)
+        if scaled:
+            optimizer.grad_scale = torch.ones((), device="meta")
+            if capturable:  # else a counter of the host has to know, and wait
+                optimizer.found_inf = torch.zeros((), device="meta")
+        backend.clear()
+        with Calls() as calls:
+            optimizer.step()
+        backend.check_nothing_was_read(optimizer, capturable)
+    if capturable:
+        waits = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique")
+        assert not [name for name in calls.count if name.split(".")[1] in waits]
+
+
+def test_a_read_from_such_a_device_is_seen():
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.empty((), device="meta").item()
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shapes", LISTS)
+@each_optimizer
+def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype, backend):
+    """Of CUDA, a unit leaves two float32 numbers a column, and has 256 rows or more."""
+    params = a_list(LISTS[shapes], dtype)
+    optimizer = OPTIMIZERS[name](params)
+    optimizer.backend = backend.name
+    optimizer.step()
+    used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
+    assert used <= 0.02 * size, f"{used / size:.2%}"

@@ -1,0 +1,52 @@
+"""Steps in which some tensors have no gradient: 0 stands in its cell of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from fusedstep.gpu import tables
+from tests.support.cases import same_bits, states
+from tests.support.problems import Problem
+
+
+@contextmanager
+def without_gradients(absent: Collection[int]) -> Iterator[None]:
+    """The parameters in these positions have none; what else is launched stays as it was."""
+    real = tables.Tables.current
+
+    def current(self: Any, bucket: Any, *rest: Any) -> dict[str, Any]:
+        addresses = bucket.table[:, 1].clone()
+        for index, position in enumerate(bucket.positions):
+            if position in absent:
+                bucket.table[index, 1] = 0
+        bucket.table_changed = True
+        found = real(self, bucket, *rest)
+        bucket.table[:, 1] = addresses
+        bucket.table_changed = True
+        return found
+
+    with mock.patch.object(tables.Tables, "current", current):
+        yield
+
+
+def check(problem: Problem, backend: str, absent: Collection[int]) -> None:
+    """Nothing of such tensors is written; the others have the bits that they have in any case."""
+    started = problem.start()
+    whole, others = problem.run(backend)
+    with without_gradients(absent):
+        optimizer, params = problem.run(backend)
+    for index, (param, other, start) in enumerate(zip(params, others, started, strict=True)):
+        own = {"parameter": param.detach(), **states(optimizer, param)}
+        right = {"parameter": other.detach(), **states(whole, other)}
+        for name, value in own.items():
+            if name == "step":
+                continue
+            if index not in absent:
+                assert same_bits(value, right[name]), f"{name} of {index}"
+            elif name == "parameter":
+                assert same_bits(value, start), f"{index} was written"
+            else:
+                assert not value.any(), f"{name} of {index} was written"

@@ -1,0 +1,84 @@
+"""Budgets of compiled kernels: data files that `make budgets` writes from what the compilers report
+and the gates compare with, as exactly as it was measured. A change of one is seen in its diff."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+REGISTERS = 65536  # of a multiprocessor of every NVIDIA GPU here
+Table = Mapping[str, Mapping[str, int]]  # by kernel: its numbers, by what they count
+
+
+def allocated(registers: int) -> int:
+    """What a thread with so many registers takes: they are allocated 8 at a time."""
+    return -(-registers // 8) * 8
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The budgets of one backend's kernels."""
+
+    file: Path
+
+    def __str__(self) -> str:
+        return self.file.parent.name
+
+    @property
+    def measured_with(self) -> str:
+        return _read(self.file)["measured with"]
+
+    @property
+    def kernels(self) -> dict[str, dict[str, int]]:
+        return _read(self.file)["kernels"]
+
+    def write(self, measured_with: str, kernels: Table) -> None:
+        self.file.write_text(text(measured_with, kernels))
+        _read.cache_clear()
+
+    def of(self, kernel: str, what: str) -> int | None:
+        """A kernel's budget; None if it is not listed."""
+        return self.kernels.get(kernel, {}).get(what)
+
+    def complaint(self, kernel: str, what: str, registers: int) -> str:
+        """What is wrong with so many registers; nothing if they are in the budget."""
+        budget = self.of(kernel, what)
+        if budget is None:
+            return f"{kernel}, {what}: {registers} registers and no budget. {self.advice}"
+        return f"{registers} registers of {budget}" if registers > budget else ""
+
+    @property
+    def advice(self) -> str:
+        name = self.file.relative_to(TESTS.parent)
+        return f"Run `make budgets`, which writes {name}, and review its diff."
+
+    def differences(self, measured: Table) -> list[str]:
+        """Where the file does not say what was measured, and the advice."""
+        kept = self.kernels
+        said = [
+            f"{kernel}: measured {dict(measured.get(kernel, {}))}, listed {kept.get(kernel, {})}"
+            for kernel in sorted({*measured, *kept})
+            if measured.get(kernel) != kept.get(kernel)
+        ]
+        return [*said, self.advice] if said else []
+
+
+@functools.cache
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def text(measured_with: str, kernels: Table) -> str:
+    """One line a kernel, in order, so that a diff shows which ones changed."""
+    lines = [f"    {json.dumps(name)}: {json.dumps(kernels[name])}" for name in sorted(kernels)]
+    head = f'{{\n  "measured with": {json.dumps(measured_with)},\n  "kernels": {{\n'
+    return head + ",\n".join(lines) + "\n  }\n}\n"
+
+
+CUDA = Budgets(TESTS / "cuda" / "budgets.json")
+TRITON = Budgets(TESTS / "triton" / "budgets.json")

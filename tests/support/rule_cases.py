@@ -1,0 +1,30 @@
+"""Which rule a case is for. The optimizers are asked, so that no list here names a rule."""
+
+from __future__ import annotations
+
+from fusedstep.rules import RULES
+from tests.support.accumulating import ACCUMULATE
+from tests.support.cases import CASES, Case, make_params
+
+# Of a factored rule, the first case must give every kind of work something to do.
+ALL_CASES = [*CASES, ACCUMULATE]
+
+
+def rule_of(case: Case) -> str:
+    """That of a vector and of a matrix, which is the same."""
+    params = make_params([(3,), (4, 5)])
+    optimizer = case.make(params)
+    (rule,) = {optimizer._rule(optimizer.param_groups[0], param) for param in params}
+    return rule
+
+
+def is_factored(case: Case) -> bool:
+    return RULES[rule_of(case)].factored
+
+
+# The first case of each rule.
+CASE_OF = {rule_of(case): case for case in reversed(ALL_CASES)}
+ELEMENTWISE = [case for case in CASES if not is_factored(case)]
+FACTORED = [case for case in CASES if is_factored(case)]
+# A case for each elementwise rule.
+ELEMENTWISE_RULES = [case for rule, case in CASE_OF.items() if not RULES[rule].factored]

@@ -1,0 +1,46 @@
+"""Which launches the gate of Triton's kernels compiles, for which GPUs, and what they were like."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import triton
+
+from fusedstep.rules import RULES
+from tests.support.compiled import compile_for, recorded_launches, without_twins
+
+F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+# Of parameter, gradient, states. The first two are what most people train with.
+MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
+TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
+RELEASE = "Triton " + ".".join(triton.__version__.split(".")[:2])
+
+
+def mixes_for(target, aligned):
+    return MIXES if target == "sm_90" and aligned else MIXES[:2]
+
+
+def record(pool, rules, mixes, aligned, in_waves=(False,)):
+    """What steps launch, for each of the choices."""
+    jobs = [
+        pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
+        for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves)
+    ]
+    return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
+
+
+def compiled(pool, launches, target):
+    jobs = [pool.submit(compile_for, launch, target) for launch in launches]
+    return [(launch, target, job.result()) for launch, job in zip(launches, jobs, strict=True)]
+
+
+def found_on(pool, target):
+    """What was found out about every launch, for a target."""
+    launches = record(pool, RULES, mixes_for(target, True), [True])
+    if target == "sm_90":
+        launches += record(pool, RULES, mixes_for(target, False), [False])
+        # One kernel takes seconds: it has all kinds of work in it.
+        factored = [name for name, rule in RULES.items() if rule.factored]
+        launches += record(pool, factored, MIXES[:2], [True], [True])
+    return compiled(pool, without_twins(launches), target)

@@ -1,0 +1,16 @@
+"""Triton's kernels where weight decay takes most of a parameter."""
+
+import pytest
+import torch
+
+from tests.support.cases import each
+from tests.support.decays import STRONG
+from tests.support.problems import Problem
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each(STRONG)
+def test_strong_decays(case, dtype):
+    Problem(case, [(7,), (33, 17), (3, 5, 7)], (dtype,)).check()
