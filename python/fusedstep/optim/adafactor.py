@@ -108,7 +108,7 @@ class Adafactor(FactoredOptimizer):
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         return {
-            key: torch.zeros_like(grad) if shape == grad.shape else grad.new_zeros(shape)
+            key: torch.zeros_like(grad) if key == "variance" else grad.new_zeros(shape)
             for key, shape in self._state_shapes(group, param).items()
         }
 
