@@ -56,8 +56,12 @@ class FusedOptimizer(CheckedOptimizer):
                 loss = closure()
         if self._plan is None:
             self._check_keys()
-        for group in self.param_groups:
-            self._check_group(group)
+        try:
+            for group in self.param_groups:
+                self._check_group(group)
+        except KeyError:
+            self._check_keys()
+            raise
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
         plan = self._current_plan(param_lists(self))
         if plan.devices and not plan.captured and check_capture(self._owner(), plan):
@@ -117,7 +121,7 @@ class FusedOptimizer(CheckedOptimizer):
         return self._plan
 
     def _refuse_capture(self, owner: Owner, lists: ParamLists, old: Plan | None) -> None:
-        kinds = {param.device for params in lists for param in params}
+        kinds = {p.device for params in lists for p in params if not devices.on_host(p)}
         if not any(map(devices.is_capturing, kinds)):
             return
         counted = (

@@ -82,8 +82,8 @@ class Plan:
         if owner.counters is TensorCounters:
             keys.add("step")
         cells = gradient_cells(self.buckets, lists)
-        layouts = {id(member.owner): member.gradient_layout for member in members}
-        earlier = [layouts.get(id(param)) for params in lists for param in params]
+        absent = {id(m.owner): m.layouts[1] for m in members if not m.addresses[1]}
+        earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
         self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
 
     def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
@@ -114,6 +114,8 @@ class Plan:
         if seen < 0 or self.captured:
             return False
         if seen & CAME_OR_WENT:
+            if any(map(devices.is_capturing, self.devices)):
+                return False  # a graph would go on with what was there in the warm-up
             self._take_presence()
         return True
 
