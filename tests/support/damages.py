@@ -117,12 +117,10 @@ def expanded(value):
 
 
 def windows(value):
-    """Elements overlap, though no stride is 0."""
+    """Elements overlap, though no stride is 0 if it is a matrix."""
+    if value.dim() < 2 or min(value.shape) < 2:
+        return expanded(value)
     return torch.zeros(100).as_strided(value.shape, [1] * value.dim())
-
-
-def half_windows(value):
-    return windows(value) if value.dim() > 1 else torch.zeros(()).expand(value.shape)
 
 
 def sparse(optimizer, params):
@@ -138,6 +136,7 @@ def tied(optimizer, params):
 
 
 def own_gradient(optimizer, params):
+    optimizer._plan = None  # a gradient may move to where it likes as long as a plan holds
     return set_attribute(params[BAD], "grad", params[BAD].data)
 
 
@@ -174,7 +173,7 @@ DAMAGES = {
     "state: gone": (state_goes, KeyError, *WHERE, "has no state", "another optimizer"),
     "state: of SGD": (state_of_sgd, KeyError, *WHERE, "without its counter", "Load a checkpoint"),
     "state: expanded": (state_becomes(expanded), RuntimeError, *WHERE, "share memory", ".clone()"),
-    "state: windows": (state_becomes(half_windows), RuntimeError, *WHERE, "share memory"),
+    "state: windows": (state_becomes(windows), RuntimeError, *WHERE, "share memory"),
     "state: shape": (state_becomes(lambda x: TWO), RuntimeError, *WHERE, "has shape (2,)"),
     "state: int": (state_becomes(lambda x: x.int()), TypeError, *WHERE, "torch.int32", "Convert"),
     "state: sparse": (state_becomes(lambda x: x.to_sparse()), TypeError, *WHERE, "sparse"),

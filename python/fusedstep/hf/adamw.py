@@ -60,6 +60,8 @@ class AdamW(FusedOptimizer):
                 FutureWarning,
                 stacklevel=2,
             )
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
         if lr < 0.0:
             raise ValueError(f"Invalid learning rate: {lr} - should be >= 0.0")
         for beta in betas:
