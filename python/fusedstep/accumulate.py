@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from . import backends, check
 from .plan import devices
 from .plan.bucket import Member
 from .plan.launcher import Backend
+from .plan.layouts import Layout, Layouts
 from .plan.plan import Owner, Plan
-from .plan.staging import GradientLayout
 
 NAME = "GradientAccumulator"
 
@@ -189,30 +189,32 @@ class GradientAccumulator:
     def _make_plan(self, old: Plan | None) -> Plan:
         """Checks everything first; sums are made only when nothing can be refused any more.
         Members of the `old` plan that only have no gradient for now stay members."""
-        found: dict[int, torch.dtype] = {}  # position -> what the sum has to hold
+        layouts = Layouts()
+        # Of each position with a gradient, how the gradient lies, and where.
+        found: dict[int, tuple[Layout, int]] = {}
         chosen: set[torch.device] = set()
         for index, param in enumerate(self._params):
             grad = param.grad
             if grad is None:
                 continue
             where = self._places[index]
-            check.check_tensors(where, param, grad, NAME)
+            (_, layout), (_, address) = check.look_at(where, param, grad, layouts, NAME)
             self._check_sum(index, grad.dtype)
             if param.device not in chosen:
                 _refuse_capture(param.device)
                 backends.choose(self._backend, param.device, where)
                 chosen.add(param.device)
-            found[index] = torch.promote_types(grad.dtype, torch.float32)
+            found[index] = layout, address
         members, position = [], {}
-        for index, dtype in found.items():
+        for index, (layout, address) in found.items():
             param, own = self._params[index], self._sums[index]
             if own is None:
+                dtype = torch.promote_types(layout.dtype, torch.float32)
                 own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 self._sums[index] = self._handed[index] = own
                 self._state[param] = {"sum": own}
-            assert param.grad is not None
-            layout = GradientLayout.of(param.grad)
-            members.append(Member(own, {}, 0, "accumulate", (), layout, source=param))
+            lies, addresses = (layouts.of(own), layout), (own.data_ptr(), address)
+            members.append(Member(own, {}, 0, "accumulate", (), lies, addresses, source=param))
             position[id(param)] = index
         members += self._absent(old, position)
 
@@ -233,9 +235,9 @@ class GradientAccumulator:
             member, own = absent.get(id(param)), self._sums[index]
             if member is None or own is not member.param:
                 continue
-            if self._belongs(index, own, member.gradient_layout.dtype):
+            if self._belongs(index, own, member.layouts[1].dtype):
                 position[id(param)] = index
-                kept.append(member)
+                kept.append(replace(member, addresses=(own.data_ptr(), 0)))
         return kept
 
     def _choose(self, device: torch.device, where: object) -> Backend:

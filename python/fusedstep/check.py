@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .plan import devices
-from .shared_memory import find_shared, overlaps_itself
+from .plan.layouts import FLOATS, Layout, Layouts
+from .shared_memory import Memory, find_shared, overlaps_itself
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
-PLAIN = (torch.nn.Parameter, Tensor)
+PLAIN = {torch.nn.Parameter, Tensor}
 REPAIR = "Load a checkpoint of the same optimizer, or clear the parameter's state."
 
 
@@ -37,6 +37,13 @@ class Where:
         return f"parameter {self.index} of group {self.group} ({described(param, name)})"
 
 
+def all_places(groups: list[dict[str, Any]]) -> Iterator[tuple[Where, Tensor]]:
+    """All parameters, and where each is."""
+    for index, group in enumerate(groups):
+        for i, param in enumerate(group["params"]):
+            yield Where(groups, index, i), param
+
+
 def described(param: Tensor, name: str | None) -> str:
     """`'fc.weight', shape (2, 3), torch.float32, on cpu`, as it stands in every error."""
     named = "" if name is None else f"'{name}', "
@@ -44,30 +51,29 @@ def described(param: Tensor, name: str | None) -> str:
     return f"{named}{shape}, {param.dtype}, on {param.device}"
 
 
-def check_only_once(first: dict[int, Where], where: Where, param: Tensor, optimizer: str) -> None:
-    """Refuses a parameter that `first` has already, and remembers it there."""
-    if first.setdefault(id(param), where) is not where:
-        raise ValueError(
-            f"{optimizer}: {where} is {first[id(param)]} once more: one step cannot update it "
-            "twice. Give it once."
-        )
+def check_only_once(groups: list[dict[str, Any]], params: list[Tensor], optimizer: str) -> None:
+    """Refuses one of the `params` that was given twice."""
+    if len({*map(id, params)}) == len(params):
+        return
+    taken = {*map(id, params)}
+    first: dict[int, Where] = {}
+    for where, param in all_places(groups):
+        if id(param) in taken and first.setdefault(id(param), where) is not where:
+            raise ValueError(
+                f"{optimizer}: {where} is {first[id(param)]} once more: one step cannot update it "
+                "twice. Give it once."
+            )
 
 
 def check_memory(
-    tensors: Sequence[Tensor],
-    n_written: int,
-    named: Callable[[], Iterable[tuple[str, Tensor]]],
-    optimizer: str,
+    memory: Memory, named: Callable[[], Iterable[tuple[str, Tensor]]], optimizer: str
 ) -> None:
-    """Refuses tensors that share memory if a step writes one of them.
-
-    Arguments:
-        tensors: parameters and states first, the `n_written` that a step writes, then gradients.
-        named: all of them as an error names them.
-    """
-    found = find_shared(tensors, n_written)
+    """Refuses tensors that share memory if a step writes one of them; `named` gives all of them as
+    an error names them."""
+    found = find_shared(memory)
     if found is None:
         return
+    tensors = memory.tensors()
     earlier, later = (tensors[place] for place in found)
     names = [[name for name, tensor in named() if tensor is own] for own in (earlier, later)]
     first, second = names[0][:2] if earlier is later else (names[0][0], names[1][0])
@@ -78,10 +84,28 @@ def check_memory(
     )
 
 
+def look_at(
+    where: object, param: Tensor, grad: Tensor, layouts: Layouts, optimizer: str
+) -> tuple[tuple[Layout, Layout], tuple[int, int]]:
+    """How a parameter and its gradient lie, and where. What no backend could take rightly is
+    refused; `where` names it."""
+    if type(param) in PLAIN and type(grad) is Tensor:
+        try:
+            own = layouts.of(param)
+            other = own if own.is_of(grad) else layouts.of(grad)
+            addresses = param.data_ptr(), grad.data_ptr()
+        except RuntimeError:  # of a nested tensor, or one without a storage, such as a sparse one
+            pass
+        else:
+            alike = other is own or (other.shape == own.shape and other.device == own.device)
+            if own.is_plain and own.is_float and other.is_float and alike and all(addresses):
+                return (own, other), addresses
+    check_tensors(where, param, grad, optimizer)
+    return (layouts.of(param), layouts.of(grad)), (param.data_ptr(), grad.data_ptr())
+
+
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
     """Refuses a parameter or gradient that no backend could take rightly; `where` names it."""
-    if _is_usual(param, grad):
-        return
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
@@ -228,23 +252,6 @@ def check_rms(where: object, key: str, value: Any, param: Tensor, optimizer: str
             return
         said = repr(value)
     raise TypeError(f"{optimizer}: {where}: state '{key}' is {said}, expected one number. {REPAIR}")
-
-
-def _is_usual(param: Tensor, grad: Tensor) -> bool:
-    """Whether nothing can be wrong with them: what is asked first, of every one of many tensors."""
-    return (
-        type(param) in PLAIN
-        and type(grad) is Tensor
-        and not (param.is_nested or grad.is_nested)
-        and param.layout is grad.layout is torch.strided
-        and param.dtype in FLOATS
-        and grad.dtype in FLOATS
-        and param.shape == grad.shape
-        and param.device == grad.device
-        and param.is_contiguous()
-        and param.data_ptr() != 0
-        and grad.data_ptr() != 0
-    )
 
 
 def _holds_nothing(tensor: Tensor) -> bool:

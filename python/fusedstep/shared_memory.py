@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# The first byte of a tensor, the end of its last one, and its place in the caller's list.
+# The first byte of a tensor, the end of its last one, and its place among the tensors.
 Span = tuple[int, int, int]
 
 
-def find_shared(tensors: Sequence[Tensor], n_written: int) -> tuple[int, int] | None:
-    """The places of two tensors that share memory, in order, or None. A step writes the first
-    `n_written` and only reads the others, which may share memory among themselves.
+class Memory(NamedTuple):
+    """Where the tensors of a step lie.
+
+    Attributes:
+        starts: their addresses; 0 if a tensor has none.
+        extents: bytes from the first element to the end of the last one.
+        n_written: how many of them, the first ones, a step writes. It only reads the others, which
+            may share memory among themselves.
+        tensors: gives the tensors themselves, which are seldom needed.
+    """
+
+    starts: list[int]
+    extents: list[int]
+    n_written: int
+    tensors: Callable[[], list[Tensor]]
+
+
+def find_shared(memory: Memory) -> tuple[int, int] | None:
+    """The places of two tensors that share memory, in order, or None.
 
     It costs a sort by address. Parts of one buffer that follow one another cost no more. Those that
     lie between each other's elements are compared byte by byte, unless they are columns.
     """
-    spans = sorted(_spans(tensors))
+    spans = [
+        (start, start + extent, place)
+        for place, (start, extent) in enumerate(zip(memory.starts, memory.extents, strict=True))
+        if start and extent
+    ]
+    spans.sort()
     if all(span[1] <= after[0] for span, after in pairwise(spans)):
         return None
+    tensors, n_written = memory.tensors(), memory.n_written
     for group in _that_meet(spans):
         if all(place >= n_written for _, _, place in group) or _are_columns(tensors, group):
             continue
@@ -48,16 +71,6 @@ def overlaps_itself(tensor: Tensor) -> bool:
     marks = torch.zeros(_extent(tensor), dtype=torch.bool, device="cpu")
     marks.as_strided(tensor.shape, tensor.stride()).fill_(True)
     return int(marks.sum()) < tensor.numel()
-
-
-def _spans(tensors: Sequence[Tensor]) -> list[Span]:
-    spans = []
-    for place, tensor in enumerate(tensors):
-        start = tensor.data_ptr()
-        size = tensor.nbytes if tensor.is_contiguous() else _extent(tensor) * tensor.itemsize
-        if start and size:  # it is neither empty nor on meta
-            spans.append((start, start + size, place))
-    return spans
 
 
 def _dimensions(tensor: Tensor) -> list[tuple[int, int]]:

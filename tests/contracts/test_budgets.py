@@ -1,5 +1,6 @@
 """What a step may cost, held by counting memory, launches, calls and waits."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,59 @@ def test_an_import_prints_nothing_and_brings_no_optional_package():
     text = "import sys, fusedstep, fusedstep.optim, fusedstep.hf\n"
     text += "assert not {'triton', 'transformers', 'matplotlib'} & set(sys.modules)"
     assert run_python(text) == ""
+
+
+def calls_of_the_first_step(case, n):
+    """Of Python's functions and of C's."""
+    params = make_params([(4,) if k % 2 else (2, 2) for k in range(n)])
+    set_grads(params, 0)
+    optimizer = case.make(params)
+    count = 0
+
+    def called(_, event, __):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(called)
+    try:
+        optimizer.step()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+MOST_CALLS = 60  # 100,000 parameters take two seconds
+
+
+@each([case for case in CASES if case.name in ("adamw", "adafactor", "hf-adafactor", "old-adamw")])
+def test_the_first_step_makes_few_calls_for_each_parameter(case):
+    """And no more of them if there are more parameters."""
+    calls_of_the_first_step(case, 2)  # what is imported and cached once
+    counts = [calls_of_the_first_step(case, n) for n in (100, 200, 400)]
+    first, second = counts[1] - counts[0], counts[2] - counts[1]
+    assert second <= 2.02 * first
+    assert second / 200 <= MOST_CALLS, second / 200
+
+
+def test_the_collector_rests_while_a_plan_is_made():
+    """Half a million objects are made for 100,000 parameters, and none of them is garbage. It goes
+    on as it was, after an error too."""
+    params = make_params([(4,)] * 2000)
+    set_grads(params, 0)
+    optimizer = fusedstep.optim.AdamW(params)
+    gc.collect()
+    before = gc.get_stats()[0]["collections"]
+    optimizer.step()
+    assert gc.get_stats()[0]["collections"] - before < 5
+    assert gc.isenabled()
+    params[7].grad = params[7].grad.to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        set_grads(params, 0)
+        optimizer.step()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -60,7 +60,8 @@ def test_a_vector_that_takes_the_place_of_one_among_matrices(case):
 def test_flat_vectors_are_refused_after_a_checkpoint_too(case):
     params = make_params(SHAPES)
     optimizer = stepped(case.make(params), params)
-    optimizer.load_state_dict(optimizer.state_dict())
+    for _ in range(2):
+        optimizer.load_state_dict(optimizer.state_dict())
     flat = torch.nn.Parameter(torch.cat([param.detach().reshape(-1) for param in params]))
     flat.grad = torch.ones_like(flat)
     optimizer.param_groups[0]["params"] = [flat]
@@ -77,6 +78,30 @@ def test_one_flattened_group_among_others_is_refused(case):
     optimizer.param_groups[0]["params"] = [flat]
     with pytest.raises(RuntimeError, match=r"parameter 0 of group 0.* one flat vector"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@each(ADAFACTORS)
+def test_a_copy_does_not_take_an_older_vector_for_a_flattened_group(case, copied):
+    """What was given before is not known to the copy, and matrices come after it."""
+    vectors = make_params([(5,)])
+    optimizer = copied(stepped(case.make(vectors), vectors))
+    matrices = make_params([(4, 3)])
+    optimizer.add_param_group({"params": matrices})
+    stepped(optimizer, [*optimizer.param_groups[0]["params"], *matrices])
+    loaded = case.make([{"params": make_params([(5,)])}, {"params": make_params([(4, 3)])}])
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    stepped(loaded, [param for group in loaded.param_groups for param in group["params"]])
+
+
+@each(ADAFACTORS)
+def test_a_vector_that_is_replaced_after_a_group_of_matrices_was_deleted(case):
+    params = make_params([(4, 3), (5,)])
+    optimizer = stepped(case.make([{"params": params[:1]}, {"params": params[1:]}]), params)
+    del optimizer.param_groups[0]
+    new = make_params([(9,)])
+    optimizer.param_groups[0]["params"] = new
+    stepped(optimizer, new)
 
 
 @each(CASES)

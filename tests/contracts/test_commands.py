@@ -1,5 +1,7 @@
 """`python -m fusedstep`: every command as a user types it."""
 
+import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -38,6 +40,36 @@ def test_info_names_every_backend():
     assert fusedstep.__version__ in said
     for name in ("cpu", "cuda", "triton", "reference"):
         assert f"\n  {name}" in said
+
+
+def with_level(level, *words):
+    own = {**os.environ, "FUSEDSTEP_CPU_LEVEL": level}
+    command = [sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=own, check=False)
+
+
+STEP = """
+import torch, fusedstep.optim
+param = torch.nn.Parameter(torch.ones(3))
+param.grad = torch.ones(3)
+optimizer = fusedstep.optim.AdamW([param])
+try:
+    optimizer.step()
+except ValueError as error:
+    print(error)
+print(param.tolist(), len(optimizer.state))
+"""
+
+
+def test_a_wrong_level_of_the_cpu_is_said_in_a_line():
+    wrong = "FUSEDSTEP_CPU_LEVEL should be one of .*baseline.* but is: 'sse9'"
+    done = with_level("sse9", "-m", "fusedstep", "info")
+    assert done.returncode == 0
+    assert re.search(rf"^cpu tensors: {wrong}$", done.stdout, re.MULTILINE)
+    done = with_level("sse9", "-c", STEP)
+    said, numbers = done.stdout.splitlines()
+    assert re.fullmatch(wrong, said) and numbers == "[1.0, 1.0, 1.0] 0"
+    assert "C++, baseline " in with_level("baseline", "-m", "fusedstep", "info").stdout
 
 
 @pytest.mark.parametrize("words", [

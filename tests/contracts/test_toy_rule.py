@@ -58,7 +58,7 @@ class Toy(FusedOptimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, backend)
 
     def _new_state(self, group, param, grad):
-        return {"step": torch.zeros((), dtype=torch.float32), "m": torch.zeros_like(param)}
+        return {"m": torch.zeros_like(param)}
 
     def _state_shapes(self, group, param):
         return {"m": param.shape}

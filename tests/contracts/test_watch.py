@@ -5,7 +5,8 @@ import torch
 
 import fusedstep.optim
 from fusedstep import native
-from fusedstep.plan import staging, watch
+from fusedstep.plan import watch
+from fusedstep.plan.layouts import Layout, Layouts
 
 pytestmark = pytest.mark.skipif(
     watch.EXCHANGE is None, reason="there is only the watch in Python: the other needs torch 2.10"
@@ -242,9 +243,12 @@ def test_a_gradient_that_was_never_seen_needs_a_new_plan(kind):
     assert watched.check() == -1
 
 
+def a_layout(dtype=torch.float32, shape=(4, 3), strides=(3, 1), negated=False):
+    return Layout(dtype, torch.device("cpu"), torch.Size(shape), strides, negated)
+
+
 def earlier(change=None, strides=(3, 1)):
-    layout = staging.GradientLayout(torch.float32, strides, False)
-    return [layout if change is None else layout._replace(**change), None, None]
+    return [a_layout(strides=strides, **(change or {})), None, None]
 
 
 @each_kind
@@ -256,8 +260,8 @@ def earlier(change=None, strides=(3, 1)):
         (earlier(), back_negated, -1),
         (earlier(), back_off_its_alignment, -1),
         (earlier(strides=(1, 4)), back_in_other_strides, watch.CAME_OR_WENT),
-        (earlier({"lazy": True}), back_negated, watch.CAME_OR_WENT),
-        (earlier({"lazy": True}), back, -1),
+        (earlier({"negated": True}), back_negated, watch.CAME_OR_WENT),
+        (earlier({"negated": True}), back, -1),
         (earlier({"dtype": torch.bfloat16}), back, -1),
         (earlier({"dtype": torch.float16}), back, -1),
         (earlier({"dtype": torch.float64}), back, -1),
@@ -276,7 +280,7 @@ def test_a_layout_of_before_is_known(kind, layouts, how, result):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.complex64])
 def test_layouts_of_every_dtype_are_known(kind, dtype):
     param = torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype))
-    layout = staging.GradientLayout.of(torch.zeros_like(param))
+    layout = Layouts().of(torch.zeros_like(param))
     cell = torch.zeros(1, dtype=torch.int64)
     own = kind([[param]], {}, (), [cell.data_ptr()], [layout])
     back(param)
@@ -287,7 +291,7 @@ def test_layouts_of_every_dtype_are_known(kind, dtype):
 @each_kind
 def test_an_empty_gradient_comes_and_goes(kind):
     param = torch.nn.Parameter(torch.zeros(0, 3))
-    for layouts in ([], [staging.GradientLayout(torch.float32, (3, 1), False)]):
+    for layouts in ([], [a_layout(shape=(0, 3))]):
         param.grad = None if layouts else torch.zeros(0, 3)
         own = kind([[param]], {}, (), [0], layouts)
         for _ in range(2):

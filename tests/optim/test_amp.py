@@ -5,7 +5,7 @@ import torch
 
 import fusedstep.hf
 import fusedstep.optim
-from tests.support.cases import make_params, set_grads, states
+from tests.support.cases import assert_same, make_params, set_grads, states
 from tests.support.tolerances import assert_close
 
 SHAPES = [(7,), (1025,), (33, 17)]
@@ -123,3 +123,31 @@ def test_a_scale_is_taken_out_of_expanded_and_shared_gradients_once():
     optimizer.step()
     assert all(torch.equal(param.grad, torch.full((3, 4), 2.0)) for param in params)
     assert all(torch.equal(param, params[0]) for param in params)
+
+
+FORMS = {
+    "one dimension": lambda number: torch.tensor([number]),
+    "two dimensions": lambda number: torch.tensor([[number]]),
+    "float64": lambda number: torch.tensor(number, dtype=torch.float64),
+    "a number": float,
+}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [fusedstep.optim.AdamW, fusedstep.optim.Adafactor])
+def test_a_scale_and_a_found_infinity_may_have_dimensions(kind, form, backend):
+    """torch's fused AdamW takes any tensor of one element."""
+    runs = []
+    for make in (torch.tensor, FORMS[form]):
+        params = make_params([(), *SHAPES])
+        optimizer = kind(params, lr=0.05, backend=backend)
+        for step, found in enumerate((0.0, 1.0, 0.0)):
+            set_grads(params, step, scale=8.0)
+            optimizer.grad_scale, optimizer.found_inf = make(4.0), make(found)
+            optimizer.step()
+        runs.append((optimizer, params, [param.grad for param in params]))
+    (first, first_params, grads), (second, second_params, others) = runs
+    assert_same(first, first_params, second, second_params)
+    assert all(map(torch.equal, grads, others))
+    assert all(state["step"] == 2 for state in second.state.values())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.cases import DTYPES, make_params, same_bits, set_grads, states
+from tests.support.cases import DTYPES, assert_same, make_params, same_bits, set_grads, states
 from tests.support.fake_device import (
     ADAMW,
     OPTIONS,
@@ -71,6 +71,23 @@ def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, awa
                 torch.testing.assert_close(value, got, rtol=1e-12, atol=1e-12)
             else:
                 assert same_bits(value, got), (key, tuple(p.shape))
+
+
+@each_torch
+def test_a_scale_on_a_device_may_have_a_dimension(name, away):
+    away()
+    runs = []
+    for shape in ((), (1,)):
+        params = make_params(SHAPES)
+        optimizer = make(name, params)
+        for step in range(3):
+            set_grads(params, step, scale=8.0)
+            optimizer.grad_scale = torch.full(shape, 8.0)
+            optimizer.found_inf = torch.full(shape, float(step == 1))
+            optimizer.step()
+        runs.append((optimizer, params))
+    assert_same(*runs[0], *runs[1])
+    assert all(state["step"] == 2 for state in runs[1][0].state.values())
 
 
 def test_an_lr_on_a_device_goes_with_counters_of_the_host(away):

@@ -116,12 +116,14 @@ class Adafactor(FactoredOptimizer):
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         dtype = grad.dtype if grad.dtype == torch.float64 else torch.float32
         shapes = self._state_shapes(group, param)
-        state: State = {"step": 0}
-        for key in sorted(shapes):
-            order = torch.preserve_format if shapes[key] == param.shape else torch.contiguous_format
-            like = grad if shapes[key] == param.shape else grad.new_empty(shapes[key])
-            state[key] = torch.zeros_like(like, dtype=dtype, memory_format=order)
-        return {**state, "RMS": 0}
+        state: State = {}
+        for key in sorted(shapes):  # transformers' order
+            if shapes[key] == param.shape:
+                state[key] = torch.zeros_like(grad, dtype=dtype)
+            else:
+                state[key] = grad.new_zeros(shapes[key], dtype=dtype)
+        state["RMS"] = 0
+        return state
 
     def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
         # A checkpoint that transformers saved right after a load is rounded to the parameters'

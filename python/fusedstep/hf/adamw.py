@@ -60,6 +60,8 @@ class AdamW(FusedOptimizer):
                 FutureWarning,
                 stacklevel=2,
             )
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
         if lr < 0.0:
             raise ValueError(f"Invalid learning rate: {lr} - should be >= 0.0")
         for beta in betas:
@@ -89,8 +91,7 @@ class AdamW(FusedOptimizer):
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        shapes = self._state_shapes(group, param)
-        return {"step": 0, **{key: torch.zeros_like(param) for key in shapes}}
+        return {key: torch.zeros_like(param) for key in self._state_shapes(group, param)}
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         return {"exp_avg": param.shape, "exp_avg_sq": param.shape}

@@ -12,7 +12,7 @@ from .. import check
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
-from .hyperparams import for_steps, scalar_dtype
+from .hyperparams import for_steps
 from .limits import AT_LEAST_ONE, NOT_NEGATIVE, NOT_POSITIVE, Limits
 
 
@@ -107,13 +107,9 @@ class Adafactor(FactoredOptimizer):
         self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        device = param.device if self._counts_on_device(group) else "cpu"
         return {
-            "step": torch.zeros((), dtype=scalar_dtype(), device=device),
-            **{
-                key: grad.new_zeros(shape) if key != "variance" else torch.zeros_like(grad)
-                for key, shape in self._state_shapes(group, param).items()
-            },
+            key: torch.zeros_like(grad) if key == "variance" else grad.new_zeros(shape)
+            for key, shape in self._state_shapes(group, param).items()
         }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:

@@ -11,8 +11,11 @@ from torch import Tensor
 from .. import check
 from ..rules import adamw
 from .base import FusedOptimizer, Group, State
-from .hyperparams import for_steps, scalar_dtype
+from .hyperparams import for_steps
 from .limits import BETA, NOT_NEGATIVE, Limits
+
+# Of the states, without amsgrad and with it.
+KEYS = (("exp_avg", "exp_avg_sq"), ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 
 
 class AdamW(FusedOptimizer):
@@ -144,15 +147,10 @@ class AdamW(FusedOptimizer):
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        device = param.device if self._counts_on_device(group) else "cpu"
-        return {
-            "step": torch.zeros((), dtype=scalar_dtype(group["fused"]), device=device),
-            **{key: torch.zeros_like(param) for key in self._state_shapes(group, param)},
-        }
+        return {key: torch.zeros_like(param) for key in KEYS[bool(group["amsgrad"])]}
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
-        keys = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
-        return dict.fromkeys(keys, param.shape)
+        return dict.fromkeys(KEYS[bool(group["amsgrad"])], param.shape)
 
     def _counts_on_device(self, group: Group) -> bool:
         return bool(group["capturable"] or group["fused"])

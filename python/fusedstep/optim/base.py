@@ -3,7 +3,9 @@ each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,13 +20,14 @@ from ..plan.plan import Owner, Plan
 from ..plan.watch import ParamLists
 from . import gradients
 from .checkpoints import load_keeping_dtypes
-from .declared import DeclaredOptimizer, Group, State
+from .declared import Group, State
+from .members import CheckedOptimizer
 from .scalar_rows import rows_of
 
 __all__ = ["FusedOptimizer", "Group", "State"]
 
 
-class FusedOptimizer(DeclaredOptimizer):
+class FusedOptimizer(CheckedOptimizer):
     """Base of all optimizers here: one step for every rule."""
 
     _plan: Plan | None = None
@@ -53,8 +56,12 @@ class FusedOptimizer(DeclaredOptimizer):
                 loss = closure()
         if self._plan is None:
             self._check_keys()
-        for group in self.param_groups:
-            self._check_group(group)
+        try:
+            for group in self.param_groups:
+                self._check_group(group)
+        except KeyError:
+            self._check_keys()
+            raise
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
         plan = self._current_plan(param_lists(self))
         if plan.devices and not plan.captured and check_capture(self._owner(), plan):
@@ -108,7 +115,8 @@ class FusedOptimizer(DeclaredOptimizer):
                 self._plan = None
         owner = self._owner()
         self._refuse_capture(owner, lists, plan)
-        self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)
+        with collector_paused():
+            self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)
         self._made_for = made_for
         return self._plan
 
@@ -163,6 +171,19 @@ class FusedOptimizer(DeclaredOptimizer):
             self.param_groups.pop()
             raise
         self._plan = None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """While a large plan is made, Python's collector would look at all objects again and again, and
+    find no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:

@@ -2,6 +2,7 @@
 
 devices     where tensors lie, and moving numbers there without waiting
 bucket      parameters -> buckets of what one launch holds uniform; their tables of addresses
+layouts     how tensors lie in memory
 staging     flat copies of tensors that cannot be walked as they lie
 rows        which row of scalars each tensor of a bucket takes
 counters    the step counters of the parameters

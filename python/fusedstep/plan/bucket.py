@@ -11,26 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..rules import RULES, Rule
+from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
-from .staging import GradientLayout, Stage, is_dense, plain_strides, real, same_order
+from .staging import Stage, is_dense, real
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Member:
-    """One parameter of a plan, with the states its rule needs, in the rule's order."""
+    """One parameter of a plan, with the states its rule needs, in the rule's order. Nobody writes
+    it: it is not frozen, because that makes it three times as slow to make."""
 
     param: Tensor
     state: dict[str, Any]
     group: int
     rule: str
     state_keys: tuple[str, ...]
-    gradient_layout: GradientLayout
+    # Of the parameter, the gradient, and the states in the rule's order. All that a plan knows of
+    # a gradient that is absent for a while is its layout; its address is then 0.
+    layouts: tuple[Layout, ...]
+    addresses: tuple[int, ...]
     rms_key: str | None = None  # where rms(p) is kept, for those who show it
     source: Tensor | None = None  # whose gradient is taken, if not the parameter's own
 
@@ -66,8 +71,8 @@ class Bucket:
     dtypes: tuple[torch.dtype, ...]
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
-    slots: list[list[Tensor | None]] = field(default_factory=list)  # None: the gradient itself
     stages: list[Stage] = field(default_factory=list)
+    copies: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by member and slot
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     rows: Rows = field(default_factory=lambda: Rows([], []))
@@ -82,7 +87,10 @@ class Bucket:
     def tensors(self, index: int) -> tuple[Tensor, ...]:
         """The tensors of one member, as its rule takes them, gradient included."""
         member = self.members[index]
-        return tuple(member.gradient() if slot is None else slot for slot in self.slots[index])
+        states = [real(member.state[key]) for key in member.state_keys]
+        own = [real(member.param), None, *states]
+        own = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(own)]
+        return tuple(member.gradient() if tensor is None else tensor for tensor in own)
 
     def take_presence(self) -> None:
         """Leaves out the copies of members without a gradient. A gradient that is not copied has
@@ -95,30 +103,60 @@ class Bucket:
                 self.table_changed = True
 
 
+class Kind(NamedTuple):
+    """What members of one rule share whose tensors lie alike."""
+
+    bucket: Bucket
+    cells: list[int]  # the bucket's table, as far as it is made
+    is_plain: bool  # whether all their tensors can be walked as they lie
+    sizes: tuple[int, ...]  # the last cells of their rows
+
+
 def make_buckets(members: list[Member]) -> list[Bucket]:
     """Groups the members and lays out each bucket's table. Empty parameters need no work."""
-    buckets: dict[tuple[Any, ...], Bucket] = {}
+    kinds: dict[tuple[Any, ...], Kind] = {}
+    buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]] = {}
     for position, member in enumerate(members):
-        if member.param.numel() == 0:
+        layouts = member.layouts
+        if layouts[0].count == 0:
             continue
-        own = [real(member.param), *(real(member.state[key]) for key in member.state_keys)]
-        grad_dtype = member.gradient_layout.dtype.to_real()
-        dtypes = (own[0].dtype, grad_dtype, *(t.dtype for t in own[1:]))
-        key = (member.rule, member.kind, member.param.device, dtypes)
-        bucket = buckets.get(key)
-        if bucket is None:
-            rule = RULES[member.rule]
-            bucket = buckets[key] = Bucket(rule, member.kind, member.param.device, dtypes)
-        bucket.slots.append(_flat_slots(bucket, member, own))
+        kind = kinds.get((member.rule, layouts))
+        if kind is None:
+            kind = kinds[member.rule, layouts] = _kind_of(buckets, member)
+        bucket, cells, is_plain, sizes = kind
+        if not is_plain:
+            _stage_others(bucket, member)
+        cells += member.addresses
+        cells += sizes
         bucket.members.append(member)
         bucket.positions.append(position)
-    for bucket in buckets.values():
-        _collect_rms(bucket)
+    for bucket, cells in buckets.values():
         bucket.rows = Rows([member.group for member in bucket.members], bucket.positions)
-        rows = [_table_row(bucket, index) for index in range(len(bucket.members))]
-        bucket.table = torch.tensor(rows, dtype=torch.int64, device="cpu")
+        table = torch.tensor(cells, dtype=torch.int64, device="cpu")
+        bucket.table = table.view(len(bucket.members), -1)
+        for (index, slot), copy in bucket.copies.items():
+            bucket.table[index, slot] = copy.data_ptr()
+        _collect_rms(bucket)
         bucket.take_presence()
-    return list(buckets.values())
+    return [bucket for bucket, _ in buckets.values()]
+
+
+def _kind_of(buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]], member: Member) -> Kind:
+    """The kind of a member, and its bucket."""
+    param, grad = member.layouts[:2]
+    dtypes = tuple(layout.dtype.to_real() for layout in member.layouts)
+    kind = member.kind
+    key = (member.rule, kind, param.device, dtypes)
+    if key not in buckets:
+        buckets[key] = Bucket(RULES[member.rule], kind, param.device, dtypes), []
+    is_plain = grad.strides == param.strides and all(own.is_plain for own in member.layouts)
+    sizes = [2 * param.count if param.dtype.is_complex else param.count]
+    if kind == "matrix":
+        rows, cols = param.shape[-2:]
+        sizes = [param.count // (rows * cols), rows, cols]
+    if kind != "elementwise":
+        sizes.insert(0, 0)  # where rms(p) is kept
+    return Kind(*buckets[key], is_plain, tuple(sizes))
 
 
 def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -> list[int]:
@@ -128,41 +166,37 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
     for bucket in buckets:
         base, fields = bucket.table.data_ptr(), bucket.table.shape[1]
         for index, member in enumerate(bucket.members):
-            if bucket.slots[index][1] is None:
+            if (index, 1) not in bucket.copies:
                 cells[id(member.owner)] = base + 8 * (index * fields + 1)
     return [cells.get(id(param), 0) for params in param_lists for param in params]
 
 
-def _flat_slots(bucket: Bucket, member: Member, own: list[Tensor]) -> list[Tensor | None]:
-    """Each tensor as it can be walked: itself if it lies flat in the bucket's order, else a copy.
-    `own` are the parameter and its states, as reals.
+def _stage_others(bucket: Bucket, member: Member) -> None:
+    """Makes copies of those tensors of the bucket's next member that cannot be walked as they lie.
 
     Elementwise rules walk memory in the parameter's own order, if that is dense; factored ones need
     rows. States that are not as large as the parameter are rows or columns in plain order.
     """
-    param, *states = own
+    param, *states = (real(member.param), *(real(member.state[key]) for key in member.state_keys))
     shape, order = param.shape, plain_strides(param.shape)
     if bucket.kind == "elementwise" and is_dense(param):
         order = param.stride()
-    _, strides, lazy = member.gradient_layout
-    # Of each slot its tensor, its order, the order that it should have, and if it is lazy.
-    slots: list[tuple[Tensor | None, torch.Size, Any, Any, bool]] = [
-        (param, shape, param.stride(), order, param.is_neg()),
-        (None, shape, () if lazy else strides, order, lazy),
+    grad = member.layouts[1]
+    # Of each slot its shape, its order, the order that it should have, and if it is lazy.
+    slots: list[tuple[torch.Size, Any, Any, bool]] = [
+        (shape, param.stride(), order, param.is_neg()),
+        (shape, () if grad.is_lazy else grad.strides, order, grad.is_lazy),
     ]
     for state in states:
         want = order if state.shape == shape else plain_strides(state.shape)
-        slots.append((state, state.shape, state.stride(), want, state.is_neg()))
-    found: list[Tensor | None] = []
-    for slot, (tensor, size, strides, want, is_lazy) in enumerate(slots):
-        if not is_lazy and same_order(size, strides, want):
-            found.append(tensor)
-            continue
-        dtype, device = bucket.dtypes[slot], bucket.device
-        copy = torch.empty_strided(size, want, dtype=dtype, device=device)
-        bucket.stages.append(Stage(copy, _source(member, slot), len(bucket.members), slot))
-        found.append(copy)
-    return found
+        slots.append((state.shape, state.stride(), want, state.is_neg()))
+    index = len(bucket.members)
+    for slot, (size, strides, want, is_lazy) in enumerate(slots):
+        if is_lazy or not same_order(size, strides, want):
+            dtype, device = bucket.dtypes[slot], bucket.device
+            copy = torch.empty_strided(size, want, dtype=dtype, device=device)
+            bucket.copies[index, slot] = copy
+            bucket.stages.append(Stage(copy, _source(member, slot), index, slot))
 
 
 def _source(member: Member, slot: int) -> Callable[[], Tensor]:
@@ -175,45 +209,27 @@ def _source(member: Member, slot: int) -> Callable[[], Tensor]:
 
 
 def _collect_rms(bucket: Bucket) -> None:
-    """Makes the members' rms states views of one tensor that the backend writes."""
+    """Makes the members' rms states views of one tensor that the backend writes, and tells the
+    table."""
     keys = [member.rms_key for member in bucket.members]
     if not any(keys):
         return
-    known = {
-        index: _tensor(member.state[member.rms_key]).reshape(())
-        for index, member in enumerate(bucket.members)
-        if member.rms_key in member.state
-    }
-    bucket.rms = torch.zeros(len(keys), dtype=bucket.compute_dtype, device=bucket.device)
-    where: dict[torch.device, list[int]] = {}  # a number may be on the host, as it is at first
-    for index, value in known.items():
-        where.setdefault(value.device, []).append(index)
-    for indices in where.values():
-        values = torch.stack([known[index] for index in indices]).to(bucket.rms)
-        bucket.rms[torch.tensor(indices, device=bucket.device)] = values
-    for member, view in zip(bucket.members, bucket.rms.unbind(), strict=True):
+    numbers = [0.0] * len(keys)
+    where: dict[torch.device, dict[int, Tensor]] = {}  # a number may be on the host, as at first
+    for index, member in enumerate(bucket.members):
+        value = member.state.get(member.rms_key, 0.0) if member.rms_key else 0.0
+        if isinstance(value, Tensor):
+            where.setdefault(value.device, {})[index] = value.reshape(())
+        else:
+            numbers[index] = float(value)
+    bucket.rms = torch.tensor(numbers, dtype=bucket.compute_dtype, device=bucket.device)
+    for own in where.values():
+        indices = torch.tensor(list(own), device=bucket.device)
+        bucket.rms[indices] = torch.stack(list(own.values())).to(bucket.rms)
+    start, size, slot = bucket.rms.data_ptr(), bucket.rms.element_size(), len(bucket.dtypes)
+    cells = []
+    for index, (member, view) in enumerate(zip(bucket.members, bucket.rms.unbind(), strict=True)):
         if member.rms_key:
             member.state[member.rms_key] = view
-
-
-def _table_row(bucket: Bucket, index: int) -> list[int]:
-    """Addresses and sizes. The cell of an absent gradient is 0."""
-    member, slots = bucket.members[index], bucket.slots[index]
-    param, grad = slots[0], slots[1]
-    assert param is not None
-    if grad is None and member.is_present:
-        grad = member.gradient()
-    tensors = (param, grad, *slots[2:])
-    row = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    if bucket.kind == "elementwise":
-        return [*row, param.numel()]
-    wanted = bucket.rms is not None and member.rms_key is not None
-    row.append(bucket.rms[index].data_ptr() if wanted and bucket.rms is not None else 0)
-    if bucket.kind == "vector":
-        return [*row, param.numel()]
-    rows, cols = param.shape[-2:]
-    return [*row, param.numel() // (rows * cols), rows, cols]
-
-
-def _tensor(value: float | Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+        cells.append(start + size * index if member.rms_key else 0)
+    bucket.table[:, slot] = torch.tensor(cells, dtype=torch.int64, device="cpu")

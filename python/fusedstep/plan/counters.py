@@ -122,15 +122,16 @@ class TensorCounters:
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
-    """The tensor that an earlier plan made of these counters, in this order: a captured graph may
-    count in it, and all later plans have to count there too. None if there is no such tensor."""
-    first = counters[0]
-    storage, offset = first.untyped_storage()._cdata, first.storage_offset()
-    for place, step in enumerate(counters):
-        if step.dim() or step.storage_offset() != offset + place:
-            return None
-        if step.untyped_storage()._cdata != storage:
-            return None
+    """The tensor that these counters are views of, in this order: new ones are made so, and an
+    earlier plan may have made it. A captured graph may count in it, and all later plans have to
+    count there too. None if there is no such tensor."""
+    first, last = counters[0], counters[-1]
+    start, size = first.data_ptr(), first.element_size()
+    places = range(start, start + size * len(counters), size)
+    if list(map(Tensor.data_ptr, counters)) != list(places) or any(map(Tensor.dim, counters)):
+        return None
+    if first.untyped_storage()._cdata != last.untyped_storage()._cdata:
+        return None
     return first.as_strided((len(counters),), (1,))
 
 
@@ -154,7 +155,7 @@ class IntCounters:
 
     def hold(self) -> bool:
         """Whether they are ints still: scripts may put tensors in their place, and floats."""
-        return type(sum([state["step"] for state in self.states])) is int
+        return {*map(type, [state["step"] for state in self.states])} <= {int}
 
     def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""

@@ -82,8 +82,8 @@ class Plan:
         if owner.counters is TensorCounters:
             keys.add("step")
         cells = gradient_cells(self.buckets, lists)
-        layouts = {id(member.owner): member.gradient_layout for member in members}
-        earlier = [layouts.get(id(param)) for params in lists for param in params]
+        absent = {id(m.owner): m.layouts[1] for m in members if not m.addresses[1]}
+        earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
         self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
 
     def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:

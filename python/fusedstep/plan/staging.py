@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class GradientLayout(NamedTuple):
-    """How a gradient lies: all that a plan knows of one that is absent for a while."""
-
-    dtype: torch.dtype
-    strides: tuple[int, ...]
-    lazy: bool  # its numbers are to be read as negated or conjugate ones
-
-    @classmethod
-    def of(cls, grad: Tensor) -> GradientLayout:
-        return cls(grad.dtype, grad.stride(), grad.is_neg() or grad.is_complex())
 
 
 @dataclass
@@ -55,20 +42,4 @@ def is_dense(tensor: Tensor) -> bool:
     return (
         tensor.is_contiguous()
         or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-    )
-
-
-def plain_strides(shape: torch.Size) -> tuple[int, ...]:
-    """The strides of a contiguous tensor."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def same_order(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether strides mean the same order of elements. In a dimension of size 1 any stride does."""
-    return strides == others or all(
-        size == 1 or own == other for size, own, other in zip(shape, strides, others, strict=True)
     )

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import native
-from .staging import GradientLayout
+from .layouts import Layout
 
 ParamLists = list[list[Tensor]]
-Layouts = Sequence[GradientLayout | None]
+Earlier = Sequence[Layout | None]
 
 CAME_OR_WENT = 1 << 40  # added to what `check` returns
 
@@ -37,25 +37,27 @@ def watch(
     state: dict[Tensor, dict[str, Any]],
     keys: tuple[str, ...],
     cells: list[int],
-    earlier: Layouts = (),
+    earlier: Earlier = (),
 ) -> Watch:
     """Remembers parameters, gradients and the state tensors named by `keys`. `cells` holds for each
     parameter the address of the table cell of its gradient, or 0; `earlier` how its gradient lay
     when it was last seen, or None. The caller keeps parameters and state dicts alive."""
     if native.module is not None and _can_watch():
-        layouts = [layout and native.module.Watch.Layout(*_dlpack(layout)) for layout in earlier]
+        known = {layout: layout and _in_native_form(layout) for layout in {*earlier}}
+        layouts = [known[layout] for layout in earlier]
         return native.module.Watch(EXCHANGE, param_lists, state, keys, cells, layouts)
     return PythonWatch(param_lists, state, keys, cells, earlier)
 
 
-def _dlpack(layout: GradientLayout) -> tuple[int, int, bool, tuple[int, ...]]:
-    """The dtype as DLPack codes it, whether the gradient is negated, its strides."""
+def _in_native_form(layout: Layout) -> Any:
+    """Its dtype as DLPack codes it, whether the gradient is negated, its strides."""
     code = 5 if layout.dtype.is_complex else 4 if layout.dtype == torch.bfloat16 else 2
-    return code, 8 * layout.dtype.itemsize, _is_negated(layout), layout.strides
+    bits = 8 * layout.dtype.itemsize
+    return native.module.Watch.Layout(code, bits, _is_negated(layout), layout.strides)
 
 
-def _is_negated(layout: GradientLayout) -> bool:
-    return layout.lazy and not layout.dtype.is_complex
+def _is_negated(layout: Layout) -> bool:
+    return layout.is_lazy and not layout.dtype.is_complex
 
 
 EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
@@ -121,7 +123,7 @@ class PythonWatch:
         state: dict[Tensor, dict[str, Any]],
         keys: tuple[str, ...],
         cells: list[int],
-        earlier: Layouts = (),
+        earlier: Earlier = (),
     ) -> None:
         self.keys = keys
         self.cells = cells
@@ -178,7 +180,7 @@ class PythonWatch:
 class _Gradient:
     """One parameter's gradient: its layout, if it is known, and where it was last."""
 
-    def __init__(self, param: Tensor, earlier: GradientLayout | None) -> None:
+    def __init__(self, param: Tensor, earlier: Layout | None) -> None:
         grad = param.grad
         self.is_there = grad is not None
         self.layout: tuple[Any, ...] | None = None

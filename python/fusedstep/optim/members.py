@@ -1,0 +1,220 @@
+"""An optimizer's parameters become the members of a plan: everything is checked before a state is
+made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends, check
+from ..plan import devices
+from ..plan.bucket import Bucket, Member
+from ..plan.launcher import Backend
+from ..plan.layouts import Layout, Layouts
+from ..plan.plan import Plan
+from ..shared_memory import Memory, find_shared
+from .declared import DeclaredOptimizer, Group, State
+
+
+class CheckedOptimizer(DeclaredOptimizer):
+    """Makes members of a plan, of what a subclass declares."""
+
+    def _parameters(self) -> Iterator[tuple[check.Where, Group, Tensor]]:
+        for index, group in enumerate(self.param_groups):
+            for i, param in enumerate(group["params"]):
+                yield check.Where(self.param_groups, index, i), group, param
+
+    def _choose(self, device: torch.device, where: object) -> Backend:
+        backend = backends.choose(self.backend, device, where)
+        backends.warn_if_slow(backend, device)
+        return backend
+
+    def _check_and_make_members(self, old: Plan | None) -> list[Member]:
+        """Checks everything first; states are made only when nothing can be refused any more.
+        Members of the `old` plan that only have no gradient for now stay members."""
+        layouts = Layouts()
+        members = self._check_memory(self._check_members(layouts, old))
+        new = [member for member in members if not member.state]
+        if len(new) < len(members):
+            self._move_counters(member for member in members if member.state)
+        self._make_states(new, layouts)
+        return members
+
+    def _move_counters(self, members: Iterable[Member]) -> None:
+        """Those of a checkpoint may not lie where the group's options want them."""
+        for member in members:
+            step, device = member.state["step"], member.layouts[0].device
+            on_device = self._counts_on_device(self.param_groups[member.group])
+            if on_device and isinstance(step, Tensor) and step.device != device:
+                member.state["step"] = devices.to_device(step, device)
+
+    def _check_members(self, layouts: Layouts, old: Plan | None) -> list[Member]:
+        name, rms_key = type(self).__name__, self._rms_key()
+        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
+        chosen: set[torch.device] = set()
+        members: list[Member] = []
+        for where, group, param in self._parameters():
+            grad = param.grad
+            if grad is None:
+                before = absent.get(id(param)) if absent else None
+                if before is not None and (own := self._that_stays(where, group, before, layouts)):
+                    members.append(own)
+                continue
+            self._check_param(where, group, param, grad)
+            found, addresses = check.look_at(where, param, grad, layouts, name)
+            device = found[0].device
+            if device not in chosen:
+                backends.choose(self.backend, device, where)
+                chosen.add(device)
+            shapes = self._state_shapes(group, param)
+            state = self.state.get(param) if self.state else None
+            member = Member(
+                param, {} if state is None else state, where.group, self._rule(group, param),
+                tuple(shapes), found, addresses, rms_key,
+            )  # fmt: skip
+            if state:
+                self._check_states(where, param, state, shapes)
+                _look_at_states(member, layouts)
+            members.append(member)
+        check.check_only_once(self.param_groups, [member.param for member in members], name)
+        return members
+
+    def _check_memory(self, members: list[Member]) -> list[Member]:
+        """Refuses members that share memory. One that is absent is left out instead: what is wrong
+        with it is said when its gradient comes."""
+        here = [member for member in members if member.addresses[1] or member.is_present]
+        if len(here) < len(members) and find_shared(_memory_of(members)) is not None:
+            members = here
+        check.check_memory(_memory_of(members), self._named_tensors, type(self).__name__)
+        return members
+
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that a step writes or reads, as an error names it."""
+        for where, group, param in self._parameters():
+            yield str(where), param
+            state = self.state.get(param) or {}
+            for key in self._state_shapes(group, param) if state else ():
+                yield f"state '{key}' of {where}", state[key]
+            if param.grad is not None:
+                yield f"the gradient of {where}", param.grad
+
+    def _make_states(self, members: list[Member], layouts: Layouts) -> None:
+        """Makes the states of members that have none."""
+        lie: dict[tuple[int, Any], tuple[Layout, ...]] = {}  # of group and layouts, all layouts
+        for member, step in zip(members, self._new_counters(members), strict=False):
+            param, state, grad = member.param, member.state, member.param.grad
+            assert grad is not None
+            state["step"] = step
+            state.update(self._new_state(self.param_groups[member.group], param, grad))
+            self.state[param] = state
+            alike = member.group, member.layouts
+            if alike not in lie:
+                _look_at_states(member, layouts)
+                lie[alike] = member.layouts
+            else:
+                member.layouts = lie[alike]
+                addresses = [state[key].data_ptr() for key in member.state_keys]
+                member.addresses = (*member.addresses, *addresses)
+
+    def _new_counters(self, members: list[Member]) -> Iterable[int | Tensor]:
+        """A counter for each. Those of one kind are views of one tensor, as the plan needs them."""
+        if not self.steps_are_tensors:
+            return repeat(0)
+        kinds: list[tuple[torch.dtype, torch.device]] = []
+        of_group: dict[tuple[int, torch.device], tuple[torch.dtype, torch.device]] = {}
+        for member in members:
+            key = member.group, member.param.device
+            if key not in of_group:
+                group = self.param_groups[member.group]
+                device = key[1] if self._counts_on_device(group) else torch.device("cpu")
+                of_group[key] = self._counter_dtype(group), device
+            kinds.append(of_group[key])
+        made = {
+            kind: iter(torch.zeros(count, dtype=kind[0], device=kind[1]).unbind())
+            for kind, count in Counter(kinds).items()
+        }
+        return [next(made[kind]) for kind in kinds]
+
+    def _check_states(
+        self, where: check.Where, param: Tensor, state: State, shapes: dict[str, torch.Size]
+    ) -> None:
+        name = type(self).__name__
+        if "step" not in state:
+            raise KeyError(f"step: {name}: {where} has a state without its counter. {check.REPAIR}")
+        check.check_step(where, state["step"], param, name)
+        for key, shape in shapes.items():
+            if key not in state:
+                raise KeyError(
+                    f"{key}: {name}: {where} has no state '{key}', but "
+                    f"{', '.join(map(repr, state))}: it was saved by another optimizer, or an "
+                    f"option that needs '{key}' was switched on later. {check.REPAIR}"
+                )
+            check.check_state(where, key, state[key], shape, param, name)
+        rms_key = self._rms_key()
+        if rms_key in state:
+            check.check_rms(where, rms_key, state[rms_key], param, name)
+
+    def _check_steps(self, bucket: Bucket) -> None:
+        """Refuses counters that were changed in place to what no step can follow."""
+        for member in bucket.members:
+            step = member.state["step"]
+            check.check_step(self._where(member), step, member.param, type(self).__name__)
+
+    def _that_stays(
+        self, where: check.Where, group: Group, before: Member, layouts: Layouts
+    ) -> Member | None:
+        """A member without a gradient as it is now, or None if something is wrong with it. That is
+        refused when its gradient comes, and a new plan is made."""
+        param, state = before.param, before.state
+        shapes = self._state_shapes(group, param)
+        same = (before.rule, before.state_keys) == (self._rule(group, param), tuple(shapes))
+        if not same or not state or self.state.get(param) is not state:
+            return None
+        name = type(self).__name__
+        try:
+            found, addresses = check.look_at(where, param, param, layouts, name)
+            self._check_states(where, param, state, shapes)
+        except (RuntimeError, TypeError, KeyError, ValueError):
+            return None
+        lies, where_it_lies = (found[0], before.layouts[1]), (addresses[0], 0)
+        own = replace(before, group=where.group, layouts=lies, addresses=where_it_lies)
+        _look_at_states(own, layouts)
+        return own
+
+    def _where(self, member: Member) -> check.Where:
+        params = self.param_groups[member.group]["params"]
+        index = next(i for i, param in enumerate(params) if param is member.param)
+        return check.Where(self.param_groups, member.group, index)
+
+
+def _look_at_states(member: Member, layouts: Layouts) -> None:
+    """Completes what is known of a member's tensors."""
+    states = [member.state[key] for key in member.state_keys]
+    member.layouts += tuple([layouts.of(state) for state in states])
+    member.addresses += tuple([state.data_ptr() for state in states])
+
+
+def _memory_of(members: list[Member]) -> Memory:
+    """Of parameters, their states as far as there are any, and gradients."""
+    starts = [member.addresses[0] for member in members]
+    extents = [member.layouts[0].extent for member in members]
+    for member in members:
+        if len(member.addresses) > 2:
+            starts += member.addresses[2:]
+            extents += [layout.extent for layout in member.layouts[2:]]
+    n_written = len(starts)
+    starts += [member.addresses[1] for member in members]
+    extents += [member.layouts[1].extent for member in members]
+
+    def tensors() -> list[Tensor]:
+        params = [member.param for member in members]
+        states = [m.state[key] for m in members if len(m.addresses) > 2 for key in m.state_keys]
+        return params + states + [param if param.grad is None else param.grad for param in params]
+
+    return Memory(starts, extents, n_written, tensors)

@@ -1,0 +1,167 @@
+"""Hyper-parameters that no step can take are refused: at once, in a group's own options, and when a
+script changes a group later."""
+
+import math
+
+import pytest
+import torch
+
+import fusedstep.hf
+import fusedstep.optim
+from tests.support.cases import QUIET, make_params, set_grads
+
+nan = math.nan
+ADAMW, ADAFACTOR = fusedstep.optim.AdamW, fusedstep.optim.Adafactor
+OLD_ADAMW, WEIGHT_DECAY = fusedstep.hf.AdamW, fusedstep.hf.AdamWeightDecay
+HF = fusedstep.hf.Adafactor
+FIXED = {"lr": 0.1, "relative_step": False}
+BETAS = [
+    ("betas", (1.5, 0.9), r"betas\[0\] should be 0 or more and below 1 but is: 1.5"),
+    ("betas", (0.9, 1.0), r"betas\[1\] should be 0 or more and below 1 but is: 1.0"),
+    ("betas", (0.9, nan), r"betas\[1\] should be a number but is: nan"),
+    ("betas", (0.9,), r"betas should be two numbers but is: \(0.9,\)"),
+    ("betas", 0.9, "betas should be two numbers but is: 0.9"),
+]
+LR = [
+    ("lr", nan, "lr should be a number but is: nan"),
+    ("lr", -0.1, "lr should be 0 or more but is: -0.1"),
+    ("lr", "fast", "lr should be a number but is: 'fast'"),
+    ("lr", torch.tensor([0.1, 0.2]), r"lr should be one number but is: a tensor of shape \(2,\)"),
+    ("lr", torch.tensor(nan), "lr should be a number but is: nan"),
+    ("lr", torch.tensor(-1.0), r"lr should be 0 or more but is: "),
+]
+EPS = [
+    ("eps", 1e-8, "eps should be two numbers but is: 1e-08"),
+    ("eps", (-1.0, 1e-3), r"eps\[0\] should be 0 or more but is: -1.0"),
+    ("eps", (1e-30, nan), r"eps\[1\] should be a number but is: nan"),
+]
+DECAY = [("weight_decay", nan, "weight_decay should be a number but is: nan")]
+NO_DECAY = [("weight_decay", -0.1, "weight_decay should be 0 or more but is: -0.1")]
+SMALL = [("eps", -1.0, "eps should be 0 or more but is: -1.0"), ("eps", None, "eps should be one")]
+WRONG = {
+    ADAMW: [*LR, *BETAS, *DECAY, *NO_DECAY, *SMALL, ("lr", None, "lr should be one number")],
+    OLD_ADAMW: [*LR, *BETAS, *DECAY, *SMALL],
+    WEIGHT_DECAY: [*LR, *BETAS, *DECAY, *SMALL],
+    ADAFACTOR: [
+        *LR,
+        *EPS,
+        *DECAY,
+        *NO_DECAY,
+        ("beta2_decay", 0.5, "beta2_decay should be 0 or less but is: 0.5"),
+        ("beta2_decay", nan, "beta2_decay should be a number but is: nan"),
+        ("d", 0.5, "d should be 1 or more but is: 0.5"),
+    ],
+    HF: [
+        *LR,
+        *EPS,
+        *DECAY,
+        ("eps", (None, 1e-3), r"eps\[0\] should be one number but is: None"),
+        ("clip_threshold", 0.0, "clip_threshold should be above 0 but is: 0.0"),
+        ("clip_threshold", nan, "clip_threshold should be a number but is: nan"),
+        ("decay_rate", 0.8, "decay_rate should be 0 or less but is: 0.8"),
+        ("beta1", 1.5, "beta1 should be 0 or more and below 1 but is: 1.5"),
+        ("beta1", nan, "beta1 should be a number but is: nan"),
+    ],
+}
+TABLE = [(kind, *wrong) for kind, rows in WRONG.items() for wrong in rows]
+each_wrong = pytest.mark.parametrize(
+    ("kind", "key", "value", "said"),
+    TABLE,
+    ids=[f"{kind.__module__}-{key}-{value}" for kind, key, value, _ in TABLE],
+)
+
+
+def made(kind, groups, **options):
+    more = {OLD_ADAMW: QUIET, HF: FIXED}.get(kind, {})
+    return kind(groups, **{**more, **options})
+
+
+@each_wrong
+def test_a_wrong_value_is_refused_at_construction(kind, key, value, said):
+    """In the peer's words where the peer refuses it: `test_interface` compares them."""
+    words = r"(?i)invalid|should be|Tensor lr must be|not supported"
+    with pytest.raises((ValueError, TypeError), match=words):
+        made(kind, make_params([(2,)]), **{key: value})
+
+
+@each_wrong
+def test_a_wrong_value_is_refused_in_the_options_of_a_group(kind, key, value, said):
+    said = said.replace("lr should be a number but is: 'fast'", "should be a number")
+    first, second = make_params([(2,)]), make_params([(2,)])
+    with pytest.raises((ValueError, TypeError), match=said):
+        made(kind, [{"params": first}, {"params": second, key: value}])
+    optimizer = made(kind, first)
+    with pytest.raises((ValueError, TypeError), match=said):
+        optimizer.add_param_group({"params": second, key: value})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": second})
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@each_wrong
+def test_a_wrong_value_is_refused_when_a_script_sets_it(kind, key, value, said, steps):
+    first, second = make_params([(2, 3)]), make_params([(4,)])
+    optimizer = made(kind, [{"params": first}, {"params": second}])
+    for step in range(steps + 1):
+        set_grads(first + second, step)
+        if step < steps:
+            optimizer.step()
+    before = [param.detach().clone() for param in first + second]
+    kept = optimizer.param_groups[1][key]
+    optimizer.param_groups[1][key] = value
+    with pytest.raises((ValueError, TypeError), match=f"{kind.__name__}: group 1: {said}"):
+        optimizer.step()
+    assert all(map(torch.equal, first + second, before))
+    assert len(optimizer.state) == (2 if steps else 0)
+    optimizer.param_groups[1][key] = kept
+    optimizer.step()
+    assert not any(map(torch.equal, first + second, before))
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    (ADAMW, {"lr": 0, "weight_decay": 0, "eps": 0}),
+    (ADAMW, {"lr": math.inf}),
+    (ADAMW, {"betas": (0.0, 0.0)}),
+    (ADAFACTOR, {"lr": math.inf, "beta2_decay": 0, "d": 1, "eps": (0, 0)}),
+    (OLD_ADAMW, {"weight_decay": -0.1}),
+    (HF, {"eps": [0.0, 0], "clip_threshold": math.inf, "decay_rate": 0, "beta1": 0}),
+    (HF, {"weight_decay": -0.1}),
+    (HF, {"lr": None, "relative_step": True}),
+], ids=str)  # fmt: skip
+def test_what_the_peer_takes_is_taken(kind, options):
+    params = make_params([(2, 3), (4,)])
+    optimizer = made(kind, params, **options)
+    set_grads(params, 0)
+    optimizer.step()
+
+
+def test_the_lr_that_adafactor_schedule_shows_is_not_read():
+    """Where relative_step chooses the step size, lr may hold whatever it was."""
+    params = make_params([(2, 3)])
+    optimizer = HF(params)
+    set_grads(params, 0)
+    optimizer.param_groups[0]["lr"] = nan
+    optimizer.step()
+    assert params[0].isfinite().all()
+
+
+@pytest.mark.parametrize("value", ["0.25", torch.tensor(0.25), torch.tensor([0.25])], ids=str)
+def test_a_number_in_another_form_is_that_number(value):
+    runs = []
+    for given in (0.25, value):
+        params = make_params([(2, 3)])
+        optimizer = ADAMW(params)
+        set_grads(params, 0)
+        optimizer.param_groups[0]["lr"] = given
+        optimizer.step()
+        runs.append(params[0].detach())
+    assert torch.equal(*runs)
+
+
+def test_a_tensor_on_a_device_is_not_read(away, monkeypatch):
+    params = make_params([(2, 3)])
+    lr = torch.tensor(0.25)
+    optimizer = ADAMW(params, lr=lr, backend="reference")
+    away(only=[lr])
+    monkeypatch.setattr(torch.Tensor, "item", None)
+    optimizer._check_group(optimizer.param_groups[0])
