@@ -10,5 +10,5 @@ blocks      sizes of tiles; config: what a kernel is compiled for
 launch      the host's side: prepares a bucket once, then launches; what it shares with other
             backends is in `fusedstep.gpu`, and how shapes are cut into units of work, too
 
-`fusedstep.triton` is the door; nothing is imported from here before a plan needs it.
+`fusedstep.backends.triton` imports this package when the first plan needs it, and not before.
 """

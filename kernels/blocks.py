@@ -58,9 +58,10 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     """For numbers of `item_bytes` that are computed with."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
-    light = light and not (momentum and name.endswith("UPDATE"))
     registers: int | None = 64 if light else 128
-    if light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
+    if momentum and name.endswith("UPDATE"):
+        registers = 80 if light and aligned else 128
+    elif light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
         registers = 72  # with 64, ptxas for sm_100 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),

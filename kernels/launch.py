@@ -73,7 +73,7 @@ class TritonLauncher(work.DeviceLauncher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         with tables.on_device(bucket.device):
-            super().__init__(backend, bucket)
+            super().__init__(backend, bucket, exchanged)
             self.launches = self._launches(bucket)
 
     def _launches(self, bucket: Bucket) -> list[Launch]:
@@ -93,15 +93,6 @@ class TritonLauncher(work.DeviceLauncher):
                     counters.zero_()
                 if kind is None or kind.name not in idle:
                     run(kernel, programs, {**arguments, **current}, options)
-
-    def read1(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def finish(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def update(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
 
     def _elementwise(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))

@@ -24,8 +24,11 @@ def info() -> str:
         reason = backend.why_absent()
         lines.append(f"  {name:10} " + (f"absent: {reason}" if reason else backend.describe()))
     for device in ("cpu", "cuda", "xpu", "mps"):
-        running = backends.choose("auto", torch.device(device), f"a tensor on {device}")
-        lines.append(f"{device} tensors: auto takes {running.name}")
+        try:
+            running = backends.choose("auto", torch.device(device), f"a tensor on {device}")
+            lines.append(f"{device} tensors: auto takes {running.name}")
+        except ValueError as error:  # a variable of the environment is wrong
+            lines.append(f"{device} tensors: {error}")
     return "\n".join(lines)
 
 

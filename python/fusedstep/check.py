@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .plan import devices
+from .shared_memory import find_shared, overlaps_itself
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 PLAIN = (torch.nn.Parameter, Tensor)
+REPAIR = "Load a checkpoint of the same optimizer, or clear the parameter's state."
 
 
 @dataclass(slots=True, eq=False)
 class Where:
     """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`. The
-    text is made when an error needs it."""
+    text is made only if an error needs it."""
 
     groups: list[dict[str, Any]]
     group: int
@@ -34,16 +40,42 @@ class Where:
 def described(param: Tensor, name: str | None) -> str:
     """`'fc.weight', shape (2, 3), torch.float32, on cpu`, as it stands in every error."""
     named = "" if name is None else f"'{name}', "
-    return f"{named}shape {tuple(param.shape)}, {param.dtype}, on {param.device}"
+    shape = "nested" if param.is_nested else f"shape {tuple(param.shape)}"
+    return f"{named}{shape}, {param.dtype}, on {param.device}"
 
 
 def check_only_once(first: dict[int, Where], where: Where, param: Tensor, optimizer: str) -> None:
-    """Refuses a parameter that `first` has already; remembers it there."""
+    """Refuses a parameter that `first` has already, and remembers it there."""
     if first.setdefault(id(param), where) is not where:
         raise ValueError(
             f"{optimizer}: {where} is {first[id(param)]} once more: one step cannot update it "
             "twice. Give it once."
         )
+
+
+def check_memory(
+    tensors: Sequence[Tensor],
+    n_written: int,
+    named: Callable[[], Iterable[tuple[str, Tensor]]],
+    optimizer: str,
+) -> None:
+    """Refuses tensors that share memory if a step writes one of them.
+
+    Arguments:
+        tensors: parameters and states first, the `n_written` that a step writes, then gradients.
+        named: all of them as an error names them.
+    """
+    found = find_shared(tensors, n_written)
+    if found is None:
+        return
+    earlier, later = (tensors[place] for place in found)
+    names = [[name for name, tensor in named() if tensor is own] for own in (earlier, later)]
+    first, second = names[0][:2] if earlier is later else (names[0][0], names[1][0])
+    raise RuntimeError(
+        f"{optimizer}: {second} shares memory with {first}: one step cannot update both rightly. "
+        "To tie weights, use one parameter in both places, as in decoder.weight = encoder.weight; "
+        "else give one of them memory of its own with .clone()."
+    )
 
 
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
@@ -55,6 +87,11 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
             raise TypeError(
                 f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version takes "
                 "plain tensors only: leave sharded or wrapped parameters to torch itself."
+            )
+        if tensor.is_nested:
+            raise TypeError(
+                f"{optimizer}: {where}: {what} is a nested tensor, expected a plain one. Make each "
+                "of its parts a parameter, or leave it to torch itself."
             )
         if tensor.layout != torch.strided:
             raise RuntimeError(
@@ -88,9 +125,7 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
         )
     if grad.is_complex() != param.is_complex():
         raise TypeError(f"{optimizer}: {where}: only one of parameter and gradient is complex.")
-    if param.numel() and any(
-        size > 1 and stride == 0 for size, stride in zip(param.shape, param.stride(), strict=True)
-    ):
+    if overlaps_itself(param):
         raise RuntimeError(
             f"{optimizer}: {where}: elements of the parameter share memory (it was expanded), so "
             "an update in place has no meaning. Make it a tensor of its own with .clone()."
@@ -101,10 +136,25 @@ def check_state(
     where: Where, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
 ) -> None:
     """Refuses a state that does not belong to its parameter any more."""
+    if (
+        type(value) is Tensor
+        and value.shape == shape
+        and value.device == param.device
+        and value.dtype in FLOATS
+        and value.is_contiguous()
+        and value.data_ptr() != 0
+        and not param.is_complex()
+    ):
+        return
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{optimizer}: {where}: state '{key}' is {value!r}, expected a tensor of shape "
             f"{tuple(shape)}. Load a checkpoint of the same optimizer, or clear the state."
+        )
+    if value.is_nested or value.layout != torch.strided:
+        raise TypeError(
+            f"{optimizer}: {where}: state '{key}' is nested or sparse, expected a plain tensor of "
+            f"shape {tuple(shape)}. Load a checkpoint of the same optimizer, or clear the state."
         )
     if value.shape != shape:
         hint = (
@@ -130,8 +180,54 @@ def check_state(
     if value.dtype not in (COMPLEX if param.is_complex() else FLOATS):
         raise TypeError(
             f"{optimizer}: {where}: state '{key}' has dtype {value.dtype}, expected one of "
-            f"{', '.join(str(dtype) for dtype in FLOATS)}."
+            f"{', '.join(str(dtype) for dtype in FLOATS)}. Convert it, or clear the state."
         )
+    if overlaps_itself(value):
+        raise RuntimeError(
+            f"{optimizer}: {where}: elements of state '{key}' share memory (it was expanded), so "
+            "an update in place has no meaning. Make it a tensor of its own with .clone()."
+        )
+
+
+def check_step(where: object, step: Any, param: Tensor, optimizer: str) -> None:
+    """Refuses a step counter that no step can follow. The number of one on a device is not read."""
+    if isinstance(step, Tensor):
+        if step.numel() != 1 or step.is_complex():
+            raise ValueError(
+                f"{optimizer}: {where}: its step counter has shape {tuple(step.shape)} and dtype "
+                f"{step.dtype}, expected one real number. {REPAIR}"
+            )
+        if _is_away(step, param):
+            raise RuntimeError(
+                f"{optimizer}: {where}: its step counter holds no data: it is on the meta device, "
+                f"or a fake tensor, or its storage was freed. {REPAIR}"
+            )
+        if not devices.on_host(step):
+            return
+    try:
+        value = float(step)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{optimizer}: {where}: its step counter is {step!r}, expected a number. {REPAIR}"
+        ) from None
+    if not 0.0 <= value < math.inf:
+        raise ValueError(
+            f"{optimizer}: {where}: its step counter is {value:g}, expected the number of steps "
+            f"taken, 0 or more. {REPAIR}"
+        )
+
+
+def check_rms(where: object, key: str, value: Any, param: Tensor, optimizer: str) -> None:
+    """Refuses a state that is not one number, of any value."""
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and value.dtype in FLOATS and not _is_away(value, param):
+            return
+        said = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype} on {value.device}"
+    else:
+        if isinstance(value, SupportsFloat):
+            return
+        said = repr(value)
+    raise TypeError(f"{optimizer}: {where}: state '{key}' is {said}, expected one number. {REPAIR}")
 
 
 def _is_usual(param: Tensor, grad: Tensor) -> bool:
@@ -139,6 +235,7 @@ def _is_usual(param: Tensor, grad: Tensor) -> bool:
     return (
         type(param) in PLAIN
         and type(grad) is Tensor
+        and not (param.is_nested or grad.is_nested)
         and param.layout is grad.layout is torch.strided
         and param.dtype in FLOATS
         and grad.dtype in FLOATS
@@ -157,6 +254,12 @@ def _holds_nothing(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
 
 
+def _is_away(number: Tensor, param: Tensor) -> bool:
+    """Whether a state of one number holds nothing, though its parameter does."""
+    on_meta = number.device.type == "meta" and param.device.type != "meta"
+    return on_meta or _holds_nothing(number)
+
+
 def number(value: Any, name: str) -> Any:
     """`value` with numbers given as strings (as YAML reads 1e-3) converted, at any depth."""
     if isinstance(value, str):
@@ -166,4 +269,20 @@ def number(value: Any, name: str) -> Any:
             raise ValueError(f"{name} should be a number but is: {value!r}") from None
     if isinstance(value, (tuple, list)):
         return type(value)(number(item, name) for item in value)
+    return value
+
+
+def one_number(value: Any, name: str) -> Any:
+    """The same for an argument that has to be one."""
+    value = number(value, name)
+    if not isinstance(value, (SupportsFloat, Tensor)):
+        raise TypeError(f"{name} should be a number but is: {value!r}")
+    return value
+
+
+def two_numbers(value: Any, name: str) -> Any:
+    """The same for an argument that has to be a pair. What is in it is looked at later."""
+    value = number(value, name)
+    if not (isinstance(value, (tuple, list)) and len(value) == 2):
+        raise TypeError(f"{name} should be two numbers but is: {value!r}")
     return value

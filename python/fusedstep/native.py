@@ -32,11 +32,14 @@ if module is not None:
     reason = why_stale(module)
     module = None if reason else module
 
-if module is not None and os.environ.get("FUSEDSTEP_CPU_LEVEL"):
-    # Asks for a narrower instruction set than the machine has, to compare or to debug.
-    if os.environ["FUSEDSTEP_CPU_LEVEL"] not in module.levels():
-        raise ValueError(
-            f"FUSEDSTEP_CPU_LEVEL should be one of {', '.join(module.levels())} "
-            f"but is: {os.environ['FUSEDSTEP_CPU_LEVEL']!r}"
+# FUSEDSTEP_CPU_LEVEL asks for a narrower instruction set than the machine has, to compare or to
+# debug. A wrong one is refused by the first step on the CPU, so that `info` can say it too.
+level_error = ""
+_level = os.environ.get("FUSEDSTEP_CPU_LEVEL")
+if module is not None and _level:
+    if _level in module.levels():
+        module.use_level(_level)
+    else:
+        level_error = (
+            f"FUSEDSTEP_CPU_LEVEL should be one of {', '.join(module.levels())} but is: {_level!r}"
         )
-    module.use_level(os.environ["FUSEDSTEP_CPU_LEVEL"])

@@ -8,7 +8,9 @@ from fusedstep import backends
 from fusedstep.accumulate import GradientAccumulator
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads
 
-SHAPES = [(7,), (33, 17), (3, 5, 7), (300, 260), (1025,), (4, 3, 3, 3), (70001,)]
+SMALL = [(7,), (33, 17), (3, 5, 7), (1025,), (4, 3, 3, 3)]
+# On the CPU also what is cut into pieces. The reference walks no work list: small ones say it all.
+SHAPES = {"cpu": [*SMALL, (300, 260), (70001,)], "reference": SMALL}
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -30,10 +32,10 @@ def transposed(grad):
 def test_steps_are_those_of_a_new_plan(case, of_grad, backend):
     runs = []
     for anew in (False, True):
-        params = make_params(SHAPES)
+        params = make_params(SHAPES[backend])
         optimizer = case.make(params, backend=backend)
         plans = set()
-        for step in range(8):
+        for step in range(5):
             some_gradients(params, step, of_grad)
             if anew:
                 optimizer._plan = None
@@ -51,7 +53,7 @@ def test_steps_are_those_of_a_new_plan(case, of_grad, backend):
 
 @each_backend
 def test_a_gradient_that_comes_back_in_another_way_makes_a_new_plan(backend):
-    params = make_params(SHAPES)
+    params = make_params(SHAPES[backend])
     case = CASES[0]
     optimizer = case.make(params, backend=backend)
     for step in range(3):
@@ -67,7 +69,7 @@ def test_a_gradient_that_comes_back_in_another_way_makes_a_new_plan(backend):
 
 @each_backend
 def test_sums_of_micro_batches_take_the_gradients_that_are_there(backend):
-    params = make_params(SHAPES)
+    params = make_params(SHAPES[backend])
     accumulator = GradientAccumulator(params, backend=backend)
     expected = [torch.zeros_like(param) for param in params]
     plans = []
@@ -86,7 +88,7 @@ def test_sums_of_micro_batches_take_the_gradients_that_are_there(backend):
 @each_backend
 @each(CASES)
 def test_no_gradient_at_all_is_no_step(case, backend):
-    params = make_params(SHAPES)
+    params = make_params(SHAPES[backend])
     optimizer = case.make(params, backend=backend)
     set_grads(params, 0)
     optimizer.step()

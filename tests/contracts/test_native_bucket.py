@@ -13,7 +13,7 @@ def bucket(rule="adamw", vectors=False, dtypes=(FLOAT32,) * 4, table=True, field
     numbers = torch.zeros(fields, dtype=torch.int64)
     number = RULE_IDS[rule] if isinstance(rule, str) else rule
     address = numbers.data_ptr() if table else 0
-    return native.module.Bucket(number, False, vectors, list(dtypes), address, 1, fields)
+    return native.module.Bucket(number, False, vectors, list(dtypes), address, 1, fields, 0, 0, 0)
 
 
 def test_known_numbers_are_taken():

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import fusedstep.hf
 import fusedstep.optim
-from fusedstep import native, watch
+from fusedstep import native
 from fusedstep.backends.cpu import CpuLauncher
 from fusedstep.optim.base import param_lists
+from fusedstep.plan import watch
 from tests.support.cases import CASES, DTYPES, make_params, same_bits, set_grads
 from tests.support.events import (
     EVENTS,

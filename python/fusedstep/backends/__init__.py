@@ -8,6 +8,7 @@ import warnings
 
 import torch
 
+from .. import native
 from ..gpu.tables import GPUS
 from ..plan.launcher import Backend
 from .cpu import CpuBackend
@@ -36,6 +37,8 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
     replaced; `where` names a parameter for the refusal."""
     source = "backend" if name is not None else VARIABLE
     asked = check_name(name if name is not None else os.environ.get(VARIABLE) or "auto", source)
+    if device.type == "cpu" and native.level_error:
+        raise ValueError(native.level_error)
     if asked is not None and asked != "auto":
         backend = BACKENDS[asked]
         if backend.why_absent():

@@ -44,7 +44,7 @@ class CudaLauncher(work.DeviceLauncher):
     """A bucket of `csrc/cuda`: its tables, and the launches that C++ carries out."""
 
     def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
-        super().__init__(backend, bucket)
+        super().__init__(backend, bucket, exchanged)
         self.work = module.Work(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -102,15 +102,6 @@ class CudaLauncher(work.DeviceLauncher):
                 )
             except RuntimeError as error:
                 raise RuntimeError(failure(self.backend, self.bucket, error)) from error
-
-    def read1(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def finish(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
-
-    def update(self, inputs: StepInputs) -> None:
-        raise NotImplementedError
 
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()

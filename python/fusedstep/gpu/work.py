@@ -21,8 +21,13 @@ Lists = list[tuple[bool, list[int]]]
 class DeviceLauncher(Launcher):
     """What all launches of a bucket read but its tensors. Backends add the launches."""
 
-    def __init__(self, backend: Backend, bucket: Bucket) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
+        if exchanged and bucket.rule.factored:
+            raise RuntimeError(
+                f"the {backend.name} backend cannot add up sums over processes between the phases "
+                f"of {bucket.rule.name}: step whole parameters with it"
+            )
         self.device = bucket.device
         self.tables = tables.Tables(bucket)
         self.kept: list[Tensor] = []  # work lists and scratch

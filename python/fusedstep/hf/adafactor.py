@@ -12,6 +12,7 @@ from .. import check
 from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
+from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, NOT_POSITIVE, POSITIVE, Limits
 from ..rules import adafactor
 
 
@@ -41,6 +42,14 @@ class Adafactor(FactoredOptimizer):
 
     steps_are_tensors = False
     scalars_on_tensors = True
+    limits = Limits(
+        eps=(NOT_NEGATIVE, NOT_NEGATIVE),
+        clip_threshold=POSITIVE,
+        decay_rate=NOT_POSITIVE,
+        beta1=BETA._replace(may_be_none=True),
+        weight_decay=ANY_NUMBER,
+    )
+    lr_limits = Limits(lr=NOT_NEGATIVE)
 
     def __init__(
         self,
@@ -91,6 +100,12 @@ class Adafactor(FactoredOptimizer):
         # Where it is not read, lr is what AdafactorSchedule shows.
         return not group["relative_step"] and super()._waits_for_device(group)
 
+    def _check_limits(self, group: Group) -> None:
+        super()._check_limits(group)
+        # With relative_step lr is not read: AdafactorSchedule shows the step size there.
+        if not group["relative_step"] and group["lr"] is not None:
+            self.lr_limits.check(group, self._name_group)
+
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
         if group["lr"] is None and not group["relative_step"]:
@@ -107,6 +122,11 @@ class Adafactor(FactoredOptimizer):
             like = grad if shapes[key] == param.shape else grad.new_empty(shapes[key])
             state[key] = torch.zeros_like(like, dtype=dtype, memory_format=order)
         return {**state, "RMS": 0}
+
+    def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
+        # A checkpoint that transformers saved right after a load is rounded to the parameters'
+        # dtype, and its next step would widen it.
+        return torch.promote_types(saved, torch.promote_types(param, torch.float32))
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}

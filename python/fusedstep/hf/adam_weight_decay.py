@@ -97,14 +97,14 @@ class AdamWeightDecay(AdamW):
                 f"{self.param_groups[0]['global_clipnorm']} and {group['global_clipnorm']}. Give "
                 "all of them the same."
             )
-
-    def _prepare_gradients(self, members: list[Member]) -> None:
-        clips = any(g["clipnorm"] or g["global_clipnorm"] for g in self.param_groups)
+        clips = group["clipnorm"] is not None or group["global_clipnorm"] is not None
         if clips and getattr(self, "grad_scale", None) is not None:
             raise RuntimeError(
                 "AdamWeightDecay would clip gradients that grad_scale has not been taken out of. "
                 "Call GradScaler.unscale_(optimizer) before the step, and leave grad_scale None."
             )
+
+    def _prepare_gradients(self, members: list[Member]) -> None:
         together = self.param_groups[0]["global_clipnorm"]
         if together is not None:
             params = (member.param for member in members)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import check
 from ..optim.base import FusedOptimizer, Group, State
 from ..optim.hyperparams import for_steps
+from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, Limits
 from ..rules import adamw
 
 
@@ -35,6 +36,7 @@ class AdamW(FusedOptimizer):
 
     steps_are_tensors = False
     scalars_on_tensors = True
+    limits = Limits(lr=NOT_NEGATIVE, betas=(BETA, BETA), eps=NOT_NEGATIVE, weight_decay=ANY_NUMBER)
 
     def __init__(
         self,
@@ -48,8 +50,9 @@ class AdamW(FusedOptimizer):
         *,
         backend: str | None = None,
     ) -> None:
-        lr, betas = check.number(lr, "lr"), check.number(betas, "betas")
-        eps, weight_decay = check.number(eps, "eps"), check.number(weight_decay, "weight_decay")
+        lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
+        eps = check.one_number(eps, "eps")
+        weight_decay = check.one_number(weight_decay, "weight_decay")
         if not no_deprecation_warning:
             warnings.warn(
                 "transformers has removed this AdamW; fusedstep.optim.AdamW is torch's. "

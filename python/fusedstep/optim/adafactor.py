@@ -13,6 +13,7 @@ from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
 from .hyperparams import for_steps, scalar_dtype
+from .limits import AT_LEAST_ONE, NOT_NEGATIVE, NOT_POSITIVE, Limits
 
 
 class Adafactor(FactoredOptimizer):
@@ -42,6 +43,13 @@ class Adafactor(FactoredOptimizer):
     """
 
     scalars_on_tensors = True
+    limits = Limits(
+        lr=NOT_NEGATIVE,
+        beta2_decay=NOT_POSITIVE,
+        eps=(NOT_NEGATIVE._replace(may_be_none=True), NOT_NEGATIVE),
+        d=AT_LEAST_ONE,
+        weight_decay=NOT_NEGATIVE,
+    )
 
     def __init__(
         self,
@@ -57,9 +65,10 @@ class Adafactor(FactoredOptimizer):
         capturable: bool = False,
         backend: str | None = None,
     ) -> None:
-        lr, beta2_decay = check.number(lr, "lr"), check.number(beta2_decay, "beta2_decay")
-        eps, d = check.number(eps, "eps"), check.number(d, "d")
-        weight_decay = check.number(weight_decay, "weight_decay")
+        lr, d = check.one_number(lr, "lr"), check.one_number(d, "d")
+        beta2_decay = check.one_number(beta2_decay, "beta2_decay")
+        eps = check.two_numbers(eps, "eps")
+        weight_decay = check.one_number(weight_decay, "weight_decay")
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
         if not 0.0 <= lr:

@@ -12,6 +12,7 @@ from .. import check
 from ..rules import adamw
 from .base import FusedOptimizer, Group, State
 from .hyperparams import for_steps, scalar_dtype
+from .limits import BETA, NOT_NEGATIVE, Limits
 
 
 class AdamW(FusedOptimizer):
@@ -38,6 +39,9 @@ class AdamW(FusedOptimizer):
     """
 
     scalars_on_tensors = True
+    limits = Limits(
+        lr=NOT_NEGATIVE, betas=(BETA, BETA), eps=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE
+    )
 
     def __init__(
         self,
@@ -55,8 +59,9 @@ class AdamW(FusedOptimizer):
         fused: bool | None = None,
         backend: str | None = None,
     ) -> None:
-        lr, betas = check.number(lr, "lr"), check.number(betas, "betas")
-        eps, weight_decay = check.number(eps, "eps"), check.number(weight_decay, "weight_decay")
+        lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
+        eps = check.one_number(eps, "eps")
+        weight_decay = check.one_number(weight_decay, "weight_decay")
         fixed_for_foreach = bool(foreach) and not capturable
         if isinstance(lr, Tensor):
             if fixed_for_foreach:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, check
+from ..plan import devices
 from ..plan.counters import IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
 from ..plan.launcher import Exchange
@@ -50,23 +51,31 @@ class FusedOptimizer(DeclaredOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._plan is None:
+            self._check_keys()
         for group in self.param_groups:
             self._check_group(group)
-        lists = param_lists(self)
-        plan = self._current_plan(lists)
+        grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
+        plan = self._current_plan(param_lists(self))
         if plan.devices and not plan.captured and check_capture(self._owner(), plan):
             plan.captured = True
             self._captured.append(plan)
         if plan.counters is not None:
-            rows = rows_of(plan, self.param_groups, self._scalars, self._waits_for_device)
+            rows = rows_of(
+                plan, self.param_groups, self._scalars, self._waits_for_device, self._check_steps
+            )
             self._prepare_gradients(list(plan.present_members()))
-            self._launch(plan, rows)
+            self._launch(plan, rows, grad_scale, found_inf)
         return loss
 
-    def _launch(self, plan: Plan, rows: list[Tensor]) -> None:
+    def _launch(
+        self,
+        plan: Plan,
+        rows: list[Tensor],
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> None:
         assert plan.counters is not None
-        grad_scale = getattr(self, "grad_scale", None)
-        found_inf = getattr(self, "found_inf", None)
         inv_grad_scale = None if grad_scale is None else gradients.inverse(grad_scale)
         plan.run(rows, inv_grad_scale, found_inf)
         plan.count(found_inf)
@@ -74,25 +83,45 @@ class FusedOptimizer(DeclaredOptimizer):
             params = (member.param for member in plan.present_members())
             gradients.unscale(params, inv_grad_scale, found_inf)
 
+    def _from_scaler(self, name: str) -> Tensor | None:
+        """What a GradScaler left in an attribute, with no dimensions."""
+        value = getattr(self, name, None)
+        if value is None:
+            return None
+        if not isinstance(value, Tensor):
+            value = torch.tensor(float(value), device="cpu")
+        if value.numel() != 1:
+            raise ValueError(
+                f"{type(self).__name__}: {name} should be one number, as a GradScaler sets it, but "
+                f"is a tensor of shape {tuple(value.shape)}"
+            )
+        return value.reshape(())
+
     def _current_plan(self, lists: ParamLists) -> Plan:
         """The plan of the last step if it still holds, else a new one."""
         plan = self._plan
         made_for = (self.backend, [self._choice(group) for group in self.param_groups])
         if plan is not None and made_for == self._made_for:
-            if plan.holds(lists, self.state):
+            if plan.holds(lists, self.state) and (plan.counters is None or plan.counters.hold()):
                 return plan
             if plan.captured:  # its graph goes on with the old addresses: nobody may use it again
                 self._plan = None
         owner = self._owner()
+        self._refuse_capture(owner, lists, plan)
+        self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)
+        self._made_for = made_for
+        return self._plan
+
+    def _refuse_capture(self, owner: Owner, lists: ParamLists, old: Plan | None) -> None:
+        kinds = {param.device for params in lists for param in params}
+        if not any(map(devices.is_capturing, kinds)):
+            return
         counted = (
             (where, param, self._counts_on_device(group), self.state.get(param, {}).get("step"))
             for where, group, param in self._parameters()
             if param.grad is not None
         )
-        refuse_new_plan_while_capturing(owner, counted, plan)
-        self._plan = Plan(owner, self._check_and_make_members(plan), lists, self.state)
-        self._made_for = made_for
-        return self._plan
+        refuse_new_plan_while_capturing(owner, counted, old)
 
     def _owner(self) -> Owner:
         return Owner(
@@ -116,8 +145,9 @@ class FusedOptimizer(DeclaredOptimizer):
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of ours or of the peer. States keep the dtype they were saved in."""
-        load_keeping_dtypes(self, super().load_state_dict, state_dict)
+        """Loads a state dict of ours or of the peer. States keep the dtype they were saved in,
+        unless the optimizer widens them."""
+        load_keeping_dtypes(self, super().load_state_dict, state_dict, self._dtype_after_loading)
         self._plan = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -127,6 +157,11 @@ class FusedOptimizer(DeclaredOptimizer):
                 if key in self.defaults and key != "params":
                     param_group[key] = check.number(value, key)
         super().add_param_group(param_group)
+        try:
+            self._check_limits(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
         self._plan = None
 
 

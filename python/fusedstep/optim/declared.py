@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .. import backends, check
 from ..plan import devices
-from ..plan.bucket import Member
+from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
 from ..plan.plan import Plan
 from ..plan.staging import GradientLayout
-from .hyperparams import scalar_dtype
+from ..shared_memory import find_shared
+from .hyperparams import scalar_dtype, steps_as_tensors
+from .limits import Limits
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -27,12 +29,32 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     steps_are_tensors = True
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
+    limits = Limits()  # of the hyper-parameters
+
+    def _check_limits(self, group: Group) -> None:
+        """Refuses a hyper-parameter outside its limits."""
+        self.limits.check(group, self._name_group)
 
     def _check_group(self, group: Group) -> None:
-        """Refuses a group whose hyper-parameters cannot be carried out."""
-        decay = group.get("weight_decay")
-        if isinstance(decay, float) and decay != decay:  # the rules would take it for none
-            raise ValueError(f"{type(self).__name__}: weight_decay should be a number but is: nan")
+        """Refuses a group that cannot be carried out. At every step: values change."""
+        self._check_limits(group)
+
+    def _check_keys(self) -> None:
+        """Refuses groups that lack a hyper-parameter, as those of another optimizer do."""
+        # Not all defaults: torch adds "differentiable" to everybody's.
+        arguments = type(self).__init__.__code__.co_varnames
+        needed = [key for key in self.defaults if key in arguments]
+        for group in self.param_groups:
+            missing = [key for key in needed if key not in group]
+            if missing:
+                raise KeyError(
+                    f"{missing[0]}: {self._name_group(group)} has no {', '.join(missing)}. Load a "
+                    "checkpoint of the same optimizer, or set them in the group."
+                )
+
+    def _name_group(self, group: Group) -> str:
+        index = next((k for k, own in enumerate(self.param_groups) if own is group), None)
+        return f"{type(self).__name__}: " + ("a group" if index is None else f"group {index}")
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
         if group.get("capturable") and (devices.on_host(param) or param.device.type == "mps"):
@@ -65,11 +87,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     def _convert_steps(self) -> None:
         """Makes tensors of counters that an old checkpoint holds as numbers."""
         for group in self.param_groups if self.steps_are_tensors else ():
-            dtype = scalar_dtype(group.get("fused"))
-            for param in group["params"]:
-                step = self.state.get(param, {}).get("step")
-                if step is not None and not isinstance(step, Tensor):
-                    self.state[param]["step"] = torch.tensor(float(step), dtype=dtype, device="cpu")
+            steps_as_tensors(self.state, group["params"], scalar_dtype(group.get("fused")))
 
     def _waits_for_device(self, group: Group) -> bool:
         """Whether the host would have to wait for a hyper-parameter."""
@@ -80,6 +98,10 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor of
         many steps; then each scalar is a number or a tensor."""
         raise NotImplementedError
+
+    def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
+        """As what a state is loaded that was saved in the dtype `saved`."""
+        return saved
 
     def _prepare_gradients(self, members: list[Member]) -> None:
         """Changes the gradients before the step, in place, when nothing can be refused any more."""
@@ -105,41 +127,89 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         """Checks everything first; states are made only when nothing can be refused any more.
         Members of the `old` plan that only have no gradient for now stay members."""
         name = type(self).__name__
-        parameters = list(self._parameters())
+        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
+        found: list[tuple[check.Where, Group, Tensor, State | None]] = []
+        staying: list[Tensor] = []
         chosen: set[torch.device] = set()
         first: dict[int, check.Where] = {}
-        for where, group, param in parameters:
+        for where, group, param in self._parameters():
             grad = param.grad
-            if grad is None:
-                continue
-            check.check_only_once(first, where, param, name)
-            self._check_param(where, group, param, grad)
-            check.check_tensors(where, param, grad, name)
-            if param.device not in chosen:
-                backends.choose(self.backend, param.device, where)
-                chosen.add(param.device)
-            if state := self.state.get(param):
-                self._check_states(where, group, param, state)
-        absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
-        members = []
-        for where, group, param in parameters:
-            grad, before = param.grad, absent.get(id(param))
             if grad is not None:
+                check.check_only_once(first, where, param, name)
+                self._check_param(where, group, param, grad)
+                check.check_tensors(where, param, grad, name)
+                if param.device not in chosen:
+                    backends.choose(self.backend, param.device, where)
+                    chosen.add(param.device)
+                state = self.state.get(param)
+                if state:
+                    self._check_states(where, group, param, state)
+                found.append((where, group, param, state))
+            elif id(param) in absent and self._can_stay(where, group, absent[id(param)]):
+                found.append((where, group, param, self.state[param]))
+                staying.append(param)
+        if staying and find_shared(*self._memory(found)):
+            # Whether one of those that stay is in the way is said when its gradient comes.
+            found = [entry for entry in found if entry[2].grad is not None]
+        check.check_memory(*self._memory(found), self._named_tensors, name)
+        members = []
+        for where, group, param, state in found:
+            if not state:
+                assert param.grad is not None
                 state = self.state[param]
-                if not state:
-                    state.update(self._new_state(group, param, grad))
-                members.append(self._member(where, group, param, GradientLayout.of(grad)))
-            elif before is not None and self._can_stay(where, group, before):
-                members.append(self._member(where, group, param, before.gradient_layout))
+                state.update(self._new_state(group, param, param.grad))
+            layout = (
+                absent[id(param)].gradient_layout
+                if param.grad is None
+                else GradientLayout.of(param.grad)
+            )
+            members.append(self._member(where, group, param, state, layout))
         return members
+
+    def _memory(
+        self, found: list[tuple[check.Where, Group, Tensor, State | None]]
+    ) -> tuple[list[Tensor], int]:
+        """Parameters and their states, then gradients, and how many the first are."""
+        tensors = [param for _, _, param, _ in found]
+        for _, group, param, state in found:
+            if state:
+                tensors += [state[key] for key in self._state_shapes(group, param)]
+        n_written = len(tensors)
+        tensors += [param.grad for _, _, param, _ in found if param.grad is not None]
+        return tensors, n_written
+
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that a step writes or reads, as an error names it."""
+        for where, group, param in self._parameters():
+            yield str(where), param
+            state = self.state.get(param)
+            for key in self._state_shapes(group, param) if state else ():
+                yield f"state '{key}' of {where}", state[key]
+            if param.grad is not None:
+                yield f"the gradient of {where}", param.grad
 
     def _check_states(self, where: check.Where, group: Group, param: Tensor, state: State) -> None:
         name = type(self).__name__
         if "step" not in state:
-            raise KeyError(f"step: {name}: {where} has a state without its counter")
+            raise KeyError(f"step: {name}: {where} has a state without its counter. {check.REPAIR}")
+        check.check_step(where, state["step"], param, name)
         for key, shape in self._state_shapes(group, param).items():
-            # A missing one is the peers' KeyError: an option was switched on later.
+            if key not in state:
+                raise KeyError(
+                    f"{key}: {name}: {where} has no state '{key}', but "
+                    f"{', '.join(map(repr, state))}: it was saved by another optimizer, or an "
+                    f"option that needs '{key}' was switched on later. {check.REPAIR}"
+                )
             check.check_state(where, key, state[key], shape, param, name)
+        rms_key = self._rms_key()
+        if rms_key in state:
+            check.check_rms(where, rms_key, state[rms_key], param, name)
+
+    def _check_steps(self, bucket: Bucket) -> None:
+        """Refuses counters that were changed in place to what no step can follow."""
+        for member in bucket.members:
+            step = member.state["step"]
+            check.check_step(self._where(member), step, member.param, type(self).__name__)
 
     def _can_stay(self, where: check.Where, group: Group, member: Member) -> bool:
         """Whether nothing would be wrong with a member that is absent. What is wrong is refused
@@ -150,14 +220,18 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         try:
             check.check_tensors(where, param, param, type(self).__name__)
             self._check_states(where, group, param, state)
-        except (RuntimeError, TypeError, KeyError):
+        except (RuntimeError, TypeError, KeyError, ValueError):
             return False
         return True
 
     def _member(
-        self, where: check.Where, group: Group, param: Tensor, layout: GradientLayout
+        self,
+        where: check.Where,
+        group: Group,
+        param: Tensor,
+        state: State,
+        layout: GradientLayout,
     ) -> Member:
-        state = self.state[param]
         if self._counts_on_device(group) and isinstance(state["step"], Tensor):
             state["step"] = devices.to_device(state["step"], param.device)
         keys = tuple(self._state_shapes(group, param))

@@ -14,6 +14,9 @@ from .base import FusedOptimizer, Group
 class FactoredOptimizer(FusedOptimizer):
     """Base of the Adafactors: refuses what has lost its rows and columns."""
 
+    # Of each group that was given, by its identity: itself, and whether it held matrices. A copy of
+    # the optimizer knows nothing of its groups, and refuses nothing.
+    _given_groups: dict[int, tuple[Group, bool]]
     _given: set[int]  # the identities of all parameters that were ever given
 
     def _check_param(self, where: Where, group: Group, param: Tensor, grad: Tensor) -> None:
@@ -42,17 +45,25 @@ class FactoredOptimizer(FusedOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        params = self.param_groups[-1]["params"]
-        matrices = any(not is_lazy(param) and param.dim() > 1 for param in params)
-        self.__dict__.setdefault("_had_matrices", []).append(matrices)
-        self.__dict__.setdefault("_given", set()).update(map(id, params))
+        group = self.param_groups[-1]
+        matrices = any(not is_lazy(param) and param.dim() > 1 for param in group["params"])
+        self.__dict__.setdefault("_given_groups", {})[id(group)] = group, matrices
+        self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A loaded checkpoint's groups take the places of those that were there."""
+        before = self.__dict__.get("param_groups", [])
+        known = self.__dict__.get("_given_groups", {})
+        super().__setstate__(state)
+        self._given_groups = {
+            id(new): (new, known[id(old)][1])
+            for old, new in zip(before, self.param_groups, strict=False)
+            if id(old) in known
+        }
 
     def _was_flattened(self, group: Group) -> bool:
-        """Whether one vector that was never given stands where a group with matrices was. Copies
-        know nothing of what was given, and refuse nothing."""
-        if len(group["params"]) != 1:
+        """Whether one vector that was never given stands where a group with matrices was."""
+        if len(group["params"]) != 1 or group["params"][0].dim() != 1:
             return False
-        param = group["params"][0]
-        had = self.__dict__.get("_had_matrices", [])
-        index = next(i for i, other in enumerate(self.param_groups) if other is group)
-        return param.dim() == 1 and any(had[index : index + 1]) and id(param) not in self._given
+        _, matrices = self._given_groups.get(id(group), (group, False))
+        return matrices and id(group["params"][0]) not in self._given

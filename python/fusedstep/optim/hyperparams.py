@@ -3,8 +3,9 @@ device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -35,6 +36,18 @@ def for_steps(
     if isinstance(step, Tensor):
         return partial(device_scalar, step.device), on_tensors(formula)
     return scalar, formula
+
+
+def steps_as_tensors(
+    states: Mapping[Any, Any], params: Iterable[Tensor], dtype: torch.dtype
+) -> None:
+    """Makes tensors of the numbers that old checkpoints have for step counters. What is no number
+    is refused when a step needs it."""
+    for param in params:
+        state = states.get(param) or {}
+        step = state.get("step")
+        if isinstance(step, Real):
+            state["step"] = torch.tensor(float(step), dtype=dtype, device="cpu")
 
 
 def scalar_dtype(fused: bool | None = None) -> torch.dtype:

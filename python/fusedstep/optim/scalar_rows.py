@@ -23,8 +23,10 @@ def rows_of(
     groups: list[Group],
     scalars: Scalars,
     waits_for_device: Callable[[Group], bool],
+    check_steps: Callable[[Bucket], None],
 ) -> list[Tensor]:
-    """The rows of each bucket, for the coming step."""
+    """The rows of each bucket, for the coming step. `check_steps` refuses the counters of a bucket
+    if one of those that were read can be no counter."""
     assert plan.counters is not None
     there = plan.counted_on_device
     if plan.on_device:
@@ -44,6 +46,8 @@ def rows_of(
             bucket.rows.by_group(of_all)
         else:
             bucket.rows.by_group_and_step(of_each, plan.present)
+        if not all(step >= 1.0 for _, step in bucket.rows.keys):
+            check_steps(bucket)
         rows.append(_host_rows(bucket, groups, scalars))
     return rows
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import devices
 
 State = dict[str, Any]
+COUNTS = (torch.float32, torch.float64)  # in which torch counts
 
 
 class TensorCounters:
@@ -27,6 +28,8 @@ class TensorCounters:
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for index, state in enumerate(states):
             step = state["step"]
+            if not isinstance(step, Tensor) or step.dtype not in COUNTS:
+                step = state["step"] = _counting(step)
             kinds.setdefault((step.dtype, step.device), []).append(index)
         self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
@@ -35,7 +38,7 @@ class TensorCounters:
             counters = [states[i]["step"] for i in indices]
             flat = _common_tensor(counters)
             if flat is None:
-                flat = torch.stack([step.reshape(()) for step in counters])
+                flat = torch.stack([step.reshape(()) if step.dim() else step for step in counters])
                 for view, i in zip(flat.unbind(), indices, strict=True):
                     states[i]["step"] = view
             self.flats.append(flat)
@@ -43,6 +46,10 @@ class TensorCounters:
                 self.home[i] = which, place
         needed = {self.home[i][0] for i in waited_for}
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
+
+    def hold(self) -> bool:
+        """Whether they are those that were found. The watch looks at tensors."""
+        return True
 
     def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""
@@ -116,6 +123,16 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
     return first.as_strided((len(counters),), (1,))
 
 
+def _counting(step: float | Tensor) -> Tensor:
+    """A counter as torch makes them, of a number or of a tensor that cannot count: an integer, or
+    16 bits, where 256 + 1 is 256."""
+    wide = torch.get_default_dtype() == torch.float64
+    dtype = torch.float64 if wide else torch.float32
+    if isinstance(step, Tensor):
+        return step.detach().to(dtype)
+    return torch.tensor(float(step), dtype=dtype, device="cpu")
+
+
 class IntCounters:
     """transformers' counters: a Python int per parameter."""
 
@@ -124,14 +141,18 @@ class IntCounters:
         for state in states:
             state["step"] = int(state["step"])
 
+    def hold(self) -> bool:
+        """Whether they are ints still: scripts may put tensors in their place, and floats."""
+        return type(sum([state["step"] for state in self.states])) is int
+
     def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""
         return False
 
     def next_of_all(self) -> float | None:
         values = [state["step"] for state in self.states]
-        low = min(values)
-        return low + 1 if low == max(values) else None
+        first: int = values[0]
+        return first + 1 if values.count(first) == len(values) else None
 
     def next_of_each(self) -> list[float]:
         return [state["step"] + 1 for state in self.states]
