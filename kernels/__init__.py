@@ -6,6 +6,7 @@ matrix      Adafactor: moments and sums, in one read; matrix_elements: the updat
 tiny        ... a matrix to a thread; vector: unfactored; tensor: what is known of a whole tensor
 memory      ... where a unit finds its tensor, numbers and scratch; scalars: places in a row of them
 walk        the kernel of one phase; waves: one kernel for all phases, ordered for the L2 cache
+exchange    ... the phases that there are where sums are added up over processes
 blocks      sizes of tiles; config: what a kernel is compiled for
 launch      the host's side: prepares a bucket once, then launches; what it shares with other
             backends is in `fusedstep.gpu`, and how shapes are cut into units of work, too

@@ -70,7 +70,10 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8, registers),
         "VECTOR": Block(2048, cut.PIECE, 8, registers),
         "VECTOR_UPDATE": Block(2048, cut.PIECE, 8, registers),
-        "FINISH": Block(1024, 0, 8, 64),
+        "PACK_COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        "COLUMNS_EXCHANGED": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        **{name: Block(1024, 0, 8, 64) for name in ("PACK_SQUARES", "TOTAL_U2")},
+        **{name: Block(1024, 0, 8, 64) for name in ("FINISH", "FINISH_EXCHANGED")},
         "REPORT": Block(1024, 0, 8, 64),
     }
     if name in by_name:

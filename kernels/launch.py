@@ -12,12 +12,11 @@ from torch import Tensor
 from fusedstep.gpu import cut, tables, work
 from fusedstep.gpu.waves import entries as entries_of_waves
 from fusedstep.gpu.waves import wanted
-from fusedstep.gpu.work import idle_kinds
 from fusedstep.plan.bucket import Bucket
-from fusedstep.plan.launcher import Backend, StepInputs
+from fusedstep.plan.launcher import Backend
 from fusedstep.rules.layout import SLOTS
 
-from . import blocks, waves
+from . import blocks, exchange, waves
 from .config import ElementwiseConfig, FactoredConfig
 from .elementwise import elementwise
 from .rules import update_of
@@ -35,19 +34,6 @@ WAVES = "FUSEDSTEP_TRITON_WAVES"
 def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
     """Every launch goes through here. Arithmetic is exact: nothing is fused."""
     kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
-
-
-def types_of(bucket: Bucket) -> tuple[tl.dtype, ...]:
-    """Of the slots. Kernels never guess what lies in a tensor."""
-    for dtype in bucket.dtypes:
-        if dtype not in TYPES:
-            first = bucket.members[0]
-            raise ValueError(
-                f"triton backend: there are no kernels for {dtype}, which a tensor of the "
-                f"parameter of shape {tuple(first.param.shape)} in group {first.group} has; "
-                f"convert it to one of {', '.join(map(str, TYPES))}"
-            )
-    return tuple(TYPES[dtype] for dtype in bucket.dtypes)
 
 
 def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
@@ -82,17 +68,12 @@ class TritonLauncher(work.DeviceLauncher):
         columns = 1 if bucket.kind == "elementwise" else 16
         return make(bucket, work.by_alignment(bucket, columns))
 
-    def launch(self, inputs: StepInputs) -> None:
-        """Kernels write nothing where `found_inf` is not zero."""
-        idle = idle_kinds(self.bucket, inputs.scalars)
-        with tables.on_device(self.device):
-            self.follow_stream()
-            current = self.current(inputs)
-            for kind, kernel, programs, arguments, options, counters in self.launches:
-                if counters is not None:
-                    counters.zero_()
-                if kind is None or kind.name not in idle:
-                    run(kernel, programs, {**arguments, **current}, options)
+    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+        for kind, kernel, programs, arguments, options, counters in self.launches:
+            if counters is not None:
+                counters.zero_()
+            if kind is None or kind.name not in idle:
+                run(kernel, programs, {**arguments, **current}, options)
 
     def _elementwise(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
@@ -101,7 +82,7 @@ class TritonLauncher(work.DeviceLauncher):
         for aligned, tensors in lists:
             entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
             config = ElementwiseConfig(
-                DTYPES=types_of(bucket),
+                DTYPES=tuple(work.codes_of(bucket, TYPES)),
                 T=TYPES[bucket.compute_dtype],
                 SCALARS=len(bucket.rule.scalars),
                 ALIGNED=aligned,
@@ -120,7 +101,7 @@ class TritonLauncher(work.DeviceLauncher):
     def _factored(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
         in_order = wanted(WAVES)
         may = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
-        factored = work.factored(bucket, blocks.GRAIN, lists, may)
+        factored = work.factored(bucket, blocks.GRAIN, lists, may, self.is_exchanged)
         layout = factored.layout
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
@@ -139,7 +120,11 @@ class TritonLauncher(work.DeviceLauncher):
             "CFG": self._config(bucket, own.kind, own.aligned),
         }
         options = options_of(bucket.device, block.warps, block.registers)
-        return Launch(own.kind, phase, len(own.entries), arguments, options)
+        if own.kind.name not in cut.EXCHANGED_PHASES:
+            return Launch(own.kind, phase, len(own.entries), arguments, options)
+        arguments |= {"exchange": self.sums, "sum_u2": self.sum_u2}
+        del arguments["UPDATE"]
+        return Launch(own.kind, exchange.exchange_phase, len(own.entries), arguments, options)
 
     def _in_waves(self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]) -> Launch:
         kinds = factored.kinds_in_waves()
@@ -163,7 +148,7 @@ class TritonLauncher(work.DeviceLauncher):
         momentum = SLOTS[bucket.kind].index("momentum")
         return FactoredConfig(
             KIND=kind.name,
-            DTYPES=types_of(bucket),
+            DTYPES=tuple(work.codes_of(bucket, TYPES)),
             T=TYPES[bucket.compute_dtype],
             W=TYPES[self.tables.wide],
             VECTOR=bucket.kind == "vector",

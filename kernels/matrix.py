@@ -111,11 +111,17 @@ def store_rows(lists, tensor, block, sum_of_rows, least_row):
 
 
 @triton.jit
-def mean_of_rows(lists, tensor, batch, rows, CFG: tl.constexpr):
-    """The mean of a matrix's row moments, floored, from the sums of its blocks."""
+def sum_of_rows(lists, tensor, batch, CFG: tl.constexpr):
+    """The sum of a matrix's row moments, from the sums of its blocks."""
     blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
     at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * batch * blocks
-    mean = div(memory.total(at, blocks, 2, CFG.W, 128), rows.to(CFG.W)).to(CFG.T)
+    return memory.total(at, blocks, 2, CFG.W, 128)
+
+
+@triton.jit
+def mean_of_rows(lists, tensor, batch, rows, CFG: tl.constexpr):
+    """The mean of a matrix's row moments, floored."""
+    mean = div(sum_of_rows(lists, tensor, batch, CFG), rows.to(CFG.W)).to(CFG.T)
     floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
     return rules.floored_mean(mean, floor)
 
@@ -204,15 +210,10 @@ def finish_columns(lists, tensor, batch, tile, col, mean, mean_square, h, CFG: t
 
 
 @triton.jit
-def columns(lists, tensor, unit, CFG: tl.constexpr):
-    """Sums down whole columns, from those of the units."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    tiles = memory.cut(lists, tensor, memory.TILES)
+def sums_of_units(lists, tensor, batch, col, cols, CFG: tl.constexpr):
+    """What the units left of some columns, as a tile that is to be added up: the sums of g^2 and of
+    g^2 / row."""
     blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    batch = unit // tiles
-    col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
     at = memory.partials(lists, tensor) + batch * blocks * 2 * cols + col[None, :]
     s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.W)
     h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.W)
@@ -221,6 +222,19 @@ def columns(lists, tensor, unit, CFG: tl.constexpr):
         mask = (block < blocks) & (col < cols)[None, :]
         s += tl.load(at + block * 2 * cols, mask, other=0.0)
         h += tl.load(at + block * 2 * cols + cols, mask, other=0.0)
+    return s, h
+
+
+@triton.jit
+def columns(lists, tensor, unit, CFG: tl.constexpr):
+    """Sums down whole columns, from those of the units."""
+    cells = memory.cells(lists, tensor, CFG)
+    rows = memory.size(cells, memory.ROWS, CFG)
+    cols = memory.size(cells, memory.COLS, CFG)
+    tiles = memory.cut(lists, tensor, memory.TILES)
+    batch = unit // tiles
+    col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
+    s, h = sums_of_units(lists, tensor, batch, col, cols, CFG)
     mean = mean_of_rows(lists, tensor, batch, rows, CFG)
     mean_square = div(tl.sum(s, 0), rows.to(CFG.W)).to(CFG.T)
     h = tl.sum(h, 0).to(CFG.T)

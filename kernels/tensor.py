@@ -25,9 +25,8 @@ def store_rms(cells, rms, CFG: tl.constexpr):
 
 
 @triton.jit
-def finish(lists, tensor, CFG: tl.constexpr):
-    """Step size and decay of a tensor, from the sums of its units."""
-    cells = memory.cells(lists, tensor, CFG)
+def sum_of_u2(lists, tensor, CFG: tl.constexpr):
+    """From the sums of the units."""
     row = memory.scalar_row(lists, tensor)
     u_at = memory.sums(lists, tensor, memory.U_AT)
     u_count = memory.cut(lists, tensor, memory.U_COUNT)
@@ -36,14 +35,32 @@ def finish(lists, tensor, CFG: tl.constexpr):
     if (scalars.get(row, scalars.CAP, CFG.T) < float("inf")) & (exact_count > 0):
         u_at = memory.sums(lists, tensor, memory.LATE_AT)
         u_count = exact_count
-    rms_u = root_mean_square(cells, memory.total(u_at, u_count, 1, CFG.W, 1024), CFG)
+    return memory.total(u_at, u_count, 1, CFG.W, 1024)
+
+
+@triton.jit
+def sum_of_p2(lists, tensor, CFG: tl.constexpr):
+    """From the sums of the units, if the step depends on it."""
+    p_at = memory.sums(lists, tensor, memory.P_AT)
+    p_count = memory.cut(lists, tensor, memory.P_COUNT)
+    return memory.total(p_at, p_count, 1, CFG.W, 1024)
+
+
+@triton.jit
+def finish(lists, tensor, CFG: tl.constexpr):
+    """Step size and decay of a tensor, from the sums of its units."""
+    cells = memory.cells(lists, tensor, CFG)
+    rms_u = root_mean_square(cells, sum_of_u2(lists, tensor, CFG), CFG)
     rms_p = tl.zeros((), CFG.W)
-    if scalars.is_scaled(row, CFG.T):
-        p_at = memory.sums(lists, tensor, memory.P_AT)
-        p_count = memory.cut(lists, tensor, memory.P_COUNT)
-        sum_p = memory.total(p_at, p_count, 1, CFG.W, 1024)
-        rms_p = root_mean_square(cells, sum_p, CFG)
+    if scalars.is_scaled(memory.scalar_row(lists, tensor), CFG.T):
+        rms_p = root_mean_square(cells, sum_of_p2(lists, tensor, CFG), CFG)
         store_rms(cells, rms_p, CFG)
+    store_step(lists, tensor, rms_p, rms_u, CFG)
+
+
+@triton.jit
+def store_step(lists, tensor, rms_p, rms_u, CFG: tl.constexpr):
+    row = memory.scalar_row(lists, tensor)
     step_size, decay = rules.finish(
         rms_p,
         rms_u,

@@ -21,6 +21,7 @@ PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   py::class_<Work>(module, "Work", py::module_local())
       .def(py::init<int, bool, int, const std::vector<int>&, int, int, int>())
       .def("lists", &Work::lists)
+      .def("exchange", &Work::exchange)
       .def("add", &Work::add)
       .def("has_waves", &Work::has_waves)
       .def("waves", &Work::waves)

@@ -78,12 +78,14 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
   }
 }
 
-// Finishes a run of columns from the sums that units left.
-template <class T>
-__device__ __forceinline__ void columns(const Tensor<T>& tensor, int unit) {
+// Adds up what units left of a run of columns; `take` gets a column and both its sums, in one thread.
+// All threads do what there is to do `meanwhile`.
+template <class T, class Meanwhile, class Take>
+__device__ __forceinline__ void sums_of_units(const Tensor<T>& tensor, int64_t matrix, int64_t tile,
+                                              Meanwhile meanwhile, Take take) {
   constexpr int kGroups = kThreads / kColumnsWidth;
   const Cut& cut = tensor.cut;
-  const int64_t cols = tensor.cols(), matrix = unit / cut.tiles, tile = unit % cut.tiles;
+  const int64_t cols = tensor.cols();
   const int column = thread() % kColumnsWidth, group = thread() / kColumnsWidth;
   const int64_t col = tile * kColumnsWidth + column;
   const T* partials = tensor.partials() + matrix * cut.row_blocks * 2 * cols;
@@ -97,15 +99,25 @@ __device__ __forceinline__ void columns(const Tensor<T>& tensor, int unit) {
   double* groups = reinterpret_cast<double*>(shared().work);
   groups[2 * thread()] = s;
   groups[2 * thread() + 1] = h;
-  Columns<T> own(tensor, matrix, tensor.mean_of_rows(matrix));
+  meanwhile();
   __syncthreads();
   if (group == 0 && col < cols) {
     for (int other = 1; other < kGroups; ++other) {
       s += groups[2 * (other * kColumnsWidth + column)];
       h += groups[2 * (other * kColumnsWidth + column) + 1];
     }
-    own.finish(col, T(s / double(tensor.rows())), T(h));
+    take(col, s, h);
   }
+}
+
+// Finishes a run of columns.
+template <class T>
+__device__ __forceinline__ void columns(const Tensor<T>& tensor, int unit) {
+  const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
+  Columns<T> own(tensor, matrix, T(0));
+  sums_of_units(
+      tensor, matrix, tile, [&] { own.mean = tensor.mean_of_rows(matrix); },
+      [&](int64_t col, double s, double h) { own.finish(col, T(s / double(tensor.rows())), T(h)); });
   own.store(tile);
 }
 

@@ -31,6 +31,11 @@ enum class Unit : int {
   kVectorUpdate,
   kReport,
   kElementwise,
+  kPackColumns,
+  kPackSquares,
+  kColumnsExchanged,
+  kTotalU2,
+  kFinishExchanged,
 };
 constexpr const char* kUnitNames[] = {
     "ROW_SUMS",
@@ -48,10 +53,16 @@ constexpr const char* kUnitNames[] = {
     "VECTOR_UPDATE",
     "REPORT",
     "ELEMENTWISE",
+    "PACK_COLUMNS",
+    "PACK_SQUARES",
+    "COLUMNS_EXCHANGED",
+    "TOTAL_U2",
+    "FINISH_EXCHANGED",
 };
 
 // Numbers of one tensor that kernels read from a table, in this order. `*_at` are places in the
-// scratch of sums, except `partials_at`, which is in that of the units' columns.
+// scratch of sums, except `partials_at`, which is in that of the units' columns, and `exchange_at`,
+// which is in the buffer of the sums that are exchanged.
 struct Cut {
   int64_t unit_rows;
   int64_t row_blocks;
@@ -60,7 +71,7 @@ struct Cut {
   int64_t tiles;  // parts in which a matrix's columns are finished
   int64_t update_rows;
   int64_t update_blocks;
-  int64_t partials;  // how many sums the units leave
+  int64_t exchange_at;
   int64_t partials_at;
   int64_t step_at;  // step size and decay
   int64_t p_at;  // sums of p^2 of the first read

@@ -99,6 +99,16 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
       return of_any_with<Unit::kVectorUpdate, Wide>(momentum);
     case Unit::kReport:
       return of_any<Unit::kReport, Wide>();
+    case Unit::kPackColumns:
+      return of_any<Unit::kPackColumns, Wide>();
+    case Unit::kPackSquares:
+      return of_any<Unit::kPackSquares, Wide>();
+    case Unit::kColumnsExchanged:
+      return of_any<Unit::kColumnsExchanged, Wide>();
+    case Unit::kTotalU2:
+      return of_any<Unit::kTotalU2, Wide>();
+    case Unit::kFinishExchanged:
+      return of_any<Unit::kFinishExchanged, Wide>();
     default:
       return {};
   }

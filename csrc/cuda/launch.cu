@@ -115,6 +115,11 @@ void Work::lists(int64_t cuts, int64_t partials, int64_t sums) {
   lists_.sums = reinterpret_cast<double*>(sums);
 }
 
+void Work::exchange(int64_t sums, int64_t sum_u2) {
+  lists_.exchange = reinterpret_cast<double*>(sums);
+  lists_.sum_u2 = reinterpret_cast<double*>(sum_u2);
+}
+
 void Work::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
   const bool momentum = kRules[rule_].states > 0;
   const Kernel kernel = Unit(unit) == Unit::kElementwise

@@ -33,6 +33,8 @@ class Work {
        int device);
 
   void lists(int64_t cuts, int64_t partials, int64_t sums);
+  // The buffers of a bucket whose sums are exchanged between the stages of a step.
+  void exchange(int64_t sums, int64_t sum_u2);
   // One launch of a kind of work on so many entries, after those that were added before. Of `aligned`
   // matrices, 16 bytes of parameter, gradient and momentum can be loaded at once.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);

@@ -29,6 +29,8 @@ struct Lists {
   int32_t fields, row_length;
   int32_t vectors;  // 1: tensors are vectors, 0: matrices
   int32_t dtypes[kMaxSlots];
+  double* exchange;  // sums that the host may add up over processes, see exchange.cuh
+  double* sum_u2;    // the same, a number for each tensor
 };
 
 }  // namespace fusedstep::cuda

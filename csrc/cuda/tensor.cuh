@@ -43,6 +43,11 @@ struct Tensor {
     return static_cast<T*>(lists.partials) + cut.partials_at;
   }
 
+  // A place in what is exchanged.
+  __device__ __forceinline__ double* exchange(int64_t at) const {
+    return lists.exchange + cut.exchange_at + at;
+  }
+
   // The step depends on rms(p), so that the first read sums p^2.
   __device__ __forceinline__ bool scaled() const { return rule().scaled > T(0); }
   // The second read sums p^2, for those who want to see rms(p).
@@ -61,32 +66,43 @@ struct Tensor {
     if (address != 0 && thread() == 0) *pointer<T>(address) = T(rms);
   }
 
-  // The mean of the rows of a matrix of the batch, floored, from the sums of its blocks.
+  // The sum of the row moments of a matrix of the batch, from the sums of its blocks.
+  __device__ __forceinline__ double sum_of_rows(int64_t matrix) const {
+    return total(sums(cut.rows_at + 2 * matrix * cut.row_blocks), cut.row_blocks, 2);
+  }
+  // Their mean, floored.
   __device__ __forceinline__ T mean_of_rows(int64_t matrix) const {
-    const double* first = sums(cut.rows_at + 2 * matrix * cut.row_blocks);
-    return rule().floored_mean(T(total(first, cut.row_blocks, 2) / double(rows())));
+    return rule().floored_mean(T(sum_of_rows(matrix) / double(rows())));
+  }
+
+  // Sums over the units.
+  __device__ __forceinline__ double sum_of_p2() const { return total(sums(cut.p_at), cut.p_count); }
+  __device__ __forceinline__ double sum_of_u2() const {
+    // As the units that may have left exact sums see the cap: rounded, it can be infinite.
+    const bool exact = rule().cap < T(INFINITY) && cut.exact_count > 0;
+    return exact ? total(sums(cut.late_at), cut.exact_count) : total(sums(cut.u_at), cut.u_count);
   }
 };
 
-// Step size and decay of a tensor, from the sums of its units.
-template <class T>
-__device__ __forceinline__ void finish(const Tensor<T>& tensor) {
-  const Cut& cut = tensor.cut;
-  // As the units that may have left exact sums see the cap: rounded, it can be infinite.
-  const bool exact = tensor.rule().cap < T(INFINITY) && cut.exact_count > 0;
-  const double sum_u = exact ? total(tensor.sums(cut.late_at), cut.exact_count)
-                             : total(tensor.sums(cut.u_at), cut.u_count);
+// Step size and decay of a tensor, from the sum of u^2 and, if the step depends on it, that of p^2.
+template <class T, class SumOfP2>
+__device__ __forceinline__ void finish(const Tensor<T>& tensor, double sum_of_u2, SumOfP2 sum_of_p2) {
   const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
   const double elements = double(tensor.elements());
   double rms_p = 0.0;
   if (tensor.scaled()) {
-    rms_p = rule.rms(total(tensor.sums(cut.p_at), cut.p_count), elements);
+    rms_p = rule.rms(sum_of_p2(), elements);
     tensor.store_rms(rms_p);
   }
   if (thread() == 0) {
-    double* step = tensor.sums(cut.step_at);
-    rule.finish(rms_p, rule.rms(sum_u, elements), step[0], step[1]);
+    double* step = tensor.sums(tensor.cut.step_at);
+    rule.finish(rms_p, rule.rms(sum_of_u2, elements), step[0], step[1]);
   }
+}
+
+template <class T>
+__device__ __forceinline__ void finish(const Tensor<T>& tensor) {
+  finish(tensor, tensor.sum_of_u2(), [&] { return tensor.sum_of_p2(); });
 }
 
 // rms(p), where the step did not need it.

@@ -1,6 +1,7 @@
 // The kernels of a factored rule: one phase of the work on all tensors, or all of it in one launch.
 #pragma once
 
+#include "exchange.cuh"
 #include "rows.cuh"
 #include "statistics.cuh"
 #include "tiny.cuh"
@@ -14,8 +15,11 @@ namespace fusedstep::cuda {
 // columns of a whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int unit) {
+  // Asked first, or with what else is known of the tensor: rows of 8192 columns leave no register to
+  // spare, and one of the two spills for each kind of gradient (nvcc 13.0, sm_80 and sm_90).
+  if (G != kAny && !has_gradient(lists.table + index * lists.fields)) return;
   const Tensor<T> tensor(lists, index);
-  if (!has_gradient(tensor.cells)) return;
+  if (G == kAny && !has_gradient(tensor.cells)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
@@ -30,13 +34,19 @@ __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int
   if constexpr (kUnit == Unit::kTinyUpdate) tiny_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kVectorUpdate) vector_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kReport) report(tensor);
+  if constexpr (kUnit == Unit::kPackColumns) pack_columns(tensor, unit);
+  if constexpr (kUnit == Unit::kPackSquares) pack_squares(tensor);
+  if constexpr (kUnit == Unit::kColumnsExchanged) columns_exchanged(tensor, unit);
+  if constexpr (kUnit == Unit::kTotalU2) total_u2(tensor, index);
+  if constexpr (kUnit == Unit::kFinishExchanged) finish_exchanged(tensor, index);
 }
 
 // Blocks of a kernel that a multiprocessor is to hold: the more, the fewer registers a thread may have.
 template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
-            kUnit == Unit::kColumns || kUnit == Unit::kEnergy ||
+            kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
+            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kEnergy ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
         ? 1
         : 2;

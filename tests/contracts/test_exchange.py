@@ -8,29 +8,12 @@ import torch
 
 from fusedstep import backends
 from fusedstep.plan.launcher import sums_layout
-from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, set_grads
-from tests.support.problems import is_factored
+from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
+from tests.support.exchange import FakeAllReduce
+from tests.support.rule_cases import ELEMENTWISE, FACTORED
 
-FACTORED = [case for case in CASES if is_factored(case)]
-ELEMENTWISE = [case for case in CASES if not is_factored(case)]
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-
-
-class FakeAllReduce:
-    """Of `processes` that all hold the same: their sum is so many times what is here, and every
-    process takes its part of it. Powers of two leave all bits as they are."""
-
-    def __init__(self, processes=2):
-        self.processes = processes
-        self.seen = []  # of each call, the sums' shapes
-
-    def __call__(self, sums):
-        self.seen.append([tuple(own.shape) for own in sums])
-        for own in sums:
-            assert own.dtype == torch.float64
-            total = own * self.processes
-            own.copy_(total / self.processes)
 
 
 def trained(case, dtype, backend, exchange, steps=3):

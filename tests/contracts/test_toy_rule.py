@@ -159,9 +159,9 @@ def test_a_rule_of_one_file_steps_alike_on_all_backends():
     lay_out()
     printed = run("-m", "fusedstep.emit", "csrc")
     # Nothing that a factored rule is compiled from.
-    assert printed.split()[::2] == [
+    assert set(printed.split()[::2]) == {
         f"csrc/rules{own}" for own in ("/facts.h", ".h", "/fingerprint.h")
-    ]
+    }
     csrc = WORK / "csrc"
     levels = [f"{level}=walk_baseline" for level in ("walk_avx2", "walk_avx512", "FUSEDSTEP_LEVEL")]
     levels.append("FUSEDSTEP_FACTORED=walk_baseline_factored")

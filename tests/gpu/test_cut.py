@@ -1,18 +1,25 @@
 """How factored kernels cut tensors into work: nothing is left out, nothing done twice, and no two
 tensors share scratch. With the sizes that suit Triton's kernels, and those that suit C++'s."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fusedstep.backends.cuda
 from fusedstep.gpu import cut, waves, work
 from fusedstep.kernels import blocks
+from fusedstep.plan.bucket import Bucket
+from fusedstep.plan.launcher import sums_layout
+from fusedstep.rules import RULES
 
 GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
 each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
 BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
+OF_TENSORS = ("FINISH", "REPORT", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED")
 
 
 def boxes(layout, index, kind, sizes):
@@ -30,11 +37,12 @@ def boxes(layout, index, kind, sizes):
         chunks, width = own.chunks, own.chunk_cols
         if kind.name == "ROWS":
             chunks, width = 1, cols
-        if kind.name == "COLUMNS":
+        if "COLUMNS" in kind.name:
             parts, height, chunks, width = 1, rows, own.tiles, cut.COLUMNS_WIDTH
         matrix, block = divmod(unit // chunks, parts)
         top, left = block * height, unit % chunks * width
-        assert matrix < batch and top < rows and left < cols, "an empty unit"
+        assert matrix < batch and left < cols, "an empty unit"
+        assert top < rows or (layout.is_exchanged and rows == 1), "an empty unit"
         yield slice(matrix, matrix + 1), slice(top, top + height), slice(left, left + width)
 
 
@@ -54,14 +62,15 @@ shapes_of_matrices = st.one_of(
     st.lists(shapes_of_matrices, min_size=1, max_size=3),
     st.sampled_from([4, 8]),
     st.sampled_from([0, 2, 4, 8]),
+    st.booleans(),
 )
-def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in_waves):
-    layout = cut.Layout(grain, item_bytes)
+def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in_waves, exchanged):
+    layout = cut.Layout(grain, item_bytes, exchanged)
     for sizes in shapes:
-        goes = in_waves and waves.take(grain, in_waves, *sizes)
+        goes = in_waves and not exchanged and waves.take(grain, in_waves, *sizes)
         layout.add_matrices(*sizes, height=grain.wave_unit[in_waves] if goes else None)
     for index, sizes in enumerate(shapes):
-        for kind in layout.work[index].keys() - {cut.kind("FINISH"), cut.kind("REPORT")}:
+        for kind in layout.work[index].keys() - set(map(cut.kind, OF_TENSORS)):
             seen = np.zeros(sizes, np.int8)
             for box in boxes(layout, index, kind, sizes):
                 seen[box] += 1
@@ -99,9 +108,12 @@ def regions(own, batch):
 
 @each_grain
 @settings(deadline=None)
-@given(st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8))
-def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes):
-    layout = cut.Layout(grain, 4)
+@given(
+    st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes, exchanged):
+    layout = cut.Layout(grain, 4, exchanged)
     for sizes in shapes:
         if isinstance(sizes, int):
             layout.add_vector(sizes)
@@ -119,6 +131,34 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes):
         ends = [0, *(end for _, end in sorted(found))]
         assert [first for first, _ in sorted(found)] == ends[:-1]
         assert ends[-1] == total
+
+
+def test_an_exchanged_bucket_has_its_sums_where_the_host_looks_for_them():
+    for shapes in ([(3, 5), (4, 2, 7), (1, 9), (512, 3, 3)], [(7,), (20_000,)]):
+        kind = "matrix" if len(shapes[0]) > 1 else "vector"
+        bucket = Bucket(RULES["adafactor"], kind, torch.device("cpu"), ())
+        layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4, exchanged=True)
+        for shape in shapes:
+            bucket.members.append(SimpleNamespace(param=torch.empty(shape)))
+            *batch, rows, cols = (1, *shape)
+            if bucket.kind == "matrix":
+                layout.add_matrices(torch.Size(batch).numel(), rows, cols)
+            else:
+                layout.add_vector(*shape)
+        starts = [own.exchange_at for own in layout.cuts]
+        assert [*starts, layout.exchange] == sums_layout(bucket)
+
+
+@each_grain
+@given(shapes_of_matrices)
+def test_no_unit_of_an_exchanged_bucket_has_all_rows(grain, sizes):
+    layout = cut.Layout(grain, 4, exchanged=True)
+    layout.add_matrices(*sizes)
+    (own,), (work_of,) = layout.cuts, layout.work
+    assert own.row_blocks > 1 and own.unit_rows * own.row_blocks >= sizes[1]
+    assert {kind.name for kind in work_of} >= {"PACK_COLUMNS", "COLUMNS_EXCHANGED"}
+    stages = [cut.stage_of(kind.name) for kind in sorted(work_of)]
+    assert stages == sorted(stages, key=list(cut.STAGES).index)
 
 
 # What the C++ kernels expect of a cut.
@@ -176,4 +216,5 @@ def test_more_work_than_a_launch_can_have_is_refused():
 
 
 def test_units_have_numbers_for_cpp():
-    assert set(cut.UNITS) == {*cut.PHASES, "ELEMENTWISE"} and len(cut.UNITS) <= 32
+    assert set(cut.UNITS) == {*cut.PHASES, "ELEMENTWISE", *cut.EXCHANGED_PHASES}
+    assert len(cut.UNITS) <= 32

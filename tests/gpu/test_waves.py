@@ -74,14 +74,14 @@ def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(g
     end is waited for."""
     layout, runs, kinds, entries = work_list(grain, shapes)
     places = {
-        i: range(layout.cuts[i].partials_at, layout.cuts[i].partials_at + layout.cuts[i].partials)
+        i: range(layout.cuts[i].partials_at, layout.cuts[i].partials_at + layout.partials_of[i])
         for i in range(len(shapes))
     }
     assert all(place.stop <= layout.partials for place in places.values())
     wave_of = {i: number for number, run in enumerate(runs) for i in run}
     gates = {}
     for number, tensor, _, _, gate, gate_need, *_ in entries:
-        if kinds[number].phase == 2:
+        if kinds[number].phase == cut.PHASES["STATISTICS"]:
             wave = gate - len(shapes) if gate_need else None
             assert wave is None or gate_need == len(runs[wave])
             gates.setdefault(tensor, set()).add(wave)
@@ -110,12 +110,13 @@ def phases_in_order(grain):
 def test_first_reads_are_as_many_waves_ahead_as_is_said(grain):
     order, ahead = phases_in_order(grain), grain.waves_ahead
     assert ahead == {"triton": 1, "cuda": 2}[next(n for n in GRAINS if GRAINS[n] is grain)]
-    assert order[:ahead] == [(wave, 2) for wave in range(ahead)]
+    read, finish, update, last = map(cut.PHASES.get, ("STATISTICS", "FINISH", "UPDATE", "REPORT"))
+    assert order[:ahead] == [(wave, read) for wave in range(ahead)]
     for wave in range(5):
         if wave + ahead < 5:
-            first = order.index((wave + ahead, 2))
-            assert order.index((wave, 5)) < first < order.index((wave, 6))
-    assert order[-1] == (4, 7)
+            first = order.index((wave + ahead, read))
+            assert order.index((wave, finish)) < first < order.index((wave, update))
+    assert order[-1] == (4, last)
 
 
 def test_the_switch_says_what_it_takes(monkeypatch):

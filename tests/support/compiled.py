@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 
 from fusedstep.backends.triton import TritonBackend
+from fusedstep.gpu import work
 from fusedstep.gpu.cut import WITHOUT_TILES
 from tests.support.rule_cases import CASE_OF
 
@@ -54,7 +55,13 @@ class Launch:
     def kind(self) -> str:
         """A kind of work, or an elementwise rule, or a kernel."""
         name = self.kernel.partition(":")[2]
-        return self["KIND"] or (self["UPDATE"] if name == "elementwise" else name)
+        return self["KIND"] or (self.rule if name == "elementwise" else name) or name
+
+    @property
+    def rule(self) -> str | None:
+        """Of a kernel that has an update plugged in; one text may be bound twice, by dtype."""
+        update = self["UPDATE"]
+        return update and update.removesuffix(" in float64")
 
     @property
     def warps(self) -> int:
@@ -84,6 +91,7 @@ def recorded_launches(
     dtypes: Sequence[torch.dtype],
     aligned: bool,
     in_waves: bool = False,
+    exchanged: bool = False,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
 ) -> list[Launch]:
     """What a step with this rule launches; `dtypes` are of parameter, gradient, and the states, of
@@ -110,10 +118,12 @@ def recorded_launches(
         mock.patch.object(TritonBackend, "why_absent", return_value=""),
         mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
         # As where scalars are on the device: no kind of work is known to be idle.
-        mock.patch.object(launch, "idle_kinds", return_value=set()),
+        mock.patch.object(work, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
         optimizer = CASE_OF[rule].make(params, backend="triton")
+        if exchanged:
+            optimizer._exchange = lambda sums: None
         optimizer.step()
         for member in optimizer._plan.members:
             for k, key in enumerate(member.state_keys):

@@ -32,6 +32,9 @@ class Work:
     def lists(self, cuts, partials, sums):
         self.scratch = cuts, partials, sums
 
+    def exchange(self, sums, sum_u2):
+        self.exchanged = sums, sum_u2
+
     def add(self, unit, width, aligned, entries, count):
         self.phases.append((cut.UNITS[unit], width, aligned, numbers_at(entries, 2 * count)))
 

@@ -21,11 +21,11 @@ def mixes_for(target, aligned):
     return MIXES if target == "sm_90" and aligned else MIXES[:2]
 
 
-def record(pool, rules, mixes, aligned, in_waves=(False,)):
+def record(pool, rules, mixes, aligned, in_waves=(False,), exchanged=(False,)):
     """What steps launch, for each of the choices."""
     jobs = [
         pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
-        for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves)
+        for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves, exchanged)
     ]
     return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
 
@@ -37,10 +37,12 @@ def compiled(pool, launches, target):
 
 def found_on(pool, target):
     """What was found out about every launch, for a target."""
+    factored = [name for name, rule in RULES.items() if rule.factored]
     launches = record(pool, RULES, mixes_for(target, True), [True])
+    # What comes on top where sums are exchanged does not look at the momentum.
+    launches += record(pool, factored[:1], mixes_for(target, True), [True], exchanged=[True])
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
         # One kernel takes seconds: it has all kinds of work in it.
-        factored = [name for name, rule in RULES.items() if rule.factored]
         launches += record(pool, factored, MIXES[:2], [True], [True])
     return compiled(pool, without_twins(launches), target)

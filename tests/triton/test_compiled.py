@@ -104,12 +104,13 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
     possible = {4: set(), 8: set()}
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
     for item_bytes, kinds in possible.items():
-        layout = cut.Layout(GRAIN, item_bytes)
-        layout.add_vector(5)
-        for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
-            layout.add_matrices(batch, rows, cols)
-        kinds.update(kind for work in layout.work for kind in work)
-        assert {kind.name for kind in kinds} == set(cut.PHASES)
+        for exchanged in (False, True):
+            layout = cut.Layout(GRAIN, item_bytes, exchanged)
+            layout.add_vector(5)
+            for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
+                layout.add_matrices(batch, rows, cols)
+            kinds.update(kind for work in layout.work for kind in work)
+        assert {kind.name for kind in kinds} == {*cut.PHASES, *cut.EXCHANGED_PHASES}
     launches = [launch for launch, *_ in gate("sm_90")]
     for dtypes, item_bytes in (("fp32", 4), ("bf16", 4), ("fp64", 8)):
         for aligned in (True, False) if item_bytes == 4 else (True,):
@@ -128,7 +129,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
                 for name, rule in RULES.items()
                 if dtypes != "bf16" or any("bfloat16" in own[0] for own in rule.dtypes)
             }
-            assert {launch["UPDATE"] for launch in own} == rules
+            assert {launch.rule for launch in own} - {None} == rules
 
 
 @pytest.mark.slow

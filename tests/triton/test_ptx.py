@@ -154,7 +154,7 @@ def test_work_that_has_nothing_to_do_changes_nothing(case):
     problem = Problem(case, [(7,), (33, 17), (3, 5, 7)])
     with on_ptx():
         expected = problem.run("triton")
-        with mock.patch.object(launch, "idle_kinds", return_value=set()):
+        with mock.patch.object(launch.work, "idle_kinds", return_value=set()):
             assert_same(*problem.run("triton"), *expected)
 
 

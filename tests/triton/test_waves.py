@@ -85,7 +85,7 @@ def test_two_waves_at_a_time_have_scratch():
     layout = cut.Layout(GRAIN, 4)
     for _ in range(12):
         layout.add_matrices(1, 128, 1024, GRAIN.wave_unit[4])
-    each_needs = layout.cuts[0].partials
+    each_needs = layout.partials_of[0]
     assert each_needs == 2 * 2 * 1024  # two units, two sums a column
     waves.share_partials(layout, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10]])
     places = [own.partials_at // each_needs for own in layout.cuts]

@@ -49,7 +49,7 @@ class CpuLauncher(Launcher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
-        exchange = (0, 0, 0)
+        exchange: tuple[int, ...] = (0, 0, 0)
         if exchanged and bucket.rule.factored:
             self.sums, self.sum_u2 = exchange_buffers(bucket)
             self._starts = torch.tensor(sums_layout(bucket), dtype=torch.int64, device="cpu")

@@ -18,7 +18,7 @@ from .. import native
 from ..gpu import tables, waves, work
 from ..gpu.cut import UNITS, Grain, Height, ceil_div
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs
+from ..plan.launcher import Backend, Launcher
 from .cpu import DTYPE_CODES, RULE_IDS
 
 WAVES = "FUSEDSTEP_CUDA_WAVES"
@@ -49,7 +49,7 @@ class CudaLauncher(work.DeviceLauncher):
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
             KINDS.index(bucket.kind),
-            [DTYPE_CODES[dtype] for dtype in bucket.dtypes],
+            work.codes_of(bucket, DTYPE_CODES),
             bucket.table.shape[1],
             1 + len(bucket.rule.scalars),
             bucket.device.index or 0,
@@ -70,13 +70,15 @@ class CudaLauncher(work.DeviceLauncher):
         may: set[int] = set()
         if waves.wanted(WAVES) and self.work.has_waves():
             may.update(i for aligned, tensors in lists if aligned for i in tensors)
-        factored = work.factored(bucket, GRAIN, lists, may)
+        factored = work.factored(bucket, GRAIN, lists, may, self.is_exchanged)
         layout = factored.layout
         self.work.lists(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),
             self.scratch(layout.partials, bucket.compute_dtype).data_ptr(),
             self.scratch(layout.sums, torch.float64).data_ptr(),
         )
+        if self.is_exchanged:
+            self.work.exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
         if factored.runs:
             number = {kind: UNITS.index(kind.name) for kind in factored.kinds_in_waves()}
             items = waves.entries(layout, factored.runs, number)
@@ -88,20 +90,15 @@ class CudaLauncher(work.DeviceLauncher):
             ordered = own.entries.flip(0) if own.kind.name == "UPDATE" else own.entries
             self._add(own.kind.name, own.kind.width, own.aligned, ordered)
 
-    def launch(self, inputs: StepInputs) -> None:
-        """Kernels write nothing where `found_inf` is not zero."""
-        idle = sum(1 << UNITS.index(kind) for kind in work.idle_kinds(self.bucket, inputs.scalars))
-        with tables.on_device(self.device):
-            stream = self.follow_stream()
-            current = self.current(inputs)
-            try:
-                self.work.launch(
-                    *(current[name].data_ptr() for name in LISTS),
-                    0 if stream is None else stream.cuda_stream,
-                    idle,
-                )
-            except RuntimeError as error:
-                raise RuntimeError(failure(self.backend, self.bucket, error)) from error
+    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+        try:
+            self.work.launch(
+                *(current[name].data_ptr() for name in LISTS),
+                0 if stream is None else stream.cuda_stream,
+                sum(1 << UNITS.index(kind) for kind in idle),
+            )
+        except RuntimeError as error:
+            raise RuntimeError(failure(self.backend, self.bucket, error)) from error
 
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()

@@ -19,6 +19,16 @@ ENERGY         a few rows x chunk          sum of u^2 where the cap may have cha
 FINISH         a tensor                    step size, decay, rms(p)
 UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
 REPORT         a tensor                    rms(p) where the step did not need it
+
+Where a bucket's sums may be added up over processes, it is exchanged: its step has three stages,
+and between them lie two buffers, for the host to change. No unit finishes columns itself then, and
+no matrix is taken for tiny.
+
+PACK_COLUMNS       a run of columns   sums of g^2 and of g^2 / row; with the first, the sum of row
+PACK_SQUARES       a tensor           sum of p^2; these two end the first stage
+COLUMNS_EXCHANGED  a run of columns   what COLUMNS makes, from what was packed
+TOTAL_U2           a tensor           sum of u^2; it ends the second stage
+FINISH_EXCHANGED   a tensor           what FINISH makes, from both buffers
 """
 
 from __future__ import annotations
@@ -41,24 +51,36 @@ PHASES = {
     "TINY": 2,
     "VECTOR": 2,
     "SQUARES": 2,
-    "COLUMNS": 3,
-    "ENERGY": 4,
-    "FINISH": 5,
-    "UPDATE": 6,
-    "TINY_UPDATE": 6,
-    "VECTOR_UPDATE": 6,
-    "REPORT": 7,
+    "COLUMNS": 4,
+    "ENERGY": 5,
+    "FINISH": 7,
+    "UPDATE": 8,
+    "TINY_UPDATE": 8,
+    "VECTOR_UPDATE": 8,
+    "REPORT": 9,
 }
+# Of exchanged buckets alone.
+EXCHANGED_PHASES = {
+    "PACK_COLUMNS": 3,
+    "PACK_SQUARES": 3,
+    "COLUMNS_EXCHANGED": 4,
+    "TOTAL_U2": 6,
+    "FINISH_EXCHANGED": 7,
+}
+STAGES = {"read1": range(0, 4), "finish": range(4, 7), "update": range(7, 10)}  # their phases
 # The kinds of work by number, as C++ knows them.
-UNITS = (*PHASES, "ELEMENTWISE")
+UNITS = (*PHASES, "ELEMENTWISE", *EXCHANGED_PHASES)
 # These load no tile of a tensor, so that it does not matter where tensors lie.
-WITHOUT_TILES = frozenset(("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "REPORT"))
+WITHOUT_TILES = frozenset(
+    ("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "REPORT", *EXCHANGED_PHASES)
+)
 
 
 @dataclass
 class Cut:
     """Numbers of one tensor that kernels read from a table, in this order. `*_at` are places in
-    the scratch of sums, except `partials_at`, which is in that of the units' columns."""
+    the scratch of sums, except `partials_at`, which is in that of the units' columns, and
+    `exchange_at`, which is in the buffer of the sums that are exchanged."""
 
     unit_rows: int = 0
     row_blocks: int = 0
@@ -67,7 +89,7 @@ class Cut:
     tiles: int = 0  # parts in which a matrix's columns are finished
     update_rows: int = 0
     update_blocks: int = 0
-    partials: int = 0  # how many sums the units leave
+    exchange_at: int = 0
     partials_at: int = 0
     step_at: int = 0  # step size and decay
     p_at: int = 0  # sums of p^2 of the first read
@@ -95,7 +117,13 @@ class Kind:
 
 
 def kind(name: str, width: int = 0) -> Kind:
-    return Kind(PHASES[name], name, width)
+    return Kind((PHASES | EXCHANGED_PHASES)[name], name, width)
+
+
+def stage_of(kind: str) -> str:
+    """The stage of an exchanged bucket's step that a kind of work belongs to."""
+    phase = (PHASES | EXCHANGED_PHASES)[kind]
+    return next(stage for stage, phases in STAGES.items() if phase in phases)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -138,15 +166,19 @@ class Grain:
 
 class Layout:
     """The cuts of a bucket's tensors, the work on each, and how much scratch they share.
-    `item_bytes` is the size of a number that is computed with."""
+    `item_bytes` is the size of a number that is computed with. The buffer of an exchanged bucket is
+    laid out as `fusedstep.plan.launcher.sums_layout` says."""
 
-    def __init__(self, grain: Grain, item_bytes: int) -> None:
+    def __init__(self, grain: Grain, item_bytes: int, exchanged: bool = False) -> None:
         self.grain = grain
+        self.is_exchanged = exchanged
         self.row_widths = grain.wide_row_widths if item_bytes == 8 else grain.row_widths
         self.cuts: list[Cut] = []
         self.work: list[dict[Kind, int]] = []  # of each tensor, how many units of which kind
+        self.partials_of: list[int] = []  # of each tensor, how many sums its units leave
         self.partials = 0  # numbers of the type that is computed in
         self.sums = 0  # float64 numbers
+        self.exchange = 0  # the same
 
     def rows(self) -> list[tuple[int, ...]]:
         return [astuple(cut) for cut in self.cuts]
@@ -155,7 +187,7 @@ class Layout:
         self._add_pieces("VECTOR", ceil_div(elements, PIECE))
 
     def add_matrices(self, batch: int, rows: int, cols: int, height: Height | None = None) -> None:
-        if batch > 1 and rows * cols <= TINY_ELEMENTS:
+        if batch > 1 and rows * cols <= TINY_ELEMENTS and not self.is_exchanged:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
             self._add_blocks(batch, rows, cols, height or self.grain.unit)
@@ -163,7 +195,7 @@ class Layout:
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
-        self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units})
+        self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, 1)
 
     def _add_blocks(self, batch: int, rows: int, cols: int, height: Height) -> None:
         grain, widest = self.grain, self.row_widths[-1]
@@ -174,7 +206,9 @@ class Layout:
         # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
         # leaves some of its own too, so narrow matrices take more rows.
         cut.unit_rows = height.of(chunk if grain.padded else min(cols, chunk))
-        cut.row_blocks = ceil_div(rows, cut.unit_rows)
+        if self.is_exchanged and rows <= cut.unit_rows:
+            cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
+        cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
         flat = cut.row_blocks == 1
         if flat and cols > grain.flat_width:
             chunk = min(grain.flat_width, chunk)
@@ -196,21 +230,29 @@ class Layout:
         columns_need = 0 if flat else 2 * batch * cut.row_blocks * cols
         # The sums of the chunks of rows are done with before those down the columns come.
         rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
-        cut.partials = max(columns_need, rows_need)
-        self.partials += cut.partials
+        partials = max(columns_need, rows_need)
         work = {kind("STATISTICS", chunk): units}
         if cut.chunks > 1:
             work = {kind("ROWS"): batch * cut.row_blocks}
             work[kind("ROW_SUMS", chunk)] = work[kind("WIDE", chunk)] = units
-        if not flat:
+        if self.is_exchanged:
+            work[kind("PACK_COLUMNS")] = work[kind("COLUMNS_EXCHANGED")] = cut.u_count
+        elif not flat:
             work[kind("COLUMNS")] = cut.u_count
         for name in ("SQUARES", "ENERGY", "UPDATE"):
             work[kind(name, holding(cols, grain.element_widths))] = updates
-        self._add(cut, work)
+        self._add(cut, work, partials, batch * (2 * cols + 1) + 1)
 
-    def _add(self, cut: Cut, work: dict[Kind, int]) -> None:
+    def _add(self, cut: Cut, work: dict[Kind, int], partials: int, exchanged: int) -> None:
+        of_tensor = ["FINISH", "REPORT"]
+        if self.is_exchanged:
+            of_tensor = ["PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED", "REPORT"]
+            cut.exchange_at = self.exchange
+            self.exchange += exchanged
         self.cuts.append(cut)
-        self.work.append({**work, kind("FINISH"): 1, kind("REPORT"): 1})
+        self.work.append({**work, **{kind(name): 1 for name in of_tensor}})
+        self.partials_of.append(partials)
+        self.partials += partials
 
     def _take(self, count: int) -> int:
         at = self.sums

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from .cut import TINY_ELEMENTS, Grain, Kind, Layout
+from .cut import PHASES, TINY_ELEMENTS, Grain, Kind, Layout
 
 WAVE_BYTES = 12 << 20  # of gradients; a few waves and their parameters pass through L2 at a time
 
@@ -57,19 +57,19 @@ def regions(ahead: int) -> int:
 
 def share_partials(layout: Layout, waves: list[list[int]]) -> None:
     """Lets waves that are never under way together have their sums in the same memory."""
-    need = [sum(layout.cuts[tensor].partials for tensor in wave) for wave in waves]
+    need = [sum(layout.partials_of[tensor] for tensor in wave) for wave in waves]
     others = set(range(len(layout.cuts))) - {tensor for wave in waves for tensor in wave}
     at = 0
     for tensor in sorted(others):
         layout.cuts[tensor].partials_at = at
-        at += layout.cuts[tensor].partials
+        at += layout.partials_of[tensor]
     count = regions(layout.grain.waves_ahead)
     for region in range(count):
         for wave in waves[region::count]:
             place = at
             for tensor in wave:
                 layout.cuts[tensor].partials_at = place
-                place += layout.cuts[tensor].partials
+                place += layout.partials_of[tensor]
         at += max(need[region::count], default=0)
     layout.partials = at
 
@@ -85,10 +85,11 @@ def entries(
     """
     tensors, ahead = len(layout.cuts), layout.grain.waves_ahead
 
-    def of_phases(wave: int, *phases: int) -> Iterator[tuple[int, ...]]:
+    def of_phases(wave: int, *names: str) -> Iterator[tuple[int, ...]]:
+        """All work of the phases of these kinds."""
         before = wave - regions(ahead)  # which had the same memory
         gate = (tensors + before, len(waves[before])) if before >= 0 else (0, 0)
-        for phase in phases:
+        for phase in map(PHASES.__getitem__, names):
             for tensor in waves[wave] if wave < len(waves) else ():
                 work = layout.work[tensor]
                 need = sum(units for kind, units in work.items() if kind.phase < phase)
@@ -99,9 +100,9 @@ def entries(
                         for unit in range(units):
                             yield number[kind], tensor, unit, need, *first, also, 0
 
-    result = [entry for wave in range(ahead) for entry in of_phases(wave, 2)]
+    result = [entry for wave in range(ahead) for entry in of_phases(wave, "STATISTICS")]
     for wave in range(len(waves)):
-        result += of_phases(wave, 3, 4, 5)
-        result += of_phases(wave + ahead, 2)
-        result += of_phases(wave, 6, 7)
+        result += of_phases(wave, "COLUMNS", "ENERGY", "FINISH")
+        result += of_phases(wave + ahead, "STATISTICS")
+        result += of_phases(wave, "UPDATE", "REPORT")
     return result

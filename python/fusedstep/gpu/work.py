@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs
+from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
 from . import tables, waves
-from .cut import WITHOUT_TILES, Grain, Kind, Layout
+from .cut import STAGES, UNITS, WITHOUT_TILES, Grain, Kind, Layout, stage_of
 
 MOST_ENTRIES = 2**31 - 1  # of a launch: programs are numbered in 32 bits, and so are units
+T = TypeVar("T")
 # Tensors by whether they are aligned.
 Lists = list[tuple[bool, list[int]]]
+
+# Of each stage of a step, the kinds of work that belong to another one.
+OF_OTHER_STAGES = {
+    stage: {kind for kind in UNITS if kind != "ELEMENTWISE" and stage_of(kind) != stage}
+    for stage in STAGES
+}
 
 
 class DeviceLauncher(Launcher):
@@ -23,15 +31,53 @@ class DeviceLauncher(Launcher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
-        if exchanged and bucket.rule.factored:
-            raise RuntimeError(
-                f"the {backend.name} backend cannot add up sums over processes between the phases "
-                f"of {bucket.rule.name}: step whole parameters with it"
-            )
         self.device = bucket.device
         self.tables = tables.Tables(bucket)
         self.kept: list[Tensor] = []  # work lists and scratch
         self.stream = tables.current_stream(bucket.device)
+        self.is_exchanged = exchanged and bucket.rule.factored
+        if self.is_exchanged:
+            self.sums, self.sum_u2 = exchange_buffers(bucket)
+            self.kept += [self.sums, self.sum_u2]
+        # Of the step whose stages are under way.
+        self._inputs: StepInputs | None = None
+        self._current: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+        """Launches all work but the idle kinds, with the arguments that change from step to step.
+        Kernels write nothing where `found_inf` is not zero."""
+
+    def launch(self, inputs: StepInputs) -> None:
+        idle = idle_kinds(self.bucket, inputs.scalars)
+        with tables.on_device(self.device):
+            stream = self.follow_stream()
+            self._run(self.current(inputs), stream, idle)
+
+    def read1(self, inputs: StepInputs) -> None:
+        if self.is_exchanged:
+            self._inputs = None
+            self._stage("read1", inputs)
+
+    def finish(self, inputs: StepInputs) -> None:
+        if self.is_exchanged:
+            self._stage("finish", inputs)
+
+    def update(self, inputs: StepInputs) -> None:
+        if self.is_exchanged:
+            self._stage("update", inputs)
+            self._inputs = None
+        else:
+            super().update(inputs)
+
+    def _stage(self, stage: str, inputs: StepInputs) -> None:
+        idle = idle_kinds(self.bucket, inputs.scalars) | OF_OTHER_STAGES[stage]
+        with tables.on_device(self.device):
+            stream = self.follow_stream()
+            if self._inputs is not inputs:  # uploaded once for all stages
+                self._inputs = inputs
+                self._current = self.current(inputs)
+            self._run(self._current, stream, idle)
 
     def upload(self, tensor: Tensor) -> Tensor:
         self.kept.append(tables.upload(tensor, self.device))
@@ -57,6 +103,19 @@ class DeviceLauncher(Launcher):
 
     def scratch_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.kept, *self.tables.held()))
+
+
+def codes_of(bucket: Bucket, codes: Mapping[torch.dtype, T]) -> list[T]:
+    """What kernels call the dtypes of a bucket's slots: they never guess one."""
+    for dtype in bucket.dtypes:
+        if dtype not in codes:
+            first = bucket.members[0]
+            raise ValueError(
+                f"there are no kernels for {dtype}, which a tensor of the parameter of shape "
+                f"{tuple(first.param.shape)} in group {first.group} has: convert it to one of "
+                f"{', '.join(map(str, codes))}"
+            )
+    return [codes[dtype] for dtype in bucket.dtypes]
 
 
 def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = None) -> Lists:
@@ -92,9 +151,13 @@ class Factored(NamedTuple):
         return 1 + len(self.layout.cuts) + len(self.runs)
 
 
-def factored(bucket: Bucket, grain: Grain, lists: Lists, may: set[int]) -> Factored:
-    """`may` are the tensors that can go in waves, if their shape is right for it."""
-    layout = Layout(grain, bucket.compute_dtype.itemsize)
+def factored(
+    bucket: Bucket, grain: Grain, lists: Lists, may: set[int], exchanged: bool = False
+) -> Factored:
+    """`may` are the tensors that can go in waves, if their shape is right for it and nothing is
+    exchanged."""
+    layout = Layout(grain, bucket.compute_dtype.itemsize, exchanged)
+    may = set() if exchanged else may
     in_waves: list[int] = []
     item_bytes = bucket.dtypes[1].itemsize
     for i, sizes in enumerate(bucket.table[:, len(bucket.dtypes) + 1 :].tolist()):

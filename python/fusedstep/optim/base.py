@@ -113,7 +113,7 @@ class FusedOptimizer(DeclaredOptimizer):
         return self._plan
 
     def _refuse_capture(self, owner: Owner, lists: ParamLists, old: Plan | None) -> None:
-        kinds = {param.device for params in lists for param in params}
+        kinds = {p.device for params in lists for p in params if not devices.on_host(p)}
         if not any(map(devices.is_capturing, kinds)):
             return
         counted = (

@@ -182,7 +182,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         """All that a step writes or reads, as an error names it."""
         for where, group, param in self._parameters():
             yield str(where), param
-            state = self.state.get(param)
+            state = self.state.get(param) or {}
             for key in self._state_shapes(group, param) if state else ():
                 yield f"state '{key}' of {where}", state[key]
             if param.grad is not None:

@@ -31,6 +31,7 @@ class TensorCounters:
             if not isinstance(step, Tensor) or step.dtype not in COUNTS:
                 step = state["step"] = _counting(step)
             kinds.setdefault((step.dtype, step.device), []).append(index)
+        self._present: list[bool] | None = None
         self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
         self.home = [(0, 0)] * len(states)  # of each counter: which flat tensor, and where in it
@@ -44,6 +45,7 @@ class TensorCounters:
             self.flats.append(flat)
             for place, i in enumerate(indices):
                 self.home[i] = which, place
+        self._took_part = self._ones(None)
         needed = {self.home[i][0] for i in waited_for}
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
 
@@ -99,15 +101,24 @@ class TensorCounters:
         Arguments:
             present: by position, who took part; None if all did.
         """
-        for which, flat in enumerate(self.flats):
-            took_part: float | Tensor = 1.0
-            if present is not None:
-                ones = [float(present[position]) for position in self.positions[which]]
-                on_host = torch.tensor(ones, dtype=flat.dtype, device="cpu")
-                took_part = devices.to_device(on_host, flat.device)
+        if present is not self._present:  # a graph could not repeat this copy: it comes before
+            self._present, self._took_part = present, self._ones(present)
+        for flat, took_part in zip(self.flats, self._took_part, strict=True):
             if found_inf is not None:
-                took_part = devices.to_device(found_inf == 0, flat.device, flat.dtype) * took_part
+                found_none = devices.to_device(found_inf == 0, flat.device, flat.dtype)
+                took_part = found_none * took_part
             flat.add_(took_part)
+
+    def _ones(self, present: list[bool] | None) -> list[float | Tensor]:
+        """What a step adds to each flat tensor: 1 where a parameter took part."""
+        if present is None:
+            return [1.0 for _ in self.flats]
+        added: list[float | Tensor] = []
+        for flat, positions in zip(self.flats, self.positions, strict=True):
+            ones = [float(present[position]) for position in positions]
+            on_host = torch.tensor(ones, dtype=flat.dtype, device="cpu")
+            added.append(devices.to_device(on_host, flat.device))
+        return added
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:

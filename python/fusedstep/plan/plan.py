@@ -114,6 +114,8 @@ class Plan:
         if seen < 0 or self.captured:
             return False
         if seen & CAME_OR_WENT:
+            if any(map(devices.is_capturing, self.devices)):
+                return False  # a graph would go on with what was there in the warm-up
             self._take_presence()
         return True
 

@@ -11,7 +11,7 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
-from tests.support import absent_gradients, rule_cases
+from tests.support import absent_gradients, exchange, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.problems import Problem
@@ -207,6 +207,29 @@ def _reversed(optimizer, params):
 def test_a_tensor_without_a_gradient_is_left_alone(case):
     shapes = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
     absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
+
+
+EXCHANGED = [(7,), (1, 9), (9, 1), (33, 17), (258, 40), (2, 17, 20), (3, 5, 7), (2, 2064)]
+
+
+@each([CASE[name] for name in ("adafactor", "adafactor-part-capped", "hf-adafactor-trainer")])
+def test_stages_with_an_exchange_between_them(case):
+    exchange.check(Problem(case, EXCHANGED), "triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each(FACTORED)
+def test_every_case_with_an_exchange(case, dtype):
+    exchange.check(Problem(case, EXCHANGED, (dtype,)), "triton")
+
+
+@pytest.mark.parametrize("rows", [600, 300])
+def test_an_exchange_that_changes_nothing_changes_no_bit(rows):
+    """Where units leave sums in any case: the same numbers are added up in the same order."""
+    problem = Problem(CASE["hf-adafactor-momentum"], [(rows, 300), (7,), (20_000,)])
+    with_one = exchange.exchanged(problem, exchange.FakeAllReduce()).run("triton")
+    assert_same(*with_one, *problem.run("triton"))
 
 
 # Faults, for which the bounds are narrow enough.
