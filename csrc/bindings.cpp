@@ -9,7 +9,7 @@
 #include <string>
 
 #include "cpu/threads.h"
-#include "cpu/work.h"
+#include "cpu/work_list.h"
 #include "rules/facts.h"
 #include "watch.h"
 
@@ -78,11 +78,12 @@ void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtype
 // A launch with its work list and scratch. The table belongs to the caller and outlives the bucket.
 class Bucket {
  public:
-  Bucket(int64_t rule, bool wide, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
+  Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
          int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t sum_u2) {
     require(table);
     require_known(rule, vectors, dtypes, fields);
-    launch_.rule = rule, launch_.wide = wide, launch_.vectors = vectors, launch_.fields = fields;
+    launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
+    launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
                         reinterpret_cast<double*>(sum_u2)};
@@ -93,10 +94,10 @@ class Bucket {
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
     launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
     launch_.runs = work_.runs.data();
-    launch_.phases = work_.phases.data();
+    launch_.rounds = work_.rounds.data();
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
-    if (work_.stages.size() == 1) work_.end_stage();
+    if (work_.phases.size() == 1) work_.end_phase();
   }
 
   // Allocates what a launch on so many threads needs, so that no step fails half done.
@@ -112,10 +113,10 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  // One stage of those that the bucket has: 0, or 0 to 2 if it is exchanged.
+  // One phase of those that the bucket has: 0, or 0 to 2 if it is exchanged.
   void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads,
-              int64_t stage) {
-    launch_.first_phase = work_.stages.at(stage), launch_.end_phase = work_.stages.at(stage + 1);
+              int64_t phase) {
+    launch_.first_round = work_.phases.at(phase), launch_.end_round = work_.phases.at(phase + 1);
     require(row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);
@@ -130,8 +131,8 @@ class Bucket {
   }
 
  private:
-  Launch launch_;
-  Work work_;
+  LaunchArgs launch_;
+  WorkList work_;
   Memory scratch_, thread_scratch_;
   int64_t threads_ = 0;
 };
@@ -158,9 +159,9 @@ PYBIND11_MODULE(_native, module) {
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
                     int64_t, int64_t, int64_t>(),
-           py::arg("rule"), py::arg("wide"), py::arg("vectors"), py::arg("dtypes"), py::arg("table"),
-           py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0, py::arg("sums_of") = 0,
-           py::arg("sum_u2") = 0)
+           py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
+           py::arg("table"), py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0,
+           py::arg("sums_of") = 0, py::arg("sum_u2") = 0)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);

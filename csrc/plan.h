@@ -1,4 +1,4 @@
-// What a launch receives: plain addresses and sizes, laid out by python/fusedstep/plan.py.
+// What a launch receives: plain addresses and sizes, laid out by python/fusedstep/plan/bucket.py.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,12 @@ namespace fusedstep {
 
 constexpr int kMaxSlots = 6;
 
-// A bucket that is exchanged is launched in stages, a range of phases each. In between, the host adds
-// up `exchange` over processes. Others have one stage, and no such memory.
+// A bucket that is exchanged is launched in phases, a range of rounds each. In between, the host adds
+// up `exchange` over processes. Others have one phase, and no such memory.
 struct Exchange {
   double* sums = nullptr;  // what read 1 leaves, tensor t's from sums_of[t] on
   const int64_t* sums_of = nullptr;
-  double* sum_u2 = nullptr;  // one for each tensor
+  double* sum_u2 = nullptr;  // one for each tensor: of the rows that are here, later of all of them
 };
 
 // One bucket of tensors that share a rule, a device and all dtypes.
@@ -24,10 +24,10 @@ struct Exchange {
 // Where the address of the gradient g is 0, there is none: nothing of the tensor is read or written.
 // `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
 // `entries` are triples (kind of work, tensor, index); a run of entries is what a thread takes at once;
-// a phase is a range of runs that may go in any order, after all of the phase before.
-struct Launch {
+// a round is a range of runs that may go in any order, after all of the round before.
+struct LaunchArgs {
   int64_t rule = 0;
-  int64_t wide = 0;  // 1: compute in float64, 0: in float32
+  int64_t in_float64 = 0;  // 1: compute in float64, 0: in float32
   int64_t vectors = 0;
   int64_t dtypes[kMaxSlots] = {};
   const int64_t* table = nullptr;
@@ -37,8 +37,8 @@ struct Launch {
   int64_t row_length = 0;
   const int64_t* entries = nullptr;
   const int64_t* runs = nullptr;
-  const int64_t* phases = nullptr;
-  int64_t first_phase = 0, end_phase = 0;  // of this stage
+  const int64_t* rounds = nullptr;
+  int64_t first_round = 0, end_round = 0;  // of this phase
   Exchange exchange;
   char* scratch = nullptr;  // of the pieces; tensor t's starts at scratch_of[t]
   const int64_t* scratch_of = nullptr;

@@ -15,7 +15,7 @@ constexpr int64_t kElements = 512;
 
 // One row of scalars, rounded once, as the rule's fields. The first number is the gradient's sign.
 template <class Rule, class T>
-Rule rule_of(const Launch& launch, int64_t tensor) {
+Rule rule_of(const LaunchArgs& launch, int64_t tensor) {
   Rule rule;
   static_assert(sizeof(Rule) % sizeof(T) == 0, "a rule holds nothing but scalars");
   const double* row = launch.scalars + launch.row_of[tensor] * launch.row_length;
@@ -26,7 +26,7 @@ Rule rule_of(const Launch& launch, int64_t tensor) {
 }
 
 template <class T>
-T gradient_scale(const Launch& launch, int64_t tensor) {
+T gradient_scale(const LaunchArgs& launch, int64_t tensor) {
   return T(launch.grad_scale) * T(launch.scalars[launch.row_of[tensor] * launch.row_length]);
 }
 
@@ -39,7 +39,7 @@ void update_all(const Rule& rule, T* const (&own)[1 + sizeof...(K)], const T* g,
 }
 
 template <class Rule, class T, int States>
-void walk_elementwise(const Launch& launch, const Entry& entry) {
+void walk_elementwise(const LaunchArgs& launch, const Entry& entry) {
   const int64_t* tensor = launch.table + entry.tensor * launch.fields;
   const Rule rule = rule_of<Rule, T>(launch, entry.tensor);
   const T scale = gradient_scale<T>(launch, entry.tensor);

@@ -1,9 +1,10 @@
-// A factored step in three stages, between which the host adds up sums over processes: read 1, finish,
+// A factored step in three phases, between which the host adds up sums over processes: read 1, finish,
 // update. The sums are in memory of the host's, laid out by `sums_layout` in plan/launcher.py; they are
 // added in the order of one call, so that an exchange which changes nothing changes no bit.
 #pragma once
 
-#include "factored.h"
+#include "matrix_tensor.h"
+#include "vector_tensor.h"
 
 namespace fusedstep {
 namespace {
@@ -16,7 +17,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
   double& sum_u2;  // over the rows that are here, then over the whole tensor
   T* small_h;      // h of small matrices before the exchange
 
-  ExchangedMatrix(const Launch& launch, int64_t t, char* thread_scratch)
+  ExchangedMatrix(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
         first(launch.exchange.sums + launch.exchange.sums_of[t]),
         sum_u2(launch.exchange.sum_u2[t]),
@@ -73,7 +74,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     if (tile == 0) sums.mean[b] = mean(b);
     for (int64_t k = tile; k < std::min(tile + kColumnTiles, cut.tiles); ++k) {
       const int64_t at = b * cut.tiles + k;
-      sums.energy[at] = finish_tile(this->matrix(b), b, k * kTile, sums.smallest_col[at]);
+      sums.tile_u2[at] = finish_tile(this->matrix(b), b, k * kTile, sums.least_col[at]);
     }
   }
   // Of sum(u^2) every process adds what its own rows have, so h is that of these rows.
@@ -93,19 +94,19 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     double& u = sums.u[piece] = 0.0;
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
       const Matrix<T> x = this->matrix(b);
-      double energy = 0.0, smallest_col = INFINITY, least;
+      double u2 = 0.0, least_col = INFINITY, least;
       for (int64_t column = 0; column < cut.cols; column += kTile) {
-        energy += finish_tile(x, b, column, least);
-        smallest_col = std::min(smallest_col, least);
+        u2 += finish_tile(x, b, column, least);
+        least_col = std::min(least_col, least);
       }
-      const bool capped = rule.is_capped(T(smallest_row_of(x)), T(smallest_col), mean(b));
-      u += capped ? this->exact_energy(x, mean(b)) : energy;
+      const bool capped = rule.is_capped(T(least_row_of(x)), T(least_col), mean(b));
+      u += capped ? this->exact_sum_u2(x, mean(b)) : u2;
     }
   }
   void finish_columns_of(int64_t index) const { cut.blocked ? columns(index) : finish_piece(index); }
-  void total_u2() const { sum_u2 = this->tensor_energy(); }
+  void total_u2() const { sum_u2 = this->tensor_sum_u2(); }
 
-  void finish_tensor() const { this->finish(sum_p2(), sum_u2, sums.step); }
+  void set_step() const { this->make_step(sum_p2(), sum_u2, sums.step); }
 
   void update(int64_t piece) const {
     if (cut.blocked) return Base::update(piece);
@@ -121,7 +122,7 @@ struct ExchangedVector : VectorTensor<T, Momentum> {
   double* first;
   double& sum_u2;
 
-  ExchangedVector(const Launch& launch, int64_t t, char* thread_scratch)
+  ExchangedVector(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
         first(launch.exchange.sums + launch.exchange.sums_of[t]),
         sum_u2(launch.exchange.sum_u2[t]) {}
@@ -137,11 +138,11 @@ struct ExchangedVector : VectorTensor<T, Momentum> {
   void pack_tensor() const { sum_p2() = sum_in_order(sums.p, cut.pieces); }
   void finish_columns_of(int64_t) const {}
   void total_u2() const { sum_u2 = sum_in_order(sums.u, cut.pieces); }
-  void finish_tensor() const { this->finish(sum_p2(), sum_u2, sums.step); }
+  void set_step() const { this->make_step(sum_p2(), sum_u2, sums.step); }
 };
 
 template <class Tensor>
-void walk_exchanged(const Launch& launch, const Entry& entry, char* thread_scratch) {
+void walk_exchanged(const LaunchArgs& launch, const Entry& entry, char* thread_scratch) {
   const Tensor tensor(launch, entry.tensor, thread_scratch);
   switch (entry.kind) {
     case kStatistics:
@@ -152,16 +153,16 @@ void walk_exchanged(const Launch& launch, const Entry& entry, char* thread_scrat
       return tensor.pack_tensor();
     case kColumns:
       return tensor.finish_columns_of(entry.index);
-    case kEnergy:
-      return tensor.energy(entry.index);
-    case kTotal:
+    case kSumU2:
+      return tensor.block_u2(entry.index);
+    case kTotalU2:
       return tensor.total_u2();
-    case kFinish:
-      return tensor.finish_tensor();
+    case kStepSize:
+      return tensor.set_step();
     case kUpdate:
       return tensor.update(entry.index);
-    case kReport:
-      return tensor.report(tensor.sum_p2());
+    case kStoreRms:
+      return tensor.store_rms(tensor.sum_p2());
   }
 }
 

@@ -1,12 +1,12 @@
 // The instruction sets the walkers were built for, and how to tell whether this machine has them.
-#include "walk.h"
+#include "dispatch.h"
 
 namespace fusedstep {
 
-Walk walk_baseline(const Launch& launch);
+Walk walk_baseline(const LaunchArgs& launch);
 #if defined(__x86_64__)
-Walk walk_avx2(const Launch& launch);
-Walk walk_avx512(const Launch& launch);
+Walk walk_avx2(const LaunchArgs& launch);
+Walk walk_avx512(const LaunchArgs& launch);
 #endif
 
 const Level kLevels[] = {

@@ -123,7 +123,7 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
     T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
     for (int r = 0; r < group.count; ++r)
       row[r] = rule.second_moment(row[r], T(total[r] / double(x.cols)));
-    settle(x.dtypes[2], x.row_at(i), group.count, row);
+    round_to_storage(x.dtypes[2], x.row_at(i), group.count, row);
     for (int r = 0; r < group.count; ++r) {
       inverse[r] = rule.inverse(row[r]);
       if (row[r] < smallest) smallest = row[r];
@@ -157,7 +157,7 @@ T mean_of_rows(const Rule& rule, const Matrix<T>& x) {
 
 // The smallest `row`, of a matrix whose rows were read.
 template <class T>
-double smallest_row_of(const Matrix<T>& x) {
+double least_row_of(const Matrix<T>& x) {
   T buffer[kTile], least = T(INFINITY);
   for (int64_t i = 0; i < x.rows; i += kTile) {
     const int64_t n = std::min<int64_t>(kTile, x.rows - i);
@@ -189,17 +189,17 @@ template <class T, class Rule, class H>
 FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, const double* s,
                                        const H* h, T mean, int64_t column, double& smallest) {
   const int64_t width = std::min<int64_t>(kTile, x.cols - column);
-  T buffer[kTile], energy[kTile];
+  T buffer[kTile], u2[kTile];
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
-  settle(x.dtypes[3], x.col_at(column), width, col);
+  round_to_storage(x.dtypes[3], x.col_at(column), width, col);
   FUSEDSTEP_INDEPENDENT
-  for (int64_t j = 0; j < width; ++j) energy[j] = rule.col_energy(T(h[j]), col[j], mean);
+  for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_energy(T(h[j]), col[j], mean);
   T least = T(INFINITY);
   for (int64_t j = 0; j < width; ++j) least = col[j] < least ? col[j] : least;
   smallest = least;
-  return double(tile_sum(energy, width));
+  return double(tile_sum(u2, width));
 }
 
 // The same, after all blocks were read.

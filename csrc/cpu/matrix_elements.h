@@ -1,4 +1,4 @@
-// What a factored step does to each element of a matrix: the energy of capped updates, and read 2.
+// What a factored step does to each element of a matrix: sum(u^2) of capped updates, and read 2.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
 
 // The sum of u^2 over the rows begin..end of one block. The rule runs on kLanes numbers at once.
 template <class T, class S>
-double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                     const T* col_factor) {
   Adafactor<Lanes<T>> lanes_rule;
   lanes_rule.cap = Lanes<T>{} + rule.cap;
@@ -60,11 +60,11 @@ double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 }
 
 template <class T>
-double block_energy(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
+double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                     const T* col_factor) {
   return with_storage(x.dtypes[1], [&](auto* storage) {
     using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
-    return block_energy<T, S>(rule, x, begin, end, mean, col_factor);
+    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor);
   });
 }
 

@@ -39,15 +39,15 @@ FloatMode float_mode() { return 0; }
 void set_float_mode(FloatMode) {}
 #endif
 
-struct alignas(64) Phase {
+struct alignas(64) Progress {
   std::atomic<int64_t> next{0};
   alignas(64) std::atomic<int64_t> done{0};
 };
 
 struct Team {
-  const Launch& launch;
+  const LaunchArgs& launch;
   Walk walk;
-  std::unique_ptr<Phase[]> phases;
+  std::unique_ptr<Progress[]> rounds;
   FloatMode mode;  // of the thread that asks for the launch
   std::atomic<int64_t> members{0};
 };
@@ -62,19 +62,19 @@ void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
 }
 
 // A tensor without a gradient is left alone.
-bool has_gradient(const Launch& launch, int64_t tensor) {
+bool has_gradient(const LaunchArgs& launch, int64_t tensor) {
   static_assert(ElementwiseRow::kG == MatrixRow::kG && MatrixRow::kG == VectorRow::kG);
   return launch.table[tensor * launch.fields + ElementwiseRow::kG] != 0;
 }
 
-// A phase is over when its runs are done, however many threads the pool gave us.
+// A round is over when its runs are done, however many threads the pool gave us.
 void work_through(Team& team) {
-  const Launch& launch = team.launch;
+  const LaunchArgs& launch = team.launch;
   const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
   char* scratch = launch.thread_scratch + team.members.fetch_add(1) * launch.thread_bytes;
-  for (int64_t phase = launch.first_phase; phase < launch.end_phase; ++phase) {
-    const int64_t first = launch.phases[phase], runs = launch.phases[phase + 1] - first;
-    Phase& state = team.phases[phase];
+  for (int64_t round = launch.first_round; round < launch.end_round; ++round) {
+    const int64_t first = launch.rounds[round], runs = launch.rounds[round + 1] - first;
+    Progress& state = team.rounds[round];
     for (int64_t run; (run = state.next.fetch_add(1, std::memory_order_relaxed)) < runs;) {
       for (int64_t e = launch.runs[first + run]; e < launch.runs[first + run + 1]; ++e)
         if (has_gradient(launch, entries[e].tensor)) team.walk(launch, entries[e], scratch);
@@ -121,10 +121,10 @@ void enter_pool(Team& team) { GOMP_parallel(join_team, &team, unsigned(team.laun
 
 bool has_pool() { return GOMP_parallel != nullptr; }
 
-void carry_out(const Launch& launch, Walk walk) {
-  if (launch.end_phase == launch.first_phase) return;
-  Team team{launch, walk, std::make_unique<Phase[]>(launch.end_phase), float_mode()};
-  const bool one_run = launch.phases[launch.end_phase] - launch.phases[launch.first_phase] == 1;
+void carry_out(const LaunchArgs& launch, Walk walk) {
+  if (launch.end_round == launch.first_round) return;
+  Team team{launch, walk, std::make_unique<Progress[]>(launch.end_round), float_mode()};
+  const bool one_run = launch.rounds[launch.end_round] - launch.rounds[launch.first_round] == 1;
   if (launch.threads <= 1 || one_run || !has_pool() || is_child)
     work_through(team);
   else if (is_copy)

@@ -1,13 +1,13 @@
-// Carries out a launch's work, phase by phase, on torch's own OpenMP pool.
+// Carries out a launch's work, round by round, on torch's own OpenMP pool.
 #pragma once
 
-#include "walk.h"
+#include "dispatch.h"
 
 namespace fusedstep {
 
 // Whether torch's pool was found when the module was loaded; without it a launch takes one thread.
 bool has_pool();
 
-void carry_out(const Launch& launch, Walk walk);
+void carry_out(const LaunchArgs& launch, Walk walk);
 
 }  // namespace fusedstep

@@ -133,7 +133,7 @@ FUSEDSTEP_INLINE void store(Dtype dtype, char* to, int64_t n, const T* x) {
 
 // Stores `x` and makes it what was stored: a factored second moment is used as the next step finds it.
 template <class T>
-FUSEDSTEP_INLINE void settle(Dtype dtype, char* to, int64_t n, T* x) {
+FUSEDSTEP_INLINE void round_to_storage(Dtype dtype, char* to, int64_t n, T* x) {
   store(dtype, to, n, x);
   if (dtype != dtype_of<T>()) load(dtype, to, n, x);
 }

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // Of the files in python/fusedstep/rules. A module that was built from others is not used.
-constexpr char kFingerprint[] = "ba25792d304708c7";
+constexpr char kFingerprint[] = "0fa3f23a596e097f";
 
 }  // namespace fusedstep

@@ -20,13 +20,13 @@ constexpr int kFloat64 = 3;
 constexpr int kWhole = 0;
 constexpr int kStatistics = 1;
 constexpr int kColumns = 2;
-constexpr int kEnergy = 3;
-constexpr int kFinish = 4;
+constexpr int kSumU2 = 3;
+constexpr int kStepSize = 4;
 constexpr int kUpdate = 5;
-constexpr int kReport = 6;
+constexpr int kStoreRms = 6;
 constexpr int kPackColumns = 7;
 constexpr int kPackTensor = 8;
-constexpr int kTotal = 9;
+constexpr int kTotalU2 = 9;
 
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
 // is where a rule's own states begin, if it has any.

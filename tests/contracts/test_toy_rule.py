@@ -112,9 +112,9 @@ print("equal:", *names)
 
 # In place of what factored rules need.
 CPU_STUB = """
-#include "walk.h"
+#include "dispatch.h"
 namespace fusedstep {
-Walk FUSEDSTEP_FACTORED(const Launch&, bool) { return nullptr; }
+Walk FUSEDSTEP_FACTORED(const LaunchArgs&, bool) { return nullptr; }
 }  // namespace fusedstep
 """
 CUDA_STUB = """
@@ -142,7 +142,7 @@ def lay_out():
     shutil.copytree(ROOT / "csrc", WORK / "csrc")
     put(WORK / "fusedstep" / "rules" / "toy.py", RULE)
     put(WORK / "toy_optimizer.py", CLASS)
-    put(WORK / "csrc" / "cpu" / "walk_factored.cpp", CPU_STUB)
+    put(WORK / "csrc" / "cpu" / "dispatch_factored.cpp", CPU_STUB)
     put(WORK / "csrc" / "cuda" / "factored.cu", CUDA_STUB)
 
 

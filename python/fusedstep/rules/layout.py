@@ -28,8 +28,8 @@ FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 
 # What an entry of a CPU's work list asks for. Rules without sums have only UPDATE. The last line is
 # for buckets that are exchanged.
-WHOLE, STATISTICS, COLUMNS, ENERGY, FINISH, UPDATE, REPORT = range(7)
-PACK_COLUMNS, PACK_TENSOR, TOTAL = range(7, 10)
+WHOLE, STATISTICS, COLUMNS, SUM_U2, STEP_SIZE, UPDATE, STORE_RMS = range(7)
+PACK_COLUMNS, PACK_TENSOR, TOTAL_U2 = range(7, 10)
 
 # A tensor's row of a bucket's table: the addresses of its slots, then its sizes. The last slot is
 # where a rule's own states begin; `rms` is the address of rms(p), or 0.

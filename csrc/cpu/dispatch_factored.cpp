@@ -1,12 +1,12 @@
 // Built once for each instruction set, with FUSEDSTEP_FACTORED as its name: a factored rule -> walker.
+#include "dispatch.h"
 #include "exchanged.h"
-#include "walk.h"
 
 namespace fusedstep {
 namespace {
 
 template <bool Momentum, class T>
-Walk find(const Launch& launch) {
+Walk find(const LaunchArgs& launch) {
   if (launch.exchange.sums != nullptr)
     return launch.vectors ? walk_exchanged<ExchangedVector<T, Momentum>>
                           : walk_exchanged<ExchangedMatrix<T, Momentum>>;
@@ -16,9 +16,9 @@ Walk find(const Launch& launch) {
 
 }  // namespace
 
-Walk FUSEDSTEP_FACTORED(const Launch& launch, bool momentum) {
-  if (momentum) return launch.wide ? find<true, double>(launch) : find<true, float>(launch);
-  return launch.wide ? find<false, double>(launch) : find<false, float>(launch);
+Walk FUSEDSTEP_FACTORED(const LaunchArgs& launch, bool momentum) {
+  if (momentum) return launch.in_float64 ? find<true, double>(launch) : find<true, float>(launch);
+  return launch.in_float64 ? find<false, double>(launch) : find<false, float>(launch);
 }
 
 }  // namespace fusedstep

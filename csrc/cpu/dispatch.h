@@ -5,10 +5,10 @@
 
 namespace fusedstep {
 
-using Walk = void (*)(const Launch& launch, const Entry& entry, char* thread_scratch);
+using Walk = void (*)(const LaunchArgs& launch, const Entry& entry, char* thread_scratch);
 
 // The walker of a launch's rule and compute type, or null if there is none.
-using FindWalk = Walk (*)(const Launch& launch);
+using FindWalk = Walk (*)(const LaunchArgs& launch);
 
 struct Level {
   const char* name;

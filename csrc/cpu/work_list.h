@@ -1,4 +1,4 @@
-// How a bucket's tensors are cut: pieces by shape alone, entries and phases for the threads, scratch.
+// How a bucket's tensors are cut: pieces by shape alone, entries and rounds for the threads, scratch.
 #pragma once
 
 #include <algorithm>
@@ -41,11 +41,11 @@ constexpr int64_t kColumnTiles = 4;
 // Elements of gradient whose read 2 should find them in the last-level cache after read 1.
 constexpr int64_t kWave = 4 << 20;
 
-// Where a tensor's sums lie between the phases.
+// Where a tensor's sums lie between the rounds.
 struct Sums {
-  double *step, *p, *u;  // step: step_size, decay; p, u: one for each piece
-  double *mean, *smallest_row, *energy, *smallest_col;  // blocked matrices only
-  char* partial;                                        // s then h of each block, in the compute type
+  double *step, *p, *u;                            // step: step_size, decay; p, u: one for each piece
+  double *mean, *least_row, *tile_u2, *least_col;  // blocked matrices only
+  char* partial;                                   // s then h of each block, in the compute type
   int64_t bytes;
 
   Sums(char* base, const MatrixCut& cut, int64_t item) {
@@ -57,9 +57,9 @@ struct Sums {
     p = take(cut.pieces);
     u = take(cut.pieces);
     mean = take(cut.blocked ? cut.batch : 0);
-    smallest_row = take(blocks);
-    energy = take(tiles);
-    smallest_col = take(tiles);
+    least_row = take(blocks);
+    tile_u2 = take(tiles);
+    least_col = take(tiles);
     partial = reinterpret_cast<char*>(at);
     bytes = partial - base + 2 * blocks * cut.cols * item;
     bytes = (bytes + 63) / 64 * 64;
@@ -68,25 +68,25 @@ struct Sums {
 
 }  // namespace
 
-struct Work {
+struct WorkList {
   std::vector<Entry> entries;
-  std::vector<int64_t> runs{0}, phases{0}, scratch_of;
-  std::vector<int64_t> stages{0};  // of phases
+  std::vector<int64_t> runs{0}, rounds{0}, scratch_of;
+  std::vector<int64_t> phases{0};  // of rounds
   int64_t scratch_bytes = 0, thread_bytes = 0;
 
   void add(int64_t kind, int64_t tensor, int64_t index) { entries.push_back({kind, tensor, index}); }
   void end_run() {
     if (int64_t(entries.size()) > runs.back()) runs.push_back(entries.size());
   }
-  void end_phase() {
+  void end_round() {
     end_run();
-    if (int64_t(runs.size()) - 1 > phases.back()) phases.push_back(runs.size() - 1);
+    if (int64_t(runs.size()) - 1 > rounds.back()) rounds.push_back(runs.size() - 1);
   }
-  void end_stage() { stages.push_back(int64_t(phases.size()) - 1); }
+  void end_phase() { phases.push_back(int64_t(rounds.size()) - 1); }
 };
 
-Work elementwise_work(const Launch& launch, int64_t tensors);
-Work factored_work(const Launch& launch, int64_t tensors);
-Work exchanged_work(const Launch& launch, int64_t tensors);
+WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors);
+WorkList factored_work(const LaunchArgs& launch, int64_t tensors);
+WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors);
 
 }  // namespace fusedstep

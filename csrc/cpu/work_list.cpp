@@ -1,5 +1,5 @@
-// Cuts a bucket into entries: small tensors in runs, large ones in pieces, phase by phase.
-#include "work.h"
+// Cuts a bucket into entries: small tensors in runs, large ones in pieces, round by round.
+#include "work_list.h"
 
 namespace fusedstep {
 namespace {
@@ -7,7 +7,7 @@ namespace {
 // Elements in one run of small tensors: enough to hide the cost of taking it, few enough to balance.
 constexpr int64_t kRun = kPiece / 2;
 
-MatrixCut cut_of(const Launch& launch, int64_t tensor) {
+MatrixCut cut_of(const LaunchArgs& launch, int64_t tensor) {
   const int64_t* row = launch.table + tensor * launch.fields;
   const int64_t* sizes = row + factored_slots(launch.fields, launch.vectors);
   // A vector's pieces are cut like a batch of single elements.
@@ -15,7 +15,7 @@ MatrixCut cut_of(const Launch& launch, int64_t tensor) {
   return MatrixCut(sizes[MatrixRow::kBatch], sizes[MatrixRow::kRows], sizes[MatrixRow::kCols]);
 }
 
-int64_t thread_bytes_of(const Launch& launch, const MatrixCut& cut, int64_t item) {
+int64_t thread_bytes_of(const LaunchArgs& launch, const MatrixCut& cut, int64_t item) {
   if (launch.vectors) return 0;
   const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
   return (partials + cut.cols) * item + 64;
@@ -25,28 +25,28 @@ int64_t thread_bytes_of(const Launch& launch, const MatrixCut& cut, int64_t item
 int64_t entries_of(int64_t kind, const MatrixCut& cut) {
   const int64_t column_entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
   switch (kind) {
-    case kFinish:
-    case kReport:
+    case kStepSize:
+    case kStoreRms:
     case kPackTensor:
-    case kTotal:
+    case kTotalU2:
       return 1;
     case kPackColumns:
     case kColumns:
       return cut.blocked ? cut.batch * column_entries : 0;
-    case kEnergy:
+    case kSumU2:
       return cut.blocked ? cut.pieces : 0;
   }
   return cut.pieces;
 }
 
 bool is_of_tensor(int64_t kind) {
-  return kind == kFinish || kind == kReport || kind == kPackTensor || kind == kTotal;
+  return kind == kStepSize || kind == kStoreRms || kind == kPackTensor || kind == kTotalU2;
 }
 
 }  // namespace
 
-Work elementwise_work(const Launch& launch, int64_t tensors) {
-  Work work;
+WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors) {
+  WorkList work;
   int64_t elements = 0;
   for (int64_t t = 0; t < tensors; ++t) {
     const int64_t n = launch.table[t * launch.fields + elementwise_slots(launch.fields)];
@@ -57,15 +57,15 @@ Work elementwise_work(const Launch& launch, int64_t tensors) {
       if (elements >= kRun) work.end_run(), elements = 0;
     }
   }
-  work.end_phase();
+  work.end_round();
   return work;
 }
 
-Work factored_work(const Launch& launch, int64_t tensors) {
-  Work work;
-  const int64_t item = launch.wide ? 8 : 4;
-  const int64_t kPhases = 6;
-  const int64_t phase_kinds[kPhases] = {kStatistics, kColumns, kEnergy, kFinish, kUpdate, kReport};
+WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
+  WorkList work;
+  const int64_t item = launch.in_float64 ? 8 : 4;
+  const int64_t kRounds = 6;
+  const int64_t kinds[kRounds] = {kStatistics, kColumns, kSumU2, kStepSize, kUpdate, kStoreRms};
   work.scratch_of.assign(tensors, 0);
   int64_t small = 0;
   std::vector<int64_t> large;
@@ -82,7 +82,7 @@ Work factored_work(const Launch& launch, int64_t tensors) {
     small += elements;
     if (small >= kRun) work.end_run(), small = 0;
   }
-  work.end_phase();
+  work.end_round();
 
   for (size_t first = 0, last = 0; first < large.size(); first = last) {
     int64_t elements = 0, bytes = 0;
@@ -93,7 +93,7 @@ Work factored_work(const Launch& launch, int64_t tensors) {
       bytes += Sums(nullptr, cut, item).bytes;
     }
     work.scratch_bytes = std::max(work.scratch_bytes, bytes);
-    for (int64_t kind : phase_kinds) {
+    for (int64_t kind : kinds) {
       for (size_t k = first; k < last; ++k) {
         const int64_t n = entries_of(kind, cut_of(launch, large[k]));
         for (int64_t index = 0; index < n; ++index) {
@@ -101,7 +101,7 @@ Work factored_work(const Launch& launch, int64_t tensors) {
           if (!is_of_tensor(kind)) work.end_run();
         }
       }
-      work.end_phase();
+      work.end_round();
     }
   }
   // A walker looks at the entry after its own, to fetch what comes next: let there be one.
@@ -109,12 +109,12 @@ Work factored_work(const Launch& launch, int64_t tensors) {
   return work;
 }
 
-Work exchanged_work(const Launch& launch, int64_t tensors) {
-  const std::vector<std::vector<int64_t>> stages = {{kStatistics, kPackColumns, kPackTensor},
-                                                    {kColumns, kEnergy, kTotal},
-                                                    {kFinish, kUpdate, kReport}};
-  Work work;
-  const int64_t item = launch.wide ? 8 : 4;
+WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
+  const std::vector<std::vector<int64_t>> phases = {{kStatistics, kPackColumns, kPackTensor},
+                                                    {kColumns, kSumU2, kTotalU2},
+                                                    {kStepSize, kUpdate, kStoreRms}};
+  WorkList work;
+  const int64_t item = launch.in_float64 ? 8 : 4;
   std::vector<MatrixCut> cuts;
   for (int64_t t = 0; t < tensors; ++t) {
     cuts.push_back(cut_of(launch, t));
@@ -125,7 +125,7 @@ Work exchanged_work(const Launch& launch, int64_t tensors) {
     const int64_t h = cuts[t].batch * cuts[t].cols * item;  // of small matrices, see ExchangedMatrix
     work.scratch_bytes += (h + 63) / 64 * 64;
   }
-  for (const auto& kinds : stages) {
+  for (const auto& kinds : phases) {
     for (int64_t kind : kinds) {
       int64_t taken = 0;  // elements of this run
       for (int64_t t = 0; t < tensors; ++t) {
@@ -139,9 +139,9 @@ Work exchanged_work(const Launch& launch, int64_t tensors) {
           if (taken >= kRun) work.end_run(), taken = 0;
         }
       }
-      work.end_phase();
+      work.end_round();
     }
-    work.end_stage();
+    work.end_phase();
   }
   return work;
 }

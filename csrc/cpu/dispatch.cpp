@@ -1,18 +1,18 @@
 // Built once for each instruction set, with FUSEDSTEP_LEVEL as its name: (rule, compute type) ->
-// walker. Those of factored rules are in walk_factored.cpp.
-#include "walk.h"
+// walker. Those of factored rules are in dispatch_factored.cpp.
+#include "dispatch.h"
 
 #include "../rules.h"
 #include "elementwise.h"
 
 namespace fusedstep {
 
-Walk FUSEDSTEP_FACTORED(const Launch& launch, bool momentum);
+Walk FUSEDSTEP_FACTORED(const LaunchArgs& launch, bool momentum);
 
 namespace {
 
 template <int Rule, class T>
-void elementwise(const Launch& launch, const Entry& entry, char*) {
+void elementwise(const LaunchArgs& launch, const Entry& entry, char*) {
   using Own = RuleOf<Rule, T>;
   walk_elementwise<typename Own::type, T, Own::kStates>(launch, entry);
 }
@@ -26,11 +26,11 @@ Walk find_elementwise(int64_t rule, RuleList<Rules...>) {
 
 }  // namespace
 
-Walk FUSEDSTEP_LEVEL(const Launch& launch) {
+Walk FUSEDSTEP_LEVEL(const LaunchArgs& launch) {
   const RuleFacts& rule = kRules[launch.rule];
   if (rule.factored) return FUSEDSTEP_FACTORED(launch, rule.states > 0);
-  return launch.wide ? find_elementwise<double>(launch.rule, ElementwiseRules())
-                     : find_elementwise<float>(launch.rule, ElementwiseRules());
+  return launch.in_float64 ? find_elementwise<double>(launch.rule, ElementwiseRules())
+                           : find_elementwise<float>(launch.rule, ElementwiseRules());
 }
 
 }  // namespace fusedstep

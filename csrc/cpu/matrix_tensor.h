@@ -1,0 +1,179 @@
+// Walks a tensor of matrices for a factored rule: small ones in runs, large ones in blocks of rows.
+#pragma once
+
+#include "factored.h"
+#include "matrix_elements.h"
+
+namespace fusedstep {
+namespace {
+
+template <class T, bool Momentum>
+struct MatrixTensor : FactoredTensor<T, Momentum> {
+  using Base = FactoredTensor<T, Momentum>;
+  using Base::launch, Base::tensor, Base::rule;
+  static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
+  MatrixCut cut;
+  Sums sums;
+  T *partial, *factor;  // of this thread: sums of a small matrix, column factors
+
+  MatrixTensor(const LaunchArgs& launch, int64_t t, char* thread_scratch)
+      : Base(launch, t, kSlots),
+        cut(tensor[kSlots + MatrixRow::kBatch], tensor[kSlots + MatrixRow::kRows],
+            tensor[kSlots + MatrixRow::kCols]),
+        sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)),
+        factor(reinterpret_cast<T*>(thread_scratch)) {
+    this->elements = cut.batch * cut.rows * cut.cols;
+    partial = factor + cut.cols;
+  }
+
+  Matrix<T> matrix(int64_t b) const {
+    auto at = [&](int slot, int64_t elements) {
+      return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
+    };
+    const int64_t area = cut.rows * cut.cols;
+    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols),  nullptr,
+                at(1, area),   cut.rows,    cut.cols,        this->grad_scale, cut.at_once()};
+    if (Momentum) x.m = at(MatrixRow::kMomentum, area);
+    return x;
+  }
+
+  // One small matrix: read 1, its columns, and sum(u^2), which is returned.
+  double read_matrix(const Matrix<T>& x, double& p) const {
+    double least_col = INFINITY, least;
+    const double least_row = read_blocks(x);
+    if (this->scaled()) add_parameter_squares(x, 0, cut.rows, p);
+    const T mean = mean_of_rows<T>(rule, x);
+    double u2 = 0.0;
+    for (int64_t column = 0; column < cut.cols; column += kTile) {
+      u2 += finish_columns(rule, x, partial, mean, column, least);
+      least_col = std::min(least_col, least);
+    }
+    return rule.is_capped(T(least_row), T(least_col), mean) ? exact_sum_u2(x, mean) : u2;
+  }
+
+  // Read 1 of all blocks of a small matrix; returns the smallest row moment.
+  double read_blocks(const Matrix<T>& x) const {
+    double smallest = INFINITY;
+    for (int64_t b = 0; b < cut.blocks; ++b) {
+      T* s = partial + 2 * b * cut.cols;
+      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
+      smallest = std::min(smallest, read_block(rule, x, b * kBlock, end, s, s + cut.cols));
+    }
+    return smallest;
+  }
+
+  double exact_sum_u2(const Matrix<T>& x, T mean) const {
+    column_factors(rule, x, factor);
+    double u2 = 0.0;
+    for (int64_t b = 0; b < cut.blocks; ++b) {
+      const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
+      u2 += block_sum_u2(rule, x, b * kBlock, end, mean, factor);
+    }
+    return u2;
+  }
+
+  void read_piece(int64_t piece, double& p, double& u) const {
+    p = u = 0.0;
+    for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) u += read_matrix(matrix(b), p);
+  }
+
+  void update_piece(int64_t piece, const double* step, double& p,
+                    const char* next_gradient = nullptr) const {
+    update_matrices(piece, step, p, next_gradient,
+                    [&](const Matrix<T>& x, int64_t) { return mean_of_rows<T>(rule, x); });
+  }
+
+  // `mean_of` gives the mean of a matrix's rows.
+  template <class MeanOf>
+  void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
+                       MeanOf mean_of) const {
+    double unwanted = 0.0;
+    if (this->sums_late()) p = 0.0;
+    for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
+      const Matrix<T> x = matrix(b);
+      column_factors(rule, x, factor);
+      update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of(x, b), factor, T(step[0]), T(step[1]),
+                               this->sums_late() ? p : unwanted, next_gradient);
+    }
+  }
+
+  int64_t end_of(int64_t piece) const { return std::min(cut.batch, (piece + 1) * cut.per_piece); }
+
+  // A large matrix: `block` counts through the whole tensor.
+  struct Block {
+    int64_t matrix, begin, end;
+  };
+  Block block_at(int64_t block) const {
+    const int64_t begin = block % cut.blocks * kBlock;
+    return {block / cut.blocks, begin, std::min<int64_t>(begin + kBlock, cut.rows)};
+  }
+  T* block_partial(int64_t block) const {
+    return reinterpret_cast<T*>(sums.partial) + 2 * block * cut.cols;
+  }
+
+  void statistics(int64_t piece) const {
+    if (!cut.blocked) return read_piece(piece, sums.p[piece], sums.u[piece]);
+    const Block at = block_at(piece);
+    const Matrix<T> x = matrix(at.matrix);
+    sums.p[piece] = 0.0;
+    if (this->scaled()) add_parameter_squares(x, at.begin, at.end, sums.p[piece]);
+    T* s = block_partial(piece);
+    sums.least_row[piece] = read_block(rule, x, at.begin, at.end, s, s + cut.cols);
+  }
+
+  void columns(int64_t index) const {
+    const int64_t entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
+    const int64_t b = index / entries, first = index % entries * kColumnTiles;
+    const Matrix<T> x = matrix(b);
+    const T mean = mean_of_rows<T>(rule, x);
+    if (first == 0) sums.mean[b] = mean;
+    for (int64_t tile = first; tile < std::min(first + kColumnTiles, cut.tiles); ++tile) {
+      const int64_t k = b * cut.tiles + tile;
+      sums.tile_u2[k] =
+          finish_columns(rule, x, block_partial(b * cut.blocks), mean, tile * kTile, sums.least_col[k]);
+    }
+  }
+
+  bool capped(int64_t b) const {
+    const double* row = sums.least_row + b * cut.blocks;
+    const double* col = sums.least_col + b * cut.tiles;
+    return rule.is_capped(T(*std::min_element(row, row + cut.blocks)),
+                          T(*std::min_element(col, col + cut.tiles)), T(sums.mean[b]));
+  }
+
+  void block_u2(int64_t block) const {
+    const Block at = block_at(block);
+    if (!(tensor_rule_cap() < INFINITY) || !capped(at.matrix)) return;
+    const Matrix<T> x = matrix(at.matrix);
+    column_factors(rule, x, factor);
+    sums.u[block] = block_sum_u2(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor);
+  }
+  double tensor_rule_cap() const { return this->tensor_rule.cap; }
+
+  double tensor_sum_u2() const {
+    if (!cut.blocked) return sum_in_order(sums.u, cut.pieces);
+    double u = 0.0;
+    for (int64_t b = 0; b < cut.batch; ++b)
+      u += capped(b) ? sum_in_order(sums.u + b * cut.blocks, cut.blocks)
+                     : sum_in_order(sums.tile_u2 + b * cut.tiles, cut.tiles);
+    return u;
+  }
+
+  void set_step() const {
+    this->make_step(sum_in_order(sums.p, cut.pieces), tensor_sum_u2(), sums.step);
+  }
+
+  void update(int64_t piece) const {
+    if (!cut.blocked) return update_piece(piece, sums.step, sums.p[piece]);
+    const Block at = block_at(piece);
+    const Matrix<T> x = matrix(at.matrix);
+    double unwanted = 0.0;
+    double& squares = this->sums_late() ? sums.p[piece] : unwanted;
+    column_factors(rule, x, factor);
+    update_rows<T, Momentum>(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor,
+                             T(sums.step[0]), T(sums.step[1]), squares, nullptr);
+  }
+};
+
+}  // namespace
+}  // namespace fusedstep

@@ -1,0 +1,96 @@
+// Walks a vector for a factored rule, in pieces: its second moment is not factored.
+#pragma once
+
+#include "factored.h"
+#include "matrix.h"
+
+namespace fusedstep {
+namespace {
+
+template <class T, bool Momentum>
+struct VectorTensor : FactoredTensor<T, Momentum> {
+  using Base = FactoredTensor<T, Momentum>;
+  using Base::launch, Base::tensor, Base::rule;
+  static constexpr int kSlots = VectorRow::kMomentum + Momentum;
+  MatrixCut cut;
+  Sums sums;
+
+  VectorTensor(const LaunchArgs& launch, int64_t t, char*)
+      : Base(launch, t, kSlots),
+        cut(tensor[kSlots + VectorRow::kElements], 1, 1),
+        sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)) {
+    this->elements = cut.batch;
+  }
+
+  char* at(int slot, int64_t i) const {
+    return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
+  }
+
+  double parameter_squares(int64_t begin, int64_t end) const {
+    return with_storage(launch.dtypes[0], [&](auto* storage) {
+      using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+      double total[1];
+      row_square_sums<T>(end - begin, RowGroup<T, S>(at(0, begin), 0, 1, T(1)), total);
+      return total[0];
+    });
+  }
+
+  // The sums run tile by tile, so v and u are made a tile at a time.
+  void read_piece(int64_t piece, double& p, double& u) const {
+    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    p = this->scaled() ? parameter_squares(begin, end) : 0.0;
+    u = 0.0;
+    for (int64_t i = begin; i < end; i += kTile) {
+      const int64_t n = std::min<int64_t>(kTile, end - i);
+      T g_buffer[kTile], v_buffer[kTile], square[kTile];
+      const T* g = load<T>(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
+      T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
+      FUSEDSTEP_INDEPENDENT
+      for (int64_t j = 0; j < n; ++j) v[j] = rule.second_moment(v[j], g[j] * g[j]);
+      round_to_storage(launch.dtypes[2], at(2, i), n, v);
+      FUSEDSTEP_INDEPENDENT
+      for (int64_t j = 0; j < n; ++j) {
+        const T update = rule.precondition(g[j], rule.col_factor(v[j]));
+        square[j] = update * update;
+      }
+      u += double(tile_sum(square, n));
+    }
+  }
+
+  void update_piece(int64_t piece, const double* step, double& p, const char* = nullptr) const {
+    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    const T step_size = T(step[0]), decay = T(step[1]);
+    T p_buffer[kTile], g_buffer[kTile], v_buffer[kTile], m_buffer[kTile];
+    if (this->sums_late()) p = parameter_squares(begin, end);
+    for (int64_t i = begin; i < end; i += kTile) {
+      const int64_t n = std::min<int64_t>(kTile, end - i);
+      T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
+      const T* g = load(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
+      const T* v = load(launch.dtypes[2], at(2, i), n, T(1), v_buffer);
+      if constexpr (Momentum) {
+        constexpr int kM = VectorRow::kMomentum;
+        T* m = load(launch.dtypes[kM], at(kM, i), n, m_buffer);
+        FUSEDSTEP_INDEPENDENT
+        for (int64_t j = 0; j < n; ++j)
+          rule.update(p[j], m[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
+        store(launch.dtypes[kM], at(kM, i), n, m);
+      } else {
+        FUSEDSTEP_INDEPENDENT
+        for (int64_t j = 0; j < n; ++j)
+          rule.update(p[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
+      }
+      store(launch.dtypes[0], at(0, i), n, p);
+    }
+  }
+
+  void statistics(int64_t piece) const { read_piece(piece, sums.p[piece], sums.u[piece]); }
+  void columns(int64_t) const {}
+  void block_u2(int64_t) const {}
+  void set_step() const {
+    this->make_step(sum_in_order(sums.p, cut.pieces), sum_in_order(sums.u, cut.pieces), sums.step);
+  }
+  void update(int64_t piece) const { update_piece(piece, sums.step, sums.p[piece]); }
+};
+
+}  // namespace
+}  // namespace fusedstep
