@@ -45,14 +45,14 @@ SMALL = ("2000 small", "small", "host")
 FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient fits L2, or does not
 IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
 # The folder of kernels is a part of the package only where it is installed.
-GRAINS: dict[str, cut.Grain] = {
-    OURS: cuda.GRAIN,
-    OURS_TRITON: import_module("fusedstep.kernels.blocks").GRAIN,
+SIZES_OF: dict[str, cut.UnitSizes] = {
+    OURS: cuda.UNIT_SIZES,
+    OURS_TRITON: import_module("fusedstep.kernels.blocks").UNIT_SIZES,
 }
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
 ONE_READ = ("STATISTICS", "WIDE")  # kinds of work that are a first read
 # Kinds of work that have nothing to do, and so are not launched.
-IDLE = {TRAINER: {"ENERGY", "SQUARES"}, DEFAULTS: {"ENERGY", "REPORT"}, TORCH: {"REPORT"}}
+IDLE = {TRAINER: {"SUM_U2", "SQUARES"}, DEFAULTS: {"SUM_U2", "STORE_RMS"}, TORCH: {"STORE_RMS"}}
 
 # What a peer's step moves for each element of a matrix: its passes over memory, counted in the
 # source of torch 2.13 and transformers 5.23. This is an estimate: it ignores caches, and reductions
@@ -149,8 +149,8 @@ def our_adafactor(
     The second read of a gradient comes from L2 at best: if the gradient fits, and if it is the only
     one or goes in waves, which are off by default. Its sums then come from L2 too.
     """
-    grain, item, kinds = GRAINS[provider], DTYPES[dtype].itemsize, set()
-    layout = cut.Layout(grain, 4)
+    unit_sizes, item, kinds = SIZES_OF[provider], DTYPES[dtype].itemsize, set()
+    layout = cut.Layout(unit_sizes, 4)
     moved = launches = 0
     computing = 0.0
     scaled, capped = rule != TRAINER, rule == TORCH and dtype == "bfloat16"
@@ -163,7 +163,7 @@ def our_adafactor(
         else:
             rows, columns = shape[-2:]
             sizes = (count // (rows * columns), rows, columns)
-            goes = in_waves and waves.take(grain, item, *sizes)
+            goes = in_waves and waves.take(unit_sizes, item, *sizes)
             fits = count * item <= L2
             again = fits and (goes or len(chosen.shapes) == 1)
             chunked = sizes[-1] > layout.row_widths[-1]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fusedstep.gpu import cut
 
-GRAIN = cut.Grain(
+UNIT_SIZES = cut.UnitSizes(
     row_widths=(32, 256, 1024, 2048, 4096, 8192),
     wide_row_widths=(32, 256, 1024, 2048, 4096),
     chunk_cols=8192,
@@ -61,20 +61,20 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     registers: int | None = 64 if light else 128
     if momentum and name.endswith("UPDATE"):
         registers = 80 if light and aligned else 128
-    elif light and name in ("ENERGY", "VECTOR", "VECTOR_UPDATE"):
+    elif light and name in ("SUM_U2", "VECTOR", "VECTOR_UPDATE"):
         registers = 72  # with 64, ptxas for sm_100 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),
         "COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         "TINY": Block(cut.TINY_MATRICES, 0, 8, registers),
         "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8, registers),
-        "VECTOR": Block(2048, cut.PIECE, 8, registers),
-        "VECTOR_UPDATE": Block(2048, cut.PIECE, 8, registers),
+        "VECTOR": Block(2048, cut.VECTOR_UNIT, 8, registers),
+        "VECTOR_UPDATE": Block(2048, cut.VECTOR_UNIT, 8, registers),
         "PACK_COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         "COLUMNS_EXCHANGED": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         **{name: Block(1024, 0, 8, 64) for name in ("PACK_SQUARES", "TOTAL_U2")},
         **{name: Block(1024, 0, 8, 64) for name in ("FINISH", "FINISH_EXCHANGED")},
-        "REPORT": Block(1024, 0, 8, 64),
+        "STORE_RMS": Block(1024, 0, 8, 64),
     }
     if name in by_name:
         return by_name[name]
@@ -86,6 +86,6 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         return Block(width, max(width, tile), 16 if width == 8192 else 8)
     if name == "SQUARES":
         registers = None
-    if name == "ENERGY" and width == 32:
+    if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
     return Block(width, 2048 if aligned or width < 512 else 1024, 8, registers)

@@ -8,7 +8,7 @@ chunk that lies whole in its tensor is walked without a mask, which is what lets
 import triton
 import triton.language as tl
 
-from .numbers import rounded
+from .numbers import round_to_storage
 
 
 @triton.jit
@@ -26,8 +26,8 @@ def elementwise(
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + 2 * program).to(tl.int64)
     start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CFG.CHUNK
-    cells = table + tensor * (SLOTS + 1)
-    count = tl.load(cells + SLOTS)
+    table_row = table + tensor * (SLOTS + 1)
+    count = tl.load(table_row + SLOTS)
     row = scalars + tl.load(row_of + tensor) * (1 + SCALARS)
     grad_scale = tl.load(controls).to(CFG.T) * tl.load(row).to(CFG.T)
     values = ()
@@ -35,12 +35,12 @@ def elementwise(
         values = values + (tl.load(row + 1 + k).to(CFG.T),)
     slots = ()
     for k in tl.static_range(SLOTS):
-        slot = tl.load(cells + k).to(tl.pointer_type(CFG.DTYPES[k]))
+        slot = tl.load(table_row + k).to(tl.pointer_type(CFG.DTYPES[k]))
         if CFG.ALIGNED:
             slot = tl.multiple_of(slot, 16)
         slots = slots + (slot,)
     # Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
-    present = tl.load(cells + 1) != 0
+    present = tl.load(table_row + 1) != 0
     if present & (tl.load(controls + 1) == 0):
         if start + CFG.CHUNK <= count:
             for at in range(0, CFG.CHUNK, CFG.BLOCK):
@@ -64,4 +64,4 @@ def _step(slots, i, mask, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.cons
     results = UPDATE(*numbers, *values)
     for k in tl.static_range(SLOTS):
         if k != 1:  # the gradient is left alone
-            tl.store(slots[k] + i, rounded(results[k - (k > 1)], CFG.DTYPES[k]), mask)
+            tl.store(slots[k] + i, round_to_storage(results[k - (k > 1)], CFG.DTYPES[k]), mask)

@@ -27,96 +27,96 @@ def exchange_phase(
     sum_u2,  # of each tensor, exchanged later
     CFG: tl.constexpr,
 ):
-    """As `walk.phase`."""
-    lists = (table, cuts, row_of, scalars, controls, partials, sums)
+    """As `dispatch.phase`."""
+    args = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)
         unit = tl.load(entry + 1)
-        if memory.has_gradient(lists, at, CFG):
+        if memory.has_gradient(args, at, CFG):
             if CFG.KIND == "PACK_COLUMNS":
-                pack_columns(lists, exchange, at, unit, CFG)
+                pack_columns(args, exchange, at, unit, CFG)
             elif CFG.KIND == "PACK_SQUARES":
-                pack_squares(lists, exchange, at, CFG)
+                pack_squares(args, exchange, at, CFG)
             elif CFG.KIND == "COLUMNS_EXCHANGED":
-                columns(lists, exchange, at, unit, CFG)
+                columns(args, exchange, at, unit, CFG)
             elif CFG.KIND == "TOTAL_U2":
-                tl.store(sum_u2 + at, whole.sum_of_u2(lists, at, CFG))
+                tl.store(sum_u2 + at, whole.sum_of_u2(args, at, CFG))
             else:
                 tl.static_assert(CFG.KIND == "FINISH_EXCHANGED")
-                finish(lists, exchange, sum_u2, at, CFG)
+                finish(args, exchange, sum_u2, at, CFG)
 
 
 @triton.jit
-def numbers_of(lists, exchange, tensor, matrices, cols):
+def numbers_of(args, exchange, tensor, matrices, cols):
     """The place behind those of so many matrices of the tensor."""
-    return exchange + memory.cut(lists, tensor, memory.EXCHANGE_AT) + matrices * (2 * cols + 1)
+    return exchange + memory.cut(args, tensor, memory.EXCHANGE_AT) + matrices * (2 * cols + 1)
 
 
 @triton.jit
-def sum_of_p2_at(lists, exchange, tensor, CFG: tl.constexpr):
+def sum_of_p2_at(args, exchange, tensor, CFG: tl.constexpr):
     if CFG.VECTOR:
-        return numbers_of(lists, exchange, tensor, 0, 0)
+        return numbers_of(args, exchange, tensor, 0, 0)
     else:
-        cells = memory.cells(lists, tensor, CFG)
-        batch = memory.size(cells, memory.BATCH, CFG)
-        return numbers_of(lists, exchange, tensor, batch, memory.size(cells, memory.COLS, CFG))
+        table_row = memory.table_row(args, tensor, CFG)
+        batch = memory.size(table_row, memory.BATCH, CFG)
+        return numbers_of(args, exchange, tensor, batch, memory.size(table_row, memory.COLS, CFG))
 
 
 @triton.jit
-def pack_columns(lists, exchange, tensor, unit, CFG: tl.constexpr):
+def pack_columns(args, exchange, tensor, unit, CFG: tl.constexpr):
     """The sums down a run of columns, from those of the units; with the first run, the sum of the
     row moments."""
-    cols = memory.size(memory.cells(lists, tensor, CFG), memory.COLS, CFG)
-    tiles = memory.cut(lists, tensor, memory.TILES)
+    cols = memory.size(memory.table_row(args, tensor, CFG), memory.COLS, CFG)
+    tiles = memory.cut(args, tensor, memory.TILES)
     batch = unit // tiles
     col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
-    s, h = matrix.sums_of_units(lists, tensor, batch, col, cols, CFG)
-    at = numbers_of(lists, exchange, tensor, batch, cols)
+    s, h = matrix.sums_of_units(args, tensor, batch, col, cols, CFG)
+    at = numbers_of(args, exchange, tensor, batch, cols)
     tl.store(at + col, tl.sum(s, 0), col < cols)
     tl.store(at + cols + col, tl.sum(h, 0), col < cols)
     if unit % tiles == 0:
-        tl.store(at + 2 * cols, matrix.sum_of_rows(lists, tensor, batch, CFG))
+        tl.store(at + 2 * cols, matrix.sum_of_rows(args, tensor, batch, CFG))
 
 
 @triton.jit
-def pack_squares(lists, exchange, tensor, CFG: tl.constexpr):
+def pack_squares(args, exchange, tensor, CFG: tl.constexpr):
     """The sum of p^2; 0 where the step does not depend on it, and nobody has summed it."""
     sum_p = tl.zeros((), CFG.W)
-    if scalars.is_scaled(memory.scalar_row(lists, tensor), CFG.T):
-        sum_p = whole.sum_of_p2(lists, tensor, CFG)
-    tl.store(sum_of_p2_at(lists, exchange, tensor, CFG), sum_p)
+    if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
+        sum_p = whole.sum_of_p2(args, tensor, CFG)
+    tl.store(sum_of_p2_at(args, exchange, tensor, CFG), sum_p)
 
 
 @triton.jit
-def columns(lists, exchange, tensor, unit, CFG: tl.constexpr):
+def columns(args, exchange, tensor, unit, CFG: tl.constexpr):
     """Column moments from the sums that were exchanged. Of sum(u^2) every process adds up what its
     own rows have, so h is that of these rows."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    tiles = memory.cut(lists, tensor, memory.TILES)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    tiles = memory.cut(args, tensor, memory.TILES)
     batch = unit // tiles
     col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
-    at = numbers_of(lists, exchange, tensor, batch, cols)
-    _, h = matrix.sums_of_units(lists, tensor, batch, col, cols, CFG)
+    at = numbers_of(args, exchange, tensor, batch, cols)
+    _, h = matrix.sums_of_units(args, tensor, batch, col, cols, CFG)
     s = tl.load(at + col, col < cols, other=0.0)
     mean = div(tl.load(at + 2 * cols), rows.to(CFG.W)).to(CFG.T)
-    floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
+    floor = scalars.get(memory.scalar_row(args, tensor), scalars.MEAN_FLOOR, CFG.T)
     mean = rules.floored_mean(mean, floor)
     mean_square = div(s, rows.to(CFG.W)).to(CFG.T)
     h = tl.sum(h, 0).to(CFG.T)
-    matrix.finish_columns(lists, tensor, batch, unit % tiles, col, mean, mean_square, h, CFG)
+    matrix.finish_columns(args, tensor, batch, unit % tiles, col, mean, mean_square, h, CFG)
 
 
 @triton.jit
-def finish(lists, exchange, sum_u2, tensor, CFG: tl.constexpr):
+def finish(args, exchange, sum_u2, tensor, CFG: tl.constexpr):
     """Step size and decay of a tensor, from the sums that were exchanged."""
-    cells = memory.cells(lists, tensor, CFG)
-    rms_u = whole.root_mean_square(cells, tl.load(sum_u2 + tensor), CFG)
+    table_row = memory.table_row(args, tensor, CFG)
+    rms_u = whole.root_mean_square(table_row, tl.load(sum_u2 + tensor), CFG)
     rms_p = tl.zeros((), CFG.W)
-    if scalars.is_scaled(memory.scalar_row(lists, tensor), CFG.T):
-        sum_p = tl.load(sum_of_p2_at(lists, exchange, tensor, CFG))
-        rms_p = whole.root_mean_square(cells, sum_p, CFG)
-        whole.store_rms(cells, rms_p, CFG)
-    whole.store_step(lists, tensor, rms_p, rms_u, CFG)
+    if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
+        sum_p = tl.load(sum_of_p2_at(args, exchange, tensor, CFG))
+        rms_p = whole.root_mean_square(table_row, sum_p, CFG)
+        whole.write_rms(table_row, rms_p, CFG)
+    whole.store_step(args, tensor, rms_p, rms_u, CFG)

@@ -20,7 +20,7 @@ from . import blocks, exchange, waves
 from .config import ElementwiseConfig, FactoredConfig
 from .elementwise import elementwise
 from .rules import update_of
-from .walk import phase
+from .dispatch import phase
 
 TYPES = {
     torch.float32: tl.float32,
@@ -43,7 +43,7 @@ def options_of(device: torch.device, warps: int, registers: int | None = None) -
     return {"num_warps": warps, "maxnreg": registers}
 
 
-class Launch(NamedTuple):
+class KernelLaunch(NamedTuple):
     """One launch of a step, but for the arguments that change."""
 
     kind: cut.Kind | None
@@ -62,7 +62,7 @@ class TritonLauncher(work.DeviceLauncher):
             super().__init__(backend, bucket, exchanged)
             self.launches = self._launches(bucket)
 
-    def _launches(self, bucket: Bucket) -> list[Launch]:
+    def _launches(self, bucket: Bucket) -> list[KernelLaunch]:
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
         # An elementwise kernel tells full blocks from the tail; others need rows that are aligned.
         columns = 1 if bucket.kind == "elementwise" else 16
@@ -75,7 +75,7 @@ class TritonLauncher(work.DeviceLauncher):
             if kind is None or kind.name not in idle:
                 run(kernel, programs, {**arguments, **current}, options)
 
-    def _elementwise(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
+    def _elementwise(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
         counts = bucket.table[:, -1].tolist()
         launches = []
@@ -95,13 +95,15 @@ class TritonLauncher(work.DeviceLauncher):
                 "CFG": config,
             }
             options = options_of(bucket.device, size.warps)
-            launches.append(Launch(None, elementwise, len(entries), arguments, options))
+            launches.append(KernelLaunch(None, elementwise, len(entries), arguments, options))
         return launches
 
-    def _factored(self, bucket: Bucket, lists: work.Lists) -> list[Launch]:
+    def _factored(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
         in_order = wanted(WAVES)
-        may = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
-        factored = work.factored(bucket, blocks.GRAIN, lists, may, self.is_exchanged)
+        wave_candidates = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
+        factored = work.factored(
+            bucket, blocks.UNIT_SIZES, lists, wave_candidates, self.is_exchanged
+        )
         layout = factored.layout
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
@@ -110,9 +112,9 @@ class TritonLauncher(work.DeviceLauncher):
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
         launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
-        return launches + [self._phase(bucket, own, shared) for own in factored.phases]
+        return launches + [self._phase(bucket, own, shared) for own in factored.work_lists]
 
-    def _phase(self, bucket: Bucket, own: work.Phase, shared: dict[str, Any]) -> Launch:
+    def _phase(self, bucket: Bucket, own: work.WorkList, shared: dict[str, Any]) -> KernelLaunch:
         block = _block(bucket, own.kind, own.aligned)
         arguments = {
             **shared,
@@ -121,12 +123,14 @@ class TritonLauncher(work.DeviceLauncher):
         }
         options = options_of(bucket.device, block.warps, block.registers)
         if own.kind.name not in cut.EXCHANGED_PHASES:
-            return Launch(own.kind, phase, len(own.entries), arguments, options)
+            return KernelLaunch(own.kind, phase, len(own.entries), arguments, options)
         arguments |= {"exchange": self.sums, "sum_u2": self.sum_u2}
         del arguments["UPDATE"]
-        return Launch(own.kind, exchange.exchange_phase, len(own.entries), arguments, options)
+        return KernelLaunch(own.kind, exchange.exchange_phase, len(own.entries), arguments, options)
 
-    def _in_waves(self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]) -> Launch:
+    def _in_waves(
+        self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]
+    ) -> KernelLaunch:
         kinds = factored.kinds_in_waves()
         number = {kind: index for index, kind in enumerate(kinds)}
         items = entries_of_waves(factored.layout, factored.runs, number)
@@ -141,7 +145,7 @@ class TritonLauncher(work.DeviceLauncher):
         }
         programs = min(len(entries), 2 * tables.processors(bucket.device))
         options = options_of(bucket.device, blocks.WAVE_WARPS)
-        return Launch(None, waves.walk, programs, arguments, options, counters)
+        return KernelLaunch(None, waves.waves, programs, arguments, options, counters)
 
     def _config(self, bucket: Bucket, kind: cut.Kind, aligned: bool) -> FactoredConfig:
         block = _block(bucket, kind, aligned)

@@ -9,14 +9,14 @@ import triton
 import triton.language as tl
 
 from . import memory, rules, scalars
-from .numbers import div, rounded
+from .numbers import div, round_to_storage
 
 
 @triton.jit
-def unit_of(lists, tensor, unit, BLOCKS):
+def unit_of(args, tensor, unit, BLOCKS):
     """(matrix of the batch, block of rows, chunk of columns) of a unit of work."""
-    chunks = memory.count(lists, tensor, memory.CHUNKS)
-    blocks = memory.count(lists, tensor, BLOCKS)
+    chunks = memory.count(args, tensor, memory.CHUNKS)
+    blocks = memory.count(args, tensor, BLOCKS)
     block = unit // chunks
     return (block // blocks).to(tl.int64), (block % blocks).to(tl.int64), unit % chunks
 
@@ -25,13 +25,15 @@ def unit_of(lists, tensor, unit, BLOCKS):
 def new_moment(old, mean_square, decay_rates, DTYPE: tl.constexpr):
     """The second moment, rounded as it will be stored."""
     beta2, one_minus_beta2, eps_stat = decay_rates
-    return rounded(rules.second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat), DTYPE)
+    return round_to_storage(
+        rules.second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat), DTYPE
+    )
 
 
 @triton.jit
-def rows_of(lists, tensor, block, rows, HEIGHT):
+def rows_of(args, tensor, block, rows, HEIGHT):
     """The first row of a block of rows, and how many it has."""
-    height = memory.cut(lists, tensor, HEIGHT)
+    height = memory.cut(args, tensor, HEIGHT)
     first = block * height
     return first, tl.minimum(height, rows - first).to(tl.int32)
 
@@ -47,18 +49,18 @@ def tile(rows_left, cols_left, cols, CFG: tl.constexpr):
 
 
 @triton.jit
-def row_sums(lists, tensor, unit, CFG: tl.constexpr):
+def row_sums(args, tensor, unit, CFG: tl.constexpr):
     """Sums of g^2 along the rows of a chunk of columns, for rows that no tile holds."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.aligned_size(cells, memory.COLS, CFG)
-    batch, block, chunk = unit_of(lists, tensor, unit, memory.ROW_BLOCKS)
-    chunks = memory.cut(lists, tensor, memory.CHUNKS)
-    scale = memory.gradient_scale(lists, tensor, CFG)
-    first, count = rows_of(lists, tensor, block, rows, memory.UNIT_ROWS)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.aligned_size(table_row, memory.COLS, CFG)
+    batch, block, chunk = unit_of(args, tensor, unit, memory.ROW_BLOCKS)
+    chunks = memory.cut(args, tensor, memory.CHUNKS)
+    scale = memory.gradient_scale(args, tensor, CFG)
+    first, count = rows_of(args, tensor, block, rows, memory.UNIT_ROWS)
     left = chunk.to(tl.int64) * CFG.WIDTH
-    g_at = memory.slot(cells, 1, CFG) + (batch * rows + first) * cols + left
-    out = memory.partials(lists, tensor) + (batch * rows + first) * chunks + chunk
+    g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols + left
+    out = memory.partials(args, tensor) + (batch * rows + first) * chunks + chunk
     for row in range(0, count, CFG.HEIGHT):
         row_ok, col_ok, place = tile(count - row, cols - left, cols, CFG)
         mask = row_ok[:, None] & col_ok[None, :]
@@ -67,18 +69,18 @@ def row_sums(lists, tensor, unit, CFG: tl.constexpr):
 
 
 @triton.jit
-def row_moments(lists, tensor, unit, CFG: tl.constexpr):
+def row_moments(args, tensor, unit, CFG: tl.constexpr):
     """The row moments of a block of rows, from the sums of its chunks."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    chunks = memory.cut(lists, tensor, memory.CHUNKS)
-    unit_rows = memory.cut(lists, tensor, memory.UNIT_ROWS)
-    decay_rates = scalars.decay_rates(memory.scalar_row(lists, tensor), CFG.T)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
+    chunks = memory.cut(args, tensor, memory.CHUNKS)
+    unit_rows = memory.cut(args, tensor, memory.UNIT_ROWS)
+    decay_rates = scalars.decay_rates(memory.scalar_row(args, tensor), CFG.T)
     batch = unit // blocks
-    row_at = memory.slot_anywhere(cells, 2, CFG) + batch * rows
-    sums_at = memory.partials(lists, tensor) + batch * rows * chunks
+    row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows
+    sums_at = memory.partials(args, tensor) + batch * rows * chunks
     first = unit % blocks * unit_rows
     end = tl.minimum(first + unit_rows, rows)
     sum_of_lane = tl.full((CFG.WIDTH,), 0.0, CFG.W)
@@ -94,7 +96,7 @@ def row_moments(lists, tensor, unit, CFG: tl.constexpr):
         tl.store(row_at + row, new, ok)
         sum_of_lane += tl.where(ok, new.to(CFG.W), 0.0)
         least_of_lane = tl.minimum(least_of_lane, least_or_inf(new.to(CFG.W), ok))
-    store_rows(lists, tensor, unit, tl.sum(sum_of_lane, 0), tl.min(least_of_lane, 0))
+    store_rows(args, tensor, unit, tl.sum(sum_of_lane, 0), tl.min(least_of_lane, 0))
 
 
 @triton.jit
@@ -104,45 +106,45 @@ def least_or_inf(x, ok):
 
 
 @triton.jit
-def store_rows(lists, tensor, block, sum_of_rows, least_row):
-    at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * block
+def store_rows(args, tensor, block, sum_of_rows, least_row):
+    at = memory.sums(args, tensor, memory.ROWS_AT) + 2 * block
     tl.store(at, sum_of_rows)
     tl.store(at + 1, least_row)
 
 
 @triton.jit
-def sum_of_rows(lists, tensor, batch, CFG: tl.constexpr):
+def sum_of_rows(args, tensor, batch, CFG: tl.constexpr):
     """The sum of a matrix's row moments, from the sums of its blocks."""
-    blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * batch * blocks
+    blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
+    at = memory.sums(args, tensor, memory.ROWS_AT) + 2 * batch * blocks
     return memory.total(at, blocks, 2, CFG.W, 128)
 
 
 @triton.jit
-def mean_of_rows(lists, tensor, batch, rows, CFG: tl.constexpr):
+def mean_of_rows(args, tensor, batch, rows, CFG: tl.constexpr):
     """The mean of a matrix's row moments, floored."""
-    mean = div(sum_of_rows(lists, tensor, batch, CFG), rows.to(CFG.W)).to(CFG.T)
-    floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
+    mean = div(sum_of_rows(args, tensor, batch, CFG), rows.to(CFG.W)).to(CFG.T)
+    floor = scalars.get(memory.scalar_row(args, tensor), scalars.MEAN_FLOOR, CFG.T)
     return rules.floored_mean(mean, floor)
 
 
 @triton.jit
-def statistics(lists, tensor, unit, CFG: tl.constexpr):
+def statistics(args, tensor, unit, CFG: tl.constexpr):
     """Row moments of a unit, and its sums of g^2 and g^2 / row down the columns. If the unit has
     all the rows of its matrix, column moments too. Of rows that are longer than a tile, which are
     WIDE, the moments were made before."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.aligned_size(cells, memory.COLS, CFG)
-    batch, block, chunk = unit_of(lists, tensor, unit, memory.ROW_BLOCKS)
-    first, count = rows_of(lists, tensor, block, rows, memory.UNIT_ROWS)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.aligned_size(table_row, memory.COLS, CFG)
+    batch, block, chunk = unit_of(args, tensor, unit, memory.ROW_BLOCKS)
+    first, count = rows_of(args, tensor, block, rows, memory.UNIT_ROWS)
     left = chunk.to(tl.int64) * CFG.WIDTH
-    blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    scalar_row = memory.scalar_row(lists, tensor)
+    blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
+    scalar_row = memory.scalar_row(args, tensor)
     decay_rates = scalars.decay_rates(scalar_row, CFG.T)
-    scale = memory.gradient_scale(lists, tensor, CFG)
-    g_at = memory.slot(cells, 1, CFG) + (batch * rows + first) * cols + left
-    row_at = memory.slot_anywhere(cells, 2, CFG) + batch * rows + first
+    scale = memory.gradient_scale(args, tensor, CFG)
+    g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols + left
+    row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
     s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     sum_of_lane = tl.full((CFG.HEIGHT,), 0.0, CFG.W)
@@ -169,52 +171,52 @@ def statistics(lists, tensor, unit, CFG: tl.constexpr):
         h += square * rules.inverse(moment)[:, None]
     if CFG.KIND != "WIDE":
         least_row = tl.min(least_of_lane, 0).to(CFG.W)
-        store_rows(lists, tensor, batch * blocks + block, tl.sum(sum_of_lane, 0), least_row)
+        store_rows(args, tensor, batch * blocks + block, tl.sum(sum_of_lane, 0), least_row)
     col = left + tl.arange(0, CFG.WIDTH)
     if (blocks == 1) & (CFG.WIDTH <= memory.FLAT_WIDTH):
         if CFG.KIND == "WIDE":
-            mean = mean_of_rows(lists, tensor, batch, rows, CFG)
+            mean = mean_of_rows(args, tensor, batch, rows, CFG)
         else:
             mean = div(tl.sum(sum_of_lane, 0), rows.to(CFG.W)).to(CFG.T)
             mean = rules.floored_mean(mean, scalars.get(scalar_row, scalars.MEAN_FLOOR, CFG.T))
         mean_square = div(tl.sum(s, 0), rows.to(CFG.T))
         h_sum = tl.sum(h, 0)
-        finish_columns(lists, tensor, batch, chunk, col, mean, mean_square, h_sum, CFG)
+        finish_columns(args, tensor, batch, chunk, col, mean, mean_square, h_sum, CFG)
     else:
-        out = memory.partials(lists, tensor) + (batch * blocks + block) * 2 * cols
+        out = memory.partials(args, tensor) + (batch * blocks + block) * 2 * cols
         tl.store(out + col, tl.sum(s, 0), col < cols)
         tl.store(out + cols + col, tl.sum(h, 0), col < cols)
 
 
 @triton.jit
-def finish_columns(lists, tensor, batch, tile, col, mean, mean_square, h, CFG: tl.constexpr):
+def finish_columns(args, tensor, batch, tile, col, mean, mean_square, h, CFG: tl.constexpr):
     """Column moments from the sums down whole columns, and these columns' part of sum(u^2)."""
-    cells = memory.cells(lists, tensor, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
+    table_row = memory.table_row(args, tensor, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
     ok = col < cols
-    col_at = memory.slot_anywhere(cells, 3, CFG) + batch * cols + col
+    col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols + col
     old = tl.load(col_at, ok, other=1.0).to(CFG.T)
     # Several threads may hold a column; one of them will store it, after all have loaded it.
     tl.debug_barrier()
-    decay_rates = scalars.decay_rates(memory.scalar_row(lists, tensor), CFG.T)
+    decay_rates = scalars.decay_rates(memory.scalar_row(args, tensor), CFG.T)
     stored = new_moment(old, mean_square, decay_rates, CFG.DTYPES[3])
     tl.store(col_at, stored, ok)
     moment = stored.to(CFG.T)
-    energy = tl.where(ok, rules.col_energy(h, moment, mean), 0.0)
-    at = batch * memory.cut(lists, tensor, memory.TILES) + tile
-    tl.store(memory.sums(lists, tensor, memory.U_AT) + at, tl.sum(energy, 0).to(CFG.W))
+    sum_u2 = tl.where(ok, rules.col_energy(h, moment, mean), 0.0)
+    at = batch * memory.cut(args, tensor, memory.TILES) + tile
+    tl.store(memory.sums(args, tensor, memory.U_AT) + at, tl.sum(sum_u2, 0).to(CFG.W))
     least = tl.min(least_or_inf(moment, ok), 0).to(CFG.W)
-    tl.store(memory.sums(lists, tensor, memory.LEAST_COL_AT) + at, least)
+    tl.store(memory.sums(args, tensor, memory.LEAST_COL_AT) + at, least)
     if tile == 0:
-        tl.store(memory.sums(lists, tensor, memory.MEAN_AT) + batch, mean.to(CFG.W))
+        tl.store(memory.sums(args, tensor, memory.MEAN_AT) + batch, mean.to(CFG.W))
 
 
 @triton.jit
-def sums_of_units(lists, tensor, batch, col, cols, CFG: tl.constexpr):
+def sums_of_units(args, tensor, batch, col, cols, CFG: tl.constexpr):
     """What the units left of some columns, as a tile that is to be added up: the sums of g^2 and of
     g^2 / row."""
-    blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    at = memory.partials(lists, tensor) + batch * blocks * 2 * cols + col[None, :]
+    blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
+    at = memory.partials(args, tensor) + batch * blocks * 2 * cols + col[None, :]
     s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.W)
     h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.W)
     for first in range(0, blocks, CFG.HEIGHT):
@@ -226,16 +228,16 @@ def sums_of_units(lists, tensor, batch, col, cols, CFG: tl.constexpr):
 
 
 @triton.jit
-def columns(lists, tensor, unit, CFG: tl.constexpr):
+def columns(args, tensor, unit, CFG: tl.constexpr):
     """Sums down whole columns, from those of the units."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    tiles = memory.cut(lists, tensor, memory.TILES)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    tiles = memory.cut(args, tensor, memory.TILES)
     batch = unit // tiles
     col = unit % tiles * CFG.WIDTH + tl.arange(0, CFG.WIDTH)
-    s, h = sums_of_units(lists, tensor, batch, col, cols, CFG)
-    mean = mean_of_rows(lists, tensor, batch, rows, CFG)
+    s, h = sums_of_units(args, tensor, batch, col, cols, CFG)
+    mean = mean_of_rows(args, tensor, batch, rows, CFG)
     mean_square = div(tl.sum(s, 0), rows.to(CFG.W)).to(CFG.T)
     h = tl.sum(h, 0).to(CFG.T)
-    finish_columns(lists, tensor, batch, unit % tiles, col, mean, mean_square, h, CFG)
+    finish_columns(args, tensor, batch, unit % tiles, col, mean, mean_square, h, CFG)

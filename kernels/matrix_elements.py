@@ -12,27 +12,27 @@ from .matrix import rows_of, unit_of
 
 
 @triton.jit
-def elements(lists, tensor, unit, CFG: tl.constexpr):
+def elements(args, tensor, unit, CFG: tl.constexpr):
     """Of an item: its matrix, first row, number of rows, first column, end of its columns."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    batch, block, chunk = unit_of(lists, tensor, unit, memory.UPDATE_BLOCKS)
-    first, count = rows_of(lists, tensor, block, rows, memory.UPDATE_ROWS)
-    chunk_cols = memory.chunk_cols(lists, tensor)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    batch, block, chunk = unit_of(args, tensor, unit, memory.UPDATE_BLOCKS)
+    first, count = rows_of(args, tensor, block, rows, memory.UPDATE_ROWS)
+    chunk_cols = memory.chunk_cols(args, tensor)
     left = chunk * chunk_cols
     return batch, first, count, left, tl.minimum(left + chunk_cols, cols)
 
 
 @triton.jit
-def squares(lists, tensor, unit, CFG: tl.constexpr):
+def squares(args, tensor, unit, CFG: tl.constexpr):
     """The sum of p^2, where the step depends on it."""
-    if scalars.is_scaled(memory.scalar_row(lists, tensor), CFG.T):
-        cells = memory.cells(lists, tensor, CFG)
-        rows = memory.size(cells, memory.ROWS, CFG)
-        cols = memory.aligned_size(cells, memory.COLS, CFG)
-        batch, first, count, left, right = elements(lists, tensor, unit, CFG)
-        p_at = memory.slot(cells, 0, CFG) + (batch * rows + first) * cols
+    if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
+        table_row = memory.table_row(args, tensor, CFG)
+        rows = memory.size(table_row, memory.ROWS, CFG)
+        cols = memory.aligned_size(table_row, memory.COLS, CFG)
+        batch, first, count, left, right = elements(args, tensor, unit, CFG)
+        p_at = memory.slot(table_row, 0, CFG) + (batch * rows + first) * cols
         total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
         for start in range(left, right, CFG.WIDTH):
             col = start + tl.arange(0, CFG.WIDTH)
@@ -43,37 +43,37 @@ def squares(lists, tensor, unit, CFG: tl.constexpr):
                 p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
                 total += p * p
         part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
-        tl.store(memory.sums(lists, tensor, memory.P_AT) + unit, part)
+        tl.store(memory.sums(args, tensor, memory.P_AT) + unit, part)
 
 
 @triton.jit
-def is_capped(lists, tensor, batch, mean, cap, CFG: tl.constexpr):
+def is_capped(args, tensor, batch, mean, cap, CFG: tl.constexpr):
     """Whether the cap changes any element of a matrix."""
-    blocks = memory.cut(lists, tensor, memory.ROW_BLOCKS)
-    tiles = memory.cut(lists, tensor, memory.TILES)
-    rows_at = memory.sums(lists, tensor, memory.ROWS_AT) + 2 * batch * blocks
-    cols_at = memory.sums(lists, tensor, memory.LEAST_COL_AT) + batch * tiles
+    blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
+    tiles = memory.cut(args, tensor, memory.TILES)
+    rows_at = memory.sums(args, tensor, memory.ROWS_AT) + 2 * batch * blocks
+    cols_at = memory.sums(args, tensor, memory.LEAST_COL_AT) + batch * tiles
     least_row = memory.least(rows_at + 1, blocks, 2, CFG.W, 128).to(CFG.T)
     least_col = memory.least(cols_at, tiles, 1, CFG.W, 128).to(CFG.T)
     return rules.is_capped(least_row, least_col, mean, cap)
 
 
 @triton.jit
-def energy(lists, tensor, unit, CFG: tl.constexpr):
+def sum_u2(args, tensor, unit, CFG: tl.constexpr):
     """The sum of u^2: exact if the cap changes the matrix, else the first rows stand for all."""
-    cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, CFG.T)
+    cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
     if cap < float("inf"):
-        cells = memory.cells(lists, tensor, CFG)
-        rows = memory.size(cells, memory.ROWS, CFG)
-        cols = memory.aligned_size(cells, memory.COLS, CFG)
-        batch, first, count, left, right = elements(lists, tensor, unit, CFG)
-        mean = tl.load(memory.sums(lists, tensor, memory.MEAN_AT) + batch).to(CFG.T)
+        table_row = memory.table_row(args, tensor, CFG)
+        rows = memory.size(table_row, memory.ROWS, CFG)
+        cols = memory.aligned_size(table_row, memory.COLS, CFG)
+        batch, first, count, left, right = elements(args, tensor, unit, CFG)
+        mean = tl.load(memory.sums(args, tensor, memory.MEAN_AT) + batch).to(CFG.T)
         part = tl.zeros((), CFG.W)
-        if is_capped(lists, tensor, batch, mean, cap, CFG):
-            scale = memory.gradient_scale(lists, tensor, CFG)
-            g_at = memory.slot(cells, 1, CFG) + (batch * rows + first) * cols
-            row_at = memory.slot_anywhere(cells, 2, CFG) + batch * rows + first
-            col_at = memory.slot_anywhere(cells, 3, CFG) + batch * cols
+        if is_capped(args, tensor, batch, mean, cap, CFG):
+            scale = memory.gradient_scale(args, tensor, CFG)
+            g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols
+            row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
+            col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols
             total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
             for start in range(left, right, CFG.WIDTH):
                 col = start + tl.arange(0, CFG.WIDTH)
@@ -89,26 +89,26 @@ def energy(lists, tensor, unit, CFG: tl.constexpr):
                     total += tl.where(mask, u * u, 0.0)
             part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
         elif (first == 0) & (left == 0):
-            tiles = memory.cut(lists, tensor, memory.TILES)
-            u_at = memory.sums(lists, tensor, memory.U_AT) + batch * tiles
+            tiles = memory.cut(args, tensor, memory.TILES)
+            u_at = memory.sums(args, tensor, memory.U_AT) + batch * tiles
             part = memory.total(u_at, tiles, 1, CFG.W, 128)
-        tl.store(memory.sums(lists, tensor, memory.LATE_AT) + unit, part)
+        tl.store(memory.sums(args, tensor, memory.LATE_AT) + unit, part)
 
 
 @triton.jit
-def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
+def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """The second read: parameter and momentum."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.aligned_size(cells, memory.COLS, CFG)
-    batch, first, count, left, right = elements(lists, tensor, unit, CFG)
-    mean = tl.load(memory.sums(lists, tensor, memory.MEAN_AT) + batch).to(CFG.T)
-    cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, CFG.T)
-    scale = memory.gradient_scale(lists, tensor, CFG)
-    writer = whole.writer(lists, tensor, cells, CFG)
-    g_at = memory.slot(cells, 1, CFG)
-    row_at = memory.slot_anywhere(cells, 2, CFG) + batch * rows + first
-    col_at = memory.slot_anywhere(cells, 3, CFG) + batch * cols
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.aligned_size(table_row, memory.COLS, CFG)
+    batch, first, count, left, right = elements(args, tensor, unit, CFG)
+    mean = tl.load(memory.sums(args, tensor, memory.MEAN_AT) + batch).to(CFG.T)
+    cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
+    scale = memory.gradient_scale(args, tensor, CFG)
+    writer = whole.writer(args, tensor, table_row, CFG)
+    g_at = memory.slot(table_row, 1, CFG)
+    row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
+    col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols
     total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     for start in range(left, right, CFG.WIDTH):
         col = start + tl.arange(0, CFG.WIDTH)
@@ -121,6 +121,6 @@ def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
             g = tl.load(g_at + place, mask, other=0.0).to(CFG.T) * scale
             u = rules.precondition(g, r[:, None] * c[None, :], cap)
             total += whole.write(writer, place, mask, u, UPDATE, CFG)
-    if whole.sums_late(lists, tensor, cells, CFG):
+    if whole.sums_late(args, tensor, table_row, CFG):
         part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
-        tl.store(memory.sums(lists, tensor, memory.LATE_AT) + unit, part)
+        tl.store(memory.sums(args, tensor, memory.LATE_AT) + unit, part)

@@ -1,6 +1,6 @@
 """Where an item of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
 
-`lists` is what all items of a launch share: table, cuts, row_of, scalars, controls, partials, sums
+`args` is what all items of a launch share: table, cuts, row_of, scalars, controls, partials, sums
 (see `launch.py`). Kernels take numbers out of it here and nowhere else.
 """
 
@@ -13,8 +13,8 @@ from fusedstep.rules.layout import SIZES
 from . import blocks, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
-FLAT_WIDTH = tl.constexpr(blocks.GRAIN.flat_width)
-PIECE = tl.constexpr(layout.PIECE)
+FLAT_WIDTH = tl.constexpr(blocks.UNIT_SIZES.flat_width)
+VECTOR_UNIT = tl.constexpr(layout.VECTOR_UNIT)
 
 
 def _place(name: str) -> tl.constexpr:
@@ -53,88 +53,88 @@ VECTOR_SIZES = tl.constexpr(len(SIZES["vector"]))
 
 
 @triton.jit
-def cells(lists, tensor, CFG: tl.constexpr):
+def table_row(args, tensor, CFG: tl.constexpr):
     """The tensor's row of the table."""
     if CFG.VECTOR:
-        return lists[0] + tensor * (len(CFG.DTYPES) + VECTOR_SIZES)
+        return args[0] + tensor * (len(CFG.DTYPES) + VECTOR_SIZES)
     else:
-        return lists[0] + tensor * (len(CFG.DTYPES) + MATRIX_SIZES)
+        return args[0] + tensor * (len(CFG.DTYPES) + MATRIX_SIZES)
 
 
 @triton.jit
-def has_gradient(lists, tensor, CFG: tl.constexpr):
+def has_gradient(args, tensor, CFG: tl.constexpr):
     """Without one in this step there is 0 in its cell, and nothing of the tensor is touched."""
-    return tl.load(cells(lists, tensor, CFG) + 1) != 0
+    return tl.load(table_row(args, tensor, CFG) + 1) != 0
 
 
 @triton.jit
-def slot(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+def slot(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
     """The address of a tensor of which tiles are loaded."""
-    pointer = tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
+    pointer = tl.load(table_row + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
     if CFG.ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
     return pointer
 
 
 @triton.jit
-def slot_anywhere(cells, SLOT: tl.constexpr, CFG: tl.constexpr):
+def slot_anywhere(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
     """The same, of which nothing is promised."""
-    return tl.load(cells + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
+    return tl.load(table_row + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
 
 
 @triton.jit
-def size(cells, place, CFG: tl.constexpr):
-    return tl.load(cells + len(CFG.DTYPES) + place)
+def size(table_row, place, CFG: tl.constexpr):
+    return tl.load(table_row + len(CFG.DTYPES) + place)
 
 
 @triton.jit
-def aligned_size(cells, place, CFG: tl.constexpr):
+def aligned_size(table_row, place, CFG: tl.constexpr):
     """A size along which tiles are loaded. The promise is attached to the load itself: the result
     of a call would lose it."""
-    count = tl.load(cells + len(CFG.DTYPES) + place)
+    count = tl.load(table_row + len(CFG.DTYPES) + place)
     if CFG.ALIGNED:
         count = tl.multiple_of(count, 16)
     return count
 
 
 @triton.jit
-def cut(lists, tensor, place):
-    return tl.load(lists[1] + tensor * CUT_FIELDS + place)
+def cut(args, tensor, place):
+    return tl.load(args[1] + tensor * CUT_FIELDS + place)
 
 
 @triton.jit
-def chunk_cols(lists, tensor):
+def chunk_cols(args, tensor):
     """How many columns a unit has, if its matrix has as many: a multiple of the narrowest tile."""
-    width = tl.load(lists[1] + tensor * CUT_FIELDS + CHUNK_COLS)
+    width = tl.load(args[1] + tensor * CUT_FIELDS + CHUNK_COLS)
     return tl.multiple_of(width, 16)
 
 
 @triton.jit
-def count(lists, tensor, place):
+def count(args, tensor, place):
     """A number of the cut that is less than 2^31."""
-    return cut(lists, tensor, place).to(tl.int32)
+    return cut(args, tensor, place).to(tl.int32)
 
 
 @triton.jit
-def scalar_row(lists, tensor):
-    return lists[3] + tl.load(lists[2] + tensor) * scalars.ROW_LENGTH
+def scalar_row(args, tensor):
+    return args[3] + tl.load(args[2] + tensor) * scalars.ROW_LENGTH
 
 
 @triton.jit
-def gradient_scale(lists, tensor, CFG: tl.constexpr):
-    sign = scalars.get(scalar_row(lists, tensor), scalars.SIGN, CFG.T)
-    return tl.load(lists[4]).to(CFG.T) * sign
+def gradient_scale(args, tensor, CFG: tl.constexpr):
+    sign = scalars.get(scalar_row(args, tensor), scalars.SIGN, CFG.T)
+    return tl.load(args[4]).to(CFG.T) * sign
 
 
 @triton.jit
-def sums(lists, tensor, place):
+def sums(args, tensor, place):
     """The place of a tensor's sums in the scratch."""
-    return lists[6] + cut(lists, tensor, place)
+    return args[6] + cut(args, tensor, place)
 
 
 @triton.jit
-def partials(lists, tensor):
-    return lists[5] + cut(lists, tensor, PARTIALS_AT)
+def partials(args, tensor):
+    return args[5] + cut(args, tensor, PARTIALS_AT)
 
 
 @triton.jit

@@ -47,7 +47,7 @@ def where_in_float64(condition, a, b):
 
 
 @triton.jit
-def rounded(x, dtype: tl.constexpr):
+def round_to_storage(x, dtype: tl.constexpr):
     """`x` as it is stored: to the nearest, ties to even, by way of float32 as torch does it. Done
     in integers for bfloat16, which Triton's interpreter would truncate; nan becomes torch's."""
     if dtype == tl.float64:

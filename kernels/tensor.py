@@ -5,62 +5,62 @@ import triton
 import triton.language as tl
 
 from . import memory, rules, scalars
-from .numbers import rounded
+from .numbers import round_to_storage
 
 
 @triton.jit
-def root_mean_square(cells, sum_of_squares, CFG: tl.constexpr):
-    elements = memory.size(cells, memory.ELEMENTS, CFG)
+def root_mean_square(table_row, sum_of_squares, CFG: tl.constexpr):
+    elements = memory.size(table_row, memory.ELEMENTS, CFG)
     if not CFG.VECTOR:
-        rows = memory.size(cells, memory.ROWS, CFG)
-        elements = elements * rows * memory.size(cells, memory.COLS, CFG)
+        rows = memory.size(table_row, memory.ROWS, CFG)
+        elements = elements * rows * memory.size(table_row, memory.COLS, CFG)
     return rules.rms(sum_of_squares, elements.to(CFG.W))
 
 
 @triton.jit
-def store_rms(cells, rms, CFG: tl.constexpr):
-    address = memory.size(cells, memory.RMS, CFG)
+def write_rms(table_row, rms, CFG: tl.constexpr):
+    address = memory.size(table_row, memory.RMS, CFG)
     if address != 0:
         tl.store(address.to(tl.pointer_type(CFG.T)), rms.to(CFG.T))
 
 
 @triton.jit
-def sum_of_u2(lists, tensor, CFG: tl.constexpr):
+def sum_of_u2(args, tensor, CFG: tl.constexpr):
     """From the sums of the units."""
-    row = memory.scalar_row(lists, tensor)
-    u_at = memory.sums(lists, tensor, memory.U_AT)
-    u_count = memory.cut(lists, tensor, memory.U_COUNT)
-    exact_count = memory.cut(lists, tensor, memory.EXACT_COUNT)
+    row = memory.scalar_row(args, tensor)
+    u_at = memory.sums(args, tensor, memory.U_AT)
+    u_count = memory.cut(args, tensor, memory.U_COUNT)
+    exact_count = memory.cut(args, tensor, memory.EXACT_COUNT)
     # As the kernels that may have left exact sums see the cap: rounded, it can be infinite.
     if (scalars.get(row, scalars.CAP, CFG.T) < float("inf")) & (exact_count > 0):
-        u_at = memory.sums(lists, tensor, memory.LATE_AT)
+        u_at = memory.sums(args, tensor, memory.LATE_AT)
         u_count = exact_count
     return memory.total(u_at, u_count, 1, CFG.W, 1024)
 
 
 @triton.jit
-def sum_of_p2(lists, tensor, CFG: tl.constexpr):
+def sum_of_p2(args, tensor, CFG: tl.constexpr):
     """From the sums of the units, if the step depends on it."""
-    p_at = memory.sums(lists, tensor, memory.P_AT)
-    p_count = memory.cut(lists, tensor, memory.P_COUNT)
+    p_at = memory.sums(args, tensor, memory.P_AT)
+    p_count = memory.cut(args, tensor, memory.P_COUNT)
     return memory.total(p_at, p_count, 1, CFG.W, 1024)
 
 
 @triton.jit
-def finish(lists, tensor, CFG: tl.constexpr):
+def finish(args, tensor, CFG: tl.constexpr):
     """Step size and decay of a tensor, from the sums of its units."""
-    cells = memory.cells(lists, tensor, CFG)
-    rms_u = root_mean_square(cells, sum_of_u2(lists, tensor, CFG), CFG)
+    table_row = memory.table_row(args, tensor, CFG)
+    rms_u = root_mean_square(table_row, sum_of_u2(args, tensor, CFG), CFG)
     rms_p = tl.zeros((), CFG.W)
-    if scalars.is_scaled(memory.scalar_row(lists, tensor), CFG.T):
-        rms_p = root_mean_square(cells, sum_of_p2(lists, tensor, CFG), CFG)
-        store_rms(cells, rms_p, CFG)
-    store_step(lists, tensor, rms_p, rms_u, CFG)
+    if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
+        rms_p = root_mean_square(table_row, sum_of_p2(args, tensor, CFG), CFG)
+        write_rms(table_row, rms_p, CFG)
+    store_step(args, tensor, rms_p, rms_u, CFG)
 
 
 @triton.jit
-def store_step(lists, tensor, rms_p, rms_u, CFG: tl.constexpr):
-    row = memory.scalar_row(lists, tensor)
+def store_step(args, tensor, rms_p, rms_u, CFG: tl.constexpr):
+    row = memory.scalar_row(args, tensor)
     step_size, decay = rules.finish(
         rms_p,
         rms_u,
@@ -72,38 +72,38 @@ def store_step(lists, tensor, rms_p, rms_u, CFG: tl.constexpr):
         scalars.get(row, scalars.DECAY_FIXED, CFG.W),
         scalars.get(row, scalars.DECAY_SCALED, CFG.W),
     )
-    step_at = memory.sums(lists, tensor, memory.STEP_AT)
+    step_at = memory.sums(args, tensor, memory.STEP_AT)
     tl.store(step_at, step_size)
     tl.store(step_at + 1, decay)
 
 
 @triton.jit
-def sums_late(lists, tensor, cells, CFG: tl.constexpr):
+def sums_late(args, tensor, table_row, CFG: tl.constexpr):
     """Whether the second read sums p^2, for those who want to see rms(p)."""
-    row = memory.scalar_row(lists, tensor)
-    wanted = memory.size(cells, memory.RMS, CFG) != 0
+    row = memory.scalar_row(args, tensor)
+    wanted = memory.size(table_row, memory.RMS, CFG) != 0
     return wanted & (scalars.is_scaled(row, CFG.T) == 0)
 
 
 @triton.jit
-def report(lists, tensor, CFG: tl.constexpr):
+def store_rms(args, tensor, CFG: tl.constexpr):
     """rms(p), where the step did not need it."""
-    cells = memory.cells(lists, tensor, CFG)
-    if sums_late(lists, tensor, cells, CFG):
-        late_at = memory.sums(lists, tensor, memory.LATE_AT)
-        late_count = memory.cut(lists, tensor, memory.LATE_COUNT)
+    table_row = memory.table_row(args, tensor, CFG)
+    if sums_late(args, tensor, table_row, CFG):
+        late_at = memory.sums(args, tensor, memory.LATE_AT)
+        late_count = memory.cut(args, tensor, memory.LATE_COUNT)
         sum_p = memory.total(late_at, late_count, 1, CFG.W, 1024)
-        store_rms(cells, root_mean_square(cells, sum_p, CFG), CFG)
+        write_rms(table_row, root_mean_square(table_row, sum_p, CFG), CFG)
 
 
 @triton.jit
-def writer(lists, tensor, cells, CFG: tl.constexpr):
+def writer(args, tensor, table_row, CFG: tl.constexpr):
     """What `write` needs of a tensor, loaded once: addresses and numbers."""
-    step_at = memory.sums(lists, tensor, memory.STEP_AT)
-    row = memory.scalar_row(lists, tensor)
+    step_at = memory.sums(args, tensor, memory.STEP_AT)
+    row = memory.scalar_row(args, tensor)
     return (
-        memory.slot(cells, 0, CFG),
-        memory.slot(cells, CFG.MOMENTUM, CFG),
+        memory.slot(table_row, 0, CFG),
+        memory.slot(table_row, CFG.MOMENTUM, CFG),
         tl.load(step_at).to(CFG.T),
         tl.load(step_at + 1).to(CFG.T),
         scalars.get(row, scalars.BETA1, CFG.T),
@@ -119,9 +119,9 @@ def write(writer, place, mask, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
     if CFG.MOMENTUM > 0:
         m = tl.load(m_at + place, mask, other=0.0).to(CFG.T)
         new_p, new_m = UPDATE(p, m, u, step_size, decay, beta1, one_minus_beta1)
-        tl.store(m_at + place, rounded(new_m, CFG.DTYPES[CFG.MOMENTUM]), mask)
-        tl.store(p_at + place, rounded(new_p, CFG.DTYPES[0]), mask)
+        tl.store(m_at + place, round_to_storage(new_m, CFG.DTYPES[CFG.MOMENTUM]), mask)
+        tl.store(p_at + place, round_to_storage(new_p, CFG.DTYPES[0]), mask)
     else:
         new_p = UPDATE(p, u, step_size, decay)
-        tl.store(p_at + place, rounded(new_p[0], CFG.DTYPES[0]), mask)
+        tl.store(p_at + place, round_to_storage(new_p[0], CFG.DTYPES[0]), mask)
     return p * p

@@ -16,27 +16,27 @@ def matrices_of(unit, batch, CFG: tl.constexpr):
 
 
 @triton.jit
-def mean_of_rows(lists, tensor, row_at, ok, rows, CFG: tl.constexpr):
+def mean_of_rows(args, tensor, row_at, ok, rows, CFG: tl.constexpr):
     sum_of_rows = tl.full((CFG.WIDTH,), 0.0, CFG.W)
     for i in range(0, rows):
         sum_of_rows += tl.load(row_at + i, ok, other=1.0).to(CFG.W)
-    floor = scalars.get(memory.scalar_row(lists, tensor), scalars.MEAN_FLOOR, CFG.T)
+    floor = scalars.get(memory.scalar_row(args, tensor), scalars.MEAN_FLOOR, CFG.T)
     return rules.floored_mean(div(sum_of_rows, rows.to(CFG.W)).to(CFG.T), floor)
 
 
 @triton.jit
-def read(lists, tensor, unit, CFG: tl.constexpr):
+def read(args, tensor, unit, CFG: tl.constexpr):
     """Row and column moments, and the sum of u^2."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, CFG), CFG)
-    scalar_row = memory.scalar_row(lists, tensor)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    matrix, ok = matrices_of(unit, memory.size(table_row, memory.BATCH, CFG), CFG)
+    scalar_row = memory.scalar_row(args, tensor)
     decay_rates = scalars.decay_rates(scalar_row, CFG.T)
-    scale = memory.gradient_scale(lists, tensor, CFG)
-    g_at = memory.slot_anywhere(cells, 1, CFG) + matrix * rows * cols
-    row_at = memory.slot_anywhere(cells, 2, CFG) + matrix * rows
-    col_at = memory.slot_anywhere(cells, 3, CFG) + matrix * cols
+    scale = memory.gradient_scale(args, tensor, CFG)
+    g_at = memory.slot_anywhere(table_row, 1, CFG) + matrix * rows * cols
+    row_at = memory.slot_anywhere(table_row, 2, CFG) + matrix * rows
+    col_at = memory.slot_anywhere(table_row, 3, CFG) + matrix * cols
     for i in range(0, rows):
         square = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for j in range(0, cols):
@@ -46,8 +46,8 @@ def read(lists, tensor, unit, CFG: tl.constexpr):
         mean_square = div(square, cols.to(CFG.T))
         tl.store(row_at + i, new_moment(old, mean_square, decay_rates, CFG.DTYPES[2]), ok)
     tl.debug_barrier()  # what was stored is loaded again, by the same threads or others
-    mean = mean_of_rows(lists, tensor, row_at, ok, rows, CFG)
-    energy = tl.full((CFG.WIDTH,), 0.0, CFG.W)
+    mean = mean_of_rows(args, tensor, row_at, ok, rows, CFG)
+    sum_u2 = tl.full((CFG.WIDTH,), 0.0, CFG.W)
     least_col = tl.full((CFG.WIDTH,), float("inf"), CFG.T)
     for j in range(0, cols):
         s = tl.full((CFG.WIDTH,), 0.0, CFG.T)
@@ -60,7 +60,7 @@ def read(lists, tensor, unit, CFG: tl.constexpr):
         stored = new_moment(old, div(s, rows.to(CFG.T)), decay_rates, CFG.DTYPES[3])
         tl.store(col_at + j, stored, ok)
         moment = stored.to(CFG.T)
-        energy += rules.col_energy(h, moment, mean).to(CFG.W)
+        sum_u2 += rules.col_energy(h, moment, mean).to(CFG.W)
         least_col = tl.minimum(least_col, least_or_inf(moment, ok))
     tl.debug_barrier()
     cap = scalars.get(scalar_row, scalars.CAP, CFG.T)
@@ -77,32 +77,32 @@ def read(lists, tensor, unit, CFG: tl.constexpr):
                 g = tl.load(g_at + i * cols + j, ok, other=0.0).to(CFG.T) * scale
                 u = rules.precondition(g, r * c, cap)
                 exact += (u * u).to(CFG.W)
-        energy = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, energy)
-    u_at = memory.sums(lists, tensor, memory.U_AT)
-    tl.store(u_at + unit, tl.sum(tl.where(ok, energy, 0.0), 0))
+        sum_u2 = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, sum_u2)
+    u_at = memory.sums(args, tensor, memory.U_AT)
+    tl.store(u_at + unit, tl.sum(tl.where(ok, sum_u2, 0.0), 0))
     if scalars.is_scaled(scalar_row, CFG.T):
-        p_at = memory.slot_anywhere(cells, 0, CFG) + matrix * rows * cols
+        p_at = memory.slot_anywhere(table_row, 0, CFG) + matrix * rows * cols
         squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for k in range(0, rows * cols):
             p = tl.load(p_at + k, ok, other=0.0).to(CFG.T)
             squares += p * p
-        tl.store(memory.sums(lists, tensor, memory.P_AT) + unit, tl.sum(squares.to(CFG.W), 0))
+        tl.store(memory.sums(args, tensor, memory.P_AT) + unit, tl.sum(squares.to(CFG.W), 0))
 
 
 @triton.jit
-def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
+def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """The second read: parameter and momentum."""
-    cells = memory.cells(lists, tensor, CFG)
-    rows = memory.size(cells, memory.ROWS, CFG)
-    cols = memory.size(cells, memory.COLS, CFG)
-    matrix, ok = matrices_of(unit, memory.size(cells, memory.BATCH, CFG), CFG)
-    cap = scalars.get(memory.scalar_row(lists, tensor), scalars.CAP, CFG.T)
-    scale = memory.gradient_scale(lists, tensor, CFG)
-    row_at = memory.slot_anywhere(cells, 2, CFG) + matrix * rows
-    col_at = memory.slot_anywhere(cells, 3, CFG) + matrix * cols
-    mean = mean_of_rows(lists, tensor, row_at, ok, rows, CFG)
-    writer = whole.writer(lists, tensor, cells, CFG)
-    g_at = memory.slot_anywhere(cells, 1, CFG)
+    table_row = memory.table_row(args, tensor, CFG)
+    rows = memory.size(table_row, memory.ROWS, CFG)
+    cols = memory.size(table_row, memory.COLS, CFG)
+    matrix, ok = matrices_of(unit, memory.size(table_row, memory.BATCH, CFG), CFG)
+    cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
+    scale = memory.gradient_scale(args, tensor, CFG)
+    row_at = memory.slot_anywhere(table_row, 2, CFG) + matrix * rows
+    col_at = memory.slot_anywhere(table_row, 3, CFG) + matrix * cols
+    mean = mean_of_rows(args, tensor, row_at, ok, rows, CFG)
+    writer = whole.writer(args, tensor, table_row, CFG)
+    g_at = memory.slot_anywhere(table_row, 1, CFG)
     squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
     for i in range(0, rows):
         r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(CFG.T), mean)
@@ -112,6 +112,6 @@ def update(lists, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
             g = tl.load(g_at + place, ok, other=0.0).to(CFG.T) * scale
             u = rules.precondition(g, r * c, cap)
             squares += whole.write(writer, place, ok, u, UPDATE, CFG)
-    if whole.sums_late(lists, tensor, cells, CFG):
-        late_at = memory.sums(lists, tensor, memory.LATE_AT)
+    if whole.sums_late(args, tensor, table_row, CFG):
+        late_at = memory.sums(args, tensor, memory.LATE_AT)
         tl.store(late_at + unit, tl.sum(squares.to(CFG.W), 0))

@@ -10,7 +10,7 @@ import triton.language as tl
 from fusedstep.gpu import cut as layout
 
 from . import memory
-from .walk import item
+from .dispatch import item
 
 ENTRY = tl.constexpr(layout.WAVE_ENTRY)
 
@@ -24,7 +24,7 @@ def wait(counter, need):
 
 
 @triton.jit(do_not_specialize=["count"])
-def walk(
+def waves(
     entries,
     count,
     counters,  # of tickets, then what the entries name
@@ -38,7 +38,7 @@ def walk(
     UPDATE: tl.constexpr,
     CFGS: tl.constexpr,  # of the kinds of work, by number
 ):
-    lists = (table, cuts, row_of, scalars, controls, partials, sums)
+    args = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         done = counters + 1
         ticket = tl.atomic_add(counters, 1, sem="relaxed")
@@ -51,10 +51,10 @@ def walk(
             wait(done + tensor, tl.load(entry + 3))
             wait(done + tl.load(entry + 4), tl.load(entry + 5))
             at = tensor.to(tl.int64)
-            present = memory.has_gradient(lists, at, tl.constexpr(CFGS[0]))
+            present = memory.has_gradient(args, at, tl.constexpr(CFGS[0]))
             for k in tl.static_range(len(CFGS)):
                 if present & (kind == k):
-                    item(lists, at, unit, UPDATE, tl.constexpr(CFGS[k]))
+                    item(args, at, unit, UPDATE, tl.constexpr(CFGS[k]))
             tl.debug_barrier()  # every thread has stored what it had to
             tl.atomic_add(done + tensor, 1, sem="release")
             if also >= 0:

@@ -2,7 +2,7 @@
 // them.
 #pragma once
 
-#include "tensor.cuh"
+#include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
@@ -21,7 +21,8 @@ struct Band {
 
   // `blocks` blocks of `height` rows are what a matrix is cut into.
   template <class T>
-  __device__ __forceinline__ Band(const Tensor<T>& tensor, int unit, int64_t blocks, int64_t height) {
+  __device__ __forceinline__ Band(const FactoredTensor<T>& tensor, int unit, int64_t blocks,
+                                  int64_t height) {
     const int chunks = int(tensor.cut.chunks), in_column = int(blocks);
     chunk = unit % chunks;
     block = unit / chunks % in_column;
@@ -35,7 +36,7 @@ struct Band {
 
   // Where the band begins, in elements of the tensor.
   template <class T>
-  __device__ __forceinline__ int64_t place(const Tensor<T>& tensor) const {
+  __device__ __forceinline__ int64_t place(const FactoredTensor<T>& tensor) const {
     return (matrix * tensor.rows() + first) * tensor.cols() + left;
   }
 };

@@ -18,14 +18,14 @@ PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   module.def("device_count", &device_count);
   module.def("built_for", &built_for);
   module.def("why_unusable", &why_unusable);
-  py::class_<Work>(module, "Work", py::module_local())
+  py::class_<Bucket>(module, "Bucket", py::module_local())
       .def(py::init<int, bool, int, const std::vector<int>&, int, int, int>())
-      .def("lists", &Work::lists)
-      .def("exchange", &Work::exchange)
-      .def("add", &Work::add)
-      .def("has_waves", &Work::has_waves)
-      .def("waves", &Work::waves)
-      .def("launch", &Work::launch, py::call_guard<py::gil_scoped_release>());
+      .def("set_scratch", &Bucket::set_scratch)
+      .def("set_exchange", &Bucket::set_exchange)
+      .def("add", &Bucket::add)
+      .def("has_waves", &Bucket::has_waves)
+      .def("waves", &Bucket::waves)
+      .def("launch", &Bucket::launch, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace fusedstep::cuda

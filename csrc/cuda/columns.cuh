@@ -8,13 +8,13 @@ namespace fusedstep::cuda {
 // What a block finishes of a matrix's columns: some of them, the `tile`th part.
 template <class T>
 struct Columns {
-  const Tensor<T>& tensor;
+  const FactoredTensor<T>& tensor;
   int64_t matrix;
   T mean;  // of the rows
   Slot<kAny> slot;
-  double energy = 0.0, least = INFINITY;  // of this thread's columns
+  double sum_u2 = 0.0, least = INFINITY;  // of this thread's columns
 
-  __device__ __forceinline__ Columns(const Tensor<T>& tensor, int64_t matrix, T mean)
+  __device__ __forceinline__ Columns(const FactoredTensor<T>& tensor, int64_t matrix, T mean)
       : tensor(tensor),
         matrix(matrix),
         mean(mean),
@@ -22,14 +22,14 @@ struct Columns {
 
   // A column's moment, and its part of sum(u^2), from the mean of its g^2 and the sum of g^2 / row.
   __device__ __forceinline__ void finish(int64_t col, T mean_square, T h) {
-    const T moment = tensor.renew(slot, col, mean_square);
-    energy += double(tensor.rule().col_energy(h, moment, mean));
+    const T moment = tensor.update_moment(slot, col, mean_square);
+    sum_u2 += double(tensor.rule().col_energy(h, moment, mean));
     if (double(moment) < least) least = double(moment);
   }
 
   __device__ __forceinline__ void store(int64_t tile) const {
     const Cut& cut = tensor.cut;
-    const double sum = block_sum(energy), smallest = block_least(least);
+    const double sum = block_sum(sum_u2), smallest = block_least(least);
     if (thread() != 0) return;
     *tensor.sums(cut.u_at + matrix * cut.tiles + tile) = sum;
     *tensor.sums(cut.least_col_at + matrix * cut.tiles + tile) = smallest;
@@ -81,8 +81,8 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
 // Adds up what units left of a run of columns; `take` gets a column and both its sums, in one thread.
 // All threads do what there is to do `meanwhile`.
 template <class T, class Meanwhile, class Take>
-__device__ __forceinline__ void sums_of_units(const Tensor<T>& tensor, int64_t matrix, int64_t tile,
-                                              Meanwhile meanwhile, Take take) {
+__device__ __forceinline__ void sums_of_units(const FactoredTensor<T>& tensor, int64_t matrix,
+                                              int64_t tile, Meanwhile meanwhile, Take take) {
   constexpr int kGroups = kThreads / kColumnsWidth;
   const Cut& cut = tensor.cut;
   const int64_t cols = tensor.cols();
@@ -112,7 +112,7 @@ __device__ __forceinline__ void sums_of_units(const Tensor<T>& tensor, int64_t m
 
 // Finishes a run of columns.
 template <class T>
-__device__ __forceinline__ void columns(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void columns(const FactoredTensor<T>& tensor, int unit) {
   const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
   Columns<T> own(tensor, matrix, T(0));
   sums_of_units(

@@ -11,7 +11,7 @@ constexpr int kChunk = 8192;  // elements of an elementwise entry
 constexpr int kColumnsWidth = 64;  // columns that a unit finishes
 constexpr int kTinyElements = 64;  // of a matrix that one thread takes
 constexpr int kTinyMatrices = 512;  // of a unit
-constexpr int kPieceElements = 16384;  // of a vector
+constexpr int kVectorUnit = 16384;  // of a vector
 constexpr int kWaveEntry = 8;  // numbers of an entry of the waves
 
 // Kinds of work, by the number that Python gives them.
@@ -24,12 +24,12 @@ enum class Unit : int {
   kVector,
   kSquares,
   kColumns,
-  kEnergy,
+  kSumU2,
   kFinish,
   kUpdate,
   kTinyUpdate,
   kVectorUpdate,
-  kReport,
+  kStoreRms,
   kElementwise,
   kPackColumns,
   kPackSquares,
@@ -46,12 +46,12 @@ constexpr const char* kUnitNames[] = {
     "VECTOR",
     "SQUARES",
     "COLUMNS",
-    "ENERGY",
+    "SUM_U2",
     "FINISH",
     "UPDATE",
     "TINY_UPDATE",
     "VECTOR_UPDATE",
-    "REPORT",
+    "STORE_RMS",
     "ELEMENTWISE",
     "PACK_COLUMNS",
     "PACK_SQUARES",

@@ -23,33 +23,33 @@ __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&stat
 
 // P, G and S are the dtypes of the parameter, the gradient and all states, kNone where there are none.
 template <int Rule, int P, int G, int S, bool Wide>
-__global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const Lists lists) {
+__global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const KernelArgs args) {
   using T = std::conditional_t<Wide, double, float>;
   constexpr int kStates = RuleOf<Rule, T>::kStates;
   constexpr int kRoom = kStates > 0 ? kStates : 1;  // no array is empty
   constexpr int kVector = kElementwiseVector<P, G, S>;
   constexpr int kStride = kElementwiseThreads * kVector;
   constexpr int kAhead = P == kFloat32 ? 2 : 1;  // vectors that a thread loads at once
-  if (found_inf(lists)) return;
+  if (found_inf(args)) return;
 
-  const int32_t* entry = lists.entries + 2 * int64_t(blockIdx.x);
+  const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
   const int64_t tensor = entry[0], first = int64_t(entry[1]) * kChunk;
-  const int64_t* cells = lists.table + tensor * lists.fields;
-  if (!has_gradient(cells)) return;
-  const double* scalars = scalars_of(lists, tensor);
+  const int64_t* table_row = args.table + tensor * args.fields;
+  if (!has_gradient(table_row)) return;
+  const double* scalars = scalars_of(args, tensor);
   const auto rule = rule_of<typename RuleOf<Rule, T>::type, T>(scalars);
-  const T scale = gradient_scale<T>(lists, scalars);
+  const T scale = gradient_scale<T>(args, scalars);
 
-  const Slot<P> p = slot_of<P>(lists, cells, ElementwiseRow::kP).from(first);
-  const Slot<G> g = slot_of<G>(lists, cells, ElementwiseRow::kG).from(first);
+  const Slot<P> p = slot_of<P>(args, table_row, ElementwiseRow::kP).from(first);
+  const Slot<G> g = slot_of<G>(args, table_row, ElementwiseRow::kG).from(first);
   Slot<S> state[kRoom];
   bool aligned = p.aligned() && g.aligned();
 #pragma unroll
   for (int k = 0; k < kStates; ++k) {
-    state[k] = slot_of<S>(lists, cells, ElementwiseRow::kStates + k).from(first);
+    state[k] = slot_of<S>(args, table_row, ElementwiseRow::kStates + k).from(first);
     aligned = aligned && state[k].aligned();
   }
-  const int64_t left = cells[ElementwiseRow::kStates + kStates] - first;
+  const int64_t left = table_row[ElementwiseRow::kStates + kStates] - first;
   const int end = left < kChunk ? int(left) : kChunk;
   const int end_of_vectors = aligned ? end / kVector * kVector : 0;
 

@@ -1,6 +1,6 @@
 // Which kernels exist for factored rules.
+#include "dispatch.cuh"
 #include "instances.h"
-#include "walk.cuh"
 
 namespace fusedstep::cuda {
 namespace {
@@ -85,8 +85,8 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
       return of_parameter<Wide>(parameter);
     case Unit::kColumns:
       return of_any<Unit::kColumns, Wide>();
-    case Unit::kEnergy:
-      return of_gradient<Unit::kEnergy, 1, Wide>(gradient);
+    case Unit::kSumU2:
+      return of_gradient<Unit::kSumU2, 1, Wide>(gradient);
     case Unit::kFinish:
       return of_any<Unit::kFinish, Wide>();
     case Unit::kUpdate:
@@ -97,8 +97,8 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
       return of_any_with<Unit::kTinyUpdate, Wide>(momentum);
     case Unit::kVectorUpdate:
       return of_any_with<Unit::kVectorUpdate, Wide>(momentum);
-    case Unit::kReport:
-      return of_any<Unit::kReport, Wide>();
+    case Unit::kStoreRms:
+      return of_any<Unit::kStoreRms, Wide>();
     case Unit::kPackColumns:
       return of_any<Unit::kPackColumns, Wide>();
     case Unit::kPackSquares:

@@ -1,4 +1,4 @@
-// The one dispatch: facts that are known when a bucket is made -> kernels that were built.
+// The one choice of a kernel: facts that are known when a bucket is made -> kernels that were built.
 #pragma once
 
 #include "launch.h"

@@ -84,8 +84,8 @@ std::string why_unusable(int device) {
   return "";
 }
 
-Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
-           int device)
+Bucket::Bucket(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields,
+               int row_length, int device)
     : rule_(rule), wide_(wide), kind_(kind), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
@@ -102,44 +102,44 @@ Work::Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fi
                                   std::to_string(dtypes[k]) +
                                   ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16) and 3 "
                                   "(float64)");
-    lists_.dtypes[k] = dtypes[k];
+    args_.dtypes[k] = dtypes[k];
   }
-  lists_.fields = fields;
-  lists_.row_length = row_length;
-  lists_.vectors = kind == 2;
+  args_.fields = fields;
+  args_.row_length = row_length;
+  args_.vectors = kind == 2;
 }
 
-void Work::lists(int64_t cuts, int64_t partials, int64_t sums) {
-  lists_.cuts = at<Cut>(cuts);
-  lists_.partials = reinterpret_cast<void*>(partials);
-  lists_.sums = reinterpret_cast<double*>(sums);
+void Bucket::set_scratch(int64_t cuts, int64_t partials, int64_t sums) {
+  args_.cuts = at<Cut>(cuts);
+  args_.partials = reinterpret_cast<void*>(partials);
+  args_.sums = reinterpret_cast<double*>(sums);
 }
 
-void Work::exchange(int64_t sums, int64_t sum_u2) {
-  lists_.exchange = reinterpret_cast<double*>(sums);
-  lists_.sum_u2 = reinterpret_cast<double*>(sum_u2);
+void Bucket::set_exchange(int64_t sums, int64_t sum_u2) {
+  args_.exchange = reinterpret_cast<double*>(sums);
+  args_.sum_u2 = reinterpret_cast<double*>(sum_u2);
 }
 
-void Work::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
+void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
   const bool momentum = kRules[rule_].states > 0;
   const Kernel kernel = Unit(unit) == Unit::kElementwise
-                            ? elementwise_kernel(rule_, wide_, lists_.dtypes)
-                            : phase_kernel(Unit(unit), momentum, wide_, width, aligned, lists_.dtypes);
+                            ? elementwise_kernel(rule_, wide_, args_.dtypes)
+                            : phase_kernel(Unit(unit), momentum, wide_, width, aligned, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for " + name_of(unit) + " of this rule");
   if (count < 1 || count > INT32_MAX)
     throw std::invalid_argument(name_of(unit) + " has " + std::to_string(count) +
                                 " entries, and one launch can have 1 to 2147483647");
-  phases_.push_back({unit, kernel, entries, count, count});
+  launches_.push_back({unit, kernel, entries, count, count});
 }
 
-bool Work::has_waves() const {
+bool Bucket::has_waves() const {
   const bool matrices = kind_ == 1 && !wide_;
-  return matrices && waves_kernel(kRules[rule_].states > 0, lists_.dtypes).function != nullptr;
+  return matrices && waves_kernel(kRules[rule_].states > 0, args_.dtypes).function != nullptr;
 }
 
-void Work::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
-  const Kernel kernel = waves_kernel(kRules[rule_].states > 0, lists_.dtypes);
+void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
+  const Kernel kernel = waves_kernel(kRules[rule_].states > 0, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for WAVES of these dtypes");
   const OnDevice on(device_);
@@ -150,38 +150,37 @@ void Work::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_cou
                                                       kernel.shared_bytes),
         "the occupancy of WAVES");
   const int64_t most = int64_t(processors) * (resident > 0 ? resident : 1);
-  lists_.counters = reinterpret_cast<int32_t*>(counters);
+  args_.counters = reinterpret_cast<int32_t*>(counters);
   n_counters_ = n_counters;
-  phases_.insert(phases_.begin(), {kWaves, kernel, entries, count, count < most ? count : most});
+  launches_.insert(launches_.begin(), {kWaves, kernel, entries, count, count < most ? count : most});
 }
 
-void Work::launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
-                  int64_t idle) const {
+void Bucket::launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
+                    int64_t idle) const {
   const OnDevice on(device_);
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
-  Lists lists = lists_;
-  lists.table = at<int64_t>(table);
-  lists.row_of = at<int64_t>(row_of);
-  lists.scalars = at<double>(scalars);
-  lists.controls = at<double>(controls);
-  for (const Phase& phase : phases_) {
-    if (phase.unit == kWaves)
-      check(cudaMemsetAsync(lists.counters, 0, n_counters_ * sizeof(int32_t), queue),
+  KernelArgs args = args_;
+  args.table = at<int64_t>(table);
+  args.row_of = at<int64_t>(row_of);
+  args.scalars = at<double>(scalars);
+  args.controls = at<double>(controls);
+  for (const KernelLaunch& next : launches_) {
+    if (next.unit == kWaves)
+      check(cudaMemsetAsync(args.counters, 0, n_counters_ * sizeof(int32_t), queue),
             "the counters of WAVES");
-    else if (idle >> phase.unit & 1)
+    else if (idle >> next.unit & 1)
       continue;
-    lists.entries = at<int32_t>(phase.entries);
-    lists.count = phase.count;
-    void* arguments[] = {&lists};
-    const Kernel& kernel = phase.kernel;
+    args.entries = at<int32_t>(next.entries);
+    args.count = next.count;
+    void* arguments[] = {&args};
+    const Kernel& kernel = next.kernel;
     const cudaError_t status =
-        cudaLaunchKernel(kernel.function, dim3(unsigned(phase.blocks)), dim3(kernel.threads), arguments,
+        cudaLaunchKernel(kernel.function, dim3(unsigned(next.blocks)), dim3(kernel.threads), arguments,
                          kernel.shared_bytes, queue);
     if (status != cudaSuccess)
-      fail(
-          status,
-          name_of(phase.unit) + " could not be launched on " + std::to_string(phase.blocks) + " blocks",
-          " (unless this is the error of an earlier kernel)");
+      fail(status,
+           name_of(next.unit) + " could not be launched on " + std::to_string(next.blocks) + " blocks",
+           " (unless this is the error of an earlier kernel)");
   }
 }
 

@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "lists.h"
+#include "kernel_args.h"
 
 namespace fusedstep::cuda {
 
 // A kernel that was built for a bucket's rule and dtypes.
 struct Kernel {
-  void (*function)(Lists) = nullptr;
+  void (*function)(KernelArgs) = nullptr;
   int threads = 0;
   int64_t shared_bytes = 0;
 };
@@ -24,17 +24,17 @@ const char* fingerprint();
 // Empty, or why no kernel can run on a device.
 std::string why_unusable(int device);
 
-// One bucket's work: filled once by python/fusedstep/cuda.py, launched every step. Memory belongs to
-// the caller. Every failure of CUDA is an exception that names the kernel.
-class Work {
+// What the steps of a bucket launch: filled once by python/fusedstep/backends/cuda.py, launched every
+// step. Memory belongs to the caller. Every failure of CUDA is an exception that names the kernel.
+class Bucket {
  public:
   // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors.
-  Work(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
-       int device);
+  Bucket(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
+         int device);
 
-  void lists(int64_t cuts, int64_t partials, int64_t sums);
+  void set_scratch(int64_t cuts, int64_t partials, int64_t sums);
   // The buffers of a bucket whose sums are exchanged between the stages of a step.
-  void exchange(int64_t sums, int64_t sum_u2);
+  void set_exchange(int64_t sums, int64_t sum_u2);
   // One launch of a kind of work on so many entries, after those that were added before. Of `aligned`
   // matrices, 16 bytes of parameter, gradient and momentum can be loaded at once.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);
@@ -47,7 +47,7 @@ class Work {
               int64_t idle) const;
 
  private:
-  struct Phase {
+  struct KernelLaunch {
     int unit;  // or kWaves
     Kernel kernel;
     int64_t entries, count, blocks;
@@ -56,9 +56,9 @@ class Work {
   int rule_;
   bool wide_;
   int kind_, device_;
-  Lists lists_ = {};
+  KernelArgs args_ = {};
   int64_t n_counters_ = 0;
-  std::vector<Phase> phases_;
+  std::vector<KernelLaunch> launches_;
 };
 
 }  // namespace fusedstep::cuda

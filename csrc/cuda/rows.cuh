@@ -1,13 +1,13 @@
 // Adafactor on matrices of long rows that go in chunks: row moments, from the sums of the chunks.
 #pragma once
 
-#include "tensor.cuh"
+#include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
 // Makes the row moments of a block of rows.
 template <class T>
-__device__ __forceinline__ void row_moments(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void row_moments(const FactoredTensor<T>& tensor, int unit) {
   const Cut& cut = tensor.cut;
   const int64_t rows = tensor.rows();
   const int64_t matrix = unit / int(cut.row_blocks), block = unit % int(cut.row_blocks);
@@ -19,7 +19,7 @@ __device__ __forceinline__ void row_moments(const Tensor<T>& tensor, int unit) {
     const T* sums = tensor.partials() + (matrix * rows + row) * cut.chunks;
     double square = 0.0;
     for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) square += double(sums[chunk]);
-    const T moment = tensor.renew(moments, row, T(square / double(tensor.cols())));
+    const T moment = tensor.update_moment(moments, row, T(square / double(tensor.cols())));
     sum_of_rows += double(moment);
     if (double(moment) < least_row) least_row = double(moment);
   }

@@ -1,13 +1,13 @@
 // A rule's scalars from a row of the launch, and other things that every kernel looks up.
 #pragma once
 
-#include "lists.h"
+#include "kernel_args.h"
 #include "storage.cuh"
 
 namespace fusedstep::cuda {
 
-__device__ __forceinline__ const double* scalars_of(const Lists& lists, int64_t tensor) {
-  return lists.scalars + lists.row_of[tensor] * lists.row_length;
+__device__ __forceinline__ const double* scalars_of(const KernelArgs& args, int64_t tensor) {
+  return args.scalars + args.row_of[tensor] * args.row_length;
 }
 
 // Rounded once. Fields that a kernel does not use are never loaded.
@@ -24,18 +24,18 @@ __device__ __forceinline__ Rule rule_of(const double* scalars) {
 
 // What gradients are multiplied by: the inverse of the loss's scale, and the sign.
 template <class T>
-__device__ __forceinline__ T gradient_scale(const Lists& lists, const double* scalars) {
-  return T(lists.controls[0]) * T(scalars[0]);
+__device__ __forceinline__ T gradient_scale(const KernelArgs& args, const double* scalars) {
+  return T(args.controls[0]) * T(scalars[0]);
 }
 
 template <int D>
-__device__ __forceinline__ Slot<D> slot_of(const Lists& lists, const int64_t* cells, int k) {
-  return {pointer<char>(cells[k]), D == kAny ? lists.dtypes[k] : D};
+__device__ __forceinline__ Slot<D> slot_of(const KernelArgs& args, const int64_t* table_row, int k) {
+  return {pointer<char>(table_row[k]), D == kAny ? args.dtypes[k] : D};
 }
 
 // Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
-__device__ __forceinline__ bool has_gradient(const int64_t* cells) { return cells[1] != 0; }
+__device__ __forceinline__ bool has_gradient(const int64_t* table_row) { return table_row[1] != 0; }
 
-__device__ __forceinline__ bool found_inf(const Lists& lists) { return lists.controls[1] != 0.0; }
+__device__ __forceinline__ bool found_inf(const KernelArgs& args) { return args.controls[1] != 0.0; }
 
 }  // namespace fusedstep::cuda

@@ -58,7 +58,7 @@ struct RowSums {
 
 // G is the dtype of the gradient; a thread has 8 * V columns, or 4 of float64.
 template <int G, int V, Rows kRows, int kBatches, class T>
-__device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = kVectorOf<G, T>, kColumns = sizeof(T) == 8 ? 4 : 8 * V;
   constexpr int kStrips = kColumns / N;
   // Rows of a thread at a time: more where an element leaves little time. While they are worked on, the
@@ -136,7 +136,7 @@ __device__ __forceinline__ void statistics(const Tensor<T>& tensor, int unit) {
           tensor.partials()[(first_row + top + own) * cut.chunks + band.chunk] = sum;
         continue;
       }
-      moment = settled(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
+      moment = round_to_storage(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
       if (stores && is_row) moments.store_one(top + own, moment);
     }
     // Rows beyond the end weigh nothing: their squares are zero.

@@ -8,14 +8,14 @@
 #include <type_traits>
 
 #include "bits.cuh"
-#include "lists.h"
+#include "kernel_args.h"
 
 namespace fusedstep::cuda {
 
 constexpr int kAny = -1;
 constexpr int kNone = -2;  // of a slot that there is not, or that a unit has nothing to do with
 
-// Of a dtype that was checked, here or by `Work`: what is not 8 or 4 bytes has 2.
+// Of a dtype that was checked, here or by `Bucket`: what is not 8 or 4 bytes has 2.
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
   if constexpr (D != kAny) dtype = D;
@@ -216,7 +216,7 @@ struct Slot {
 
 // A second moment as it will be stored: it is used as the next step finds it.
 template <class T>
-__device__ __forceinline__ T settled(int dtype, T x) {
+__device__ __forceinline__ T round_to_storage(int dtype, T x) {
   if (dtype == kBfloat16) return T(from_bits(two_bfloat16(float(x), 0.0f) << 16));
   if (dtype == kFloat16) return T(from_half(two_halves(float(x), 0.0f)));
   return dtype == kFloat32 ? T(float(x)) : x;

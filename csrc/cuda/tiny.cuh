@@ -1,20 +1,20 @@
 // Adafactor on a batch of tiny matrices, as of 3 x 3 convolutions: each thread takes a matrix.
 #pragma once
 
-#include "tensor.cuh"
+#include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
 template <class T>
 struct TinyMatrix {
-  const Tensor<T>& tensor;
+  const FactoredTensor<T>& tensor;
   int64_t matrix;
   int rows, cols;
   bool exists;
   Slot<kAny> g, row, col;
   T scale;
 
-  __device__ __forceinline__ TinyMatrix(const Tensor<T>& tensor, int unit)
+  __device__ __forceinline__ TinyMatrix(const FactoredTensor<T>& tensor, int unit)
       : tensor(tensor),
         matrix(int64_t(unit) * kTinyMatrices + thread()),
         rows(int(tensor.rows())),
@@ -50,16 +50,16 @@ struct TinyMatrix {
   }
 
   // Makes the moments; returns the sum of u^2.
-  __device__ __forceinline__ double renew() const {
+  __device__ __forceinline__ double update_moments() const {
     T least_row = T(INFINITY), least_col = T(INFINITY);
     for (int i = 0; i < rows; ++i) {
       T square = T(0);
       for (int j = 0; j < cols; ++j) square += gradient(i, j) * gradient(i, j);
-      const T moment = tensor.renew(row, i, div(square, T(cols)));
+      const T moment = tensor.update_moment(row, i, div(square, T(cols)));
       if (moment < least_row) least_row = moment;
     }
     const T mean = mean_of_rows();
-    double energy = 0.0;
+    double sum_u2 = 0.0;
     for (int j = 0; j < cols; ++j) {
       T s = T(0), h = T(0);
       for (int i = 0; i < rows; ++i) {
@@ -67,24 +67,24 @@ struct TinyMatrix {
         s += square;
         h += square * tensor.rule().inverse(row_moment(i));
       }
-      const T moment = tensor.renew(col, j, div(s, T(rows)));
+      const T moment = tensor.update_moment(col, j, div(s, T(rows)));
       if (moment < least_col) least_col = moment;
-      energy += double(tensor.rule().col_energy(h, moment, mean));
+      sum_u2 += double(tensor.rule().col_energy(h, moment, mean));
     }
-    if (!tensor.rule().is_capped(least_row, least_col, mean)) return energy;
-    energy = 0.0;
-    for_each_u(mean, [&](int, T u) { energy += double(u * u); });
-    return energy;
+    if (!tensor.rule().is_capped(least_row, least_col, mean)) return sum_u2;
+    sum_u2 = 0.0;
+    for_each_u(mean, [&](int, T u) { sum_u2 += double(u * u); });
+    return sum_u2;
   }
 };
 
 template <class T>
-__device__ __forceinline__ void tiny_read(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int unit) {
   static_assert(kTinyMatrices == kThreads, "a matrix to a thread");
   const TinyMatrix<T> own(tensor, unit);
   double u_sum = 0.0, p_sum = 0.0;
   if (own.exists) {
-    u_sum = own.renew();
+    u_sum = own.update_moments();
     if (tensor.scaled()) {
       const auto p = tensor.template slot<kAny>(0).from(own.matrix * own.rows * own.cols);
       T sum = T(0);
@@ -104,7 +104,7 @@ __device__ __forceinline__ void tiny_read(const Tensor<T>& tensor, int unit) {
 
 // The second read: parameter and momentum.
 template <int M, class T>
-__device__ __forceinline__ void tiny_update(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void tiny_update(const FactoredTensor<T>& tensor, int unit) {
   const TinyMatrix<T> own(tensor, unit);
   T squares = T(0);
   if (own.exists) {

@@ -16,7 +16,7 @@ struct Factors {
   const Slot<kAny> row_moments, col_moments;
   T col[N];
 
-  __device__ __forceinline__ Factors(const Tensor<T>& tensor, const Band& band)
+  __device__ __forceinline__ Factors(const FactoredTensor<T>& tensor, const Band& band)
       : rule(tensor.rule()),
         mean(T(*tensor.sums(tensor.cut.mean_at + band.matrix))),
         scale(tensor.gradient_scale()),
@@ -79,7 +79,8 @@ __device__ __forceinline__ T over_rows(const Slot<G>& g, const Factors<T, N>& fa
 // Gives every u of a band to `use`, which is a Writer or like one, and adds up what that returns. A
 // thread loads vectors of N columns from kBatch rows at once.
 template <int G, int N, int kBatch, class T, class Use>
-__device__ __forceinline__ T over_band(const Tensor<T>& tensor, const Band& band, const Use& use) {
+__device__ __forceinline__ T over_band(const FactoredTensor<T>& tensor, const Band& band,
+                                       const Use& use) {
   const Slot<G> g = tensor.template slot<G>(1);
   const int64_t cols = tensor.cols(), place = band.place(tensor);
   const Arrangement<8, N, true> threads(band.width);
@@ -104,7 +105,7 @@ __device__ __forceinline__ T over_band(const Tensor<T>& tensor, const Band& band
 
 // The second read.
 template <int P, int G, int M, int kBatch, class T>
-__device__ __forceinline__ void update(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void update(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
   const Cut& cut = tensor.cut;
   const Band band(tensor, unit, cut.update_blocks, cut.update_rows);
@@ -116,7 +117,7 @@ __device__ __forceinline__ void update(const Tensor<T>& tensor, int unit) {
 
 // In place of a Writer: adds up u^2.
 template <class T>
-struct EnergyOnly {
+struct SquaresOfU {
   template <int N>
   using Old = Nothing;
 
@@ -132,7 +133,7 @@ struct EnergyOnly {
 
 // The sum of u^2: exact if the cap changes the matrix, else the first rows stand for all.
 template <int G, int kBatch, class T>
-__device__ __forceinline__ void energy(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void sum_u2(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
   const Cut& cut = tensor.cut;
   if (!(tensor.rule().cap < T(INFINITY))) return;
@@ -143,7 +144,7 @@ __device__ __forceinline__ void energy(const Tensor<T>& tensor, int unit) {
   const T least_row = T(least(rows + 1, cut.row_blocks, 2)), least_col = T(least(cols, cut.tiles));
   double sum = 0.0;
   if (tensor.rule().is_capped(least_row, least_col, mean))
-    sum = block_sum(double(over_band<G, N, kBatch>(tensor, band, EnergyOnly<T>())));
+    sum = block_sum(double(over_band<G, N, kBatch>(tensor, band, SquaresOfU<T>())));
   else if (band.first == 0 && band.left == 0)
     sum = total(tensor.sums(cut.u_at + band.matrix * cut.tiles), cut.tiles);
   if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
@@ -151,7 +152,7 @@ __device__ __forceinline__ void energy(const Tensor<T>& tensor, int unit) {
 
 // The sum of p^2, where the step depends on it.
 template <int P, class T>
-__device__ __forceinline__ void squares(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void squares(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = P == kAny ? 1 : kVectorOf<P, T>;
   if (!tensor.scaled()) return;
   const Band band(tensor, unit, tensor.cut.update_blocks, tensor.cut.update_rows);

@@ -1,21 +1,21 @@
 // Adafactor on vectors, which keep an unfactored second moment: pieces of a vector, read twice.
 #pragma once
 
-#include "tensor.cuh"
+#include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
 // Calls `visit` with every place of a piece, a thread at a time.
 template <class T, class Visit>
-__device__ __forceinline__ void over_piece(const Tensor<T>& tensor, int unit, Visit visit) {
-  const int64_t first = int64_t(unit) * kPieceElements, left = tensor.elements() - first;
-  const int count = int(left < kPieceElements ? left : kPieceElements);
+__device__ __forceinline__ void over_piece(const FactoredTensor<T>& tensor, int unit, Visit visit) {
+  const int64_t first = int64_t(unit) * kVectorUnit, left = tensor.elements() - first;
+  const int count = int(left < kVectorUnit ? left : kVectorUnit);
   for (int i = thread(); i < count; i += kThreads) visit(first + i);
 }
 
 // The second moment, and the sums of u^2 and p^2.
 template <class T>
-__device__ __forceinline__ void vector_read(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void vector_read(const FactoredTensor<T>& tensor, int unit) {
   const Slot<kAny> p = tensor.template slot<kAny>(0), g = tensor.template slot<kAny>(1);
   const Slot<kAny> v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
@@ -23,7 +23,7 @@ __device__ __forceinline__ void vector_read(const Tensor<T>& tensor, int unit) {
   T u_squares = T(0), p_squares = T(0);
   over_piece(tensor, unit, [&](int64_t i) {
     const T own_g = g.template load_one<T>(i) * scale;
-    const T moment = tensor.renew(v, i, own_g * own_g);
+    const T moment = tensor.update_moment(v, i, own_g * own_g);
     const T u = tensor.rule().precondition(own_g, tensor.rule().col_factor(moment));
     u_squares += u * u;
     if (scaled) {
@@ -39,7 +39,7 @@ __device__ __forceinline__ void vector_read(const Tensor<T>& tensor, int unit) {
 
 // The second read: parameter and momentum.
 template <int M, class T>
-__device__ __forceinline__ void vector_update(const Tensor<T>& tensor, int unit) {
+__device__ __forceinline__ void vector_update(const FactoredTensor<T>& tensor, int unit) {
   const Slot<kAny> g = tensor.template slot<kAny>(1), v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
   const Writer<kAny, M, T> writer(tensor, VectorRow::kMomentum);

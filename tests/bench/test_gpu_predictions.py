@@ -68,8 +68,8 @@ def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provi
 
 
 def test_predictions_for_cuda_count_the_launches_of_its_own_units():
-    """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and REPORT of a matrix whose rows
-    a block holds; of longer rows ROW_SUMS, ROWS and WIDE instead of STATISTICS."""
+    """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and STORE_RMS of a matrix whose
+    rows a block holds; of longer rows ROW_SUMS, ROWS and WIDE instead of STATISTICS."""
     launches = {
         row.chosen.name: row.launches
         for row in ROWS

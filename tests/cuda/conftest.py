@@ -38,14 +38,14 @@ def simulator() -> Iterator[Any]:
 
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "GRAIN", SMALL_UNITS)
+    monkeypatch.setattr(cuda, "UNIT_SIZES", SMALL_UNITS)
 
 
 @pytest.fixture
 def in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waves of small units."""
     heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
-    monkeypatch.setattr(cuda, "GRAIN", replace(cuda.GRAIN, wave_unit=heights))
+    monkeypatch.setattr(cuda, "UNIT_SIZES", replace(cuda.UNIT_SIZES, wave_unit=heights))
     monkeypatch.setenv(cuda.WAVES, "1")
     monkeypatch.setattr(waves, "WAVE_BYTES", 40_000)
 

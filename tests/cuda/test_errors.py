@@ -108,21 +108,21 @@ def test_a_driver_that_is_too_old_or_absent_is_no_exception(simulator):
 def test_the_module_itself_refuses_what_no_launch_can_be():
     module = simulated()[0]
     kinds = {name: index for index, name in enumerate(cuda.UNITS)}
-    adamw = module.Work(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
+    adamw = module.Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
     for count in (0, -1, 2**31):
         with pytest.raises(ValueError, match=f"ELEMENTWISE has {count} entries.* 1 to 2147483647"):
             adamw.add(kinds["ELEMENTWISE"], 0, False, 0, count)
     adamw.add(kinds["ELEMENTWISE"], 0, False, 0, 2**31 - 1)
     with pytest.raises(ValueError, match="too many slots"):
-        module.Work(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
+        module.Bucket(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
     for code in (-1, 4, 7):
         with pytest.raises(ValueError, match=f"slot 2 has the dtype code {code}, but kernels know"):
-            module.Work(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)
+            module.Bucket(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)
     for kind, fields in ((0, 4), (1, 9), (2, 5)):
         said = f"rows of {fields} numbers does not belong to 4 slots"
         with pytest.raises(ValueError, match=said):
-            module.Work(cuda.RULE_IDS["adafactor"], False, kind, 4 * [0], fields, 7, 0)
-    factored = module.Work(cuda.RULE_IDS["adafactor"], False, 1, 4 * [0], 8, 9, 0)
+            module.Bucket(cuda.RULE_IDS["adafactor"], False, kind, 4 * [0], fields, 7, 0)
+    factored = module.Bucket(cuda.RULE_IDS["adafactor"], False, 1, 4 * [0], 8, 9, 0)
     with pytest.raises(ValueError, match="no kernel for ELEMENTWISE of this rule"):
         factored.add(kinds["ELEMENTWISE"], 0, False, 0, 1)
 
@@ -202,7 +202,7 @@ def test_adafactor_behind_2_to_the_31_elements(name, monkeypatch):
     p, g = params[0].detach().double(), params[0].grad.double()
     elements = p.numel() + slots[0]
     expected = adafactor_step(p, g, matrices, rows, elements)
-    everyone = ("FINISH", "REPORT", *(["COLUMNS"] if name == "rows" else []))
+    everyone = ("FINISH", "STORE_RMS", *(["COLUMNS"] if name == "rows" else []))
     far(monkeypatch, slots, sizes, everyone)
     _, (found,) = problem.train(params, "simcuda")
     change = (expected - p).abs().max()

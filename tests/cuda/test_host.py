@@ -29,7 +29,7 @@ def module(monkeypatch):
 
 @pytest.fixture
 def small_units(monkeypatch):
-    monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", SMALL_UNITS)
+    monkeypatch.setattr(fusedstep.backends.cuda, "UNIT_SIZES", SMALL_UNITS)
 
 
 def test_a_bucket_is_described_by_numbers_that_cpp_knows(module):
@@ -70,17 +70,17 @@ def test_one_launch_takes_aligned_tensors_and_others(case, module):
 def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
     """Addresses of parameter and gradient must suit 16 bytes, and so must their rows. Units that
     load no tiles do not care."""
-    room = torch.zeros(2, 400)
+    room = torch.zeros(5, 400)
     params = [
-        torch.nn.Parameter(room[0, start : start + 20 * cols].view(20, cols))
-        for start, cols in ((0, 16), (4, 16), (1, 16), (0, 14))
+        torch.nn.Parameter(room[k, start : start + 20 * cols].view(20, cols))
+        for k, (start, cols) in enumerate(((0, 16), (4, 16), (1, 16), (0, 14)))
     ]
     set_grads(params, 0)
-    params[1].grad = room[1, 1:321].view(20, 16)
+    params[1].grad = room[4, 1:321].view(20, 16)
     fusedstep.optim.Adafactor(params, backend="recorded").step()
     (work,) = module.made
     found = {(kind, aligned): set(own[::2]) for kind, _, aligned, own in work.phases}
-    for kind in ("STATISTICS", "UPDATE", "SQUARES", "ENERGY"):
+    for kind in ("STATISTICS", "UPDATE", "SQUARES", "SUM_U2"):
         assert (found[kind, True], found[kind, False]) == ({0}, {1, 2, 3})
     assert found["FINISH", False] == {0, 1, 2, 3} and ("FINISH", True) not in found
 
@@ -89,7 +89,7 @@ def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
 def test_cuts_lie_where_the_kernels_look_for_them(module):
     optimizer, _ = started(ADAFACTOR, [(70, 1024), (2, 8200)])
     (work,), (launcher,) = module.made, optimizer._plan.launchers
-    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
+    layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4)
     layout.add_matrices(1, 70, 1024)
     layout.add_matrices(1, 2, 8200)
     found = numbers_at(work.scratch[0], 2 * len(cut.FIELDS), ctypes.c_int64)
@@ -123,7 +123,7 @@ def test_scalars_and_controls_are_float64(module):
     optimizer.step()
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded_cuda.Work, "launch", read)
+        patch.setattr(recorded_cuda.Bucket, "launch", read)
         optimizer.step()
     rows, scalars, controls = found
     assert rows == [0, 1] and controls == [0.25, 0.0]
@@ -170,7 +170,7 @@ def test_matrices_go_in_waves_where_it_is_asked_for(module, monkeypatch):
     rows = [entries[k : k + 8] for k in range(0, len(entries), 8)]
     kinds = {cut.UNITS[row[0]] for row in rows}
     assert kinds == {
-        *("STATISTICS", "SQUARES", "COLUMNS", "ENERGY", "FINISH", "UPDATE", "REPORT"),
+        *("STATISTICS", "SQUARES", "COLUMNS", "SUM_U2", "FINISH", "UPDATE", "STORE_RMS"),
     }
     gone, rest = {1}, {0, 2, 3, 4}  # in phases: not aligned, too long rows, tiny matrices
     assert {row[1] for row in rows} == gone and counters == 1 + 5 + 1
@@ -196,7 +196,7 @@ def test_the_memory_of_a_launch_lives_as_long_as_the_plan(module):
     optimizer, _ = started(ADAFACTOR, SHAPES)
     for launcher in optimizer._plan.launchers:
         kept = {tensor.data_ptr() for tensor in launcher.kept}
-        assert set(launcher.work.scratch) <= kept
+        assert set(launcher.native.scratch) <= kept
 
 
 # Errors.

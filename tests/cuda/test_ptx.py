@@ -43,8 +43,8 @@ SOME = [(7,), (33, 17), (300, 40), (3, 5, 7)]
 @pytest.fixture
 def small_units(monkeypatch):
     """As if matrices were larger: there are several units of 88 rows of 24 columns."""
-    grain = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)
-    monkeypatch.setattr(cuda, "GRAIN", grain)
+    unit_sizes = replace(cuda.UNIT_SIZES, unit=Height(8, 256), update_elements=2048)
+    monkeypatch.setattr(cuda, "UNIT_SIZES", unit_sizes)
 
 
 @each([ADAMW, ADAFACTOR, PART_CAPPED])
@@ -220,7 +220,7 @@ def test_a_matrix_that_is_said_to_be_aligned_and_is_not_is_found():
         Problem(ADAFACTOR, [(64, 64)], offset=1).run("simcuda")
 
 
-SHARING = "ROW_SUMS ROWS STATISTICS WIDE SQUARES ENERGY FINISH UPDATE TINY VECTOR"
+SHARING = "ROW_SUMS ROWS STATISTICS WIDE SQUARES SUM_U2 FINISH UPDATE TINY VECTOR"
 
 
 @pytest.mark.parametrize("kind", SHARING.split())

@@ -25,7 +25,7 @@ SHAPES = [(64, 64), (200, 48), (40, 520), (2, 35, 64), (33, 17), (4, 5, 3), (5,)
 def _waves(monkeypatch):
     """A wave is short, and so are its units."""
     heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
-    monkeypatch.setattr(cuda, "GRAIN", replace(cuda.GRAIN, wave_unit=heights))
+    monkeypatch.setattr(cuda, "UNIT_SIZES", replace(cuda.UNIT_SIZES, wave_unit=heights))
     monkeypatch.setenv(cuda.WAVES, "1")
     monkeypatch.setattr(waves, "WAVE_BYTES", 20_000)
 

@@ -36,7 +36,7 @@ def problem(case, shapes, dtype=F32, **more):
 
 
 def test_the_shapes_reach_every_kind_of_work():
-    layout = cut.Layout(cuda.GRAIN, 4)
+    layout = cut.Layout(cuda.UNIT_SIZES, 4)
     for shape in (*SHAPES, *WIDE, (300, 2048)):
         if 0 not in shape and len(shape) > 1:
             *batch, rows, cols = shape

@@ -16,10 +16,10 @@ from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import sums_layout
 from fusedstep.rules import RULES
 
-GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
-each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
+SIZES_OF = {"triton": blocks.UNIT_SIZES, "cuda": fusedstep.backends.cuda.UNIT_SIZES}
+each_backend = pytest.mark.parametrize("unit_sizes", SIZES_OF.values(), ids=SIZES_OF)
 BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
-OF_TENSORS = ("FINISH", "REPORT", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED")
+OF_TENSORS = ("FINISH", "STORE_RMS", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED")
 
 
 def boxes(layout, index, kind, sizes):
@@ -56,7 +56,7 @@ shapes_of_matrices = st.one_of(
 )
 
 
-@each_grain
+@each_backend
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(shapes_of_matrices, min_size=1, max_size=3),
@@ -64,11 +64,13 @@ shapes_of_matrices = st.one_of(
     st.sampled_from([0, 2, 4, 8]),
     st.booleans(),
 )
-def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in_waves, exchanged):
-    layout = cut.Layout(grain, item_bytes, exchanged)
+def test_every_element_is_in_one_unit_of_each_kind(
+    unit_sizes, shapes, item_bytes, in_waves, exchanged
+):
+    layout = cut.Layout(unit_sizes, item_bytes, exchanged)
     for sizes in shapes:
-        goes = in_waves and not exchanged and waves.take(grain, in_waves, *sizes)
-        layout.add_matrices(*sizes, height=grain.wave_unit[in_waves] if goes else None)
+        goes = in_waves and not exchanged and waves.take(unit_sizes, in_waves, *sizes)
+        layout.add_matrices(*sizes, height=unit_sizes.wave_unit[in_waves] if goes else None)
     for index, sizes in enumerate(shapes):
         for kind in layout.work[index].keys() - set(map(cut.kind, OF_TENSORS)):
             seen = np.zeros(sizes, np.int8)
@@ -78,18 +80,24 @@ def test_every_element_is_in_one_unit_of_each_kind(grain, shapes, item_bytes, in
             if kind.name in BY_UNIT_ROWS:  # a tile holds whole rows, or the chunks of a row
                 assert kind.width == layout.cuts[index].chunk_cols
                 block = blocks.factored(kind, item_bytes, True)
-                assert grain is not blocks.GRAIN or block.width == kind.width <= block.tile
+                assert (
+                    unit_sizes is not blocks.UNIT_SIZES or block.width == kind.width <= block.tile
+                )
 
 
-@each_grain
+@each_backend
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5))
-def test_every_element_of_a_vector_is_in_one_piece(grain, lengths):
-    layout = cut.Layout(grain, 4)
+def test_every_element_of_a_vector_is_in_one_piece(unit_sizes, lengths):
+    layout = cut.Layout(unit_sizes, 4)
     for length in lengths:
         layout.add_vector(length)
     for length, own in zip(lengths, layout.work, strict=True):
         for name in ("VECTOR", "VECTOR_UPDATE"):
-            assert (own[cut.kind(name)] - 1) * cut.PIECE < length <= own[cut.kind(name)] * cut.PIECE
+            assert (
+                (own[cut.kind(name)] - 1) * cut.VECTOR_UNIT
+                < length
+                <= own[cut.kind(name)] * cut.VECTOR_UNIT
+            )
 
 
 def regions(own, batch):
@@ -106,14 +114,14 @@ def regions(own, batch):
     return [(getattr(own, at), getattr(own, at) + size) for at, size in sizes.items() if size]
 
 
-@each_grain
+@each_backend
 @settings(deadline=None)
 @given(
     st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8),
     st.booleans(),
 )
-def test_what_tensors_have_in_the_scratch_does_not_overlap(grain, shapes, exchanged):
-    layout = cut.Layout(grain, 4, exchanged)
+def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, exchanged):
+    layout = cut.Layout(unit_sizes, 4, exchanged)
     for sizes in shapes:
         if isinstance(sizes, int):
             layout.add_vector(sizes)
@@ -137,7 +145,7 @@ def test_an_exchanged_bucket_has_its_sums_where_the_host_looks_for_them():
     for shapes in ([(3, 5), (4, 2, 7), (1, 9), (512, 3, 3)], [(7,), (20_000,)]):
         kind = "matrix" if len(shapes[0]) > 1 else "vector"
         bucket = Bucket(RULES["adafactor"], kind, torch.device("cpu"), ())
-        layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4, exchanged=True)
+        layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4, exchanged=True)
         for shape in shapes:
             bucket.members.append(SimpleNamespace(param=torch.empty(shape)))
             *batch, rows, cols = (1, *shape)
@@ -149,10 +157,10 @@ def test_an_exchanged_bucket_has_its_sums_where_the_host_looks_for_them():
         assert [*starts, layout.exchange] == sums_layout(bucket)
 
 
-@each_grain
+@each_backend
 @given(shapes_of_matrices)
-def test_no_unit_of_an_exchanged_bucket_has_all_rows(grain, sizes):
-    layout = cut.Layout(grain, 4, exchanged=True)
+def test_no_unit_of_an_exchanged_bucket_has_all_rows(unit_sizes, sizes):
+    layout = cut.Layout(unit_sizes, 4, exchanged=True)
     layout.add_matrices(*sizes)
     (own,), (work_of,) = layout.cuts, layout.work
     assert own.row_blocks > 1 and own.unit_rows * own.row_blocks >= sizes[1]
@@ -168,7 +176,7 @@ def test_no_unit_of_an_exchanged_bucket_has_all_rows(grain, sizes):
 @given(shapes_of_matrices, st.sampled_from([4, 8]))
 def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     cols = sizes[2]
-    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, item_bytes)
+    layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, item_bytes)
     layout.add_matrices(*sizes)
     (own,), (work_of,) = layout.cuts, layout.work
     if cut.kind("TINY") in work_of:
@@ -193,7 +201,7 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     ],
 )
 def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols):
-    layout = cut.Layout(fusedstep.backends.cuda.GRAIN, 4)
+    layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4)
     layout.add_matrices(1, rows, cols)
     assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
 
@@ -201,10 +209,10 @@ def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_
 @pytest.mark.parametrize("item_bytes", [2, 4, 8])
 @pytest.mark.parametrize("cols", [1, 33, 700, 2048, 4096])
 def test_a_unit_in_waves_has_64_kib_of_gradient_or_16_rows(cols, item_bytes):
-    grain = fusedstep.backends.cuda.GRAIN
-    assert waves.take(grain, item_bytes, 1, 5000, cols)
-    layout = cut.Layout(grain, 4)
-    layout.add_matrices(1, 5000, cols, grain.wave_unit[item_bytes])
+    unit_sizes = fusedstep.backends.cuda.UNIT_SIZES
+    assert waves.take(unit_sizes, item_bytes, 1, 5000, cols)
+    layout = cut.Layout(unit_sizes, 4)
+    layout.add_matrices(1, 5000, cols, unit_sizes.wave_unit[item_bytes])
     rows = layout.cuts[0].unit_rows
     assert rows == 16 or 65536 <= rows * cols * item_bytes < 2 * 65536
 

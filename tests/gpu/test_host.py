@@ -26,20 +26,20 @@ ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
 class RecordedCuda:
     """Its shapes: of each kind of work of matrices and of vectors one; STATISTICS for two widths of
     tiles, and for matrices that are not aligned; UPDATE for these, too; FINISH for vectors and
-    matrices. Then what some rules need: SQUARES and ENERGY by alignment, REPORT for vectors and
+    matrices. Then what some rules need: SQUARES and SUM_U2 by alignment, STORE_RMS for vectors and
     matrices."""
 
     name = "recorded"
     shapes = recorded_cuda.SHAPES
-    every, squares, energy, report = 15, 2, 2, 2
+    every, squares, sum_u2, store_rms = 15, 2, 2, 2
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
         self.module = recorded_cuda.register(monkeypatch)
 
     def cut_small_units(self):
-        grain = recorded_cuda.SMALL_UNITS
-        self.monkeypatch.setattr(fusedstep.backends.cuda, "GRAIN", grain)
+        unit_sizes = recorded_cuda.SMALL_UNITS
+        self.monkeypatch.setattr(fusedstep.backends.cuda, "UNIT_SIZES", unit_sizes)
 
     def take(self, device_type):
         backend = backends.BACKENDS[self.name]
@@ -53,7 +53,7 @@ class RecordedCuda:
 
     def check_none_is_launched_twice(self):
         found = self.module.kinds()
-        of_vectors_too = {"FINISH", "REPORT"}
+        of_vectors_too = {"FINISH", "STORE_RMS"}
         assert all(found.count(own) == 1 + (own[0] in of_vectors_too) for own in found)
 
     def sequences(self):
@@ -74,7 +74,7 @@ class RecordedTriton:
     name = "triton"
     # A vector, a matrix, one of several blocks of rows, long rows, tiny matrices, an aligned one.
     shapes = ((3,), (4, 5), (300, 33), (2, 2064), (40, 3, 3), (64, 64))
-    every, squares, energy, report = 8 + 3 + 4 + 2, 4, 4, 2
+    every, squares, sum_u2, store_rms = 8 + 3 + 4 + 2, 4, 4, 2
 
     def __init__(self, monkeypatch):
         pytest.importorskip("triton", minversion="3.4")
@@ -127,8 +127,8 @@ def started(case, shapes, backend, groups=({},)):
 def optional(case):
     """Kinds of work that only some rules and options need."""
     if case.ours is fusedstep.optim.Adafactor:
-        return {"SQUARES", "ENERGY"}
-    return {"SQUARES"} if case.options.get("scale_parameter", True) else {"REPORT"}
+        return {"SQUARES", "SUM_U2"}
+    return {"SQUARES"} if case.options.get("scale_parameter", True) else {"STORE_RMS"}
 
 
 @pytest.mark.parametrize("copies", [1, 10, 150])
@@ -156,11 +156,11 @@ def test_work_that_would_find_nothing_is_not_launched(case, backend):
 
 def test_one_group_that_needs_it_is_enough(backend):
     started(SCALED, 2 * [(4, 5)], backend, ({}, {"scale_parameter": False}))
-    assert {"SQUARES", "REPORT"} <= set(backend.kinds())
+    assert {"SQUARES", "STORE_RMS"} <= set(backend.kinds())
     for groups, capped in ((({"eps": (0.0, 1e-3)}, {}), True), (({"eps": (0.0, 1e-3)},), False)):
         backend.clear()
         started(ADAFACTOR, 2 * [(4, 5)], backend, groups)
-        assert ("ENERGY" in backend.kinds()) == capped
+        assert ("SUM_U2" in backend.kinds()) == capped
 
 
 def test_phases_are_launched_in_order(backend):

@@ -9,19 +9,19 @@ import fusedstep.backends.cuda
 from fusedstep.gpu import cut, waves
 from fusedstep.kernels import blocks
 
-GRAINS = {"triton": blocks.GRAIN, "cuda": fusedstep.backends.cuda.GRAIN}
-each_grain = pytest.mark.parametrize("grain", GRAINS.values(), ids=GRAINS)
+SIZES_OF = {"triton": blocks.UNIT_SIZES, "cuda": fusedstep.backends.cuda.UNIT_SIZES}
+each_backend = pytest.mark.parametrize("unit_sizes", SIZES_OF.values(), ids=SIZES_OF)
 shapes = st.lists(
     st.tuples(st.integers(1, 3), st.integers(1, 200), st.integers(1, 4200)), min_size=1, max_size=9
 )
 
 
-def work_list(grain, shapes):
+def work_list(unit_sizes, shapes):
     """The layout, the waves, the kinds of work by number, and the entries."""
-    layout, taken = cut.Layout(grain, 4), []
+    layout, taken = cut.Layout(unit_sizes, 4), []
     for index, sizes in enumerate(shapes):
-        goes = waves.take(grain, 4, *sizes)
-        layout.add_matrices(*sizes, height=grain.wave_unit[4] if goes else None)
+        goes = waves.take(unit_sizes, 4, *sizes)
+        layout.add_matrices(*sizes, height=unit_sizes.wave_unit[4] if goes else None)
         taken += [index] if goes else []
     runs = waves.cut_into_waves([4 * b * r * c for b, r, c in shapes], taken)
     waves.share_partials(layout, runs)
@@ -38,11 +38,11 @@ def _wave_bytes(request):
 
 
 @pytest.mark.usefixtures("_wave_bytes")
-@each_grain
+@each_backend
 @settings(deadline=None, max_examples=30)
 @given(shapes=shapes)
-def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(grain, shapes):
-    layout, runs, kinds, entries = work_list(grain, shapes)
+def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(unit_sizes, shapes):
+    layout, runs, kinds, entries = work_list(unit_sizes, shapes)
     everything = {
         (kind, i, unit)
         for run in runs
@@ -66,13 +66,13 @@ def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(grain, shapes):
 
 
 @pytest.mark.usefixtures("_wave_bytes")
-@each_grain
+@each_backend
 @settings(deadline=None, max_examples=30)
 @given(shapes=shapes)
-def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(grain, shapes):
+def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(unit_sizes, shapes):
     """Whoever has sums in the same memory is earlier in the same wave's tensors, or in a wave whose
     end is waited for."""
-    layout, runs, kinds, entries = work_list(grain, shapes)
+    layout, runs, kinds, entries = work_list(unit_sizes, shapes)
     places = {
         i: range(layout.cuts[i].partials_at, layout.cuts[i].partials_at + layout.partials_of[i])
         for i in range(len(shapes))
@@ -93,24 +93,26 @@ def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(g
                 assert wave_of[earlier] != wave_of[later]
                 (gate,) = gates[later]
                 # The gate's own wave waited for the one before it there, and so on.
-                apart = grain.waves_ahead + 1  # nobody waits for what is hardly begun
+                apart = unit_sizes.waves_ahead + 1  # nobody waits for what is hardly begun
                 assert gate == wave_of[later] - apart
                 assert (wave_of[later] - wave_of[earlier]) % apart == 0
 
 
-def phases_in_order(grain):
+def phases_in_order(unit_sizes):
     """(wave, phase) of the entries of five equal waves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(waves, "WAVE_BYTES", 1)
-        _, _, kinds, entries = work_list(grain, 5 * [(1, 64, 512)])
+        _, _, kinds, entries = work_list(unit_sizes, 5 * [(1, 64, 512)])
     return list(dict.fromkeys((tensor, kinds[number].phase) for number, tensor, *_ in entries))
 
 
-@each_grain
-def test_first_reads_are_as_many_waves_ahead_as_is_said(grain):
-    order, ahead = phases_in_order(grain), grain.waves_ahead
-    assert ahead == {"triton": 1, "cuda": 2}[next(n for n in GRAINS if GRAINS[n] is grain)]
-    read, finish, update, last = map(cut.PHASES.get, ("STATISTICS", "FINISH", "UPDATE", "REPORT"))
+@each_backend
+def test_first_reads_are_as_many_waves_ahead_as_is_said(unit_sizes):
+    order, ahead = phases_in_order(unit_sizes), unit_sizes.waves_ahead
+    assert ahead == {"triton": 1, "cuda": 2}[next(n for n in SIZES_OF if SIZES_OF[n] is unit_sizes)]
+    read, finish, update, last = map(
+        cut.PHASES.get, ("STATISTICS", "FINISH", "UPDATE", "STORE_RMS")
+    )
     assert order[:ahead] == [(wave, read) for wave in range(ahead)]
     for wave in range(5):
         if wave + ahead < 5:

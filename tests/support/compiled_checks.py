@@ -43,7 +43,7 @@ TILES_OF = {
     "STATISTICS": ("g", "", 3),
     "WIDE": ("g", "", 3),
     "SQUARES": ("p", "", 1),
-    "ENERGY": ("g", "", 1),
+    "SUM_U2": ("g", "", 1),
     "UPDATE": ("pgm", "pm", 1),
     "VECTOR": ("pgv", "v", 1),
     "VECTOR_UPDATE": ("pgvm", "pm", 1),
@@ -66,13 +66,13 @@ def slots(launch):
 
 
 def loaded_slots(launch):
-    letters = "pm" if launch.kind in ("TINY_UPDATE", "walk") else TILES_OF[launch.kind][0]
+    letters = "pm" if launch.kind in ("TINY_UPDATE", "waves") else TILES_OF[launch.kind][0]
     return [slot for slot in letters if slot in slots(launch)]
 
 
 def work(launch):
     """The kinds of work in a kernel, and the elements of their tiles."""
-    if launch.kind == "walk":
+    if launch.kind == "waves":
         return [(config.KIND, config.WIDTH * config.HEIGHT) for config in launch["CFGS"]]
     height = 1 if launch["VECTOR"] else launch["HEIGHT"]
     return [(launch.kind, launch["BLOCK"] or launch["WIDTH"] * height)]

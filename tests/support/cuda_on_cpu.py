@@ -18,7 +18,7 @@ from tests.support.problems import Problem
 from tests.support.rule_cases import is_factored
 
 # As if matrices were larger: several units, of 8 rows of 256 columns or more rows of fewer.
-SMALL_UNITS = replace(cuda.GRAIN, unit=Height(8, 256), update_elements=2048)
+SMALL_UNITS = replace(cuda.UNIT_SIZES, unit=Height(8, 256), update_elements=2048)
 
 
 def library(variant: str = "plain", csrc: Path = CSRC) -> Path:

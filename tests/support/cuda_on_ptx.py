@@ -33,15 +33,15 @@ CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 NAME = "_simcuda"
 
-# A kernel's label and its arguments by the names of Lists; both may be changed.
+# A kernel's label and its arguments by the names of KernelArgs; both may be changed.
 Plant = Callable[[str, dict[str, Any]], None]
 Edit = Callable[[str, str], str]
 
 
-def fields_of_lists() -> list[tuple[str, Any]]:
-    """The members of `struct Lists`, read from its header, so that they cannot go apart."""
-    text = (CSRC / "cuda" / "lists.h").read_text() + (CSRC / "plan.h").read_text()
-    body = re.sub(r"//[^\n]*", "", text[text.index("struct Lists {") :].split("};")[0])
+def fields_of_args() -> list[tuple[str, Any]]:
+    """The members of `struct KernelArgs`, read from its header, so that they cannot go apart."""
+    text = (CSRC / "cuda" / "kernel_args.h").read_text() + (CSRC / "plan.h").read_text()
+    body = re.sub(r"//[^\n]*", "", text[text.index("struct KernelArgs {") :].split("};")[0])
     slots = int(re.search(r"kMaxSlots = (\d+)", text)[1])
     found: list[tuple[str, Any]] = []
     for line in body.split("{")[1].split(";")[:-1]:
@@ -54,13 +54,13 @@ def fields_of_lists() -> list[tuple[str, Any]]:
     return found
 
 
-class Lists(ctypes.Structure):
-    """`fusedstep::cuda::Lists`."""
+class KernelArgs(ctypes.Structure):
+    """`fusedstep::cuda::KernelArgs`."""
 
-    _fields_ = fields_of_lists()
+    _fields_ = fields_of_args()
 
 
-ADDRESSES = [name for name, kind in Lists._fields_ if kind is ctypes.c_void_p]
+ADDRESSES = [name for name, kind in KernelArgs._fields_ if kind is ctypes.c_void_p]
 
 
 def sources() -> bytes:
@@ -150,17 +150,17 @@ def on_ptx(
         return found
 
     def hook(symbol: str, grid: Any, block: Any, shared: int, argument: bytes, _: int) -> None:
-        name, lists = label(parse(symbol)), Lists.from_buffer_copy(argument)
-        arguments = named(lists, under_way["launcher"], under_way["tensors"])
+        name, args = label(parse(symbol)), KernelArgs.from_buffer_copy(argument)
+        arguments = named(args, under_way["launcher"], under_way["tensors"])
         if plant:
             plant(name, arguments)
             for field in ADDRESSES:
-                setattr(lists, field, arguments[field].data_ptr() if field in arguments else None)
+                setattr(args, field, arguments[field].data_ptr() if field in arguments else None)
         memory = of_bucket(under_way["launcher"].bucket)
         for field, tensor in arguments.items():
             memory.add(tensor, field)
         launches.add(
-            name, run(kernel(arch, symbol, edit), grid, block, [lists], memory, shared, schedule)
+            name, run(kernel(arch, symbol, edit), grid, block, [args], memory, shared, schedule)
         )
 
     with (
@@ -171,10 +171,10 @@ def on_ptx(
         yield launches
 
 
-def named(lists: Lists, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
+def named(args: KernelArgs, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a kernel's argument points to."""
     known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *current.values())}
-    addresses = {name: getattr(lists, name) for name in ADDRESSES}
+    addresses = {name: getattr(args, name) for name in ADDRESSES}
     return {name: known[address] for name, address in addresses.items() if address}
 
 

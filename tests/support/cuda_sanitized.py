@@ -150,7 +150,7 @@ def hasty(kind: str, field: int) -> Any:
 NEED, GATE_NEED = 3, 5
 TSAN = {
     "columns do not wait for their sums": hasty("COLUMNS", NEED),
-    "energy does not wait for the columns": hasty("ENERGY", NEED),
+    "energy does not wait for the columns": hasty("SUM_U2", NEED),
     "the step size does not wait for its sums": hasty("FINISH", NEED),
     "an update does not wait for the step size": hasty("UPDATE", NEED),
     "a wave does not wait for the memory of another": hasty("STATISTICS", GATE_NEED),
@@ -191,10 +191,10 @@ def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
 def simulator(library: Path) -> Iterator[Any]:
     made = simcuda.load(library, cuda_on_ptx.NAME)
     heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
-    grain = replace(SMALL_UNITS, update_elements=16384, wave_unit=heights)
+    unit_sizes = replace(SMALL_UNITS, update_elements=16384, wave_unit=heights)
     with (
         mock.patch.object(cuda_on_ptx, "simulated", return_value=made),
-        mock.patch.object(cuda, "GRAIN", grain),
+        mock.patch.object(cuda, "UNIT_SIZES", unit_sizes),
         mock.patch.object(waves, "WAVE_BYTES", 500),  # a matrix each
         cuda_on_ptx.on_simulator() as settings,
     ):

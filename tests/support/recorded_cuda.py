@@ -12,14 +12,14 @@ from tests.support.cases import make_params, set_grads
 # longer ones, tiny matrices.
 SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
 # So that (70, 1024) has several units: real ones are larger.
-SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.GRAIN, unit=cut.Height(16, 1024))
+SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.UNIT_SIZES, unit=cut.Height(16, 1024))
 
 
 def numbers_at(address, count, kind=ctypes.c_int32):
     return list((kind * count).from_address(address)) if address else []
 
 
-class Work:
+class Bucket:
     """Writes down what a bucket's work is made of, and its launches."""
 
     def __init__(self, module, *arguments):
@@ -29,10 +29,10 @@ class Work:
         self.phases, self.in_waves, self.scratch = [], None, None
         module.made.append(self)
 
-    def lists(self, cuts, partials, sums):
+    def set_scratch(self, cuts, partials, sums):
         self.scratch = cuts, partials, sums
 
-    def exchange(self, sums, sum_u2):
+    def set_exchange(self, sums, sum_u2):
         self.exchanged = sums, sum_u2
 
     def add(self, unit, width, aligned, entries, count):
@@ -57,8 +57,8 @@ class Module:
     def __init__(self):
         self.made, self.launched, self.unusable, self.fails = [], [], {}, ""
 
-    def Work(self, *arguments):
-        return Work(self, *arguments)
+    def Bucket(self, *arguments):
+        return Bucket(self, *arguments)
 
     def device_count(self):
         return 1

@@ -13,7 +13,7 @@ import triton.language as tl  # noqa: E402
 
 from fusedstep.gpu import cut  # noqa: E402
 from fusedstep.gpu.cut import WITHOUT_TILES  # noqa: E402
-from fusedstep.kernels.blocks import GRAIN  # noqa: E402
+from fusedstep.kernels.blocks import UNIT_SIZES  # noqa: E402
 from fusedstep.rules import RULES  # noqa: E402
 from tests.support.budgets import TRITON as BUDGETS  # noqa: E402
 from tests.support.compiled import Launch, workers  # noqa: E402
@@ -105,7 +105,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
     for item_bytes, kinds in possible.items():
         for exchanged in (False, True):
-            layout = cut.Layout(GRAIN, item_bytes, exchanged)
+            layout = cut.Layout(UNIT_SIZES, item_bytes, exchanged)
             layout.add_vector(5)
             for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
                 layout.add_matrices(batch, rows, cols)
@@ -206,7 +206,7 @@ def planted(pool, name, target, kind=None, fusion=False, **constants):
 @each_target
 def test_the_check_sees_what_is_not_exact(pool, target):
     def said(name, fusion=False):
-        launch, _, facts = planted(pool, name, target, "ENERGY", fusion, BLOCK=512)
+        launch, _, facts = planted(pool, name, target, "SUM_U2", fusion, BLOCK=512)
         assert ("fusion is allowed" in inexact(launch, target, facts)) == fusion
         return facts.inexact
 
@@ -219,7 +219,7 @@ def test_the_check_sees_what_is_not_exact(pool, target):
 
 @each_target
 def test_the_check_sees_an_atomic_sum(pool, target):
-    assert complaints(adds_atomically, [planted(pool, "planted_sum", target, "ENERGY", BLOCK=512)])
+    assert complaints(adds_atomically, [planted(pool, "planted_sum", target, "SUM_U2", BLOCK=512)])
 
 
 @each_target

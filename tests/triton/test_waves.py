@@ -7,7 +7,7 @@ pytest.importorskip("triton", minversion="3.4")
 
 from fusedstep.gpu import cut, tables, waves
 from fusedstep.kernels import launch
-from fusedstep.kernels.blocks import GRAIN
+from fusedstep.kernels.blocks import UNIT_SIZES
 from tests.ptxrun import Fault
 from tests.support import absent_gradients
 from tests.support.cases import CASES, assert_same, each
@@ -82,9 +82,9 @@ def test_waves_have_what_fits_into_them(monkeypatch):
 
 
 def test_two_waves_at_a_time_have_scratch():
-    layout = cut.Layout(GRAIN, 4)
+    layout = cut.Layout(UNIT_SIZES, 4)
     for _ in range(12):
-        layout.add_matrices(1, 128, 1024, GRAIN.wave_unit[4])
+        layout.add_matrices(1, 128, 1024, UNIT_SIZES.wave_unit[4])
     each_needs = layout.partials_of[0]
     assert each_needs == 2 * 2 * 1024  # two units, two sums a column
     waves.share_partials(layout, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10]])

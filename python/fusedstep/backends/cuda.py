@@ -16,15 +16,15 @@ from torch import Tensor
 
 from .. import native
 from ..gpu import tables, waves, work
-from ..gpu.cut import UNITS, Grain, Height, ceil_div
+from ..gpu.cut import UNITS, UnitSizes, Height, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from .cpu import DTYPE_CODES, RULE_IDS
 
 WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
-LISTS = ("table", "row_of", "scalars", "controls")
-GRAIN = Grain(
+STEP_ARGS = ("table", "row_of", "scalars", "controls")
+UNIT_SIZES = UnitSizes(
     row_widths=(4096, 8192),  # 512 threads, each with 8 columns, or 16
     wide_row_widths=(2048,),  # ... or 4
     chunk_cols=4096,
@@ -34,7 +34,7 @@ GRAIN = Grain(
     # All units under way must be in L2.
     wave_unit={item_bytes: Height(16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
     wave_cols=(1, 4096),  # as the one kernel for all kinds of work has them
-    waves_ahead=2,  # nobody waits for what is hardly begun
+    waves_ahead=2,  # start reading two waves early to hide latency
     update_elements=65536,
     padded=False,
 )
@@ -45,7 +45,7 @@ class CudaLauncher(work.DeviceLauncher):
 
     def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket, exchanged)
-        self.work = module.Work(
+        self.native = module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
             KINDS.index(bucket.kind),
@@ -67,33 +67,33 @@ class CudaLauncher(work.DeviceLauncher):
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
             columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
             lists = work.by_alignment(bucket, columns, vectors)
-        may: set[int] = set()
-        if waves.wanted(WAVES) and self.work.has_waves():
-            may.update(i for aligned, tensors in lists if aligned for i in tensors)
-        factored = work.factored(bucket, GRAIN, lists, may, self.is_exchanged)
+        wave_candidates: set[int] = set()
+        if waves.wanted(WAVES) and self.native.has_waves():
+            wave_candidates.update(i for aligned, tensors in lists if aligned for i in tensors)
+        factored = work.factored(bucket, UNIT_SIZES, lists, wave_candidates, self.is_exchanged)
         layout = factored.layout
-        self.work.lists(
+        self.native.set_scratch(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),
             self.scratch(layout.partials, bucket.compute_dtype).data_ptr(),
             self.scratch(layout.sums, torch.float64).data_ptr(),
         )
         if self.is_exchanged:
-            self.work.exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
+            self.native.set_exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
         if factored.runs:
             number = {kind: UNITS.index(kind.name) for kind in factored.kinds_in_waves()}
             items = waves.entries(layout, factored.runs, number)
             entries = self.upload(torch.tensor(items, dtype=torch.int32, device="cpu"))
             counters = self.scratch(factored.counters(), torch.int32)
-            self.work.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
-        for own in factored.phases:
+            self.native.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
+        for own in factored.work_lists:
             # What was read last is read again first, while it is in L2.
             ordered = own.entries.flip(0) if own.kind.name == "UPDATE" else own.entries
             self._add(own.kind.name, own.kind.width, own.aligned, ordered)
 
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
         try:
-            self.work.launch(
-                *(current[name].data_ptr() for name in LISTS),
+            self.native.launch(
+                *(current[name].data_ptr() for name in STEP_ARGS),
                 0 if stream is None else stream.cuda_stream,
                 sum(1 << UNITS.index(kind) for kind in idle),
             )
@@ -102,7 +102,7 @@ class CudaLauncher(work.DeviceLauncher):
 
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()
-        self.work.add(UNITS.index(unit), width, aligned, at, len(entries))
+        self.native.add(UNITS.index(unit), width, aligned, at, len(entries))
 
 
 class CudaBackend(Backend):

@@ -25,7 +25,7 @@ CONSTANTS = {
     "kColumnsWidth": (cut.COLUMNS_WIDTH, "columns that a unit finishes"),
     "kTinyElements": (cut.TINY_ELEMENTS, "of a matrix that one thread takes"),
     "kTinyMatrices": (cut.TINY_MATRICES, "of a unit"),
-    "kPieceElements": (cut.PIECE, "of a vector"),
+    "kVectorUnit": (cut.VECTOR_UNIT, "of a vector"),
     "kWaveEntry": (cut.WAVE_ENTRY, "numbers of an entry of the waves"),
 }
 

@@ -5,7 +5,7 @@ their sums are known one phase later; so are long rows if there are few, for the
 parallelism. Many tiny matrices share a unit, a matrix to a thread. A vector is cut into pieces.
 Everything here is plain Python: no tensor, no Triton.
 
-Kernels of Triton and of C++ have the same units of work and tables, but other sizes: their `Grain`.
+Kernels of Triton and of C++ have the same units of work and tables, but other `UnitSizes`.
 
 kind           unit                        makes
 ROW_SUMS       rows x chunk                sums of g^2 along the rows of a chunk
@@ -15,10 +15,10 @@ WIDE           rows x chunk                the sums down the columns
 TINY, VECTOR   tiny matrices, a piece      all moments, sums of u^2 and p^2
 SQUARES        a few rows x chunk          sum of p^2, where the step depends on it
 COLUMNS        a run of columns            col, from the units' sums; its part of sum(u^2)
-ENERGY         a few rows x chunk          sum of u^2 where the cap may have changed u
+SUM_U2         a few rows x chunk          sum of u^2 where the cap may have changed u
 FINISH         a tensor                    step size, decay, rms(p)
 UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
-REPORT         a tensor                    rms(p) where the step did not need it
+STORE_RMS         a tensor                    rms(p) where the step did not need it
 
 Where a bucket's sums may be added up over processes, it is exchanged: its step has three stages,
 and between them lie two buffers, for the host to change. No unit finishes columns itself then, and
@@ -38,7 +38,7 @@ from dataclasses import astuple, dataclass, fields
 COLUMNS_WIDTH = 64
 TINY_ELEMENTS = 64  # of a matrix that one thread takes, one after the other
 TINY_MATRICES = 512  # of a unit
-PIECE = 16384  # elements of a vector
+VECTOR_UNIT = 16384  # elements of a vector
 CHUNK = 8192  # elements that a C++ block takes of a tensor whose rule has no sums
 WAVE_ENTRY = 8  # numbers of an entry of the waves, see waves.py
 
@@ -52,12 +52,12 @@ PHASES = {
     "VECTOR": 2,
     "SQUARES": 2,
     "COLUMNS": 4,
-    "ENERGY": 5,
+    "SUM_U2": 5,
     "FINISH": 7,
     "UPDATE": 8,
     "TINY_UPDATE": 8,
     "VECTOR_UPDATE": 8,
-    "REPORT": 9,
+    "STORE_RMS": 9,
 }
 # Of exchanged buckets alone.
 EXCHANGED_PHASES = {
@@ -72,7 +72,7 @@ STAGES = {"read1": range(0, 4), "finish": range(4, 7), "update": range(7, 10)}  
 UNITS = (*PHASES, "ELEMENTWISE", *EXCHANGED_PHASES)
 # These load no tile of a tensor, so that it does not matter where tensors lie.
 WITHOUT_TILES = frozenset(
-    ("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "REPORT", *EXCHANGED_PHASES)
+    ("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "STORE_RMS", *EXCHANGED_PHASES)
 )
 
 
@@ -148,7 +148,7 @@ class Height:
 
 
 @dataclass(frozen=True)
-class Grain:
+class UnitSizes:
     """The sizes that suit a set of kernels."""
 
     row_widths: tuple[int, ...]  # of tiles that hold whole rows
@@ -169,10 +169,10 @@ class Layout:
     `item_bytes` is the size of a number that is computed with. The buffer of an exchanged bucket is
     laid out as `fusedstep.plan.launcher.sums_layout` says."""
 
-    def __init__(self, grain: Grain, item_bytes: int, exchanged: bool = False) -> None:
-        self.grain = grain
+    def __init__(self, unit_sizes: UnitSizes, item_bytes: int, exchanged: bool = False) -> None:
+        self.unit_sizes = unit_sizes
         self.is_exchanged = exchanged
-        self.row_widths = grain.wide_row_widths if item_bytes == 8 else grain.row_widths
+        self.row_widths = unit_sizes.wide_row_widths if item_bytes == 8 else unit_sizes.row_widths
         self.cuts: list[Cut] = []
         self.work: list[dict[Kind, int]] = []  # of each tensor, how many units of which kind
         self.partials_of: list[int] = []  # of each tensor, how many sums its units leave
@@ -184,13 +184,13 @@ class Layout:
         return [astuple(cut) for cut in self.cuts]
 
     def add_vector(self, elements: int) -> None:
-        self._add_pieces("VECTOR", ceil_div(elements, PIECE))
+        self._add_pieces("VECTOR", ceil_div(elements, VECTOR_UNIT))
 
     def add_matrices(self, batch: int, rows: int, cols: int, height: Height | None = None) -> None:
         if batch > 1 and rows * cols <= TINY_ELEMENTS and not self.is_exchanged:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
-            self._add_blocks(batch, rows, cols, height or self.grain.unit)
+            self._add_blocks(batch, rows, cols, height or self.unit_sizes.unit)
 
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
@@ -198,25 +198,25 @@ class Layout:
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, 1)
 
     def _add_blocks(self, batch: int, rows: int, cols: int, height: Height) -> None:
-        grain, widest = self.grain, self.row_widths[-1]
+        unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
         chunk = holding(cols, self.row_widths)
         if cols > widest:
-            chunk = min(grain.chunk_cols, widest)
+            chunk = min(unit_sizes.chunk_cols, widest)
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
         # leaves some of its own too, so narrow matrices take more rows.
-        cut.unit_rows = height.of(chunk if grain.padded else min(cols, chunk))
+        cut.unit_rows = height.of(chunk if unit_sizes.padded else min(cols, chunk))
         if self.is_exchanged and rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
         cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
         flat = cut.row_blocks == 1
-        if flat and cols > grain.flat_width:
-            chunk = min(grain.flat_width, chunk)
+        if flat and cols > unit_sizes.flat_width:
+            chunk = min(unit_sizes.flat_width, chunk)
         cut.chunk_cols = chunk
         cut.chunks = ceil_div(cols, chunk)
         cut.tiles = cut.chunks if flat else ceil_div(cols, COLUMNS_WIDTH)
-        width = chunk if grain.padded else min(cols, chunk)
-        cut.update_rows = max(16, grain.update_elements // width)
+        width = chunk if unit_sizes.padded else min(cols, chunk)
+        cut.update_rows = max(16, unit_sizes.update_elements // width)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
         units = batch * cut.row_blocks * cut.chunks
         updates = batch * cut.update_blocks * cut.chunks
@@ -239,14 +239,14 @@ class Layout:
             work[kind("PACK_COLUMNS")] = work[kind("COLUMNS_EXCHANGED")] = cut.u_count
         elif not flat:
             work[kind("COLUMNS")] = cut.u_count
-        for name in ("SQUARES", "ENERGY", "UPDATE"):
-            work[kind(name, holding(cols, grain.element_widths))] = updates
+        for name in ("SQUARES", "SUM_U2", "UPDATE"):
+            work[kind(name, holding(cols, unit_sizes.element_widths))] = updates
         self._add(cut, work, partials, batch * (2 * cols + 1) + 1)
 
     def _add(self, cut: Cut, work: dict[Kind, int], partials: int, exchanged: int) -> None:
-        of_tensor = ["FINISH", "REPORT"]
+        of_tensor = ["FINISH", "STORE_RMS"]
         if self.is_exchanged:
-            of_tensor = ["PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED", "REPORT"]
+            of_tensor = ["PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED", "STORE_RMS"]
             cut.exchange_at = self.exchange
             self.exchange += exchanged
         self.cuts.append(cut)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from .cut import PHASES, TINY_ELEMENTS, Grain, Kind, Layout
+from .cut import PHASES, TINY_ELEMENTS, UnitSizes, Kind, Layout
 
 WAVE_BYTES = 12 << 20  # of gradients; a few waves and their parameters pass through L2 at a time
 
@@ -28,12 +28,12 @@ def wanted(variable: str) -> bool:
     return asked == "1"
 
 
-def take(grain: Grain, item_bytes: int, batch: int, rows: int, cols: int) -> bool:
+def take(unit_sizes: UnitSizes, item_bytes: int, batch: int, rows: int, cols: int) -> bool:
     """Whether a matrix with numbers of `item_bytes` in its gradient goes in waves. Others go in
     phases: a kernel with their kinds of work too would not fit into the registers."""
     tiny = batch > 1 and rows * cols <= TINY_ELEMENTS
-    flat = rows <= grain.wave_unit[item_bytes].rows and cols > grain.flat_width
-    narrowest, widest = grain.wave_cols
+    flat = rows <= unit_sizes.wave_unit[item_bytes].rows and cols > unit_sizes.flat_width
+    narrowest, widest = unit_sizes.wave_cols
     return not tiny and not flat and narrowest <= cols <= widest
 
 
@@ -63,7 +63,7 @@ def share_partials(layout: Layout, waves: list[list[int]]) -> None:
     for tensor in sorted(others):
         layout.cuts[tensor].partials_at = at
         at += layout.partials_of[tensor]
-    count = regions(layout.grain.waves_ahead)
+    count = regions(layout.unit_sizes.waves_ahead)
     for region in range(count):
         for wave in waves[region::count]:
             place = at
@@ -83,7 +83,7 @@ def entries(
     There is a counter for each tensor, then one for each wave, of tensors that are done with the
     sums down their columns.
     """
-    tensors, ahead = len(layout.cuts), layout.grain.waves_ahead
+    tensors, ahead = len(layout.cuts), layout.unit_sizes.waves_ahead
 
     def of_phases(wave: int, *names: str) -> Iterator[tuple[int, ...]]:
         """All work of the phases of these kinds."""
@@ -102,7 +102,7 @@ def entries(
 
     result = [entry for wave in range(ahead) for entry in of_phases(wave, "STATISTICS")]
     for wave in range(len(waves)):
-        result += of_phases(wave, "COLUMNS", "ENERGY", "FINISH")
+        result += of_phases(wave, "COLUMNS", "SUM_U2", "FINISH")
         result += of_phases(wave + ahead, "STATISTICS")
-        result += of_phases(wave, "UPDATE", "REPORT")
+        result += of_phases(wave, "UPDATE", "STORE_RMS")
     return result

@@ -12,12 +12,12 @@ from torch import Tensor
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
 from . import tables, waves
-from .cut import STAGES, UNITS, WITHOUT_TILES, Grain, Kind, Layout, stage_of
+from .cut import STAGES, UNITS, WITHOUT_TILES, UnitSizes, Kind, Layout, stage_of
 
 MOST_ENTRIES = 2**31 - 1  # of a launch: programs are numbered in 32 bits, and so are units
 T = TypeVar("T")
 # Tensors by whether they are aligned.
-Lists = list[tuple[bool, list[int]]]
+ByAlignment = list[tuple[bool, list[int]]]
 
 # Of each stage of a step, the kinds of work that belong to another one.
 OF_OTHER_STAGES = {
@@ -118,7 +118,7 @@ def codes_of(bucket: Bucket, codes: Mapping[torch.dtype, T]) -> list[T]:
     return [codes[dtype] for dtype in bucket.dtypes]
 
 
-def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = None) -> Lists:
+def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = None) -> ByAlignment:
     """Tensors of which 16 bytes can be loaded at once, and others: the addresses of some slots, or
     of all, must allow it, and the last of the sizes must be a multiple of `columns`."""
     which = slots if slots is not None else list(range(len(bucket.dtypes)))
@@ -128,7 +128,7 @@ def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = Non
     return [(aligned, tensors) for aligned, tensors in lists if tensors]
 
 
-class Phase(NamedTuple):
+class WorkList(NamedTuple):
     """Work of one kind, for one launch."""
 
     kind: Kind
@@ -141,7 +141,7 @@ class Factored(NamedTuple):
 
     layout: Layout
     runs: list[list[int]]  # of tensors that go in waves
-    phases: list[Phase]  # of the others, in order
+    work_lists: list[WorkList]  # of the others, in order
 
     def kinds_in_waves(self) -> list[Kind]:
         return sorted({kind for run in self.runs for i in run for kind in self.layout.work[i]})
@@ -152,12 +152,16 @@ class Factored(NamedTuple):
 
 
 def factored(
-    bucket: Bucket, grain: Grain, lists: Lists, may: set[int], exchanged: bool = False
+    bucket: Bucket,
+    unit_sizes: UnitSizes,
+    lists: ByAlignment,
+    wave_candidates: set[int],
+    exchanged: bool = False,
 ) -> Factored:
-    """`may` are the tensors that can go in waves, if their shape is right for it and nothing is
-    exchanged."""
-    layout = Layout(grain, bucket.compute_dtype.itemsize, exchanged)
-    may = set() if exchanged else may
+    """`wave_candidates` are the tensors that can go in waves, if their shape is right for it and
+    nothing is exchanged."""
+    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged)
+    wave_candidates = set() if exchanged else wave_candidates
     in_waves: list[int] = []
     item_bytes = bucket.dtypes[1].itemsize
     for i, sizes in enumerate(bucket.table[:, len(bucket.dtypes) + 1 :].tolist()):
@@ -165,25 +169,25 @@ def factored(
             layout.add_vector(*sizes)
             continue
         batch, rows, cols = sizes
-        goes = i in may and waves.take(grain, item_bytes, batch, rows, cols)
-        layout.add_matrices(batch, rows, cols, grain.wave_unit[item_bytes] if goes else None)
+        goes = i in wave_candidates and waves.take(unit_sizes, item_bytes, batch, rows, cols)
+        layout.add_matrices(batch, rows, cols, unit_sizes.wave_unit[item_bytes] if goes else None)
         in_waves += [i] if goes else []
     gradient_bytes = [member.param.numel() * item_bytes for member in bucket.members]
     runs = waves.cut_into_waves(gradient_bytes, in_waves)
     waves.share_partials(layout, runs)
     taken = set(in_waves)
     rest = [(aligned, [i for i in tensors if i not in taken]) for aligned, tensors in lists]
-    return Factored(layout, runs, _phases(layout, rest))
+    return Factored(layout, runs, _work_lists(layout, rest))
 
 
-def _phases(layout: Layout, lists: Lists) -> list[Phase]:
+def _work_lists(layout: Layout, lists: ByAlignment) -> list[WorkList]:
     found = []
     everyone = [(False, sorted(i for _, tensors in lists for i in tensors))]
     for kind in sorted({kind for i in everyone[0][1] for kind in layout.work[i]}):
         for aligned, tensors in everyone if kind.name in WITHOUT_TILES else lists:
             units = [(i, layout.work[i][kind]) for i in tensors if kind in layout.work[i]]
             if units:
-                found.append(Phase(kind, aligned, entries(units)))
+                found.append(WorkList(kind, aligned, entries(units)))
     return found
 
 
@@ -206,10 +210,10 @@ def idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
     if bucket.rule.factored and scalars.device.type == "cpu":
         names = ("sign", *bucket.rule.scalars)
         if scalars[:, names.index("cap")].to(bucket.compute_dtype).isinf().all():
-            idle.add("ENERGY")
+            idle.add("SUM_U2")
         scaled = scalars[:, names.index("scaled")] > 0
         if not scaled.any():
             idle.add("SQUARES")
         if bucket.rms is None or scaled.all():
-            idle.add("REPORT")
+            idle.add("STORE_RMS")
     return idle

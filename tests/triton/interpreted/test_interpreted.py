@@ -37,7 +37,7 @@ MATRICES = [
     (2, 2064),  # longer rows than are finished at once
 ]
 LONG = [
-    (cut.PIECE + 1,),
+    (cut.VECTOR_UNIT + 1,),
     (2049, 9),  # two blocks of rows, of narrow columns
     (257, 1030),
     (cut.TINY_MATRICES + 1, 3, 3),
@@ -50,7 +50,7 @@ ROW_BY_ROW = [(256, 3000), (257, 8200)]  # the second in several blocks, too
 
 def test_the_shapes_reach_every_kind_of_work():
     for shapes in (MATRICES, LONG + ROW_BY_ROW):
-        layout = cut.Layout(blocks.GRAIN, 4)
+        layout = cut.Layout(blocks.UNIT_SIZES, 4)
         for shape in shapes:
             if 0 not in shape and len(shape) > 1:
                 *batch, rows, cols = shape
@@ -252,7 +252,7 @@ def test_a_scalar_that_is_off_by_a_part_in_a_hundred_thousand_is_seen(scalar, mo
         Problem(case, [(33, 17)]).check()
 
 
-SUMS = ["STATISTICS", "COLUMNS", "SQUARES", "ENERGY", "FINISH", "VECTOR", "TINY", "WIDE", "ROWS"]
+SUMS = ["STATISTICS", "COLUMNS", "SQUARES", "SUM_U2", "FINISH", "VECTOR", "TINY", "WIDE", "ROWS"]
 
 
 @pytest.mark.parametrize("kind", [*SUMS, "ROW_SUMS", "UPDATE", "VECTOR_UPDATE", "TINY_UPDATE"])
@@ -272,7 +272,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     monkeypatch.setattr(launch, "run", one_less)
     scratch = work.DeviceLauncher.scratch
     monkeypatch.setattr(work.DeviceLauncher, "scratch", spoiled)
-    shapes = {"VECTOR": [(cut.PIECE + 9,)], "TINY": [(cut.TINY_MATRICES + 1, 2, 2)]}
+    shapes = {"VECTOR": [(cut.VECTOR_UNIT + 9,)], "TINY": [(cut.TINY_MATRICES + 1, 2, 2)]}
     wide = [(2, 2064)] if kind in ("WIDE", "ROWS", "ROW_SUMS") else [(300, 40)]
     problem = Problem(CASE["adafactor-part-capped"], shapes.get(kind.split("_")[0], wide))
     with pytest.raises(AssertionError, match="floors"):

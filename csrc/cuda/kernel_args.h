@@ -15,7 +15,7 @@ constexpr bool is_dtype(int code) {
   return code == kFloat32 || code == kBfloat16 || code == kFloat16 || code == kFloat64;
 }
 
-struct Lists {
+struct KernelArgs {
   const int64_t* table;    // a row for each tensor, as csrc/plan.h has it
   const int64_t* row_of;   // of each tensor, its row of scalars
   const double* scalars;   // the gradient's sign, then the rule's

@@ -22,42 +22,42 @@ def phase(
     UPDATE: tl.constexpr,
     CFG: tl.constexpr,
 ):
-    lists = (table, cuts, row_of, scalars, controls, partials, sums)
+    args = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)
         unit = tl.load(entry + 1)
-        if memory.has_gradient(lists, at, CFG):
-            item(lists, at, unit, UPDATE, CFG)
+        if memory.has_gradient(args, at, CFG):
+            item(args, at, unit, UPDATE, CFG)
 
 
 @triton.jit
-def item(lists, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
+def item(args, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     """One unit of work on the tensor `at`."""
     if CFG.KIND == "ROW_SUMS":
-        matrix.row_sums(lists, at, unit, CFG)
+        matrix.row_sums(args, at, unit, CFG)
     elif CFG.KIND == "ROWS":
-        matrix.row_moments(lists, at, unit, CFG)
+        matrix.row_moments(args, at, unit, CFG)
     elif CFG.KIND == "STATISTICS" or CFG.KIND == "WIDE":
-        matrix.statistics(lists, at, unit, CFG)
+        matrix.statistics(args, at, unit, CFG)
     elif CFG.KIND == "SQUARES":
-        matrix_elements.squares(lists, at, unit, CFG)
+        matrix_elements.squares(args, at, unit, CFG)
     elif CFG.KIND == "COLUMNS":
-        matrix.columns(lists, at, unit, CFG)
-    elif CFG.KIND == "ENERGY":
-        matrix_elements.energy(lists, at, unit, CFG)
+        matrix.columns(args, at, unit, CFG)
+    elif CFG.KIND == "SUM_U2":
+        matrix_elements.sum_u2(args, at, unit, CFG)
     elif CFG.KIND == "UPDATE":
-        matrix_elements.update(lists, at, unit, UPDATE, CFG)
+        matrix_elements.update(args, at, unit, UPDATE, CFG)
     elif CFG.KIND == "TINY":
-        tiny.read(lists, at, unit, CFG)
+        tiny.read(args, at, unit, CFG)
     elif CFG.KIND == "TINY_UPDATE":
-        tiny.update(lists, at, unit, UPDATE, CFG)
+        tiny.update(args, at, unit, UPDATE, CFG)
     elif CFG.KIND == "VECTOR":
-        vector.read(lists, at, unit, CFG)
+        vector.read(args, at, unit, CFG)
     elif CFG.KIND == "VECTOR_UPDATE":
-        vector.update(lists, at, unit, UPDATE, CFG)
+        vector.update(args, at, unit, UPDATE, CFG)
     elif CFG.KIND == "FINISH":
-        tensor.finish(lists, at, CFG)
+        tensor.finish(args, at, CFG)
     else:
-        tl.static_assert(CFG.KIND == "REPORT")
-        tensor.report(lists, at, CFG)
+        tl.static_assert(CFG.KIND == "STORE_RMS")
+        tensor.store_rms(args, at, CFG)

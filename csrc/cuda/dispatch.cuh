@@ -14,12 +14,12 @@ namespace fusedstep::cuda {
 // gradient and momentum, or kNone where the unit has nothing to do with them; a thread has 8 * V
 // columns of a whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
-__device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int unit) {
+__device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
   // Asked first, or with what else is known of the tensor: rows of 8192 columns leave no register to
   // spare, and one of the two spills for each kind of gradient (nvcc 13.0, sm_80 and sm_90).
-  if (G != kAny && !has_gradient(lists.table + index * lists.fields)) return;
-  const Tensor<T> tensor(lists, index);
-  if (G == kAny && !has_gradient(tensor.cells)) return;
+  if (G != kAny && !has_gradient(args.table + index * args.fields)) return;
+  const FactoredTensor<T> tensor(args, index);
+  if (G == kAny && !has_gradient(tensor.table_row)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
@@ -28,12 +28,12 @@ __device__ __forceinline__ void carry_out(const Lists& lists, int64_t index, int
   if constexpr (kUnit == Unit::kVector) vector_read(tensor, unit);
   if constexpr (kUnit == Unit::kSquares) squares<P>(tensor, unit);
   if constexpr (kUnit == Unit::kColumns) columns(tensor, unit);
-  if constexpr (kUnit == Unit::kEnergy) energy<G, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kSumU2) sum_u2<G, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kFinish) finish(tensor);
   if constexpr (kUnit == Unit::kUpdate) update<P, G, M, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kTinyUpdate) tiny_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kVectorUpdate) vector_update<M>(tensor, unit);
-  if constexpr (kUnit == Unit::kReport) report(tensor);
+  if constexpr (kUnit == Unit::kStoreRms) store_rms(tensor);
   if constexpr (kUnit == Unit::kPackColumns) pack_columns(tensor, unit);
   if constexpr (kUnit == Unit::kPackSquares) pack_squares(tensor);
   if constexpr (kUnit == Unit::kColumnsExchanged) columns_exchanged(tensor, unit);
@@ -46,31 +46,32 @@ template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
             kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
-            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kEnergy ||
+            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kSumU2 ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
         ? 1
         : 2;
 
 // One kind of work, a block to an entry; a step launches a phase after the other.
 template <Unit kUnit, int P, int G, int M, int V, bool Wide>
-__global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(const Lists lists) {
+__global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(const KernelArgs args) {
   using T = std::conditional_t<Wide, double, float>;
   constexpr int kBatch = G == kAny ? 1 : 2;
-  if (found_inf(lists)) return;
-  const int32_t* entry = lists.entries + 2 * int64_t(blockIdx.x);
-  carry_out<kUnit, P, G, M, V, kBatch, T>(lists, entry[0], entry[1]);
+  if (found_inf(args)) return;
+  const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
+  carry_out<kUnit, P, G, M, V, kBatch, T>(args, entry[0], entry[1]);
 }
 
 // The entry of a block's ticket: kind of work, tensor, unit, how many entries of the tensor it waits
 // for, another counter and what it waits for there, another counter to count on or -1, 0.
-__device__ __forceinline__ const int32_t* entry_of_ticket(const Lists& lists) {
-  return lists.entries + kWaveEntry * int64_t(shared().ticket);
+__device__ __forceinline__ const int32_t* entry_of_ticket(const KernelArgs& args) {
+  return args.entries + kWaveEntry * int64_t(shared().ticket);
 }
 
 // Carries out a unit of one of the kinds that there are; the host puts no others into waves.
 template <int D, int M, Unit... kUnits>
-__device__ __forceinline__ void carry_out_one(const Lists& lists, Unit kind, int64_t tensor, int unit) {
-  ((kind == kUnits ? carry_out<kUnits, D, D, M, 1, 1, float>(lists, tensor, unit) : void()), ...);
+__device__ __forceinline__ void carry_out_one(const KernelArgs& args, Unit kind, int64_t tensor,
+                                              int unit) {
+  ((kind == kUnits ? carry_out<kUnits, D, D, M, 1, 1, float>(args, tensor, unit) : void()), ...);
 }
 
 // All work on matrices, in one launch whose blocks stay and take tickets. All that an entry waits for
@@ -79,28 +80,29 @@ __device__ __forceinline__ void carry_out_one(const Lists& lists, Unit kind, int
 //
 // D is the dtype of parameters and gradients. All are aligned, and have rows of 4096 columns at most.
 template <int D, int M>
-__global__ void __launch_bounds__(kThreads, 1) waves(const Lists lists) {
-  if (found_inf(lists)) return;
+__global__ void __launch_bounds__(kThreads, 1) waves(const KernelArgs args) {
+  if (found_inf(args)) return;
   for (;;) {
     if (thread() == 0) {
-      shared().ticket = atomicAdd(lists.counters, 1);
-      if (shared().ticket < lists.count) {
-        const int32_t* entry = entry_of_ticket(lists);
-        const int32_t* done = lists.counters + 1;
+      shared().ticket = atomicAdd(args.counters, 1);
+      if (shared().ticket < args.count) {
+        const int32_t* entry = entry_of_ticket(args);
+        const int32_t* done = args.counters + 1;
         while (load_acquire(done + entry[1]) < entry[3]) continue;
         while (load_acquire(done + entry[4]) < entry[5]) continue;
       }
     }
     __syncthreads();
-    if (shared().ticket >= lists.count) return;
-    const int32_t* entry = entry_of_ticket(lists);
-    carry_out_one<D, M, Unit::kStatistics, Unit::kSquares, Unit::kColumns, Unit::kEnergy, Unit::kFinish,
-                  Unit::kUpdate, Unit::kReport>(lists, static_cast<Unit>(entry[0]), entry[1], entry[2]);
+    if (shared().ticket >= args.count) return;
+    const int32_t* entry = entry_of_ticket(args);
+    carry_out_one<D, M, Unit::kStatistics, Unit::kSquares, Unit::kColumns, Unit::kSumU2, Unit::kFinish,
+                  Unit::kUpdate, Unit::kStoreRms>(args, static_cast<Unit>(entry[0]), entry[1],
+                                                  entry[2]);
     __syncthreads();  // every thread has stored what it had to
     if (thread() == 0) {
-      const int32_t* counted = entry_of_ticket(lists);
-      add_release(lists.counters + 1 + counted[1], 1);
-      if (counted[6] >= 0) add_release(lists.counters + 1 + counted[6], 1);
+      const int32_t* counted = entry_of_ticket(args);
+      add_release(args.counters + 1 + counted[1], 1);
+      if (counted[6] >= 0) add_release(args.counters + 1 + counted[6], 1);
     }
   }
 }

@@ -8,44 +8,42 @@ namespace fusedstep::cuda {
 
 // T is what is computed with. Sums over many threads are float64, and so is what is made of them.
 template <class T>
-struct Tensor {
-  const Lists& lists;
-  const int64_t* cells;  // its row of the table
+struct FactoredTensor {
+  const KernelArgs& args;
+  const int64_t* table_row;  // its row of the table
   const Cut& cut;
   const double* scalars;
   const int64_t* sizes;  // behind its slots
 
-  __device__ __forceinline__ Tensor(const Lists& lists, int64_t tensor)
-      : lists(lists),
-        cells(lists.table + tensor * lists.fields),
-        cut(lists.cuts[tensor]),
-        scalars(scalars_of(lists, tensor)),
-        sizes(cells + factored_slots(lists.fields, lists.vectors)) {}
+  __device__ __forceinline__ FactoredTensor(const KernelArgs& args, int64_t tensor)
+      : args(args),
+        table_row(args.table + tensor * args.fields),
+        cut(args.cuts[tensor]),
+        scalars(scalars_of(args, tensor)),
+        sizes(table_row + factored_slots(args.fields, args.vectors)) {}
 
   // Loaded where it is used: kept, its scalars would take registers from the loops.
   __device__ __forceinline__ Adafactor<T> rule() const { return rule_of<Adafactor<T>, T>(scalars); }
 
   template <int D>
   __device__ __forceinline__ Slot<D> slot(int k) const {
-    return slot_of<D>(lists, cells, k);
+    return slot_of<D>(args, table_row, k);
   }
-  __device__ __forceinline__ T gradient_scale() const {
-    return cuda::gradient_scale<T>(lists, scalars);
-  }
+  __device__ __forceinline__ T gradient_scale() const { return cuda::gradient_scale<T>(args, scalars); }
   __device__ __forceinline__ int64_t batch() const { return sizes[MatrixRow::kBatch]; }
   __device__ __forceinline__ int64_t rows() const { return sizes[MatrixRow::kRows]; }
   __device__ __forceinline__ int64_t cols() const { return sizes[MatrixRow::kCols]; }
   __device__ __forceinline__ int64_t elements() const {
-    return lists.vectors ? sizes[VectorRow::kElements] : batch() * rows() * cols();
+    return args.vectors ? sizes[VectorRow::kElements] : batch() * rows() * cols();
   }
-  __device__ __forceinline__ double* sums(int64_t at) const { return lists.sums + at; }
+  __device__ __forceinline__ double* sums(int64_t at) const { return args.sums + at; }
   __device__ __forceinline__ T* partials() const {
-    return static_cast<T*>(lists.partials) + cut.partials_at;
+    return static_cast<T*>(args.partials) + cut.partials_at;
   }
 
   // A place in what is exchanged.
   __device__ __forceinline__ double* exchange(int64_t at) const {
-    return lists.exchange + cut.exchange_at + at;
+    return args.exchange + cut.exchange_at + at;
   }
 
   // The step depends on rms(p), so that the first read sums p^2.
@@ -54,9 +52,9 @@ struct Tensor {
   __device__ __forceinline__ bool sums_late() const { return sizes[MatrixRow::kRms] != 0 && !scaled(); }
 
   // Makes a second moment new, and returns it as it was stored.
-  __device__ __forceinline__ T renew(const Slot<kAny>& slot, int64_t i, T mean_square) const {
+  __device__ __forceinline__ T update_moment(const Slot<kAny>& slot, int64_t i, T mean_square) const {
     const T old = slot.template load_one<T>(i);
-    const T moment = settled(slot.dtype, rule().second_moment(old, mean_square));
+    const T moment = round_to_storage(slot.dtype, rule().second_moment(old, mean_square));
     slot.store_one(i, moment);
     return moment;
   }
@@ -86,7 +84,8 @@ struct Tensor {
 
 // Step size and decay of a tensor, from the sum of u^2 and, if the step depends on it, that of p^2.
 template <class T, class SumOfP2>
-__device__ __forceinline__ void finish(const Tensor<T>& tensor, double sum_of_u2, SumOfP2 sum_of_p2) {
+__device__ __forceinline__ void finish(const FactoredTensor<T>& tensor, double sum_of_u2,
+                                       SumOfP2 sum_of_p2) {
   const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
   const double elements = double(tensor.elements());
   double rms_p = 0.0;
@@ -101,13 +100,13 @@ __device__ __forceinline__ void finish(const Tensor<T>& tensor, double sum_of_u2
 }
 
 template <class T>
-__device__ __forceinline__ void finish(const Tensor<T>& tensor) {
+__device__ __forceinline__ void finish(const FactoredTensor<T>& tensor) {
   finish(tensor, tensor.sum_of_u2(), [&] { return tensor.sum_of_p2(); });
 }
 
 // rms(p), where the step did not need it.
 template <class T>
-__device__ __forceinline__ void report(const Tensor<T>& tensor) {
+__device__ __forceinline__ void store_rms(const FactoredTensor<T>& tensor) {
   if (!tensor.sums_late()) return;
   const double sum = total(tensor.sums(tensor.cut.late_at), tensor.cut.late_count);
   const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
@@ -124,7 +123,7 @@ struct Writer {
   const Adafactor<T> rule;
   const T step_size, decay;
 
-  __device__ __forceinline__ Writer(const Tensor<T>& tensor, int momentum_slot)
+  __device__ __forceinline__ Writer(const FactoredTensor<T>& tensor, int momentum_slot)
       : p(tensor.template slot<P>(0)),
         m(tensor.template slot<M == kNone ? P : M>(M == kNone ? 0 : momentum_slot)),
         rule(tensor.rule()),
