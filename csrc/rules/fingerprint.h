@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // Of the files in python/fusedstep/rules. A module that was built from others is not used.
-constexpr char kFingerprint[] = "0fa3f23a596e097f";
+constexpr char kFingerprint[] = "f213669d891ca57e";
 
 }  // namespace fusedstep

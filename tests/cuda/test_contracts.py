@@ -23,6 +23,7 @@ from tests.support.cases import (
 )
 from tests.support.cuda_on_cpu import check, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
+from tests.support.exchange import FakeAllReduce, exchanged
 from tests.support.layouts import LAYOUTS, misaligned, plain
 from tests.support.layouts import run as run_with_layout
 from tests.support.problems import Problem
@@ -204,6 +205,8 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator, monkeypatc
     for case in (PART_CAPPED, MOMENTUM):
         for dtype in (F32, BF16):
             check(Problem(case, [(64, 16)], (dtype,), prepare=in_float32))
+    for dtype in (F32, F64):  # sums have the type of the computation, whatever was read
+        check(exchanged(Problem(MOMENTUM, [(7,), (33, 17)], (dtype,)), FakeAllReduce()))
     assert launched(simulator).keys() == kernels(library())
 
 

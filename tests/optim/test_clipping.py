@@ -7,6 +7,7 @@ import torch
 
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
 from fusedstep.optim import gradients
+from fusedstep.plan import devices
 from tests.support.cases import assert_same, make_params, set_grads
 from tests.support.clipping import LIMITS, SHAPES, clipped, norm
 
@@ -224,7 +225,7 @@ def test_what_a_device_runs_gives_the_results_of_the_host(clip, monkeypatch):
     runs = []
     for far in (False, True):
         if far:
-            monkeypatch.setattr(gradients.steps, "on_host", lambda tensor: False)
+            monkeypatch.setattr(devices, "on_host", lambda tensor: False)
         params = make_params(SHAPES)
         set_grads(params, 0, scale=1.0)
         clip(gradients.writable(params), 0.1)

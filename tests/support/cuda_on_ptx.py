@@ -139,15 +139,19 @@ def on_ptx(
     """Kernels are executed as PTX. The tensors of the bucket exist for them and what their
     arguments name, and nothing else. Scratch begins as nan in every step."""
     launches, under_way = Launches(), {}
-    real = work.DeviceLauncher.current
+    real_current, real_run = work.DeviceLauncher.current, cuda.CudaLauncher._run
 
     def current(self: Any, inputs: Any) -> dict[str, Tensor]:
-        found = real(self, inputs)
-        under_way.update(launcher=self, tensors=found)
+        """Called once a step, before its first stage."""
         for tensor in self.kept:
             if tensor.is_floating_point():
                 tensor.fill_(math.nan)
-        return found
+        return real_current(self, inputs)
+
+    def run_launches(self: Any, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+        """Called for each stage: between two of them, other buckets are launched."""
+        under_way.update(launcher=self, tensors=current)
+        real_run(self, current, stream, idle)
 
     def hook(symbol: str, grid: Any, block: Any, shared: int, argument: bytes, _: int) -> None:
         name, args = label(parse(symbol)), KernelArgs.from_buffer_copy(argument)
@@ -166,6 +170,7 @@ def on_ptx(
     with (
         on_simulator(hook) as settings,
         mock.patch.object(work.DeviceLauncher, "current", current),
+        mock.patch.object(cuda.CudaLauncher, "_run", run_launches),
     ):
         settings.device(processors, 1)
         yield launches

@@ -33,9 +33,9 @@ def work(launched, params):
         addresses = {p.data_ptr(): tuple(p.shape) for p in params}
         for tensor, unit in arguments["entries" if kind else "chunks"].tolist():
             shape = addresses[arguments["table"][tensor, 0].item()]
-            sizes = [
+            sizes = tuple(
                 recorded_triton.constant(arguments, name) for name in ("WIDTH", "TILE", "ALIGNED")
-            ]
+            )
             found[kind, shape, unit, sizes] += 1
     return found
 

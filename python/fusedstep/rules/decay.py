@@ -14,8 +14,7 @@ from .numbers import where
 def decayed(p, decay):
     """Of an infinite p the difference is nan, without decay too: p then stays what it was, as it
     would by the factor."""
-    whole = where(decay < 0.0, 0.0, 1.0)
-    kept = whole * p - decay * p
+    kept = where(decay < 0.0, -0.0, p) - decay * p
     return where(kept == kept, kept, p)
 
 
