@@ -62,7 +62,7 @@ struct AdamwDecayLast {
   }
 };
 
-// Dtypes of parameter, gradient and states, if there are any, for which a GPU has a kernel.
+// Dtypes of parameter, gradient and states that have their own GPU kernel.
 template <int P, int G, int S>
 struct Dtypes {};
 template <class... D>
@@ -70,7 +70,7 @@ struct DtypesList {};
 template <int... Rules>
 struct RuleList {};
 
-// An elementwise rule by its number, when compiled.
+// The struct of an elementwise rule, by its number.
 template <int Rule, class T>
 struct RuleOf;
 
