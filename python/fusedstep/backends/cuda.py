@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import native
 from ..gpu import tables, waves, work
-from ..gpu.cut import UNITS, UnitSizes, Height, ceil_div
+from ..gpu.cut import UNITS, Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from .cpu import DTYPE_CODES, RULE_IDS

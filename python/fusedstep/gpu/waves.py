@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from .cut import PHASES, TINY_ELEMENTS, UnitSizes, Kind, Layout
+from .cut import PHASES, TINY_ELEMENTS, Kind, Layout, UnitSizes
 
 WAVE_BYTES = 12 << 20  # of gradients; a few waves with their parameters share L2
 

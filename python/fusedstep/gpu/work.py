@@ -12,7 +12,7 @@ from torch import Tensor
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
 from . import tables, waves
-from .cut import STAGES, UNITS, WITHOUT_TILES, UnitSizes, Kind, Layout, stage_of
+from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
 
 MOST_ENTRIES = 2**31 - 1  # of a launch: programs and units have 32-bit numbers
 T = TypeVar("T")
