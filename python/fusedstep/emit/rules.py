@@ -65,9 +65,9 @@ def rules_headers() -> dict[str, str]:
     }
 
 
-ELEMENTWISE = "The elementwise update rules as C++."
+ELEMENTWISE = "The elementwise rules as C++."
 FAMILY = "A family of factored rules as C++."
-CALLED = "Rule texts that several headers use."
+CALLED = "Rule texts that headers share."
 SHARED = "rules/texts.h"
 
 
