@@ -46,7 +46,7 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
         if device.type not in backend.devices():
             raise RuntimeError(
                 f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, "
-                f"not {where}. Ask for 'auto', or move the parameter."
+                f"not {where}. Use 'auto', or move the parameter."
             )
         return backend
     for candidate in _for_type(device.type):

@@ -110,7 +110,7 @@ def _rules_by_number() -> list[str]:
 def _own(rule: Rule) -> list[Text]:
     """A rule's own texts, checked."""
     rule.check()
-    texts = [Text(rule, function) for function in rule.functions]
+    texts = [Text(rule, member) for member in rule.functions]
     for text in texts:
         text.result([Kind(constant=name in rule.scalars) for name in text.arguments])
     update = texts[0]

@@ -13,12 +13,12 @@ ROWS           rows of several chunks      row
 STATISTICS     rows                        row; sums of g^2 and of g^2 / row down the columns
 WIDE           rows x chunk                the sums down the columns
 TINY, VECTOR   tiny matrices, a piece      all moments, sums of u^2 and p^2
-SQUARES        a few rows x chunk          sum of p^2, where the step depends on it
+SQUARES        a few rows x chunk          sum of p^2, if the step depends on it
 COLUMNS        a run of columns            col, from the units' sums; its part of sum(u^2)
-SUM_U2         a few rows x chunk          sum of u^2 where the cap may have changed u
+SUM_U2         a few rows x chunk          sum of u^2, if the cap may have changed u
 FINISH         a tensor                    step size, decay, rms(p)
 UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
-STORE_RMS      a tensor                    rms(p) where the step did not need it
+STORE_RMS      a tensor                    rms(p), if the step did not need it
 
 If processes add up a bucket's sums, the bucket is exchanged: its step has three stages, and the
 host changes two buffers between them. No unit finishes columns itself then, and no matrix counts as
@@ -26,9 +26,9 @@ tiny.
 
 PACK_COLUMNS       a run of columns   sums of g^2 and of g^2 / row; with the first, the sum of row
 PACK_SQUARES       a tensor           sum of p^2; these two end the first stage
-COLUMNS_EXCHANGED  a run of columns   what COLUMNS makes, from what was packed
+COLUMNS_EXCHANGED  a run of columns   the results of COLUMNS, from the packed sums
 TOTAL_U2           a tensor           sum of u^2; it ends the second stage
-FINISH_EXCHANGED   a tensor           what FINISH makes, from both buffers
+FINISH_EXCHANGED   a tensor           the results of FINISH, from both buffers
 """
 
 from __future__ import annotations

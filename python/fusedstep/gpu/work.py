@@ -111,8 +111,8 @@ def codes_of(bucket: Bucket, codes: Mapping[torch.dtype, T]) -> list[T]:
         if dtype not in codes:
             first = bucket.members[0]
             raise ValueError(
-                f"there are no kernels for {dtype}, which a tensor of the parameter of shape "
-                f"{tuple(first.param.shape)} in group {first.group} has: convert it to one of "
+                f"there are no kernels for {dtype}, the dtype of a tensor of the parameter of "
+                f"shape {tuple(first.param.shape)} in group {first.group}: convert it to one of "
                 f"{', '.join(map(str, codes))}"
             )
     return [codes[dtype] for dtype in bucket.dtypes]
