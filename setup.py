@@ -1,4 +1,4 @@
-"""Lets `pip install` build fusedstep._native with CMake, and fusedstep._cuda if there is an nvcc.
+"""Builds fusedstep._native with CMake for `pip install`, and fusedstep._cuda if nvcc is found.
 Everything else is in pyproject.toml."""
 
 import os
@@ -15,14 +15,14 @@ ROOT = Path(__file__).parent.resolve()
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake once for both modules and puts them where setuptools wants the first. Its folder
-    stays from one build to the next, so that only what has changed is compiled."""
+    """Runs CMake once for both modules and installs them where setuptools expects `_native`. The
+    build folder is kept, so the next build compiles only what changed."""
 
     def build_extension(self, ext: Extension) -> None:
         if ext.optional:  # _cuda: CMake builds it together with _native
             return
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        # pip builds in an environment of its own, and so every time with another ninja.
+        # pip builds in a new environment each time, so the path of ninja changes.
         ninja = shutil.which("ninja")
         kind = "ninja" if ninja else "make"
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-{self.plat_name}-{kind}"
@@ -41,11 +41,11 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         make = ["cmake", "--build", str(build)]
         subprocess.run([*make, "--target", "_native"], check=True)
-        # If nvcc fails, for instance on a GPU that it does not know, the rest is still installed.
+        # If nvcc fails (say, on a GPU it does not know), _native is still installed.
         if subprocess.run(make, check=cuda == "ON").returncode != 0:
             print("fusedstep: the CUDA backend was not built; see above", file=sys.stderr)
             for old in (*build.rglob("_cuda.*.so"), *target.glob("_cuda.*.so")):
-                old.unlink()  # of an earlier build
+                old.unlink()  # left by an earlier build
         install = ["cmake", "--install", str(build), "--prefix", str(target)]
         subprocess.run(install, check=True)
 

@@ -1,4 +1,4 @@
-// The Python module fusedstep._native: the CPU walkers and the watch, over plain addresses.
+// The Python module fusedstep._native: the CPU walkers and the watch. They take plain addresses.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -42,12 +42,12 @@ Memory allocate(int64_t bytes) {
   return Memory(static_cast<char*>(memory));
 }
 
-// A table of the host that torch made as a fake tensor has no address.
+// Under FakeTensorMode, tables are fake tensors without an address.
 void require(int64_t table) {
   if (table == 0) throw std::invalid_argument("no step can be taken under torch's FakeTensorMode");
 }
 
-// The walkers trust what they are given, so a number that means nothing to them ends here.
+// Checks all numbers here, because the walkers do not.
 void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtypes, int64_t fields) {
   auto refuse = [](const std::string& what, int64_t found, int64_t expected) {
     throw std::invalid_argument(what + " is " + std::to_string(found) + ", expected " +
@@ -75,7 +75,7 @@ void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtype
                                   std::to_string(dtype));
 }
 
-// A launch with its work list and scratch. The table belongs to the caller and outlives the bucket.
+// A launch with its work list and scratch. The caller owns the table, which outlives the bucket.
 class Bucket {
  public:
   Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
@@ -100,7 +100,7 @@ class Bucket {
     if (work_.phases.size() == 1) work_.end_phase();
   }
 
-  // Allocates what a launch on so many threads needs, so that no step fails half done.
+  // Allocates what a launch on `threads` threads needs, so that no step fails half done.
   void reserve(int64_t threads) {
     if (!scratch_) scratch_ = allocate(work_.scratch_bytes);
     if (threads > threads_) {
@@ -113,7 +113,7 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  // One phase of those that the bucket has: 0, or 0 to 2 if it is exchanged.
+  // Runs one phase: 0, or 0 to 2 for an exchanged bucket.
   void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads,
               int64_t phase) {
     launch_.first_round = work_.phases.at(phase), launch_.end_round = work_.phases.at(phase + 1);

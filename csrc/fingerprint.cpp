@@ -1,4 +1,4 @@
-// What the module was built from. A file of its own, as it changes with every edit of a rule.
+// The hash of the rules that the module was built from. Every edit of a rule recompiles this file.
 #include "rules/fingerprint.h"
 
 #include "plan.h"

@@ -1,5 +1,5 @@
-// The named operations of a rule, exact and alike for every compiler: no fma, IEEE division and square
-// root.
+// The named operations of rule texts. They are exact and the same for every compiler: no fma, IEEE
+// division and square root.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@
 #define FUSEDSTEP_INLINE inline __attribute__((always_inline))
 #endif
 
-// The same for a lambda, between its parameters and its body.
+// The same for a lambda; put it between parameters and body.
 #define FUSEDSTEP_LAMBDA __attribute__((always_inline))
 
-// Iterations of the next loop touch different elements, whatever the compiler fears about aliasing.
+// Promises that iterations of the next loop touch different elements.
 #if defined(__clang__)
 #define FUSEDSTEP_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -23,10 +23,10 @@
 
 namespace fusedstep {
 
-// Unnamed, so that a translation unit built for one instruction set never lends its code to another.
+// Unnamed: the linker must not share this code between files built for different instruction sets.
 namespace {
 
-// A literal of a rule's text, in the type that is computed with: in all lanes where T is a vector.
+// A literal of a rule text in the compute type T. If T is a vector, all lanes hold it.
 template <class T>
 FUSEDSTEP_INLINE T number(double x) {
   if constexpr (std::is_arithmetic_v<T>)
@@ -43,7 +43,7 @@ FUSEDSTEP_INLINE T div(T a, T b) {
   return a / b;
 }
 
-// A nan in either argument is the result; `|` keeps the loop around it free of branches.
+// nan if either argument is nan. `|` avoids a branch in the loop.
 template <class T>
 FUSEDSTEP_INLINE T maximum(T a, T b) {
   return ((a > b) | (a != a)) ? a : b;
@@ -54,7 +54,7 @@ FUSEDSTEP_INLINE T minimum(T a, T b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-// The condition is a bool, or one for each lane where T is a vector.
+// The condition is a bool, or a bool per lane if T is a vector.
 template <class C, class T>
 FUSEDSTEP_INLINE T where(C condition, T a, T b) {
   return condition ? a : b;

@@ -1,4 +1,4 @@
-// What a launch receives: plain addresses and sizes, laid out by python/fusedstep/plan/bucket.py.
+// What a launch receives: plain addresses and sizes. python/fusedstep/plan/bucket.py lays them out.
 #pragma once
 
 #include <cstdint>
@@ -7,24 +7,24 @@ namespace fusedstep {
 
 constexpr int kMaxSlots = 6;
 
-// A bucket that is exchanged is launched in phases, a range of rounds each. In between, the host adds
-// up `exchange` over processes. Others have one phase, and no such memory.
+// An exchanged bucket is launched in phases. Each phase is a range of rounds. Between phases, the
+// host adds up `exchange` over processes. Other buckets have one phase and no such memory.
 struct Exchange {
-  double* sums = nullptr;  // what read 1 leaves, tensor t's from sums_of[t] on
+  double* sums = nullptr;  // what read 1 leaves; tensor t's start at sums_of[t]
   const int64_t* sums_of = nullptr;
-  double* sum_u2 = nullptr;  // one for each tensor: of the rows that are here, later of all of them
+  double* sum_u2 = nullptr;  // per tensor: the sum over the rows here, later over all rows
 };
 
 // One bucket of tensors that share a rule, a device and all dtypes.
 //
-// `table` has a row of `fields` numbers for each tensor: the addresses of its slots, then its sizes.
+// `table` has a row of `fields` numbers per tensor: the addresses of its slots, then its sizes.
 //   elementwise   p g states...            | elements
 //   matrices      p g row col states...    | address of rms(p) or 0, batch, rows, columns
 //   vectors       p g v states...          | address of rms(p) or 0, elements
-// Where the address of the gradient g is 0, there is none: nothing of the tensor is read or written.
+// If the address of g is 0, there is no gradient: the tensor is neither read nor written.
 // `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
-// `entries` are triples (kind of work, tensor, index); a run of entries is what a thread takes at once;
-// a round is a range of runs that may go in any order, after all of the round before.
+// `entries` are triples (kind of work, tensor, index). A thread takes a run of entries at once. A
+// round is a range of runs; they may run in any order, after all runs of the round before.
 struct LaunchArgs {
   int64_t rule = 0;
   int64_t in_float64 = 0;  // 1: compute in float64, 0: in float32
@@ -40,7 +40,7 @@ struct LaunchArgs {
   const int64_t* rounds = nullptr;
   int64_t first_round = 0, end_round = 0;  // of this phase
   Exchange exchange;
-  char* scratch = nullptr;  // of the pieces; tensor t's starts at scratch_of[t]
+  char* scratch = nullptr;  // for sums of pieces; tensor t's start at scratch_of[t]
   const int64_t* scratch_of = nullptr;
   char* thread_scratch = nullptr;  // thread_bytes for each thread
   int64_t thread_bytes = 0;
@@ -52,7 +52,7 @@ struct Entry {
   int64_t kind, tensor, index;
 };
 
-// Of the rules that the module was built from.
+// The hash of the rules that the module was built from.
 const char* fingerprint();
 
 }  // namespace fusedstep

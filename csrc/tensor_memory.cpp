@@ -1,4 +1,4 @@
-// Finds out where tensors keep what a watch reads: on samples, and proven on every two of them.
+// Finds where tensors keep what a watch reads, on samples, and checks it on every pair of them.
 #include "tensor_memory.h"
 
 namespace fusedstep {
@@ -42,7 +42,7 @@ struct TensorMemory::Sample {
 
 namespace {
 
-// The first place before `end` that is right for every sample; -1 if there is none.
+// The first offset before `end` that is right for every sample, or -1.
 template <class Samples, class Right>
 int64_t find_place(const Samples& samples, int64_t begin, int64_t end, Right&& right) {
   for (int64_t place = begin; place < end; place += 8) {
@@ -64,7 +64,7 @@ bool TensorMemory::learn(PyObject* list, DlFromObject from_object) {
   return known_;
 }
 
-// Before anything asks a lazy copy for its address, which makes it a copy.
+// Must run first: DLPack asks a lazy copy for its address, which makes it a real copy.
 bool TensorMemory::find_storage(const Samples& samples) {
   body_ = find_place(samples, sizeof(PyObject), sizeof(PyObject) + 24,
                      [](const Sample& x, int64_t k) { return at<const char*>(x.tensor, k) == x.body; });
@@ -87,7 +87,7 @@ bool TensorMemory::find_sizes(const Samples& samples, DlFromObject from_object) 
   sizes_ = 0;
   for (const Sample& x : samples) {
     DlTensor t;
-    if (x.ndim > kMaxDims || from_object(x.tensor, &t) != 0) continue;  // it refuses some devices
+    if (x.ndim > kMaxDims || from_object(x.tensor, &t) != 0) continue;  // a device without DLPack
     const int64_t sizes = reinterpret_cast<const char*>(t.shape) - x.body;
     const int64_t strides = reinterpret_cast<const char*>(t.strides) - x.body;
     if (sizes_ == 0) sizes_ = sizes, strides_ = strides;
@@ -96,7 +96,7 @@ bool TensorMemory::find_sizes(const Samples& samples, DlFromObject from_object) 
   return storage_ < sizes_ && sizes_ < 256 && strides_ == sizes_ + 8 * kMaxDims;
 }
 
-// One word that has a bit for negated tensors and one for conjugated ones.
+// Finds the word with one bit for negated and one for conjugated tensors.
 bool TensorMemory::find_flags(const Samples& samples) {
   for (flags_ = tail(); flags_ < tail() + 64; flags_ += 8) {
     negated_ = conjugated_ = -1;

@@ -1,4 +1,4 @@
-// Where a tensor of torch keeps its address, sizes and flags, so that a watch can read them in place.
+// Finds where a torch tensor keeps its address, sizes and flags, so a watch can read them in place.
 #pragma once
 
 #include <Python.h>
@@ -8,7 +8,7 @@
 
 namespace fusedstep {
 
-// The C interface of DLPack 1.3, as far as it is used.
+// The part of DLPack 1.3's C interface that we use.
 struct DlTensor {
   void* data;
   int32_t device_type, device_id, ndim;
@@ -22,34 +22,34 @@ struct DlTensor {
 
 using DlFromObject = int (*)(PyObject* tensor, DlTensor* out);
 
-// The function of the table that torch (2.10 and later) publishes for DLPack; null if the table is of a
-// version that is not understood here.
+// The function from the table that torch 2.10 and later publishes for DLPack. Null if the table has
+// an unknown version.
 DlFromObject dl_from_object(PyObject* exchange_api);
 
-// DLPack is public, but it is slow, most of it for a lock that is held already, and it does not say
-// whether a tensor is negated or conjugated. So the few words of a tensor that tell all this are read
-// where they lie. No header of torch tells where that is. It is found out once, on sample tensors whose
-// facts are known, and refused unless any two samples of unlike facts have unlike words.
+// DLPack is public, but slow (mostly for a lock that we already hold), and it does not say whether
+// a tensor is negated or conjugated. So we read the few words of a tensor that hold all this. No
+// torch header says where they are. `learn` finds the places once, on samples with known facts. It
+// fails unless samples with different facts have different words.
 class TensorMemory {
  public:
-  // Of more dimensions, sizes lie elsewhere.
+  // Tensors with more dimensions keep their sizes elsewhere.
   static constexpr int kMaxDims = 5;
 
-  // `samples` is a list of tuples: the tensor; the addresses of its C++ object, of its storage and of
-  // the storage's data; whether it is negated, conjugated, and copied only when it is written; its
-  // number of dimensions, and a number that stands for all its facts.
+  // `samples` is a list of tuples: the tensor; the addresses of its C++ object, its storage and the
+  // storage's data; whether it is negated, conjugated, copy-on-write; its number of dimensions; a
+  // number that identifies all its facts.
   bool learn(PyObject* samples, DlFromObject from_object);
   bool known() const { return known_; }
 
   const char* body(PyObject* tensor) const { return at<const char*>(tensor, body_); }
   const char* storage(const char* body) const { return at<const char*>(body, storage_); }
   int64_t data(const char* storage) const { return at<int64_t>(storage, data_); }
-  // Not zero if the numbers are to be read negated or conjugated.
+  // Not zero if the tensor is negated or conjugated.
   int64_t flags(const char* body) const { return at<int64_t>(body, flags_) & (negated_ | conjugated_); }
   int64_t flags_of(bool negated) const { return negated ? negated_ : 0; }
 
-  // Whether `words` tell everything about the tensor but where its storage's data is; `t` is what
-  // DLPack says of it.
+  // Whether `words` give everything about the tensor except the address of its storage's data. `t`
+  // is what DLPack says about it.
   bool is_plain(const char* body, const DlTensor& t) const {
     return t.ndim <= kMaxDims && reinterpret_cast<const char*>(t.shape) == body + sizes_ &&
            reinterpret_cast<const char*>(t.strides) == body + strides_ && storage(body) != nullptr;
@@ -72,7 +72,7 @@ class TensorMemory {
   bool find_flags(const Samples& samples);
   bool tells_apart(const Samples& samples, DlFromObject from_object) const;
 
-  // Behind room for kMaxDims strides: offset in the storage, number of elements, dtype, device, flags.
+  // After space for kMaxDims strides come: offset in the storage, elements, dtype, device, flags.
   int64_t tail() const { return strides_ + 8 * kMaxDims; }
 
   template <class T>
@@ -82,7 +82,7 @@ class TensorMemory {
 
   template <class Visit>
   bool each_word(const char* body, int64_t ndim, Visit&& visit) const {
-    // Who frees the data: another one once it is to be copied when it is written.
+    // The deleter of the data: copy-on-write changes it.
     if (!visit(at<int64_t>(storage(body), deleter_)) || !visit(at<int64_t>(body, sizes_ - 8)))
       return false;
     for (int64_t d = 0; d < ndim; ++d)

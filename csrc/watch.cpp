@@ -1,4 +1,4 @@
-// One walk over parameters, gradients and states: the first time it records, later it compares.
+// Walks parameters, gradients and states: records them the first time, compares them later.
 #include "watch.h"
 
 namespace fusedstep {
@@ -8,8 +8,8 @@ TensorMemory memory;
 
 int64_t number(const void* pointer) { return reinterpret_cast<int64_t>(pointer); }
 
-// The gradient of a parameter, a new reference. Looking for the attribute takes as long as reading it,
-// so its getter is found once for a type of parameters.
+// The gradient of a parameter, as a new reference. The attribute lookup takes as long as the read,
+// so we look up the getter once per type.
 PyObject* grad_of(PyObject* param) {
   static PyObject* name = PyUnicode_InternFromString("grad");
   static PyTypeObject* known = nullptr;
@@ -21,7 +21,7 @@ PyObject* grad_of(PyObject* param) {
     const bool direct =
         type->tp_getattro == PyObject_GenericGetAttr && Py_IS_TYPE(found, &PyGetSetDescr_Type);
     property = direct ? reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset : nullptr;
-    Py_INCREF(type);  // with the property, which lives as long as the class it belongs to
+    Py_INCREF(type);  // keeps the property alive
     Py_XDECREF(known);
     known = type;
     Py_DECREF(found);
@@ -29,7 +29,7 @@ PyObject* grad_of(PyObject* param) {
   return property != nullptr ? property->get(param, property->closure) : PyObject_GetAttr(param, name);
 }
 
-// Everything about a tensor but its address.
+// Everything about a tensor except its address.
 template <class Visit>
 bool visit_layout(PyObject* object, const DlTensor& t, Visit&& visit) {
   const int64_t kind = int64_t(t.code) | int64_t(t.bits) << 8 | int64_t(t.ndim) << 16;
@@ -44,8 +44,8 @@ const char* keys_of(PyObject* dict) {
   return reinterpret_cast<const char*>(reinterpret_cast<PyDictObject*>(dict)->ma_keys);
 }
 
-// A step's data pushes the tensors' own headers out of the caches, and waiting for one after the other
-// costs more than all the rest. So what is some places ahead is asked for early.
+// A step's data evicts the tensors' headers from the caches. Cache misses, one after another, would
+// cost more than all other work here. So we prefetch headers a few places ahead.
 constexpr size_t kTensorsAhead = 16, kDictsAhead = 4;
 
 }  // namespace
@@ -66,11 +66,11 @@ int32_t Rows::place(const std::vector<int64_t>& row) {
   return found->second;
 }
 
-// Remembers where a tensor is, whose layout is that of `seen`.
+// Records where a tensor is. Its layout is already in `seen`.
 void Watch::note(Seen& seen, PyObject* object, const DlTensor& t) {
   seen.object = object, seen.body = memory.body(object), seen.storage = nullptr;
   seen.data = t.address(), seen.words = -1;
-  // Who moves his gradients within their storage all the time gets no row for each place.
+  // If gradients keep moving within their storage, do not add a row for each place.
   const bool too_many = words_.count() > 2 * seen_.size();
   if (!memory.is_plain(seen.body, t) || t.data == nullptr || too_many) return;
   seen.storage = memory.storage(seen.body);
@@ -116,7 +116,7 @@ bool Watch::matches(Seen& seen, PyObject* object, int64_t& address) {
   return true;
 }
 
-// A gradient that is not there: what is known of its layout, on the device of its parameter.
+// Records an absent gradient: its layout if known, on its parameter's device.
 void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout) {
   Seen seen{};
   seen.words = seen.layout = -1;
@@ -131,7 +131,7 @@ void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout
       empty |= own[3 + 2 * d] == 0;
     }
     seen.layout = layouts_.place(row);
-    seen.data = empty ? 0 : 16;  // a place to be as aligned as: plans take what is absent for aligned
+    seen.data = empty ? 0 : 16;  // aligned, as plans assume of absent gradients
   }
   seen_.push_back(seen);
 }
@@ -171,7 +171,7 @@ struct Watch::Comparer {
     if (dicts < watch.dicts_.size()) watch.dicts_[dicts++].keys = keys_of(object);
     return (*this)(number(object));
   }
-  // What was seen in this place.
+  // What was recorded at this place.
   Seen* next() {
     if (tensors >= watch.seen_.size()) return nullptr;
     if (tensors + kTensorsAhead < watch.seen_.size()) {
@@ -189,7 +189,7 @@ struct Watch::Comparer {
     int64_t now;
     return watch.matches(*seen, object, now) && now == before;
   }
-  // A gradient may move, and come back, as long as it stays as aligned as it was.
+  // A gradient may move, or come back, if its alignment stays the same.
   bool gradient(PyObject* object, size_t index) {
     Seen* seen = next();
     if (seen == nullptr || index >= watch.present_.size()) return false;
@@ -241,7 +241,7 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
   Py_ssize_t position = 0;
   if (!visit(PyDict_Size(state))) return false;
   while (PyDict_Next(state, &position, &key, &value)) {
-    const bool own = PyDict_Check(value);  // else it is something of the user's
+    const bool own = PyDict_Check(value);  // otherwise the user put it there
     if (!visit(number(key)) || !(own ? visit.dict(value) : visit(0))) return false;
     if (!own) continue;
     if (!visit(PyDict_Size(value))) return false;
@@ -260,7 +260,7 @@ Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyO
     : from_object_(dl_from_object(exchange_api)), cells_(std::move(cells)) {
   for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(keys); ++k) {
     PyObject* name = PyTuple_GET_ITEM(keys, k);
-    Py_INCREF(name);  // a handful of interned names, which live as long as the program
+    Py_INCREF(name);  // a few interned names, never freed
     keys_.push_back(name);
   }
   Recorder recorder{*this, earlier};
@@ -273,7 +273,7 @@ int64_t Watch::check(PyObject* param_lists, PyObject* state) {
   if (!over_ && walk(param_lists, state, compare) && compare.all_seen())
     return compare.moved + (compare.came_or_went ? kCameOrWent : 0);
   over_ = true;
-  PyErr_Clear();  // what cannot be looked at has changed; making the plan anew says what is wrong
+  PyErr_Clear();  // an unreadable tensor has changed; the new plan will report the error
   return -1;
 }
 

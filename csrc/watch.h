@@ -1,4 +1,4 @@
-// Tells whether the tensors of a plan are still where they were: the hot path of a step's host time.
+// Checks whether a plan's tensors are where they were. Most of a step's host time is spent here.
 #pragma once
 
 #include <Python.h>
@@ -13,7 +13,7 @@
 
 namespace fusedstep {
 
-// Rows of numbers, each kept once.
+// Rows of numbers. Equal rows are kept once.
 class Rows {
  public:
   int32_t place(const std::vector<int64_t>& row);
@@ -25,48 +25,49 @@ class Rows {
   std::vector<int64_t> numbers_;
 };
 
-// Remembers every parameter of the groups, its gradient, its state dict and the tensors in it, by
-// identity, address, dtype, device, sizes, strides and whether they are negated or conjugated. Whoever
-// owns a Watch keeps parameters and state dicts alive. Gradients may move, go, and come back as they
-// were: their cells in a table are kept up to date, and hold 0 while there is no gradient.
+// Remembers every parameter of the groups, its gradient, its state dict and the tensors in it:
+// their identity, address, dtype, device, sizes, strides, and whether they are negated or
+// conjugated. The owner of a Watch keeps parameters and state dicts alive. Gradients may move,
+// disappear, and come back with the same layout. The watch updates their cells in a table; without
+// a gradient a cell is 0.
 class Watch {
  public:
-  // Finds out on samples how tensors lie in memory, as TensorMemory says; whether that can be told.
+  // Learns the memory layout of tensors from samples (see TensorMemory). Returns whether it could.
   static bool get_ready(PyObject* exchange_api, PyObject* samples);
   static bool is_ready();
 
-  // How a gradient lay that is absent now.
+  // The last layout of a gradient that is absent now.
   struct Layout {
-    int64_t code, bits;  // of its dtype, as DLPack has them
+    int64_t code, bits;  // DLPack's numbers for its dtype
     bool negated;
     std::vector<int64_t> strides;
   };
   using Layouts = std::vector<std::optional<Layout>>;
 
-  // `cells` holds, for each parameter, where its gradient's address belongs in a table, or 0; `earlier`
-  // the layouts of gradients that were seen before, where they are known.
-  // Raises a Python exception where a tensor cannot be looked at.
+  // `cells` has, for each parameter, the place of its gradient's address in a table, or 0.
+  // `earlier` has the known layouts of earlier gradients.
+  // Raises a Python exception if a tensor cannot be read.
   Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
         std::vector<int64_t> cells, const Layouts& earlier);
 
-  // Added to what `check` returns if a gradient came or went.
+  // `check` adds this to its result if a gradient appeared or disappeared.
   static constexpr int64_t kCameOrWent = int64_t(1) << 40;
 
-  // The number of gradients that moved; -1 if anything changed that a plan does not survive. Cells of
-  // gradients that moved, came or went are written.
+  // The number of gradients that moved, or -1 if a change needs a new plan. Writes the cells of
+  // gradients that moved, appeared or disappeared.
   int64_t check(PyObject* param_lists, PyObject* state);
 
-  // Of each parameter 1 if it had a gradient when it was last checked, else 0.
+  // For each parameter: 1 if it had a gradient at the last check, else 0.
   const std::string& present() const { return present_; }
 
  private:
-  // A tensor as it was last seen. Rows are shared by tensors that are alike.
+  // A tensor as it was last seen. Tensors that are alike share rows.
   struct Seen {
     PyObject* object;
     const char *body, *storage;
-    int64_t data;    // of the storage; the tensor's own address if there is no row of words
-    int32_t words;   // a row: its type, its address less the data's, dimensions, then its words
-    int32_t layout;  // a row of what DLPack says of it
+    int64_t data;    // address of the storage's data; without a row of words, of the tensor
+    int32_t words;   // a row: its type, its address minus the data's, dimensions, then its words
+    int32_t layout;  // a row: what DLPack says about it
   };
   struct Dict {
     PyObject* object;
@@ -75,7 +76,7 @@ class Watch {
   struct Recorder;
   struct Comparer;
 
-  // Walks everything in a fixed order: one visitor records, the other one compares.
+  // Walks everything in a fixed order. One visitor records, the other compares.
   template <class Visit>
   bool walk(PyObject* param_lists, PyObject* state, Visit& visit);
 
@@ -85,19 +86,19 @@ class Watch {
   int64_t address_of(const Seen& seen) const {
     return seen.data + (seen.words < 0 ? 0 : words_.at(seen.words)[1]);
   }
-  // Whether a tensor is as it was seen, but for its address, which is returned.
+  // Whether a tensor is unchanged except for its address, which goes to `address`.
   bool matches(Seen& seen, PyObject* object, int64_t& address);
   bool matches_in_full(Seen& seen, PyObject* object, int64_t& address);
 
   DlFromObject from_object_;
   std::vector<PyObject*> keys_;
   std::vector<int64_t> cells_;
-  std::vector<int64_t> facts_;  // what is not a tensor
+  std::vector<int64_t> facts_;  // everything except tensors
   std::vector<Seen> seen_;
   std::vector<Dict> dicts_;
   std::string present_;
   Rows words_, layouts_;
-  bool over_ = false;  // something changed, and what was seen since is not what the plan holds
+  bool over_ = false;  // something changed: the plan is no longer valid
 };
 
 }  // namespace fusedstep

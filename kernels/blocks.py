@@ -1,10 +1,9 @@
 """Sizes of tiles, numbers of warps and registers, by kind of work and dtype, for all GPUs.
 
-None of these was measured on a GPU yet. They were chosen from what the compilers of Triton 3.7.1
-report for sm_80, sm_90, sm_100 and gfx942 (2026-11-21): no spills, and registers that leave room
-for 512 threads on a multiprocessor, except where rows are not aligned, numbers are float64, or a
-tile is WIDE. A kernel that writes in place must not be tuned by running it again, so nothing here
-is found at run time.
+None has been measured on a GPU yet. They come from what Triton 3.7.1's compilers report for sm_80,
+sm_90, sm_100 and gfx942 (2026-11-21): no spills, and registers for 512 threads on a multiprocessor,
+except for unaligned rows, float64, and WIDE tiles. Nothing is tuned at run time: kernels write in
+place, so they must not run twice.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ UNIT_SIZES = cut.UnitSizes(
     flat_width=2048,
     element_widths=(32, 256, 512),
     unit=cut.Height(256, 256),
-    # All units under way must be in L2; the kernel of waves has no tiles for other columns.
+    # All running units must fit in L2. The kernel for waves has no tiles for other widths.
     wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 2048)),
     wave_cols=(33, 4096),
     waves_ahead=1,
@@ -34,8 +33,8 @@ class Block(NamedTuple):
     width: int  # columns of a tile
     tile: int  # its elements
     warps: int
-    # Of a thread, at most. Left alone, ptxas aims at a round number and spills a few bytes to meet
-    # it; told a number, it does not. 64 leave room for 1024 threads, 128 for 512.
+    # Most registers of a thread. Without a number, ptxas aims at a round one and spills a few
+    # bytes to meet it. With 64, 1024 threads fit on a multiprocessor; with 128, 512.
     registers: int | None = None
 
     @property
@@ -44,18 +43,18 @@ class Block(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    block: int  # elements that are on chip at a time
+    block: int  # elements on chip at a time
     chunk: int  # elements of a program
     warps: int
 
 
 def elementwise(item_bytes: int) -> Chunk:
-    """For the widest of a bucket's dtypes. A thread has at least 16 bytes of every slot."""
+    """`item_bytes` is of the widest dtype. A thread has at least 16 bytes of every slot."""
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
 def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
-    """For numbers of `item_bytes` that are computed with."""
+    """`item_bytes` is of the compute dtype."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
     registers: int | None = 64 if light else 128
@@ -78,7 +77,7 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     }
     if name in by_name:
         return by_name[name]
-    if name in ("ROW_SUMS", "WIDE"):  # one row: its columns may be too many for 32 bits
+    if name in ("ROW_SUMS", "WIDE"):  # one row: offsets of a second one may not fit in 32 bits
         most = 255 if name == "WIDE" and width < 8192 else None
         return Block(width, width, max(4, width // 512), most)
     if name == "STATISTICS":

@@ -1,6 +1,6 @@
-"""Kernels over work lists of a factored rule: an entry of a list is (tensor, unit of it).
+"""The kernel that runs one kind of work of a factored rule over a list of (tensor, unit).
 
-`phase` walks one kind of work, a program to an entry; a step launches a phase after the other.
+Each program runs one entry. A step launches the phases one after another.
 """
 
 import triton
@@ -14,7 +14,7 @@ def phase(
     entries,
     table,
     cuts,
-    row_of,  # of each tensor, its row of scalars
+    row_of,  # each tensor's row of scalars
     scalars,
     controls,  # inverse gradient scale, found_inf
     partials,
@@ -33,7 +33,7 @@ def phase(
 
 @triton.jit
 def item(args, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """One unit of work on the tensor `at`."""
+    """Does one unit of work on tensor number `at`."""
     if CFG.KIND == "ROW_SUMS":
         matrix.row_sums(args, at, unit, CFG)
     elif CFG.KIND == "ROWS":

@@ -1,8 +1,7 @@
-"""Walks a rule without sums over a list of tensors: one program for each chunk of a tensor.
+"""The kernel of a rule without sums: one program walks one chunk of a tensor.
 
-The table has a row for each tensor: the addresses of its slots, then its number of elements. A
-chunk that lies whole in its tensor is walked without a mask, which is what lets the compiler use
-128-bit accesses whatever the number of elements.
+The table has a row for each tensor: the addresses of its slots, then its number of elements. A full
+chunk has no mask. So the compiler uses 128-bit accesses for any number of elements.
 """
 
 import triton
@@ -15,7 +14,7 @@ from .numbers import round_to_storage
 def elementwise(
     chunks,  # (tensor, chunk of it) for each program
     table,
-    row_of,  # of each tensor, its row of scalars
+    row_of,  # each tensor's row of scalars
     scalars,
     controls,  # inverse gradient scale, found_inf
     UPDATE: tl.constexpr,
@@ -39,7 +38,7 @@ def elementwise(
         if CFG.ALIGNED:
             slot = tl.multiple_of(slot, 16)
         slots = slots + (slot,)
-    # Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
+    # Without a gradient in this step its cell is 0, and the tensor is left alone.
     present = tl.load(table_row + 1) != 0
     if present & (tl.load(controls + 1) == 0):
         if start + CFG.CHUNK <= count:
@@ -63,5 +62,5 @@ def _step(slots, i, mask, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.cons
         numbers = numbers + (number,)
     results = UPDATE(*numbers, *values)
     for k in tl.static_range(SLOTS):
-        if k != 1:  # the gradient is left alone
+        if k != 1:  # not the gradient
             tl.store(slots[k] + i, round_to_storage(results[k - (k > 1)], CFG.DTYPES[k]), mask)

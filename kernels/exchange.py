@@ -1,8 +1,7 @@
-"""Adafactor's sums on their way through an exchange: what a bucket has to do more, or in another
-way, whose sums may be added up over processes between the stages of a step.
+"""The extra phases of Adafactor when processes add up its sums between the stages of a step.
 
-`sums` and `sum_u2`, the buffers, are laid out as `fusedstep.plan.launcher` says. They are float64,
-as the other long sums are, and nothing else is: an exchange that changes nothing changes no bit.
+`fusedstep.plan.launcher` gives the layout of the buffers `sums` and `sum_u2`. They are float64, as
+all long sums are, so an exchange that changes nothing changes no bit.
 """
 
 import triton
@@ -23,11 +22,11 @@ def exchange_phase(
     controls,
     partials,
     sums,
-    exchange,  # the sums that are exchanged first
-    sum_u2,  # of each tensor, exchanged later
+    exchange,  # the sums of the first exchange
+    sum_u2,  # of each tensor, for the second exchange
     CFG: tl.constexpr,
 ):
-    """As `dispatch.phase`."""
+    """Like `dispatch.phase`, for the kinds of work of an exchange."""
     args = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
@@ -49,7 +48,7 @@ def exchange_phase(
 
 @triton.jit
 def numbers_of(args, exchange, tensor, matrices, cols):
-    """The place behind those of so many matrices of the tensor."""
+    """The address after the numbers of the tensor's first `matrices` matrices."""
     return exchange + memory.cut(args, tensor, memory.EXCHANGE_AT) + matrices * (2 * cols + 1)
 
 
@@ -65,8 +64,8 @@ def sum_of_p2_at(args, exchange, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def pack_columns(args, exchange, tensor, unit, CFG: tl.constexpr):
-    """The sums down a run of columns, from those of the units; with the first run, the sum of the
-    row moments."""
+    """Sums down some columns, from the sums of the units. The first unit of a matrix also stores
+    the sum of the row moments."""
     cols = memory.size(memory.table_row(args, tensor, CFG), memory.COLS, CFG)
     tiles = memory.cut(args, tensor, memory.TILES)
     batch = unit // tiles
@@ -81,7 +80,7 @@ def pack_columns(args, exchange, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def pack_squares(args, exchange, tensor, CFG: tl.constexpr):
-    """The sum of p^2; 0 where the step does not depend on it, and nobody has summed it."""
+    """Stores the sum of p^2, or 0 if the step does not depend on it and it was not summed."""
     sum_p = tl.zeros((), CFG.W)
     if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
         sum_p = whole.sum_of_p2(args, tensor, CFG)
@@ -90,8 +89,8 @@ def pack_squares(args, exchange, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def columns(args, exchange, tensor, unit, CFG: tl.constexpr):
-    """Column moments from the sums that were exchanged. Of sum(u^2) every process adds up what its
-    own rows have, so h is that of these rows."""
+    """Column moments from the exchanged sums. Each process computes sum(u^2) of its own rows, so h
+    is not exchanged."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)
@@ -111,7 +110,7 @@ def columns(args, exchange, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def finish(args, exchange, sum_u2, tensor, CFG: tl.constexpr):
-    """Step size and decay of a tensor, from the sums that were exchanged."""
+    """Step size and decay of a tensor, from the exchanged sums."""
     table_row = memory.table_row(args, tensor, CFG)
     rms_u = whole.root_mean_square(table_row, tl.load(sum_u2 + tensor), CFG)
     rms_p = tl.zeros((), CFG.W)

@@ -1,5 +1,5 @@
-"""Carries out the steps of a bucket: what to launch is settled once, by the plan; then a step is
-a constant number of launches, on the current stream, and waits for nothing."""
+"""Launches the steps of a bucket. The plan prepares the launches once. A step then makes a fixed
+number of launches on the current stream and never waits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fusedstep.rules.layout import SLOTS
 
 from . import blocks, exchange, waves
 from .config import ElementwiseConfig, FactoredConfig
+from .dispatch import phase
 from .elementwise import elementwise
 from .rules import update_of
-from .dispatch import phase
 
 TYPES = {
     torch.float32: tl.float32,
@@ -32,30 +32,30 @@ WAVES = "FUSEDSTEP_TRITON_WAVES"
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
-    """Every launch goes through here. Arithmetic is exact: nothing is fused."""
+    """Makes a launch; every launch uses this. Arithmetic is exact: nothing is fused."""
     kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
 
 
 def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
-    """How a kernel is compiled; only CUDA can be told how many registers a thread may have."""
+    """The compiler options of a kernel. Only CUDA takes a limit on registers."""
     if registers is None or device.type == "xpu" or torch.version.hip is not None:
         return {"num_warps": warps}
     return {"num_warps": warps, "maxnreg": registers}
 
 
 class KernelLaunch(NamedTuple):
-    """One launch of a step, but for the arguments that change."""
+    """One launch of a step, without the arguments that change."""
 
     kind: cut.Kind | None
     kernel: Any
     programs: int
     arguments: dict[str, Any]
-    options: dict[str, Any]  # of the compiler
-    counters: Tensor | None = None  # of what is done; zero when a launch begins
+    options: dict[str, Any]  # for the compiler
+    counters: Tensor | None = None  # of finished work; zeroed before each launch
 
 
 class TritonLauncher(work.DeviceLauncher):
-    """What a bucket keeps between steps: its launches and all they read but the tensors."""
+    """What a bucket keeps between steps: its launches, and what they read besides the tensors."""
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         with tables.on_device(bucket.device):
@@ -64,7 +64,7 @@ class TritonLauncher(work.DeviceLauncher):
 
     def _launches(self, bucket: Bucket) -> list[KernelLaunch]:
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
-        # An elementwise kernel tells full blocks from the tail; others need rows that are aligned.
+        # An elementwise kernel masks only the tail. The other kernels need aligned rows.
         columns = 1 if bucket.kind == "elementwise" else 16
         return make(bucket, work.by_alignment(bucket, columns))
 
@@ -112,21 +112,22 @@ class TritonLauncher(work.DeviceLauncher):
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
         launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
-        return launches + [self._phase(bucket, own, shared) for own in factored.work_lists]
+        return launches + [self._phase(bucket, todo, shared) for todo in factored.work_lists]
 
-    def _phase(self, bucket: Bucket, own: work.WorkList, shared: dict[str, Any]) -> KernelLaunch:
-        block = _block(bucket, own.kind, own.aligned)
+    def _phase(self, bucket: Bucket, todo: work.WorkList, shared: dict[str, Any]) -> KernelLaunch:
+        kind, aligned, entries = todo
+        block = _block(bucket, kind, aligned)
         arguments = {
             **shared,
-            "entries": self.upload(own.entries),
-            "CFG": self._config(bucket, own.kind, own.aligned),
+            "entries": self.upload(entries),
+            "CFG": self._config(bucket, kind, aligned),
         }
         options = options_of(bucket.device, block.warps, block.registers)
-        if own.kind.name not in cut.EXCHANGED_PHASES:
-            return KernelLaunch(own.kind, phase, len(own.entries), arguments, options)
+        if kind.name not in cut.EXCHANGED_PHASES:
+            return KernelLaunch(kind, phase, len(entries), arguments, options)
         arguments |= {"exchange": self.sums, "sum_u2": self.sum_u2}
         del arguments["UPDATE"]
-        return KernelLaunch(own.kind, exchange.exchange_phase, len(own.entries), arguments, options)
+        return KernelLaunch(kind, exchange.exchange_phase, len(entries), arguments, options)
 
     def _in_waves(
         self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]

@@ -1,8 +1,8 @@
-"""Adafactor on matrices of any size but tiny: the items of work that `cut.py` names.
+"""Adafactor on all matrices except tiny ones: the kinds of work that `cut.py` names.
 
-A tile holds whole rows of the gradient on chip, so that the sums along its rows and, with the rows'
-new second moments, down its columns cost one read. Places are 64-bit numbers. The sums of a unit go
-to the scratch and are added up in a fixed order: there are no atomic adds.
+A tile keeps whole rows of the gradient on chip. So one read gives the sums along its rows and, with
+the rows' new second moments, the sums down its columns. Offsets are 64-bit numbers. The sums of a
+unit go to scratch and are added up in a fixed order: there are no atomic adds.
 """
 
 import triton
@@ -23,7 +23,7 @@ def unit_of(args, tensor, unit, BLOCKS):
 
 @triton.jit
 def new_moment(old, mean_square, decay_rates, DTYPE: tl.constexpr):
-    """The second moment, rounded as it will be stored."""
+    """The new second moment, rounded to storage."""
     beta2, one_minus_beta2, eps_stat = decay_rates
     return round_to_storage(
         rules.second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat), DTYPE
@@ -40,8 +40,8 @@ def rows_of(args, tensor, block, rows, HEIGHT):
 
 @triton.jit
 def tile(rows_left, cols_left, cols, CFG: tl.constexpr):
-    """Which rows and columns of a tile are in the matrix, and where its elements are, from its
-    first one on: 32-bit numbers, since a tile is either one row high or as wide as the matrix."""
+    """Which rows and columns of a tile are in the matrix, and the offsets of its elements from the
+    first one. They fit in 32 bits: a tile is one row high or as wide as the matrix."""
     row = tl.arange(0, CFG.HEIGHT)
     col = tl.arange(0, CFG.WIDTH)
     place = row[:, None] * cols.to(tl.int32) + col[None, :]
@@ -50,7 +50,7 @@ def tile(rows_left, cols_left, cols, CFG: tl.constexpr):
 
 @triton.jit
 def row_sums(args, tensor, unit, CFG: tl.constexpr):
-    """Sums of g^2 along the rows of a chunk of columns, for rows that no tile holds."""
+    """Sums of g^2 along the rows of a chunk of columns, for rows too long for a tile."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.aligned_size(table_row, memory.COLS, CFG)
@@ -101,7 +101,7 @@ def row_moments(args, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def least_or_inf(x, ok):
-    """What a minimum looks at: a nan counts for nothing."""
+    """`x` for a minimum that ignores nan and masked elements."""
     return tl.where(ok & (x == x), x, float("inf"))
 
 
@@ -122,7 +122,7 @@ def sum_of_rows(args, tensor, batch, CFG: tl.constexpr):
 
 @triton.jit
 def mean_of_rows(args, tensor, batch, rows, CFG: tl.constexpr):
-    """The mean of a matrix's row moments, floored."""
+    """The mean of a matrix's row moments, with a floor."""
     mean = div(sum_of_rows(args, tensor, batch, CFG), rows.to(CFG.W)).to(CFG.T)
     floor = scalars.get(memory.scalar_row(args, tensor), scalars.MEAN_FLOOR, CFG.T)
     return rules.floored_mean(mean, floor)
@@ -130,9 +130,9 @@ def mean_of_rows(args, tensor, batch, rows, CFG: tl.constexpr):
 
 @triton.jit
 def statistics(args, tensor, unit, CFG: tl.constexpr):
-    """Row moments of a unit, and its sums of g^2 and g^2 / row down the columns. If the unit has
-    all the rows of its matrix, column moments too. Of rows that are longer than a tile, which are
-    WIDE, the moments were made before."""
+    """Row moments of a unit, and its sums of g^2 and g^2 / row down the columns. A unit with all
+    rows of its matrix also makes the column moments. For WIDE rows, which are longer than a tile,
+    ROWS has already made the row moments."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.aligned_size(table_row, memory.COLS, CFG)
@@ -149,18 +149,18 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
     h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     sum_of_lane = tl.full((CFG.HEIGHT,), 0.0, CFG.W)
     least_of_lane = tl.full((CFG.HEIGHT,), float("inf"), CFG.T)
-    # Two tiles ahead are on their way to shared memory while one is worked on.
+    # Load two tiles ahead into shared memory.
     for row in tl.range(0, count, CFG.HEIGHT, num_stages=3):
         row_ok, col_ok, place = tile(count - row, cols - left, cols, CFG)
         mask = row_ok[:, None] & col_ok[None, :]
         g = tl.load(g_at + row * cols + place, mask, other=0.0).to(CFG.T) * scale
         square = g * g
-        # Rows beyond the end weigh nothing: their squares are zero and their moment is one.
+        # Rows past the end add nothing: their squares are zero and their moment is one.
         moment_at = row_at + row + tl.arange(0, CFG.HEIGHT)
         moment = tl.load(moment_at, row_ok, other=1.0).to(CFG.T)
         if CFG.KIND != "WIDE":
-            # The threads that hold a row's moment are those that add the row up, so that all have
-            # loaded it when one stores it.
+            # The threads that load a row's moment also add up the row, so all of them have loaded
+            # it before one stores it.
             mean_square = div(tl.sum(square, 1), cols.to(CFG.T))
             stored = new_moment(moment, mean_square, decay_rates, CFG.DTYPES[2])
             tl.store(moment_at, stored, row_ok)
@@ -190,13 +190,13 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def finish_columns(args, tensor, batch, tile, col, mean, mean_square, h, CFG: tl.constexpr):
-    """Column moments from the sums down whole columns, and these columns' part of sum(u^2)."""
+    """Column moments from sums down whole columns, and the part of sum(u^2) of these columns."""
     table_row = memory.table_row(args, tensor, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)
     ok = col < cols
     col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols + col
     old = tl.load(col_at, ok, other=1.0).to(CFG.T)
-    # Several threads may hold a column; one of them will store it, after all have loaded it.
+    # Several threads may load a column's moment. All must load it before one stores it.
     tl.debug_barrier()
     decay_rates = scalars.decay_rates(memory.scalar_row(args, tensor), CFG.T)
     stored = new_moment(old, mean_square, decay_rates, CFG.DTYPES[3])
@@ -213,8 +213,7 @@ def finish_columns(args, tensor, batch, tile, col, mean, mean_square, h, CFG: tl
 
 @triton.jit
 def sums_of_units(args, tensor, batch, col, cols, CFG: tl.constexpr):
-    """What the units left of some columns, as a tile that is to be added up: the sums of g^2 and of
-    g^2 / row."""
+    """The units' sums of g^2 and g^2 / row for some columns, as tiles that the caller adds up."""
     blocks = memory.cut(args, tensor, memory.ROW_BLOCKS)
     at = memory.partials(args, tensor) + batch * blocks * 2 * cols + col[None, :]
     s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.W)
@@ -229,7 +228,7 @@ def sums_of_units(args, tensor, batch, col, cols, CFG: tl.constexpr):
 
 @triton.jit
 def columns(args, tensor, unit, CFG: tl.constexpr):
-    """Sums down whole columns, from those of the units."""
+    """Column moments, from the sums of the units."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)

@@ -1,6 +1,6 @@
-"""Adafactor on matrices, once their moments are known: any few rows of a matrix are an item.
+"""Adafactor on matrices, once their moments are known. A unit is a few rows of a matrix.
 
-Column factors are made once for a run of columns, row factors once for each tile of it.
+Column factors are computed once per run of columns, row factors once per tile.
 """
 
 import triton
@@ -13,7 +13,7 @@ from .matrix import rows_of, unit_of
 
 @triton.jit
 def elements(args, tensor, unit, CFG: tl.constexpr):
-    """Of an item: its matrix, first row, number of rows, first column, end of its columns."""
+    """A unit's matrix, first row, number of rows, first column and end of columns."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)
@@ -26,7 +26,7 @@ def elements(args, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def squares(args, tensor, unit, CFG: tl.constexpr):
-    """The sum of p^2, where the step depends on it."""
+    """The sum of p^2, if the step depends on it."""
     if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
         table_row = memory.table_row(args, tensor, CFG)
         rows = memory.size(table_row, memory.ROWS, CFG)
@@ -60,7 +60,8 @@ def is_capped(args, tensor, batch, mean, cap, CFG: tl.constexpr):
 
 @triton.jit
 def sum_u2(args, tensor, unit, CFG: tl.constexpr):
-    """The sum of u^2: exact if the cap changes the matrix, else the first rows stand for all."""
+    """The sum of u^2. It is exact if the cap changes the matrix. If not, the matrix's first unit
+    adds up the sums of its columns."""
     cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
     if cap < float("inf"):
         table_row = memory.table_row(args, tensor, CFG)

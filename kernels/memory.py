@@ -1,7 +1,7 @@
-"""Where an item of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
+"""Where a unit of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
 
-`args` is what all items of a launch share: table, cuts, row_of, scalars, controls, partials, sums
-(see `launch.py`). Kernels take numbers out of it here and nowhere else.
+`args` is what all units of a launch share: table, cuts, row_of, scalars, controls, partials, sums
+(see `launch.py`). Only this file reads it.
 """
 
 import triton
@@ -42,8 +42,8 @@ ROWS_AT = _place("rows_at")
 LEAST_COL_AT = _place("least_col_at")
 MEAN_AT = _place("mean_at")
 
-# What stands in a row of the table behind the slots.
-RMS = tl.constexpr(SIZES["matrix"].index("rms"))  # of a vector too
+# What a row of the table holds after the slots.
+RMS = tl.constexpr(SIZES["matrix"].index("rms"))  # the same for a vector
 BATCH = tl.constexpr(SIZES["matrix"].index("batch"))
 ROWS = tl.constexpr(SIZES["matrix"].index("rows"))
 COLS = tl.constexpr(SIZES["matrix"].index("cols"))
@@ -63,13 +63,14 @@ def table_row(args, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def has_gradient(args, tensor, CFG: tl.constexpr):
-    """Without one in this step there is 0 in its cell, and nothing of the tensor is touched."""
+    """Whether the tensor has a gradient in this step. If not, its cell is 0, and kernels leave the
+    tensor alone."""
     return tl.load(table_row(args, tensor, CFG) + 1) != 0
 
 
 @triton.jit
 def slot(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
-    """The address of a tensor of which tiles are loaded."""
+    """The address of a tensor that is loaded in tiles."""
     pointer = tl.load(table_row + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
     if CFG.ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
@@ -78,7 +79,7 @@ def slot(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
 
 @triton.jit
 def slot_anywhere(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
-    """The same, of which nothing is promised."""
+    """The address of a tensor, with no promise of alignment."""
     return tl.load(table_row + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
 
 
@@ -89,7 +90,7 @@ def size(table_row, place, CFG: tl.constexpr):
 
 @triton.jit
 def aligned_size(table_row, place, CFG: tl.constexpr):
-    """A size along which tiles are loaded. The promise is attached to the load itself: the result
+    """A size that tiles run along. The promise of alignment must be on the load itself: the result
     of a call would lose it."""
     count = tl.load(table_row + len(CFG.DTYPES) + place)
     if CFG.ALIGNED:
@@ -104,14 +105,14 @@ def cut(args, tensor, place):
 
 @triton.jit
 def chunk_cols(args, tensor):
-    """How many columns a unit has, if its matrix has as many: a multiple of the narrowest tile."""
+    """The most columns of a unit: a multiple of the narrowest tile."""
     width = tl.load(args[1] + tensor * CUT_FIELDS + CHUNK_COLS)
     return tl.multiple_of(width, 16)
 
 
 @triton.jit
 def count(args, tensor, place):
-    """A number of the cut that is less than 2^31."""
+    """A number of the cut that fits in 32 bits."""
     return cut(args, tensor, place).to(tl.int32)
 
 
@@ -128,7 +129,7 @@ def gradient_scale(args, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def sums(args, tensor, place):
-    """The place of a tensor's sums in the scratch."""
+    """The address of a tensor's sums in scratch."""
     return args[6] + cut(args, tensor, place)
 
 
@@ -139,7 +140,7 @@ def partials(args, tensor):
 
 @triton.jit
 def total(first, count, STRIDE: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr):
-    """The sum of `count` numbers of the scratch, always in the same order."""
+    """The sum of `count` numbers in scratch, always in the same order."""
     sum_of_lane = tl.zeros((BLOCK,), W)
     for start in range(0, count, BLOCK):
         i = start + tl.arange(0, BLOCK)

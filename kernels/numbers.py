@@ -1,7 +1,7 @@
-"""The named operations of a rule in Triton, exact, and how numbers are stored.
+"""The named operations of rule texts in Triton, exact, and how numbers are stored.
 
 Nothing may be fused or approximated, so every launch passes `enable_fp_fusion=False`. Triton's
-plain float32 division and square root are approximations; its float64 ones are exact.
+plain division and square root are approximate in float32, exact in float64.
 """
 
 import triton
@@ -41,15 +41,15 @@ def where(condition, a, b):
 
 @triton.jit
 def where_in_float64(condition, a, b):
-    """The same where numbers are float64: two literals would be float32. The factor is folded."""
+    """`where` for float64: two literals would be float32. The compiler removes the factor."""
     one = tl.full((), 1.0, tl.float64)
     return tl.where(condition, one * a, one * b)
 
 
 @triton.jit
 def round_to_storage(x, dtype: tl.constexpr):
-    """`x` as it is stored: to the nearest, ties to even, by way of float32 as torch does it. Done
-    in integers for bfloat16, which Triton's interpreter would truncate; nan becomes torch's."""
+    """Rounds `x` as torch does: to float32, then to the nearest `dtype`, ties to even. bfloat16
+    is rounded in integers, because Triton's interpreter truncates. nan becomes torch's nan."""
     if dtype == tl.float64:
         return x.to(tl.float64)
     elif dtype == tl.bfloat16:

@@ -1,7 +1,7 @@
-"""The rules as Triton functions: the code objects of `fusedstep.rules`, operations bound to Triton.
+"""The rules as Triton functions: the code objects of `fusedstep.rules`, with Triton's operations.
 
-`UPDATES` has the elementwise update of every rule. The other functions of the Adafactor family go
-by their own names.
+`UPDATES` has the elementwise update of every rule. The other functions of the Adafactor family keep
+their names.
 """
 
 import ast
@@ -24,20 +24,20 @@ IN_FLOAT64 = {**OPERATIONS, "where": where_in_float64}
 
 
 def _bind(function: Any, operations: dict[str, Any] = OPERATIONS) -> Any:
-    called = {name: _bind(own, operations) for name, own in called_by(function).items()}
-    # The interpreter looks for Triton's language among a kernel's names.
+    called = {name: _bind(text, operations) for name, text in called_by(function).items()}
+    # The interpreter looks for Triton's language among a kernel's globals.
     namespace = {"__name__": function.__module__, "tl": tl, **operations, **called}
     return triton.jit(FunctionType(function.__code__, namespace, function.__name__))
 
 
 def _chooses_between_literals(function: Any) -> bool:
-    """Whether some where(condition, 1.0, 0.0) meets no number whose dtype it could take."""
+    """Whether the text has a where(condition, 1.0, 0.0) without a number that gives the dtype."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in (call for call in calls if getattr(call.func, "id", "") == "where"):
         if not any(isinstance(node, ast.Name) for a in call.args[1:] for node in ast.walk(a)):
             return True
-    return any(_chooses_between_literals(own) for own in called_by(function).values())
+    return any(_chooses_between_literals(text) for text in called_by(function).values())
 
 
 UPDATES: dict[str, Any] = {name: _bind(rule.update) for name, rule in RULES.items()}
@@ -49,7 +49,7 @@ UPDATES |= {
 
 
 def update_of(rule: Rule, dtype: torch.dtype) -> Any:
-    """The update as numbers of `dtype` are computed."""
+    """The update for the compute dtype `dtype`."""
     name = f"{rule.name} in float64" if dtype == torch.float64 else rule.name
     return UPDATES.get(name, UPDATES[rule.name])
 

@@ -1,4 +1,4 @@
-"""The scalars of the Adafactor family as Triton sees them: each one's place in a row."""
+"""The places of Adafactor's scalars in their row, as Triton constants."""
 
 import triton
 import triton.language as tl
@@ -36,7 +36,7 @@ def get(row, place, T: tl.constexpr):
 
 @triton.jit
 def decay_rates(row, T: tl.constexpr):
-    """What makes a second moment new: beta2, 1 - beta2, eps."""
+    """What updates a second moment: beta2, 1 - beta2, eps."""
     return get(row, BETA2, T), get(row, ONE_MINUS_BETA2, T), get(row, EPS_STAT, T)
 
 

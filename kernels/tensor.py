@@ -1,5 +1,5 @@
-"""What a factored rule does with a whole tensor: step size and decay, rms(p), and the update of
-elements once they are known."""
+"""What a factored rule computes for a whole tensor: step size, decay and rms(p). Then the update of
+its elements."""
 
 import triton
 import triton.language as tl
@@ -26,12 +26,12 @@ def write_rms(table_row, rms, CFG: tl.constexpr):
 
 @triton.jit
 def sum_of_u2(args, tensor, CFG: tl.constexpr):
-    """From the sums of the units."""
+    """sum u^2 of a tensor, from the sums of its units."""
     row = memory.scalar_row(args, tensor)
     u_at = memory.sums(args, tensor, memory.U_AT)
     u_count = memory.cut(args, tensor, memory.U_COUNT)
     exact_count = memory.cut(args, tensor, memory.EXACT_COUNT)
-    # As the kernels that may have left exact sums see the cap: rounded, it can be infinite.
+    # The kernel that leaves exact sums tests the rounded cap, which can be infinite. So does this.
     if (scalars.get(row, scalars.CAP, CFG.T) < float("inf")) & (exact_count > 0):
         u_at = memory.sums(args, tensor, memory.LATE_AT)
         u_count = exact_count
@@ -40,7 +40,7 @@ def sum_of_u2(args, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def sum_of_p2(args, tensor, CFG: tl.constexpr):
-    """From the sums of the units, if the step depends on it."""
+    """sum p^2 of a tensor, from the sums of its units, if the step depends on it."""
     p_at = memory.sums(args, tensor, memory.P_AT)
     p_count = memory.cut(args, tensor, memory.P_COUNT)
     return memory.total(p_at, p_count, 1, CFG.W, 1024)
@@ -79,7 +79,7 @@ def store_step(args, tensor, rms_p, rms_u, CFG: tl.constexpr):
 
 @triton.jit
 def sums_late(args, tensor, table_row, CFG: tl.constexpr):
-    """Whether the second read sums p^2, for those who want to see rms(p)."""
+    """Whether the second read sums p^2: the bucket keeps rms(p) and the step does not need it."""
     row = memory.scalar_row(args, tensor)
     wanted = memory.size(table_row, memory.RMS, CFG) != 0
     return wanted & (scalars.is_scaled(row, CFG.T) == 0)
@@ -87,7 +87,7 @@ def sums_late(args, tensor, table_row, CFG: tl.constexpr):
 
 @triton.jit
 def store_rms(args, tensor, CFG: tl.constexpr):
-    """rms(p), where the step did not need it."""
+    """Stores rms(p) if the step did not need it."""
     table_row = memory.table_row(args, tensor, CFG)
     if sums_late(args, tensor, table_row, CFG):
         late_at = memory.sums(args, tensor, memory.LATE_AT)
@@ -98,7 +98,7 @@ def store_rms(args, tensor, CFG: tl.constexpr):
 
 @triton.jit
 def writer(args, tensor, table_row, CFG: tl.constexpr):
-    """What `write` needs of a tensor, loaded once: addresses and numbers."""
+    """What `write` needs, loaded once per unit: addresses and numbers."""
     step_at = memory.sums(args, tensor, memory.STEP_AT)
     row = memory.scalar_row(args, tensor)
     return (
@@ -113,7 +113,7 @@ def writer(args, tensor, table_row, CFG: tl.constexpr):
 
 @triton.jit
 def write(writer, place, mask, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """Writes the elements at `place`; returns the squares of the parameter as it was."""
+    """Writes the elements at `place`. Returns the squares of the old parameter."""
     p_at, m_at, step_size, decay, beta1, one_minus_beta1 = writer
     p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
     if CFG.MOMENTUM > 0:

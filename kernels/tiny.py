@@ -1,4 +1,4 @@
-"""Adafactor on a batch of tiny matrices, as of 3 x 3 convolutions: each thread takes a matrix."""
+"""Adafactor on a batch of tiny matrices, such as 3 x 3 convolutions: one matrix per thread."""
 
 import triton
 import triton.language as tl
@@ -45,7 +45,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
         old = tl.load(row_at + i, ok, other=1.0).to(CFG.T)
         mean_square = div(square, cols.to(CFG.T))
         tl.store(row_at + i, new_moment(old, mean_square, decay_rates, CFG.DTYPES[2]), ok)
-    tl.debug_barrier()  # what was stored is loaded again, by the same threads or others
+    tl.debug_barrier()  # other threads may load what was stored
     mean = mean_of_rows(args, tensor, row_at, ok, rows, CFG)
     sum_u2 = tl.full((CFG.WIDTH,), 0.0, CFG.W)
     least_col = tl.full((CFG.WIDTH,), float("inf"), CFG.T)

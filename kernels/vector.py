@@ -1,4 +1,4 @@
-"""Adafactor on vectors, which keep an unfactored second moment: pieces of a vector, read twice."""
+"""Adafactor on vectors, which keep an unfactored second moment. Each piece is read twice."""
 
 import triton
 import triton.language as tl

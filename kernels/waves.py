@@ -1,7 +1,7 @@
-"""Matrices in one launch, in the order of `fusedstep.gpu.waves`.
+"""The kernel that does all phases of matrices in one launch, in the order of `fusedstep.gpu.waves`.
 
-Switched on by FUSEDSTEP_TRITON_WAVES=1; not measured yet. One kernel with all kinds of work holds
-more registers, so fewer threads hide the memory's latency.
+FUSEDSTEP_TRITON_WAVES=1 turns it on; it has not been measured yet. A kernel with all kinds of work
+needs more registers, so fewer threads run to hide memory latency.
 """
 
 import triton
@@ -17,7 +17,7 @@ ENTRY = tl.constexpr(layout.WAVE_ENTRY)
 
 @triton.jit
 def wait(counter, need):
-    """Until others have counted so far; what they wrote before they counted can be read then."""
+    """Waits until the counter is at least `need`. Writes before the counts are then visible."""
     if need > 0:
         while tl.atomic_add(counter, 0, sem="acquire") < need:
             pass
@@ -27,7 +27,7 @@ def wait(counter, need):
 def waves(
     entries,
     count,
-    counters,  # of tickets, then what the entries name
+    counters,  # of tickets, then those that entries name
     table,
     cuts,
     row_of,
@@ -36,7 +36,7 @@ def waves(
     partials,
     sums,
     UPDATE: tl.constexpr,
-    CFGS: tl.constexpr,  # of the kinds of work, by number
+    CFGS: tl.constexpr,  # one for each kind of work, by number
 ):
     args = (table, cuts, row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
@@ -55,7 +55,7 @@ def waves(
             for k in tl.static_range(len(CFGS)):
                 if present & (kind == k):
                     item(args, at, unit, UPDATE, tl.constexpr(CFGS[k]))
-            tl.debug_barrier()  # every thread has stored what it had to
+            tl.debug_barrier()  # all threads have stored
             tl.atomic_add(done + tensor, 1, sem="release")
             if also >= 0:
                 tl.atomic_add(done + also, 1, sem="release")

@@ -1,5 +1,5 @@
-// Built once for each instruction set, with FUSEDSTEP_LEVEL as its name: (rule, compute type) ->
-// walker. Those of factored rules are in dispatch_factored.cpp.
+// Picks the walker of a rule and compute type. Built once for each instruction set, with
+// FUSEDSTEP_LEVEL as the function's name. dispatch_factored.cpp has the factored rules.
 #include "dispatch.h"
 
 #include "../rules.h"

@@ -1,4 +1,4 @@
-// The walkers as built for each instruction set, and which of them this machine can run.
+// The walkers of each instruction set, and which of them this machine can run.
 #pragma once
 
 #include "../plan.h"
@@ -16,7 +16,7 @@ struct Level {
   bool (*runs_here)();
 };
 
-// From the widest to the plainest; the last one runs everywhere.
+// The widest first. The last one runs everywhere.
 extern const Level kLevels[];
 extern const int kLevelCount;
 

@@ -1,4 +1,5 @@
-// Built once for each instruction set, with FUSEDSTEP_FACTORED as its name: a factored rule -> walker.
+// Picks the walker of a factored rule. Built once for each instruction set, with FUSEDSTEP_FACTORED
+// as the function's name.
 #include "dispatch.h"
 #include "exchanged.h"
 

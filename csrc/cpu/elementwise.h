@@ -1,4 +1,4 @@
-// Walks an elementwise rule over the tensors of a launch, a tile at a time.
+// The walker of elementwise rules: goes over the tensors of a launch, a tile at a time.
 #pragma once
 
 #include <algorithm>
@@ -10,10 +10,11 @@
 namespace fusedstep {
 namespace {
 
-// Elements converted at a time; the buffers of all slots fit the first-level cache.
+// Elements converted at a time. The buffers of all slots fit in the first-level cache.
 constexpr int64_t kElements = 512;
 
-// One row of scalars, rounded once, as the rule's fields. The first number is the gradient's sign.
+// The rule with its fields set from a row of scalars, rounded once. The row starts with the
+// gradient's sign.
 template <class Rule, class T>
 Rule rule_of(const LaunchArgs& launch, int64_t tensor) {
   Rule rule;

@@ -1,6 +1,6 @@
-// A factored step in three phases, between which the host adds up sums over processes: read 1, finish,
-// update. The sums are in memory of the host's, laid out by `sums_layout` in plan/launcher.py; they are
-// added in the order of one call, so that an exchange which changes nothing changes no bit.
+// A factored step in three phases: read 1, finish, update. Between them, the host adds up sums over
+// processes. `sums_layout` in plan/launcher.py gives the layout of the sums in host memory.
+// Additions have the same order as in one call, so an exchange that changes nothing changes no bit.
 #pragma once
 
 #include "matrix_tensor.h"
@@ -13,8 +13,8 @@ template <class T, bool Momentum>
 struct ExchangedMatrix : MatrixTensor<T, Momentum> {
   using Base = MatrixTensor<T, Momentum>;
   using Base::cut, Base::launch, Base::rule, Base::sums;
-  double* first;   // of the tensor's sums
-  double& sum_u2;  // over the rows that are here, then over the whole tensor
+  double* first;   // the tensor's first sum
+  double& sum_u2;  // over the rows here, later over the whole tensor
   T* small_h;      // h of small matrices before the exchange
 
   ExchangedMatrix(const LaunchArgs& launch, int64_t t, char* thread_scratch)
@@ -23,7 +23,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
         sum_u2(launch.exchange.sum_u2[t]),
         small_h(reinterpret_cast<T*>(launch.scratch + launch.scratch_of[t] + sums.bytes)) {}
 
-  // Of one matrix: s and h of each column, the sum of its row moments. Behind all of them: sum of p^2.
+  // A matrix's s and h of each column, then the sum of its row moments. sum p^2 comes last.
   double* sums_of(int64_t b) const { return first + b * (2 * cut.cols + 1); }
   double& sum_p2() const { return *sums_of(cut.batch); }
   T mean(int64_t b) const { return rule.floored_mean(T(sums_of(b)[2 * cut.cols] / double(cut.rows))); }
@@ -49,7 +49,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     add_parameter_squares(this->matrix(at.matrix), at.begin, at.end, sums.p[piece]);
   }
 
-  // The sums that blocks of rows left, for some tiles of columns.
+  // Packs the sums of the blocks of rows, for some tiles of columns.
   void pack_columns(int64_t index) const {
     const int64_t b = index / column_entries(), tile = index % column_entries() * kColumnTiles;
     const Matrix<T> x = this->matrix(b);
@@ -68,7 +68,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     sums_of(b)[2 * cut.cols] = stored_sum<T>(x.dtypes[MatrixRow::kRow], x.row, x.rows);
   }
 
-  // Of a matrix in blocks: some tiles of columns.
+  // Some tiles of columns of a matrix in blocks.
   void columns(int64_t index) const {
     const int64_t b = index / column_entries(), tile = index % column_entries() * kColumnTiles;
     if (tile == 0) sums.mean[b] = mean(b);
@@ -77,7 +77,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
       sums.tile_u2[at] = finish_tile(this->matrix(b), b, k * kTile, sums.least_col[at]);
     }
   }
-  // Of sum(u^2) every process adds what its own rows have, so h is that of these rows.
+  // Each process computes sum(u^2) of its own rows, so h is not the exchanged one.
   double finish_tile(const Matrix<T>& x, int64_t b, int64_t column, double& least) const {
     const double* s = sums_of(b) + column;
     if (!cut.blocked) {
@@ -89,7 +89,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     return finish_columns(rule, x, s, own_h, mean(b), column, least);
   }
 
-  // Of small matrices: all that comes before the step size.
+  // All work on small matrices before the step size.
   void finish_piece(int64_t piece) const {
     double& u = sums.u[piece] = 0.0;
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {

@@ -1,4 +1,4 @@
-// What the Adafactor family does to every tensor, whether matrices or a vector.
+// What the Adafactor family does with every tensor, matrices or vector.
 #pragma once
 
 #include "../rules/adafactor.h"
@@ -9,7 +9,7 @@
 namespace fusedstep {
 namespace {
 
-// What both kinds of tensor share: the rule, and how a tensor's sums become its step size.
+// What both kinds of tensor share: the rule, and the step size from the sums.
 template <class T, bool Momentum>
 struct FactoredTensor {
   const LaunchArgs& launch;
@@ -17,7 +17,7 @@ struct FactoredTensor {
   Adafactor<T> rule;
   Adafactor<double> tensor_rule;
   T grad_scale;
-  double* rms;  // where rms(p) is wanted, as a T; may be null
+  double* rms;  // where to store rms(p) as a T, or null
   int64_t elements;
 
   FactoredTensor(const LaunchArgs& launch, int64_t t, int slots)
@@ -30,7 +30,7 @@ struct FactoredTensor {
 
   bool scaled() const { return tensor_rule.scaled > 0.0; }
   bool wants_p2() const { return scaled() || rms != nullptr; }
-  // The parameter is summed with read 1 where the step depends on it, else, if wanted, with read 2.
+  // Read 1 sums p^2 if the step depends on it. If not, read 2 does if rms(p) is wanted.
   bool sums_late() const { return !scaled() && rms != nullptr; }
 
   void make_step(double p, double u, double* step) const {
@@ -46,7 +46,7 @@ struct FactoredTensor {
   }
 };
 
-// What each kind of entry asks of a tensor.
+// Runs one entry on its tensor.
 template <class Tensor>
 void walk_factored(const LaunchArgs& launch, const Entry& entry, char* thread_scratch) {
   const Tensor tensor(launch, entry.tensor, thread_scratch);

@@ -1,4 +1,4 @@
-// The instruction sets the walkers were built for, and how to tell whether this machine has them.
+// Lists the instruction sets of the walkers, and checks which of them this machine has.
 #include "dispatch.h"
 
 namespace fusedstep {

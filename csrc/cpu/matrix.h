@@ -1,4 +1,4 @@
-// The statistics of a factored step on one matrix: read 1 by blocks of rows, then its columns.
+// Sums and moments of one matrix in a factored step: read 1 by blocks of rows, then the columns.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ struct Matrix {
   const char* g;
   int64_t rows, cols;
   T grad_scale;
-  bool at_once;  // the update follows read 1, without the rest of the tensor between them
+  bool at_once;  // the update directly follows read 1
 
   char* row_at(int64_t i) const { return row + i * item_bytes(dtypes[2]); }
   char* col_at(int64_t j) const { return col + j * item_bytes(dtypes[3]); }
@@ -27,11 +27,11 @@ struct Matrix {
   }
 };
 
-// Rows whose sums run side by side: one chain of additions would wait for itself, eight would read
-// memory in more streams than the hardware follows (2 beat 1, 4 and 8 on AMD EPYC, 2026-11-21).
+// Rows summed side by side. One chain of additions waits on its own latency; eight rows are more
+// streams than the hardware prefetches. 2 beats 1, 4 and 8 (AMD EPYC, 2026-11-21).
 constexpr int kAbreast = 2;
 
-// Up to kGroup rows of p or g in storage type S. Rows past the last one are zeros.
+// Up to kGroup rows of p or g in storage type S. Missing rows are zeros.
 template <class T, class S>
 struct RowGroup {
   const S* first;
@@ -56,13 +56,12 @@ struct RowGroup {
   }
 };
 
-// Asks for memory that will be read soon: hardware follows neither eight rows at once nor a jump to the
-// next small tensor.
+// Prefetches memory. The hardware follows neither eight rows nor a jump to the next small tensor.
 inline void fetch_lines(const char* from, int64_t bytes) {
   for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(from + k);
 }
 
-// Adds the parameter's squares, row after row, to the sum of their block or piece.
+// Adds the parameter's squares, row by row, to the sum of their block or piece.
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
   with_storage(x.dtypes[0], [&](auto* storage) {
@@ -84,7 +83,7 @@ struct ColumnSums {
   }
 };
 
-// Adds what kGroup rows have at the n columns from j on.
+// Adds the terms of kGroup rows at the n columns from j on.
 template <class T, class S, class N>
 FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse)[kGroup], int64_t j,
                                   N n, T* s, T* h) {
@@ -100,7 +99,7 @@ FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse
   }
 }
 
-// Read 1 of the rows begin..end of one block: `row`, and the block's part of the columns' sums.
+// Read 1 of the rows begin..end of one block: makes `row` and the block's part of the column sums.
 // Returns the smallest `row`.
 template <class T, class S, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
@@ -129,7 +128,7 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
       if (row[r] < smallest) smallest = row[r];
     }
 
-    // The rows are in the cache now: time to ask for the next ones, of the next matrix in the end.
+    // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's.
     const S* next = reinterpret_cast<const S*>(x.g + x.offset(1, i + kGroup, 0));
     int64_t j = 0;
     for (; j + kLanes <= x.cols; j += kLanes) {
@@ -155,7 +154,7 @@ T mean_of_rows(const Rule& rule, const Matrix<T>& x) {
   return rule.floored_mean(T(stored_sum<T>(x.dtypes[2], x.row, x.rows) / double(x.rows)));
 }
 
-// The smallest `row`, of a matrix whose rows were read.
+// The smallest `row` of a matrix after read 1.
 template <class T>
 double least_row_of(const Matrix<T>& x) {
   T buffer[kTile], least = T(INFINITY);
@@ -183,8 +182,8 @@ FUSEDSTEP_INLINE void sum_columns(const Matrix<T>& x, const T* partial, int64_t 
   }
 }
 
-// One tile of columns, from their sums: `col`, and the tile's part of sum(u^2). Returns the smallest
-// `col` by reference.
+// One tile of columns, from their sums: makes `col` and returns the tile's part of sum(u^2).
+// `smallest` gets the smallest `col`.
 template <class T, class Rule, class H>
 FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, const double* s,
                                        const H* h, T mean, int64_t column, double& smallest) {
@@ -202,7 +201,7 @@ FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, con
   return double(tile_sum(u2, width));
 }
 
-// The same, after all blocks were read.
+// The same, from the sums of all blocks.
 template <class T, class Rule>
 double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T mean, int64_t column,
                       double& smallest) {

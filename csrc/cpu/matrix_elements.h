@@ -1,4 +1,4 @@
-// What a factored step does to each element of a matrix: sum(u^2) of capped updates, and read 2.
+// What a factored step does with each element of a matrix: sum(u^2) of capped updates, and read 2.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace fusedstep {
 namespace {
 
-// The column factors of the whole matrix, into `factor`.
+// Writes the column factors of the whole matrix to `factor`.
 template <class T, class Rule>
 void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   const T* col = load(x.dtypes[3], x.col, x.cols, T(1), factor);
@@ -17,7 +17,7 @@ void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   for (int64_t j = 0; j < x.cols; ++j) factor[j] = rule.col_factor(col[j]);
 }
 
-// The row factors of up to kGroup rows; `count` of them are of use.
+// Writes the row factors of up to kGroup rows. Returns how many rows there are.
 template <class T, class Rule>
 FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i, int64_t end, T mean,
                                  T (&factor)[kGroup]) {
@@ -42,7 +42,7 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
     row_factors(rule, x, i, end, mean, row_factor);
     auto update = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA {
       if constexpr (std::is_same_v<decltype(n), int64_t>) {
-        // Lane by lane: a padded column factor of zero would meet an infinite row factor.
+        // Lane by lane: a padding zero times an infinite row factor would be nan.
         T u[kLanes] = {};
         const Lanes<T> g = group(r, j, n);
         for (int64_t k = 0; k < n; ++k)
@@ -68,8 +68,8 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
   });
 }
 
-// n <= kLanes numbers of p, and of m if there is one, after their update. Full lanes have their n known
-// when compiled.
+// Updates n <= kLanes numbers of p, and of m if there is one. For full lanes, n is a compile-time
+// constant.
 template <class T, class P, class G, class N>
 FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, const G* g_at, T* m_at,
                                    const T* col_factor, T row_factor, T scale, Lanes<T> step_size,
@@ -97,8 +97,8 @@ FUSEDSTEP_INLINE void update_lanes(const Adafactor<Lanes<T>>& rule, P* p_at, con
   }
 }
 
-// Read 2 of the rows begin..end. The squares of the parameter before its update are added to `squares`;
-// where `next_gradient` is given, the next tensor's gradient is fetched on the way.
+// Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares`. Prefetches the
+// next tensor's gradient if `next_gradient` is given.
 template <class T, bool Momentum, class P, class G>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                  const T* col_factor, T step_size, T decay, double& squares,

@@ -1,4 +1,4 @@
-// Walks a tensor of matrices for a factored rule: small ones in runs, large ones in blocks of rows.
+// The walker of factored rules on matrices: small ones in runs, large ones by blocks of rows.
 #pragma once
 
 #include "factored.h"
@@ -14,7 +14,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
-  T *partial, *factor;  // of this thread: sums of a small matrix, column factors
+  T *partial, *factor;  // this thread's sums of a small matrix, and column factors
 
   MatrixTensor(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, kSlots),
@@ -37,7 +37,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     return x;
   }
 
-  // One small matrix: read 1, its columns, and sum(u^2), which is returned.
+  // One small matrix: read 1 and its columns. Returns sum(u^2).
   double read_matrix(const Matrix<T>& x, double& p) const {
     double least_col = INFINITY, least;
     const double least_row = read_blocks(x);
@@ -51,7 +51,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     return rule.is_capped(T(least_row), T(least_col), mean) ? exact_sum_u2(x, mean) : u2;
   }
 
-  // Read 1 of all blocks of a small matrix; returns the smallest row moment.
+  // Read 1 of all blocks of a small matrix. Returns the smallest row moment.
   double read_blocks(const Matrix<T>& x) const {
     double smallest = INFINITY;
     for (int64_t b = 0; b < cut.blocks; ++b) {
@@ -99,7 +99,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
 
   int64_t end_of(int64_t piece) const { return std::min(cut.batch, (piece + 1) * cut.per_piece); }
 
-  // A large matrix: `block` counts through the whole tensor.
+  // Large matrices: `block` counts through the whole tensor.
   struct Block {
     int64_t matrix, begin, end;
   };

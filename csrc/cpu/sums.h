@@ -1,4 +1,4 @@
-// Sums along rows and down columns, in the one order that python/fusedstep/rules/layout.py lays down.
+// Sums along rows and down columns, in the order that python/fusedstep/rules/layout.py defines.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace fusedstep {
 namespace {
 
-// kLanes numbers side by side. On a machine with narrower registers the compiler takes several.
+// kLanes numbers side by side. With narrower registers the compiler uses several.
 template <class T>
 struct LanesOf {
   typedef T Vector __attribute__((vector_size(kLanes * sizeof(T))));
@@ -17,7 +17,7 @@ struct LanesOf {
 template <class T>
 using Lanes = typename LanesOf<T>::Vector;
 
-// The storage types as C++ types, for the loops that widen in registers.
+// The storage types as C++ types, for loops that widen in registers.
 struct Bfloat16 {
   uint16_t bits;
 };
@@ -63,7 +63,7 @@ FUSEDSTEP_INLINE T widen(const S* from) {
 template <class T, class S>
 FUSEDSTEP_INLINE Lanes<T> widen_lanes(const S* from) {
   if constexpr (std::is_same_v<S, Bfloat16>) {
-#if defined(__AVX512F__)  // the compiler's own conversion takes both halves apart
+#if defined(__AVX512F__)  // the compiler's own conversion splits both halves
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
 #else
@@ -79,15 +79,14 @@ FUSEDSTEP_INLINE Lanes<T> widen_lanes(const S* from) {
   }
 }
 
-// Numbers that are stored one by one have to arrive in memory before a vector of them can be read,
-// which takes longer than all else for matrices of a few columns. Masked instructions need no such
-// detour.
+// A vector load must wait for single stores to the same memory. For matrices with few columns, this
+// wait takes most of the time. Masked instructions avoid it.
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #define FUSEDSTEP_MASKED 1
 FUSEDSTEP_INLINE __mmask16 first_lanes(int64_t n) { return __mmask16((1u << n) - 1); }
 #endif
 
-// The first n of kLanes numbers; the others are zeros, which change no sum.
+// The first n of kLanes numbers. The others are zeros, which change no sum.
 template <class T, class S>
 FUSEDSTEP_INLINE Lanes<T> widen_partial(const S* from, int64_t n) {
 #ifdef FUSEDSTEP_MASKED
@@ -108,7 +107,7 @@ FUSEDSTEP_INLINE Lanes<T> widen_partial(const S* from, int64_t n) {
 template <class T, class S>
 FUSEDSTEP_INLINE void narrow_lanes(S* to, Lanes<T> x) {
   if constexpr (std::is_same_v<S, Bfloat16>) {
-    // to_bfloat16, in lanes.
+    // to_bfloat16 for all lanes.
     const Lanes<float> f = __builtin_convertvector(x, Lanes<float>);
     const Lanes<uint32_t> bits = __builtin_bit_cast(Lanes<uint32_t>, f);
     Lanes<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -136,7 +135,7 @@ FUSEDSTEP_INLINE void narrow_partial(S* to, Lanes<T> x, int64_t n) {
   for (int64_t k = 0; k < n; ++k) to[k] = narrow[k];
 }
 
-// The fold of kGroup numbers that `at(k)` yields, from the inside out, so that few are alive at once.
+// The fold of kGroup numbers `at(k)`, from the inside out, to keep few in registers at once.
 template <int First = 0, int Step = 1, class At>
 FUSEDSTEP_INLINE auto fold_group(At&& at) {
   if constexpr (Step == kGroup)
@@ -145,10 +144,10 @@ FUSEDSTEP_INLINE auto fold_group(At&& at) {
     return fold_group<First, 2 * Step>(at) + fold_group<First + Step, 2 * Step>(at);
 }
 
-// The fold of kLanes numbers: halves of a vector are added until one lane is left.
+// The fold of kLanes numbers: adds the halves of a vector until one lane is left.
 template <class T>
 FUSEDSTEP_INLINE T fold_lanes(Lanes<T> x) {
-  static_assert(kLanes == 16, "the halves below are those of sixteen lanes");
+  static_assert(kLanes == 16, "the halves below are for sixteen lanes");
   auto a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
            __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
   auto b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
@@ -156,8 +155,8 @@ FUSEDSTEP_INLINE T fold_lanes(Lanes<T> x) {
   return c[0] + c[1];
 }
 
-// The sums of squares of `Rows` rows of m columns. `numbers(r, j, n)` yields n <= kLanes numbers of row
-// r from column j on; a full kLanes is asked for with n = kLanes, known when compiled.
+// The sums of squares of `Rows` rows of m columns. `numbers(r, j, n)` returns n <= kLanes numbers
+// of row r from column j on. For full lanes, n is a compile-time constant.
 template <class T, int Rows, class Numbers>
 FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&total)[Rows]) {
   for (double& sum : total) sum = 0.0;

@@ -1,5 +1,6 @@
-// torch's pool is entered by its symbol, so there is one pool, sized by torch.set_num_threads, and any
-// compiler will do. GNU's OpenMP, LLVM's and Intel's all export it; it is bound when torch is loaded.
+// Runs launches on torch's thread pool, entered by its symbol GOMP_parallel. So there is one pool,
+// sized by torch.set_num_threads, for any compiler. GNU's, LLVM's and Intel's OpenMP export the
+// symbol, and loading torch binds it.
 #include "threads.h"
 
 #include <pthread.h>
@@ -19,8 +20,8 @@ extern "C" __attribute__((weak)) void GOMP_parallel(void (*function)(void*), voi
 namespace fusedstep {
 namespace {
 
-// How a thread rounds, and whether it takes denormal numbers for zeros. Each thread has its own, and
-// torch.set_flush_denormal changes only that of its caller.
+// How a thread rounds, and whether it flushes denormals to zero. Each thread has its own mode, and
+// torch.set_flush_denormal changes only its caller's.
 #if defined(__x86_64__)
 using FloatMode = unsigned;
 FloatMode float_mode() { return __builtin_ia32_stmxcsr(); }
@@ -48,7 +49,7 @@ struct Team {
   const LaunchArgs& launch;
   Walk walk;
   std::unique_ptr<Progress[]> rounds;
-  FloatMode mode;  // of the thread that asks for the launch
+  FloatMode mode;  // of the thread that launches
   std::atomic<int64_t> members{0};
 };
 
@@ -57,17 +58,17 @@ void wait_until(const std::atomic<int64_t>& done, int64_t runs) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
-    if (spins >= 2000) std::this_thread::yield();  // another process may hold the core of a member
+    if (spins >= 2000) std::this_thread::yield();  // another process may be on a member's core
   }
 }
 
-// A tensor without a gradient is left alone.
+// Tensors without a gradient are left alone.
 bool has_gradient(const LaunchArgs& launch, int64_t tensor) {
   static_assert(ElementwiseRow::kG == MatrixRow::kG && MatrixRow::kG == VectorRow::kG);
   return launch.table[tensor * launch.fields + ElementwiseRow::kG] != 0;
 }
 
-// A round is over when its runs are done, however many threads the pool gave us.
+// A round ends when its runs are done, for any number of threads that the pool gives us.
 void work_through(Team& team) {
   const LaunchArgs& launch = team.launch;
   const Entry* entries = reinterpret_cast<const Entry*>(launch.entries);
@@ -92,12 +93,11 @@ void join_team(void* data) {
   set_float_mode(own);
 }
 
-// A child process has none of its parent's threads. A pool that the parent has used would wait for
-// them for ever, so a launch in a child runs on the thread that asks for it.
+// A forked child has none of its parent's threads. A pool that the parent used would wait for them
+// forever, so a launch in a child runs on the calling thread.
 bool is_child = false;
 
-// Whether this process is a copy of another one, which may have used the pool before this module was
-// loaded.
+// Whether this process was forked. Its parent may have used the pool before this module was loaded.
 bool started_as_copy() {
   constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC of Linux
   unsigned flags = 0;
@@ -128,7 +128,7 @@ void carry_out(const LaunchArgs& launch, Walk walk) {
   if (launch.threads <= 1 || one_run || !has_pool() || is_child)
     work_through(team);
   else if (is_copy)
-    std::thread(enter_pool, std::ref(team)).join();  // a new thread has a pool of its own
+    std::thread(enter_pool, std::ref(team)).join();  // a new thread has a new pool
   else
     enter_pool(team);
 }

@@ -1,4 +1,4 @@
-// A short stretch of a tensor as numbers of the compute type: storage dtypes end here.
+// Loads and stores a short part of a tensor as numbers of the compute type.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +20,12 @@ constexpr Dtype dtype_of() {
   return sizeof(T) == 8 ? kFloat64 : kFloat32;
 }
 
-// Of a known dtype: unknown ones are refused when a bucket is made.
+// The dtype is known: making a bucket checks it.
 inline int64_t item_bytes(Dtype dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
 
 inline float from_bfloat16(uint16_t x) { return __builtin_bit_cast(float, uint32_t(x) << 16); }
 
-// Rounds to nearest, ties to even, in integers; every nan becomes the same quiet nan.
+// Rounds to nearest, ties to even, in integers. Every nan becomes the same quiet nan.
 inline uint16_t to_bfloat16(float x) {
   uint32_t bits = __builtin_bit_cast(uint32_t, x);
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -71,7 +71,7 @@ void convert(const char* from, int64_t n, T* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = T(x[i]);
 }
 
-// Whether numbers of the compute type can be used where they lie.
+// Whether the numbers can be used in place: they have the compute type and need no scale.
 template <class T>
 FUSEDSTEP_INLINE bool in_place(Dtype dtype, T scale) {
   return dtype == dtype_of<T>() && scale == T(1);
@@ -113,7 +113,7 @@ __attribute__((noinline)) void store_copy(Dtype dtype, char* to, int64_t n, cons
   }
 }
 
-// The n elements at `from`, times `scale`: where they lie if nothing has to change, else in `buffer`.
+// The n elements at `from`, times `scale`: in place if nothing changes, else in `buffer`.
 template <class T>
 FUSEDSTEP_INLINE const T* load(Dtype dtype, const char* from, int64_t n, T scale, T* buffer) {
   if (in_place(dtype, scale)) return reinterpret_cast<const T*>(from);
@@ -125,13 +125,13 @@ FUSEDSTEP_INLINE T* load(Dtype dtype, char* from, int64_t n, T* buffer) {
   return const_cast<T*>(load<T>(dtype, from, n, T(1), buffer));
 }
 
-// Rounds `x`, which came from `load`, back to where it lies in the tensor.
+// Rounds `x`, which came from `load`, and stores it back in the tensor.
 template <class T>
 FUSEDSTEP_INLINE void store(Dtype dtype, char* to, int64_t n, const T* x) {
   if (reinterpret_cast<const char*>(x) != to) store_copy(dtype, to, n, x);
 }
 
-// Stores `x` and makes it what was stored: a factored second moment is used as the next step finds it.
+// Stores `x` and rounds it to the stored value: a step uses factored moments as they are stored.
 template <class T>
 FUSEDSTEP_INLINE void round_to_storage(Dtype dtype, char* to, int64_t n, T* x) {
   store(dtype, to, n, x);

@@ -1,4 +1,4 @@
-// Walks a vector for a factored rule, in pieces: its second moment is not factored.
+// The walker of factored rules on vectors, in pieces. Their second moment is not factored.
 #pragma once
 
 #include "factored.h"
@@ -35,7 +35,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     });
   }
 
-  // The sums run tile by tile, so v and u are made a tile at a time.
+  // Sums go tile by tile, so this computes v and u a tile at a time.
   void read_piece(int64_t piece, double& p, double& u) const {
     const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
     p = this->scaled() ? parameter_squares(begin, end) : 0.0;

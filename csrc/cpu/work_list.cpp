@@ -1,16 +1,16 @@
-// Cuts a bucket into entries: small tensors in runs, large ones in pieces, round by round.
+// Makes the work list of a bucket: small tensors in runs, large tensors in pieces, round by round.
 #include "work_list.h"
 
 namespace fusedstep {
 namespace {
 
-// Elements in one run of small tensors: enough to hide the cost of taking it, few enough to balance.
+// Elements in a run of small tensors: enough to hide the cost of taking it, few enough to balance.
 constexpr int64_t kRun = kPiece / 2;
 
 MatrixCut cut_of(const LaunchArgs& launch, int64_t tensor) {
   const int64_t* row = launch.table + tensor * launch.fields;
   const int64_t* sizes = row + factored_slots(launch.fields, launch.vectors);
-  // A vector's pieces are cut like a batch of single elements.
+  // A vector is cut like a batch of 1 x 1 matrices.
   if (launch.vectors) return MatrixCut(sizes[VectorRow::kElements], 1, 1);
   return MatrixCut(sizes[MatrixRow::kBatch], sizes[MatrixRow::kRows], sizes[MatrixRow::kCols]);
 }
@@ -21,7 +21,7 @@ int64_t thread_bytes_of(const LaunchArgs& launch, const MatrixCut& cut, int64_t 
   return (partials + cut.cols) * item + 64;
 }
 
-// How many entries of a kind a tensor has that is read piece by piece.
+// How many entries of a kind a tensor has, if it is read piece by piece.
 int64_t entries_of(int64_t kind, const MatrixCut& cut) {
   const int64_t column_entries = (cut.tiles + kColumnTiles - 1) / kColumnTiles;
   switch (kind) {
@@ -104,7 +104,7 @@ WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
       work.end_round();
     }
   }
-  // A walker looks at the entry after its own, to fetch what comes next: let there be one.
+  // A walker reads the next entry too, to prefetch, so the last one needs a successor.
   work.entries.push_back({-1, -1, -1});
   return work;
 }
@@ -122,7 +122,7 @@ WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
     work.scratch_of.push_back(work.scratch_bytes);
     work.scratch_bytes += Sums(nullptr, cuts[t], item).bytes;
     if (launch.vectors || cuts[t].blocked) continue;
-    const int64_t h = cuts[t].batch * cuts[t].cols * item;  // of small matrices, see ExchangedMatrix
+    const int64_t h = cuts[t].batch * cuts[t].cols * item;  // small_h of ExchangedMatrix
     work.scratch_bytes += (h + 63) / 64 * 64;
   }
   for (const auto& kinds : phases) {

@@ -1,4 +1,4 @@
-// How a bucket's tensors are cut: pieces by shape alone, entries and rounds for the threads, scratch.
+// Cuts a bucket's tensors into pieces, by shape alone, and lists the entries, rounds and scratch.
 #pragma once
 
 #include <algorithm>
@@ -9,16 +9,16 @@
 
 namespace fusedstep {
 
-// Unnamed: the walkers of every instruction set have their own copy of these.
+// Unnamed: the walkers of each instruction set have their own copy.
 namespace {
 
-// A tensor of matrices as pieces: runs of whole matrices, or blocks of rows where one is too large.
+// Cuts a tensor of matrices into pieces: several whole matrices, or a block of a large matrix.
 struct MatrixCut {
   int64_t batch, rows, cols;
   bool blocked;
   int64_t blocks;     // of one matrix
   int64_t tiles;      // of one row
-  int64_t per_piece;  // matrices
+  int64_t per_piece;  // matrices in a piece
   int64_t pieces;
 
   MatrixCut(int64_t batch, int64_t rows, int64_t cols) : batch(batch), rows(rows), cols(cols) {
@@ -30,7 +30,7 @@ struct MatrixCut {
     pieces = blocked ? batch * blocks : (batch + per_piece - 1) / per_piece;
   }
 
-  // Whether one entry reads and updates the whole tensor; else every piece is read before one is
+  // Whether one entry reads and updates the whole tensor. If not, all pieces are read before any is
   // updated.
   bool at_once() const { return pieces == 1 && !blocked; }
 };
@@ -38,12 +38,12 @@ struct MatrixCut {
 // Tiles of columns that one entry finishes.
 constexpr int64_t kColumnTiles = 4;
 
-// Elements of gradient whose read 2 should find them in the last-level cache after read 1.
+// Elements of gradient in a wave: read 2 should find them in the last-level cache.
 constexpr int64_t kWave = 4 << 20;
 
-// Where a tensor's sums lie between the rounds.
+// Where a tensor's sums are kept between rounds.
 struct Sums {
-  double *step, *p, *u;                            // step: step_size, decay; p, u: one for each piece
+  double *step, *p, *u;                            // step: step_size, decay; p, u: one per piece
   double *mean, *least_row, *tile_u2, *least_col;  // blocked matrices only
   char* partial;                                   // s then h of each block, in the compute type
   int64_t bytes;
@@ -71,7 +71,7 @@ struct Sums {
 struct WorkList {
   std::vector<Entry> entries;
   std::vector<int64_t> runs{0}, rounds{0}, scratch_of;
-  std::vector<int64_t> phases{0};  // of rounds
+  std::vector<int64_t> phases{0};  // the first round of each phase, then the end
   int64_t scratch_bytes = 0, thread_bytes = 0;
 
   void add(int64_t kind, int64_t tensor, int64_t index) { entries.push_back({kind, tensor, index}); }

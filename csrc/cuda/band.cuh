@@ -1,13 +1,12 @@
-// Bands: the rows and columns of a matrix that one unit of work has, and how a block's threads share
-// them.
+// Bands: the rows and columns of a matrix in one unit, and how a block's threads share them.
 #pragma once
 
 #include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
-// Columns of a thread's vector: 16 bytes of the dtype that a kernel was built for. With kAny there are
-// no vectors, and what suits the registers is taken.
+// Columns of a thread's vector: 16 bytes of the kernel's dtype. With kAny there are no vectors; the
+// number then suits the registers.
 template <int D, class T>
 constexpr int kVectorOf = D == kBfloat16 || (D == kAny && sizeof(T) == 4) ? 8 : 4;
 
@@ -19,7 +18,7 @@ struct Band {
   int64_t left;    // column
   int rows, width;
 
-  // `blocks` blocks of `height` rows are what a matrix is cut into.
+  // A matrix is cut into `blocks` blocks of `height` rows.
   template <class T>
   __device__ __forceinline__ Band(const FactoredTensor<T>& tensor, int unit, int64_t blocks,
                                   int64_t height) {
@@ -34,18 +33,19 @@ struct Band {
     width = int(tensor.cut.chunk_cols < cols_left ? tensor.cut.chunk_cols : cols_left);
   }
 
-  // Where the band begins, in elements of the tensor.
+  // The offset of the band's first element in the tensor.
   template <class T>
   __device__ __forceinline__ int64_t place(const FactoredTensor<T>& tensor) const {
     return (matrix * tensor.rows() + first) * tensor.cols() + left;
   }
 };
 
-constexpr int kLeastPerRow = 4;  // threads, so that each can see to one of four rows
+constexpr int kLeastPerRow = 4;  // threads: one for each of up to four rows
 
-// `per_row` threads side by side, `rows` rows at a time. A thread has `Columns` columns of a row, or
-// more of a row that is too long for that, in strips of N: vectors, if the tensor is aligned, else
-// apart, so that threads side by side load neighbours.
+// The threads of a block: `per_row` threads side by side, `rows` rows at a time. A thread has
+// `Columns` columns of a row, or more if the row is longer, in strips of N. If the tensor is
+// aligned, a thread's columns of a strip are a vector. If not, neighbouring threads have
+// neighbouring columns.
 template <int Columns, int N, bool kAligned>
 struct Arrangement {
   int per_row = kLeastPerRow;
@@ -60,12 +60,12 @@ struct Arrangement {
   }
 
   __device__ __forceinline__ int strip_begin(int strip) const { return strip * per_row * N; }
-  // Within a strip.
+  // The place of a thread's k-th column in a strip.
   __device__ __forceinline__ int column_of(int k) const {
     return kAligned ? column * N + k : k * per_row + column;
   }
 
-  // Elements of a strip of the row that begins at `from`; zeros where there is none.
+  // Loads a thread's elements of a strip. The row starts at `from`; zeros fill up missing elements.
   template <int D, class T>
   __device__ __forceinline__ void load(const Slot<D>& slot, int64_t from, int strip,
                                        Vector<D, T, N>& x) const {

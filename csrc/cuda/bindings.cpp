@@ -1,4 +1,5 @@
-// The Python module fusedstep._cuda: work lists in, launches out; addresses and streams are integers.
+// The Python module fusedstep._cuda: takes work lists and launches kernels. Addresses and streams
+// are integers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

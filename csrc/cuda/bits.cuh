@@ -1,5 +1,5 @@
-// The bits of stored 16- and 32-bit numbers, and the float32 numbers that they are. Rounded to the
-// nearest, ties to even, as torch does it.
+// Converts between float32 numbers and the bits of stored 16- and 32-bit numbers. Rounds to
+// nearest, ties to even, as torch does.
 #pragma once
 
 #include "device.cuh"

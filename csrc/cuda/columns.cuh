@@ -1,18 +1,18 @@
-// Adafactor's column moments: from the sums down whole columns, however these were cut.
+// Adafactor's column moments, from the sums down whole columns.
 #pragma once
 
 #include "band.cuh"
 
 namespace fusedstep::cuda {
 
-// What a block finishes of a matrix's columns: some of them, the `tile`th part.
+// The columns of a matrix that a block finishes: tile number `tile`.
 template <class T>
 struct Columns {
   const FactoredTensor<T>& tensor;
   int64_t matrix;
   T mean;  // of the rows
   Slot<kAny> slot;
-  double sum_u2 = 0.0, least = INFINITY;  // of this thread's columns
+  double sum_u2 = 0.0, least = INFINITY;  // over this thread's columns
 
   __device__ __forceinline__ Columns(const FactoredTensor<T>& tensor, int64_t matrix, T mean)
       : tensor(tensor),
@@ -20,7 +20,7 @@ struct Columns {
         mean(mean),
         slot(tensor.template slot<kAny>(3).from(matrix * tensor.cols())) {}
 
-  // A column's moment, and its part of sum(u^2), from the mean of its g^2 and the sum of g^2 / row.
+  // A column's moment and part of sum(u^2), from the mean of its g^2 and the sum of its g^2 / row.
   __device__ __forceinline__ void finish(int64_t col, T mean_square, T h) {
     const T moment = tensor.update_moment(slot, col, mean_square);
     sum_u2 += double(tensor.rule().col_energy(h, moment, mean));
@@ -37,7 +37,7 @@ struct Columns {
   }
 };
 
-// Adds up what a block's threads have of each column; `take` gets a column of the band and both sums.
+// Adds up each column over a block's threads. `take` gets a column of the band and both sums.
 template <int Columns, int N, bool kAligned, class T, class Take>
 __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, kAligned>& threads,
                                                   const T (&s)[Columns], const T (&h)[Columns],
@@ -78,8 +78,8 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
   }
 }
 
-// Adds up what units left of a run of columns; `take` gets a column and both its sums, in one thread.
-// All threads do what there is to do `meanwhile`.
+// Adds up the units' sums of a run of columns. One thread calls `take` with a column and both sums.
+// All threads call `meanwhile` while they wait.
 template <class T, class Meanwhile, class Take>
 __device__ __forceinline__ void sums_of_units(const FactoredTensor<T>& tensor, int64_t matrix,
                                               int64_t tile, Meanwhile meanwhile, Take take) {

@@ -1,6 +1,6 @@
-// What the kernels ask of a GPU: shared memory, sums over a block, counters that order blocks.
+// The GPU features that kernels use: shared memory, sums over a block, counters that order blocks.
 //
-// tests/simcuda offers the same to g++, so that the same kernels run on a CPU.
+// tests/simcuda provides the same for g++, so the same kernels run on a CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,8 +18,8 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
 
-// What a block of a factored kernel keeps on chip. `work` is free for whatever unit of work is under
-// way: sums down the columns, row factors.
+// What a block of a factored kernel keeps on chip. The current unit of work uses `work` for column
+// sums or row factors.
 struct Shared {
   double reduced[kWarps];
   int32_t ticket;
@@ -33,14 +33,14 @@ __device__ __forceinline__ Shared& shared() {
   return *reinterpret_cast<Shared*>(memory);
 }
 
-// What an address in a table points to. The compiler is told that it is device memory, or it would
-// have to look, at every access, whether it is shared memory.
+// The pointer for an address in a table. It tells the compiler that this is global memory, so that
+// accesses need no check for shared memory.
 template <class T>
 __device__ __forceinline__ T* pointer(int64_t address) {
   return static_cast<T*>(__cvta_global_to_generic(static_cast<size_t>(address)));
 }
 
-// Reads a counter that other blocks add to; what they wrote before they added can be read then.
+// Reads a counter that other blocks add to. Their writes before an addition are then visible.
 __device__ __forceinline__ int32_t load_acquire(const int32_t* counter) {
   int32_t value;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
@@ -66,7 +66,8 @@ inline void add_release(int32_t* counter, int32_t amount) { sim::add_release(cou
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
-// Numbers of all threads of a block as one, which every thread gets; always in the same order.
+// Combines the numbers of all threads of a block, always in the same order. Every thread gets the
+// result.
 template <class Combine>
 __device__ __forceinline__ double over_block(double x, Combine combine) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2)
@@ -76,7 +77,7 @@ __device__ __forceinline__ double over_block(double x, Combine combine) {
   __syncthreads();
   x = reduced[0];
   for (int warp = 1; warp < kWarps; ++warp) x = combine(x, reduced[warp]);
-  __syncthreads();  // the next reduction writes here
+  __syncthreads();  // the next reduction reuses this memory
   return x;
 }
 
@@ -84,12 +85,12 @@ __device__ __forceinline__ double block_sum(double x) {
   return over_block(x, [](double a, double b) { return a + b; });
 }
 
-// A nan counts for nothing: it is not less than anything.
+// Ignores nan, which is not less than anything.
 __device__ __forceinline__ double block_least(double x) {
   return over_block(x, [](double a, double b) { return b < a ? b : a; });
 }
 
-// Stores the sum of a number of each thread of the block.
+// Stores the sum of x over the threads of the block.
 __device__ __forceinline__ void store_sum(double* to, double x) {
   const double sum = block_sum(x);
   if (thread() == 0) *to = sum;

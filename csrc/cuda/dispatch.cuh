@@ -1,4 +1,4 @@
-// The kernels of a factored rule: one phase of the work on all tensors, or all of it in one launch.
+// The kernels of a factored rule: `phase` does one kind of work, `waves` all phases in one launch.
 #pragma once
 
 #include "exchange.cuh"
@@ -10,13 +10,13 @@
 
 namespace fusedstep::cuda {
 
-// Carries out one unit of work, if its tensor has a gradient. P, G and M are the dtypes of parameter,
-// gradient and momentum, or kNone where the unit has nothing to do with them; a thread has 8 * V
-// columns of a whole row.
+// Does one unit of work if its tensor has a gradient. P, G and M are the dtypes of parameter,
+// gradient and momentum, or kNone if the unit does not use them. A thread has 8 * V columns of a
+// whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
-  // Asked first, or with what else is known of the tensor: rows of 8192 columns leave no register to
-  // spare, and one of the two spills for each kind of gradient (nvcc 13.0, sm_80 and sm_90).
+  // Two places for this test: rows of 8192 columns leave no spare register, and for each kind of
+  // gradient one of the places spills (nvcc 13.0, sm_80 and sm_90).
   if (G != kAny && !has_gradient(args.table + index * args.fields)) return;
   const FactoredTensor<T> tensor(args, index);
   if (G == kAny && !has_gradient(tensor.table_row)) return;
@@ -41,7 +41,7 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
   if constexpr (kUnit == Unit::kFinishExchanged) finish_exchanged(tensor, index);
 }
 
-// Blocks of a kernel that a multiprocessor is to hold: the more, the fewer registers a thread may have.
+// Blocks that should fit on a multiprocessor. More blocks leave fewer registers for a thread.
 template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
@@ -51,7 +51,7 @@ constexpr int kResident =
         ? 1
         : 2;
 
-// One kind of work, a block to an entry; a step launches a phase after the other.
+// One kind of work, one block per entry. A step launches the phases one after another.
 template <Unit kUnit, int P, int G, int M, int V, bool Wide>
 __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(const KernelArgs args) {
   using T = std::conditional_t<Wide, double, float>;
@@ -61,24 +61,25 @@ __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(
   carry_out<kUnit, P, G, M, V, kBatch, T>(args, entry[0], entry[1]);
 }
 
-// The entry of a block's ticket: kind of work, tensor, unit, how many entries of the tensor it waits
-// for, another counter and what it waits for there, another counter to count on or -1, 0.
+// The entry of a block's ticket: kind of work, tensor, unit, how many entries of its tensor to wait
+// for, another counter, the value to wait for there, another counter to increment or -1, and 0.
 __device__ __forceinline__ const int32_t* entry_of_ticket(const KernelArgs& args) {
   return args.entries + kWaveEntry * int64_t(shared().ticket);
 }
 
-// Carries out a unit of one of the kinds that there are; the host puts no others into waves.
+// Does one unit of work. The host puts only these kinds into waves.
 template <int D, int M, Unit... kUnits>
 __device__ __forceinline__ void carry_out_one(const KernelArgs& args, Unit kind, int64_t tensor,
                                               int unit) {
   ((kind == kUnits ? carry_out<kUnits, D, D, M, 1, 1, float>(args, tensor, unit) : void()), ...);
 }
 
-// All work on matrices, in one launch whose blocks stay and take tickets. All that an entry waits for
-// has earlier tickets, so somebody is at work on it, whatever the number of blocks: nobody waits for
-// ever. What a block knows of its entry is read again rather than kept: the units need the registers.
+// All work on matrices in one launch. Blocks keep running and take tickets. An entry waits only for
+// entries with earlier tickets. Some block already works on those, so there is no deadlock for any
+// number of blocks. A block reads its entry again instead of keeping it: the units need the
+// registers.
 //
-// D is the dtype of parameters and gradients. All are aligned, and have rows of 4096 columns at most.
+// D is the dtype of parameters and gradients. All are aligned, with at most 4096 columns.
 template <int D, int M>
 __global__ void __launch_bounds__(kThreads, 1) waves(const KernelArgs args) {
   if (found_inf(args)) return;

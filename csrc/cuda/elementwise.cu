@@ -1,4 +1,4 @@
-// Which kernels exist for rules without sums.
+// Lists the kernels for rules without sums.
 #include "elementwise.cuh"
 #include "instances.h"
 
@@ -10,7 +10,7 @@ Kernel instance() {
   return {elementwise<Rule, P, G, S, Wide>, kElementwiseThreads, 0};
 }
 
-// Of a rule without states, nothing is said of their dtype.
+// The dtype of the states, or kNone for a rule without states.
 template <int Rule, int S>
 constexpr int kOfStates = RuleOf<Rule, float>::kStates > 0 ? S : int(kNone);
 
@@ -22,8 +22,7 @@ bool are(const int32_t* dtypes, int p, int g, int s) {
   return same;
 }
 
-// The kernel of the bucket's dtypes, if they are some of those that the rule names; else one that
-// takes any.
+// The kernel for the bucket's dtypes if the rule lists them, else the kernel for any dtypes.
 template <int Rule, int... P, int... G, int... S>
 Kernel of_dtypes(bool wide, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
   constexpr int kAnyStates = kOfStates<Rule, kAny>;

@@ -1,4 +1,4 @@
-// Walks a rule without sums over a list of tensors: a block for each chunk of a tensor.
+// The kernel of rules without sums: one block walks one chunk of a tensor.
 #pragma once
 
 #include <type_traits>
@@ -11,7 +11,7 @@ namespace fusedstep::cuda {
 
 constexpr int kElementwiseThreads = 256;
 
-// Elements of a thread's vector: 16 bytes of the smallest type that the kernel was built for.
+// Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
 template <int P, int G, int S>
 constexpr int kElementwiseVector = P == kBfloat16 || G == kBfloat16 || S == kBfloat16 ? 8 : 4;
 
@@ -21,7 +21,7 @@ __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&stat
   rule.update(p, g, state[K]...);
 }
 
-// P, G and S are the dtypes of the parameter, the gradient and all states, kNone where there are none.
+// P, G and S are the dtypes of the parameter, the gradient and all states (kNone without states).
 template <int Rule, int P, int G, int S, bool Wide>
 __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const KernelArgs args) {
   using T = std::conditional_t<Wide, double, float>;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const Kern
     }
   }
 
-  // The last few, or all of a tensor that is not aligned.
+  // The last few elements, or all elements of an unaligned tensor.
   for (int i = end_of_vectors + thread(); i < end; i += kElementwiseThreads) {
     T own_p = p.template load_one<T>(i), own[kRoom];
 #pragma unroll

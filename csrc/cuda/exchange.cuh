@@ -1,15 +1,14 @@
-// Adafactor's sums on their way through an exchange: what a bucket has to do more, or in another way,
-// whose sums may be added up over processes between the stages of a step.
+// The extra phases of Adafactor when processes add up its sums between the stages of a step.
 //
-// `exchange` and `sum_u2` of `KernelArgs` are laid out as python/fusedstep/plan/launcher.py says. They
-// are float64, as the other long sums are: an exchange that changes nothing changes no bit.
+// python/fusedstep/plan/launcher.py gives the layout of `exchange` and `sum_u2` of `KernelArgs`.
+// They are float64, as all long sums are, so an exchange that changes nothing changes no bit.
 #pragma once
 
 #include "columns.cuh"
 
 namespace fusedstep::cuda {
 
-// What is exchanged of one matrix of a batch.
+// The exchanged sums of one matrix of a batch.
 struct ExchangedMatrix {
   double *s, *h, *sum_of_rows;
 
@@ -20,15 +19,15 @@ struct ExchangedMatrix {
         sum_of_rows(h + tensor.cols()) {}
 };
 
-// ... and of a whole tensor, behind its matrices.
+// The exchanged sum of a whole tensor. It follows those of its matrices.
 template <class T>
 __device__ __forceinline__ double* exchanged_sum_of_p2(const FactoredTensor<T>& tensor) {
   if (tensor.args.vectors) return tensor.exchange(0);
   return tensor.exchange(tensor.batch() * (2 * tensor.cols() + 1));
 }
 
-// The sums down a run of columns, from those of the units; with the first run, the sum of the row
-// moments.
+// Sums down a run of columns, from the sums of the units. The first unit of a matrix also stores
+// the sum of the row moments.
 template <class T>
 __device__ __forceinline__ void pack_columns(const FactoredTensor<T>& tensor, int unit) {
   const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
@@ -46,15 +45,15 @@ __device__ __forceinline__ void pack_columns(const FactoredTensor<T>& tensor, in
   if (tile == 0 && thread() == 0) *exchanged.sum_of_rows = sum_of_rows;
 }
 
-// The sum of p^2; 0 where the step does not depend on it, and nobody has summed it.
+// Stores the sum of p^2, or 0 if the step does not depend on it and it was not summed.
 template <class T>
 __device__ __forceinline__ void pack_squares(const FactoredTensor<T>& tensor) {
   const double sum = tensor.scaled() ? tensor.sum_of_p2() : 0.0;
   if (thread() == 0) *exchanged_sum_of_p2(tensor) = sum;
 }
 
-// Finishes a run of columns from the sums that were exchanged. Of sum(u^2) every process adds up what
-// its own rows have, so h is that of these rows.
+// Finishes a run of columns from the exchanged sums. Each process computes sum(u^2) of its own
+// rows, so h is not the exchanged one.
 template <class T>
 __device__ __forceinline__ void columns_exchanged(const FactoredTensor<T>& tensor, int unit) {
   const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
@@ -73,7 +72,7 @@ __device__ __forceinline__ void total_u2(const FactoredTensor<T>& tensor, int64_
   if (thread() == 0) tensor.args.sum_u2[index] = sum;
 }
 
-// Step size and decay of a tensor, from the sums that were exchanged.
+// Step size and decay of a tensor, from the exchanged sums.
 template <class T>
 __device__ __forceinline__ void finish_exchanged(const FactoredTensor<T>& tensor, int64_t index) {
   finish(tensor, tensor.args.sum_u2[index], [&] { return *exchanged_sum_of_p2(tensor); });

@@ -1,4 +1,4 @@
-// Which kernels exist for factored rules.
+// Lists the kernels for factored rules.
 #include "dispatch.cuh"
 #include "instances.h"
 
@@ -10,9 +10,9 @@ Kernel instance() {
   return {phase<kUnit, P, G, M, V, Wide>, kThreads, int64_t(sizeof(Shared))};
 }
 
-// Kernels for a dtype are for aligned tensors, whose row moments have 32 bits at most; others take any.
+// Kernels for one dtype need aligned tensors and row moments of 32 bits at most. Others take any.
 
-// Units that read only the gradient, or only the parameter.
+// Units that read only the gradient. `of_parameter` is for those that read only the parameter.
 template <Unit kUnit, int V, bool Wide>
 Kernel of_gradient(int dtype) {
   if constexpr (!Wide) {
@@ -31,7 +31,7 @@ Kernel of_parameter(int dtype) {
   return instance<Unit::kSquares, kAny, kNone, kNone, 1, Wide>();
 }
 
-// Calls `found` with the dtypes of parameter, gradient and momentum as the kernels were built for.
+// Calls `found` with the dtypes of parameter, gradient and momentum that kernels were built for.
 template <bool Wide, class Found>
 Kernel of_all(bool momentum, bool aligned, const int32_t* dtypes, Found found) {
   using Any = std::integral_constant<int, kAny>;
@@ -51,7 +51,7 @@ Kernel of_all(bool momentum, bool aligned, const int32_t* dtypes, Found found) {
   return momentum ? found(Any(), Any(), Any()) : found(Any(), Any(), None());
 }
 
-// Units that look at dtypes as they go: they work on little, or on tensors that are small.
+// Units that check dtypes at run time: they do little work, or work on small tensors.
 template <Unit kUnit, bool Wide>
 Kernel of_any() {
   return instance<kUnit, kNone, kNone, kNone, 1, Wide>();

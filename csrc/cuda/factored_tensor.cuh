@@ -1,4 +1,4 @@
-// What the units of work of a factored rule know of their tensor, and what is done with a whole one.
+// A tensor of a factored rule as its units see it, and the work on a whole tensor.
 #pragma once
 
 #include "../rules/adafactor.h"
@@ -6,14 +6,14 @@
 
 namespace fusedstep::cuda {
 
-// T is what is computed with. Sums over many threads are float64, and so is what is made of them.
+// T is the compute type. Sums over many threads are float64, and so are the numbers made from them.
 template <class T>
 struct FactoredTensor {
   const KernelArgs& args;
-  const int64_t* table_row;  // its row of the table
+  const int64_t* table_row;
   const Cut& cut;
   const double* scalars;
-  const int64_t* sizes;  // behind its slots
+  const int64_t* sizes;  // in the table's row, after the slots
 
   __device__ __forceinline__ FactoredTensor(const KernelArgs& args, int64_t tensor)
       : args(args),
@@ -22,7 +22,7 @@ struct FactoredTensor {
         scalars(scalars_of(args, tensor)),
         sizes(table_row + factored_slots(args.fields, args.vectors)) {}
 
-  // Loaded where it is used: kept, its scalars would take registers from the loops.
+  // Loaded at each use: kept scalars would take registers from the loops.
   __device__ __forceinline__ Adafactor<T> rule() const { return rule_of<Adafactor<T>, T>(scalars); }
 
   template <int D>
@@ -41,17 +41,17 @@ struct FactoredTensor {
     return static_cast<T*>(args.partials) + cut.partials_at;
   }
 
-  // A place in what is exchanged.
+  // A place in the exchange buffer.
   __device__ __forceinline__ double* exchange(int64_t at) const {
     return args.exchange + cut.exchange_at + at;
   }
 
-  // The step depends on rms(p), so that the first read sums p^2.
+  // Whether the step depends on rms(p), so that the first read sums p^2.
   __device__ __forceinline__ bool scaled() const { return rule().scaled > T(0); }
-  // The second read sums p^2, for those who want to see rms(p).
+  // Whether the second read sums p^2: rms(p) is wanted and the step does not need it.
   __device__ __forceinline__ bool sums_late() const { return sizes[MatrixRow::kRms] != 0 && !scaled(); }
 
-  // Makes a second moment new, and returns it as it was stored.
+  // Updates a second moment and returns its stored value.
   __device__ __forceinline__ T update_moment(const Slot<kAny>& slot, int64_t i, T mean_square) const {
     const T old = slot.template load_one<T>(i);
     const T moment = round_to_storage(slot.dtype, rule().second_moment(old, mean_square));
@@ -68,7 +68,7 @@ struct FactoredTensor {
   __device__ __forceinline__ double sum_of_rows(int64_t matrix) const {
     return total(sums(cut.rows_at + 2 * matrix * cut.row_blocks), cut.row_blocks, 2);
   }
-  // Their mean, floored.
+  // The mean of the row moments, with a floor.
   __device__ __forceinline__ T mean_of_rows(int64_t matrix) const {
     return rule().floored_mean(T(sum_of_rows(matrix) / double(rows())));
   }
@@ -76,13 +76,13 @@ struct FactoredTensor {
   // Sums over the units.
   __device__ __forceinline__ double sum_of_p2() const { return total(sums(cut.p_at), cut.p_count); }
   __device__ __forceinline__ double sum_of_u2() const {
-    // As the units that may have left exact sums see the cap: rounded, it can be infinite.
+    // The units that leave exact sums test the rounded cap, which can be infinite. So does this.
     const bool exact = rule().cap < T(INFINITY) && cut.exact_count > 0;
     return exact ? total(sums(cut.late_at), cut.exact_count) : total(sums(cut.u_at), cut.u_count);
   }
 };
 
-// Step size and decay of a tensor, from the sum of u^2 and, if the step depends on it, that of p^2.
+// Step size and decay of a tensor, from sum u^2 and, if the step depends on it, sum p^2.
 template <class T, class SumOfP2>
 __device__ __forceinline__ void finish(const FactoredTensor<T>& tensor, double sum_of_u2,
                                        SumOfP2 sum_of_p2) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void finish(const FactoredTensor<T>& tensor) {
   finish(tensor, tensor.sum_of_u2(), [&] { return tensor.sum_of_p2(); });
 }
 
-// rms(p), where the step did not need it.
+// Stores rms(p) if the step did not need it.
 template <class T>
 __device__ __forceinline__ void store_rms(const FactoredTensor<T>& tensor) {
   if (!tensor.sums_late()) return;
@@ -115,7 +115,7 @@ __device__ __forceinline__ void store_rms(const FactoredTensor<T>& tensor) {
 
 struct Nothing {};
 
-// Writes elements of a tensor once their u is known. P and M are the dtypes of parameter and momentum.
+// Writes elements of a tensor, given their u. P and M are the dtypes of parameter and momentum.
 template <int P, int M, class T>
 struct Writer {
   Slot<P> p;
@@ -142,7 +142,7 @@ struct Writer {
     if constexpr (M != kNone) m.load(i, old.m);
   }
 
-  // Returns the sum of the squares of the parameter as it was.
+  // Returns the sum of squares of the old parameter.
   template <int N>
   __device__ __forceinline__ T write(int64_t i, const Old<N>& old, const T (&u)[N]) const {
     T new_p[N], new_m[N], squares = T(0);

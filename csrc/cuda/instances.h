@@ -1,11 +1,11 @@
-// The one choice of a kernel: facts that are known when a bucket is made -> kernels that were built.
+// Picks the kernel of a bucket: the only place that maps run-time facts to built kernels.
 #pragma once
 
 #include "launch.h"
 
 namespace fusedstep::cuda {
 
-// Each has kernels for the dtypes that training uses, and one that takes any; waves have only those.
+// Each has kernels for the dtypes of training and one for any dtypes. Waves have only the first.
 Kernel elementwise_kernel(int rule, bool wide, const int32_t* dtypes);
 Kernel phase_kernel(Unit unit, bool momentum, bool wide, int width, bool aligned,
                     const int32_t* dtypes);

@@ -1,4 +1,4 @@
-// Launches a bucket's kernels on a stream; nothing here allocates device memory or waits.
+// Launches a bucket's kernels on a stream. Nothing here allocates device memory or waits.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -17,7 +17,7 @@ namespace {
 constexpr int kWaves = -1;
 
 [[noreturn]] void fail(cudaError_t status, const std::string& what, const char* remark = "") {
-  cudaGetLastError();  // the next call does not report it again
+  cudaGetLastError();  // clears the error, so the next call does not report it again
   throw std::runtime_error(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) +
                            remark);
 }
@@ -28,7 +28,7 @@ void check(cudaError_t status, const char* what) {
 
 std::string name_of(int unit) { return unit == kWaves ? "WAVES" : kUnitNames[unit]; }
 
-// Makes a device the current one of the CUDA runtime in this module, and the one before it again.
+// Makes a device current in this module's CUDA runtime, and restores the previous one at the end.
 class OnDevice {
  public:
   explicit OnDevice(int device) {

@@ -1,5 +1,4 @@
-// The host's side of the CUDA backend: which kernels a bucket needs, and launching them. No CUDA
-// header.
+// The host side of the CUDA backend: picks a bucket's kernels and launches them. No CUDA header.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,7 @@
 
 namespace fusedstep::cuda {
 
-// A kernel that was built for a bucket's rule and dtypes.
+// A kernel built for a bucket's rule and dtypes.
 struct Kernel {
   void (*function)(KernelArgs) = nullptr;
   int threads = 0;
@@ -19,13 +18,13 @@ struct Kernel {
 
 int device_count();
 std::string built_for();
-// Of the rules that the module was built from.
+// The hash of the rules that the module was built from.
 const char* fingerprint();
-// Empty, or why no kernel can run on a device.
+// Empty, or the reason why kernels cannot run on the device.
 std::string why_unusable(int device);
 
-// What the steps of a bucket launch: filled once by python/fusedstep/backends/cuda.py, launched every
-// step. Memory belongs to the caller. Every failure of CUDA is an exception that names the kernel.
+// A bucket's kernel launches. python/fusedstep/backends/cuda.py fills them in once and launches
+// them every step. The caller owns all memory. A CUDA error is an exception that names the kernel.
 class Bucket {
  public:
   // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors.
@@ -33,16 +32,16 @@ class Bucket {
          int device);
 
   void set_scratch(int64_t cuts, int64_t partials, int64_t sums);
-  // The buffers of a bucket whose sums are exchanged between the stages of a step.
+  // The buffers of an exchanged bucket: its sums are exchanged between the stages of a step.
   void set_exchange(int64_t sums, int64_t sum_u2);
-  // One launch of a kind of work on so many entries, after those that were added before. Of `aligned`
-  // matrices, 16 bytes of parameter, gradient and momentum can be loaded at once.
+  // Appends a launch of one kind of work with `count` entries. Kernels load 16 bytes of parameter,
+  // gradient and momentum at once if the matrices are `aligned`.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);
   // Whether there is a kernel for `waves`.
   bool has_waves() const;
-  // The one launch of all work on some matrices, before those that are added.
+  // Adds one launch for all work on some matrices, before the other launches.
   void waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters);
-  // Carries out a step, but for the units whose bits are set in `idle`.
+  // Runs a step, except the units whose bits are set in `idle`.
   void launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
               int64_t idle) const;
 

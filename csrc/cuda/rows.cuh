@@ -1,4 +1,4 @@
-// Adafactor on matrices of long rows that go in chunks: row moments, from the sums of the chunks.
+// Adafactor on matrices with rows too long for one unit: row moments from the sums of their chunks.
 #pragma once
 
 #include "factored_tensor.cuh"

@@ -1,4 +1,4 @@
-// A rule's scalars from a row of the launch, and other things that every kernel looks up.
+// Looks up what every kernel needs: a rule's scalars, the gradient's scale, slots.
 #pragma once
 
 #include "kernel_args.h"
@@ -10,7 +10,7 @@ __device__ __forceinline__ const double* scalars_of(const KernelArgs& args, int6
   return args.scalars + args.row_of[tensor] * args.row_length;
 }
 
-// Rounded once. Fields that a kernel does not use are never loaded.
+// The rule with its scalars, rounded once. The compiler drops loads of unused fields.
 template <class Rule, class T>
 __device__ __forceinline__ Rule rule_of(const double* scalars) {
   static_assert(sizeof(Rule) % sizeof(T) == 0, "a rule holds nothing but scalars");
@@ -22,7 +22,7 @@ __device__ __forceinline__ Rule rule_of(const double* scalars) {
   return rule;
 }
 
-// What gradients are multiplied by: the inverse of the loss's scale, and the sign.
+// The factor of gradients: inverse loss scale times sign.
 template <class T>
 __device__ __forceinline__ T gradient_scale(const KernelArgs& args, const double* scalars) {
   return T(args.controls[0]) * T(scalars[0]);
@@ -33,7 +33,7 @@ __device__ __forceinline__ Slot<D> slot_of(const KernelArgs& args, const int64_t
   return {pointer<char>(table_row[k]), D == kAny ? args.dtypes[k] : D};
 }
 
-// Without a gradient in this step there is 0 in its cell, and nothing of the tensor is touched.
+// Without a gradient in this step its cell is 0, and kernels leave the tensor alone.
 __device__ __forceinline__ bool has_gradient(const int64_t* table_row) { return table_row[1] != 0; }
 
 __device__ __forceinline__ bool found_inf(const KernelArgs& args) { return args.controls[1] != 0.0; }

@@ -1,27 +1,27 @@
-// Adafactor's first read of a matrix: rows stay on chip while their sums make their moments, and with
-// these the sums down the columns.
+// Adafactor's first read of a matrix. Rows stay on chip: their sums give the row moments, and with
+// these the column sums.
 #pragma once
 
 #include "columns.cuh"
 
 namespace fusedstep::cuda {
 
-// What a unit does about the moments of its rows.
+// What a unit does with the moments of its rows.
 enum class Rows {
-  kMake,   // it has whole rows
-  kSum,    // it has a chunk of them, and leaves its sums of g^2
-  kKnown,  // it has a chunk, and the moments were made from those sums
+  kMake,   // has whole rows and makes the moments
+  kSum,    // has a chunk of the rows and leaves its sums of g^2
+  kKnown,  // has a chunk of the rows and reads the moments, made from those sums
 };
 
-// Sums along rows that several threads have a part of: `Batch` rows at a time. A thread gets the sum of
-// one of them, number `own`, and so do some others.
+// Sums along rows that several threads share, `Batch` rows at a time. A thread gets the sum of one
+// row, number `own`; other threads get the same sum.
 template <int Batch, class T>
 struct RowSums {
-  static constexpr int kLanes = kWarp / Batch;  // of a warp that see to the same row
+  static constexpr int kLanes = kWarp / Batch;  // lanes of a warp for the same row
 
   int per_row, own, lane, warps;
-  int from, to;  // places of warps' sums: the first that this lane adds up, and its own
-  int turn = 0;  // the sums of one batch are read while those of the next are written
+  int from, to;  // places of warps' sums: the first that this lane reads, the one that it writes
+  int turn = 0;  // two buffers: one batch's sums are read while the next batch's are written
 
   __device__ __forceinline__ explicit RowSums(int per_row)
       : per_row(per_row), own(thread() % Batch), lane(thread() % kWarp), warps(per_row / kWarp) {
@@ -45,7 +45,7 @@ struct RowSums {
     turn = 1 - turn;
     if (lane < Batch) sums[to] = sum;
     __syncthreads();
-    // A lane adds up a few warps' sums of its row, then the lanes of the row add up theirs.
+    // Each lane adds up the sums of a few warps. Then the lanes of a row add up theirs.
     const int i = lane / Batch;
     sum = i < warps ? sums[from] : T(0);
     if (kLanes < kWarps && i + kLanes < warps) sum += sums[from + kLanes];
@@ -56,13 +56,12 @@ struct RowSums {
   }
 };
 
-// G is the dtype of the gradient; a thread has 8 * V columns, or 4 of float64.
+// G is the dtype of the gradient. A thread has 8 * V columns, or 4 in float64.
 template <int G, int V, Rows kRows, int kBatches, class T>
 __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = kVectorOf<G, T>, kColumns = sizeof(T) == 8 ? 4 : 8 * V;
   constexpr int kStrips = kColumns / N;
-  // Rows of a thread at a time: more where an element leaves little time. While they are worked on, the
-  // next ones are on their way.
+  // Rows of a thread at a time: more if elements are small. The next rows load in the meantime.
   constexpr int kWanted = (G == kBfloat16 ? 2 : 1) * kBatches, kBatch = kWanted > V ? kWanted / V : 1;
   static_assert(kBatch <= kLeastPerRow && (kBatch & (kBatch - 1)) == 0, "a thread for each row");
   constexpr bool kAhead = G != kAny;
@@ -76,9 +75,10 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
   const Slot<kAny> moments = tensor.template slot<kAny>(2).from(first_row);
   const Adafactor<T> rule = tensor.rule();
   const T scale = tensor.gradient_scale();
-  const bool as_it_is = scale * scale == T(1);  // only squares are wanted
+  const bool as_it_is = scale * scale == T(1);  // only squares are used, so the sign is not
   RowSums<kBatch, T> row_sums(threads.per_row);
-  // Of a batch of rows, a thread sees to the moment of one; some of its row do so too, and one stores.
+  // A thread computes the moment of one row of a batch. Other threads compute the same one; only
+  // one stores it.
   const int own = row_sums.own * threads.rows + threads.row;
   const int first_lane = row_sums.lane & -(threads.per_row < kWarp ? threads.per_row : kWarp);
   const bool sees_to = threads.column % kWarp < kBatch, stores = threads.column < kBatch;
@@ -139,7 +139,7 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
       moment = round_to_storage(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
       if (stores && is_row) moments.store_one(top + own, moment);
     }
-    // Rows beyond the end weigh nothing: their squares are zero.
+    // Rows past the end add nothing: their squares are zero.
     const T own_inverse = is_row ? rule.inverse(moment) : T(1);
     T inverse[kBatch];
 #pragma unroll
@@ -159,7 +159,7 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
   if constexpr (kRows == Rows::kSum) return;
 
   const int64_t at = band.matrix * cut.row_blocks + band.block;
-  __syncthreads();  // other threads have stored the moments that are read again
+  __syncthreads();  // other threads stored the moments that are read below
   double sum_of_rows = 0.0;
   if constexpr (kRows == Rows::kMake) {
     double least_row = INFINITY;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
       tensor.sums(cut.rows_at)[2 * at + 1] = least_row;
     }
   }
-  // A unit that has all rows of its matrix finishes its columns; others leave their sums.
+  // A unit with all rows of its matrix finishes the columns. Other units leave their sums.
   const bool flat = cut.row_blocks == 1;
   T mean = T(0);
   if (flat)

@@ -1,8 +1,7 @@
-// Numbers as they are stored and as they are computed with: vectors of a few elements, 16 bytes at a
-// time where a tensor is aligned.
+// Loads and stores numbers: vectors of a few elements, 16 bytes at a time if a tensor is aligned.
 //
-// A dtype is a template argument where a kernel was built for it. kAny means that it is known only
-// when the kernel runs: every thread of a block takes the same way then.
+// If a kernel was built for a dtype, the dtype is a template argument. kAny means that it is known
+// only when the kernel runs. All threads of a block then take the same branch.
 #pragma once
 
 #include <type_traits>
@@ -13,16 +12,16 @@
 namespace fusedstep::cuda {
 
 constexpr int kAny = -1;
-constexpr int kNone = -2;  // of a slot that there is not, or that a unit has nothing to do with
+constexpr int kNone = -2;  // the slot does not exist, or the unit does not use it
 
-// Of a dtype that was checked, here or by `Bucket`: what is not 8 or 4 bytes has 2.
+// `Bucket` has checked the dtype, so one that has neither 8 nor 4 bytes has 2.
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
   if constexpr (D != kAny) dtype = D;
   return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
 }
 
-// N elements of a tensor on their way in: as they were stored, so that few registers hold them.
+// N loaded elements of a tensor, kept as they are stored to use few registers.
 template <int D, class T, int N>
 struct Vector {
   static_assert(is_dtype(D) || D == kNone, "no such dtype");
@@ -35,7 +34,7 @@ struct Vector {
     for (int k = 0; k < kWords; ++k) word[k] = 0;
   }
 
-  // N elements that begin at a multiple of their size, or of 16 bytes if that is less.
+  // Loads N elements. Their address is a multiple of their size, or of 16 bytes if that is less.
   __device__ __forceinline__ void load(const char* from, int) {
     if constexpr (N == 1) {
       clear();
@@ -53,7 +52,7 @@ struct Vector {
     }
   }
 
-  // One element, into a vector that was cleared.
+  // Loads one element into a cleared vector.
   __device__ __forceinline__ void load_one(int k, const char* from) {
     if constexpr (D == kFloat64) {
       const double x = *reinterpret_cast<const double*>(from);
@@ -80,7 +79,7 @@ struct Vector {
   }
 };
 
-// Calls `function` with a dtype known when compiled.
+// Calls `function` with the dtype as a compile-time constant.
 template <class Function>
 __device__ __forceinline__ void with_dtype(int dtype, Function&& function) {
   switch (dtype) {
@@ -116,7 +115,7 @@ struct Vector<kAny, T, N> {
   __device__ __forceinline__ T operator[](int k) const { return value[k]; }
 };
 
-// One element.
+// Loads one element.
 template <int D, class T>
 __device__ __forceinline__ T load_one(const char* from, int dtype) {
   T result;
@@ -136,7 +135,7 @@ __device__ __forceinline__ T load_one(const char* from, int dtype) {
 template <int D, class T>
 __device__ __forceinline__ void store_one(char* to, int dtype, T x);
 
-// Rounds N numbers to where they lie, as Vector::load takes them.
+// Rounds N numbers and stores them. Their address is aligned as for Vector::load.
 template <int D, class T, int N>
 __device__ __forceinline__ void store(char* to, int dtype, const T (&x)[N]) {
   if constexpr (N == 1) {
@@ -183,7 +182,7 @@ __device__ __forceinline__ void store_one(char* to, int dtype, T x) {
   }
 }
 
-// A tensor, or the part of one that begins at `base`.
+// A tensor, or the part of it that starts at `base`.
 template <int D>
 struct Slot {
   char* base;
@@ -191,7 +190,7 @@ struct Slot {
 
   __device__ __forceinline__ char* at(int64_t i) const { return base + i * item_bytes<D>(dtype); }
   __device__ __forceinline__ Slot from(int64_t i) const { return {at(i), dtype}; }
-  // Whether vectors can be loaded that begin at a multiple of 16 bytes.
+  // Whether the address allows 16-byte loads.
   __device__ __forceinline__ bool aligned() const {
     return reinterpret_cast<uintptr_t>(base) % 16 == 0;
   }
@@ -214,7 +213,7 @@ struct Slot {
   }
 };
 
-// A second moment as it will be stored: it is used as the next step finds it.
+// Rounds a second moment to its stored value, which the step uses as well.
 template <class T>
 __device__ __forceinline__ T round_to_storage(int dtype, T x) {
   if (dtype == kBfloat16) return T(from_bits(two_bfloat16(float(x), 0.0f) << 16));
@@ -222,8 +221,8 @@ __device__ __forceinline__ T round_to_storage(int dtype, T x) {
   return dtype == kFloat32 ? T(float(x)) : x;
 }
 
-// One number on its way in; `kBits` keeps it as it was stored, so that nothing waits for it before it
-// is used. It has 32 bits at most then.
+// One loaded number. With `kBits` it is kept as it is stored, so that no thread waits for it before
+// its first use. It then has 32 bits at most.
 template <class T, bool kBits>
 struct OneStored {
   uint32_t bits = 0;

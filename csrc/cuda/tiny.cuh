@@ -1,4 +1,4 @@
-// Adafactor on a batch of tiny matrices, as of 3 x 3 convolutions: each thread takes a matrix.
+// Adafactor on a batch of tiny matrices, such as 3 x 3 convolutions: one matrix per thread.
 #pragma once
 
 #include "factored_tensor.cuh"
@@ -37,7 +37,7 @@ struct TinyMatrix {
     return tensor.rule().floored_mean(T(sum / double(rows)));
   }
 
-  // Gives every (place, u) to `take`.
+  // Calls `take` with every (place, u).
   template <class Take>
   __device__ __forceinline__ void for_each_u(T mean, Take take) const {
     for (int i = 0; i < rows; ++i) {
@@ -49,7 +49,7 @@ struct TinyMatrix {
     }
   }
 
-  // Makes the moments; returns the sum of u^2.
+  // Makes the moments and returns the sum of u^2.
   __device__ __forceinline__ double update_moments() const {
     T least_row = T(INFINITY), least_col = T(INFINITY);
     for (int i = 0; i < rows; ++i) {
@@ -80,7 +80,7 @@ struct TinyMatrix {
 
 template <class T>
 __device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int unit) {
-  static_assert(kTinyMatrices == kThreads, "a matrix to a thread");
+  static_assert(kTinyMatrices == kThreads, "one matrix per thread");
   const TinyMatrix<T> own(tensor, unit);
   double u_sum = 0.0, p_sum = 0.0;
   if (own.exists) {

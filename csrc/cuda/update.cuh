@@ -1,12 +1,12 @@
-// Adafactor on matrices, once their moments are known: parameter and momentum, and the sums of
-// squares that need all elements. A unit is a band of some rows.
+// Adafactor on matrices, once their moments are known: updates parameter and momentum, and sums
+// squares over all elements. A unit is a band.
 #pragma once
 
 #include "band.cuh"
 
 namespace fusedstep::cuda {
 
-// What turns a gradient into u: the factors of a band's rows, on chip, and of a thread's columns.
+// What turns a gradient into u: factors of a band's rows, on chip, and of a thread's columns.
 template <class T, int N>
 struct Factors {
   static constexpr int kRows = 1024;  // at a time
@@ -25,7 +25,7 @@ struct Factors {
 
   static __device__ __forceinline__ T* row() { return reinterpret_cast<T*>(shared().work); }
 
-  // For all threads of the block, which have to come here together.
+  // All threads of the block must call this together.
   __device__ __forceinline__ void take_rows(int first, int count) {
     __syncthreads();
     for (int i = thread(); i < count; i += kThreads)
@@ -47,7 +47,7 @@ struct Factors {
   }
 };
 
-// Some rows' vectors of a strip, all of which are loaded before the first is written.
+// Vectors of a strip from kBatch rows. All are loaded before the first is written.
 template <int kBatch, int G, int N, class T, class Use, class Threads>
 __device__ __forceinline__ T over_rows(const Slot<G>& g, const Factors<T, N>& factors, const Use& use,
                                        const Threads& threads, int strip, int64_t from, int64_t cols,
@@ -76,8 +76,8 @@ __device__ __forceinline__ T over_rows(const Slot<G>& g, const Factors<T, N>& fa
   return sum;
 }
 
-// Gives every u of a band to `use`, which is a Writer or like one, and adds up what that returns. A
-// thread loads vectors of N columns from kBatch rows at once.
+// Gives every u of a band to `use`, a Writer or similar, and adds up what it returns. A thread
+// loads vectors of N columns from kBatch rows at once.
 template <int G, int N, int kBatch, class T, class Use>
 __device__ __forceinline__ T over_band(const FactoredTensor<T>& tensor, const Band& band,
                                        const Use& use) {
@@ -103,7 +103,7 @@ __device__ __forceinline__ T over_band(const FactoredTensor<T>& tensor, const Ba
   return sum;
 }
 
-// The second read.
+// The second read: parameter and momentum.
 template <int P, int G, int M, int kBatch, class T>
 __device__ __forceinline__ void update(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
@@ -115,7 +115,7 @@ __device__ __forceinline__ void update(const FactoredTensor<T>& tensor, int unit
   store_sum(tensor.sums(cut.late_at + unit), double(squares));
 }
 
-// In place of a Writer: adds up u^2.
+// Takes the place of a Writer: adds up u^2.
 template <class T>
 struct SquaresOfU {
   template <int N>
@@ -131,7 +131,8 @@ struct SquaresOfU {
   }
 };
 
-// The sum of u^2: exact if the cap changes the matrix, else the first rows stand for all.
+// The sum of u^2. It is exact if the cap changes the matrix. If not, the matrix's first unit adds
+// up the sums of its columns.
 template <int G, int kBatch, class T>
 __device__ __forceinline__ void sum_u2(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = G == kAny ? 1 : kVectorOf<G, T>;
@@ -150,7 +151,7 @@ __device__ __forceinline__ void sum_u2(const FactoredTensor<T>& tensor, int unit
   if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
 }
 
-// The sum of p^2, where the step depends on it.
+// The sum of p^2, if the step depends on it.
 template <int P, class T>
 __device__ __forceinline__ void squares(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = P == kAny ? 1 : kVectorOf<P, T>;

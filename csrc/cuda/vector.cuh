@@ -1,11 +1,11 @@
-// Adafactor on vectors, which keep an unfactored second moment: pieces of a vector, read twice.
+// Adafactor on vectors, which keep an unfactored second moment. Each piece is read twice.
 #pragma once
 
 #include "factored_tensor.cuh"
 
 namespace fusedstep::cuda {
 
-// Calls `visit` with every place of a piece, a thread at a time.
+// Calls `visit` with every place of a piece, spread over the threads.
 template <class T, class Visit>
 __device__ __forceinline__ void over_piece(const FactoredTensor<T>& tensor, int unit, Visit visit) {
   const int64_t first = int64_t(unit) * kVectorUnit, left = tensor.elements() - first;

@@ -13,7 +13,7 @@ enum RuleId {
   kAdamwDecayLast,
 };
 
-// What is known of a rule by its number. `states` are those as large as the parameter.
+// Facts about a rule, by its number. `states` counts the states as large as the parameter.
 struct RuleFacts {
   const char* name;
   int states;

@@ -1,4 +1,4 @@
-"""The C++ module, or the reason why it is absent. torch comes first: it brings the thread pool."""
+"""Loads the C++ module, or says why it is absent. torch comes first: it has the thread pool."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .rules.fingerprint import fingerprint
 
 
 def why_stale(built: Any) -> str:
-    """Empty, or that a module was built from other rules than those of this package: it would take
-    one rule for another."""
+    """An error message if a module was built from other rules than this package's, else empty.
+    Such a module would run the wrong rule."""
     if getattr(built, "FINGERPRINT", None) == fingerprint():
         return ""
     return (
@@ -32,8 +32,8 @@ if module is not None:
     reason = why_stale(module)
     module = None if reason else module
 
-# FUSEDSTEP_CPU_LEVEL asks for a narrower instruction set than the machine has, to compare or to
-# debug. A wrong one is refused by the first step on the CPU, so that `info` can say it too.
+# FUSEDSTEP_CPU_LEVEL forces a narrower instruction set, to compare or to debug. A wrong name fails
+# at the first step on the CPU, not here, so that `info` still works and shows the error.
 level_error = ""
 _level = os.environ.get("FUSEDSTEP_CPU_LEVEL")
 if module is not None and _level:

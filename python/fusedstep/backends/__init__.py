@@ -1,4 +1,4 @@
-"""The backends, and which of them runs where."""
+"""Lists the backends, and picks one for each device."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .triton import TritonBackend
 
 VARIABLE = "FUSEDSTEP_BACKEND"
 
-# In the order in which `auto` prefers them.
+# `auto` takes the first one that works.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (CpuBackend(), CUDA, TritonBackend(), ReferenceBackend())
 }
 
 
 def check_name(name: str | None, source: str = "backend") -> str | None:
-    """A backend's name as an optimizer was given it; None and "auto" leave the choice to us."""
+    """Checks a backend's name. None and "auto" leave the choice to `choose`."""
     if name is None or name == "auto" or name in BACKENDS:
         return name
     choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
@@ -33,8 +33,8 @@ def check_name(name: str | None, source: str = "backend") -> str | None:
 
 
 def choose(name: str | None, device: torch.device, where: object) -> Backend:
-    """The backend for tensors on `device`. What was asked for by name is taken or refused, never
-    replaced; `where` names a parameter for the refusal."""
+    """The backend for tensors on `device`. A backend chosen by name runs or raises; it is never
+    replaced. `where` names a parameter in the error."""
     source = "backend" if name is not None else VARIABLE
     asked = check_name(name if name is not None else os.environ.get(VARIABLE) or "auto", source)
     if device.type == "cpu" and native.level_error:
@@ -46,7 +46,7 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
         if device.type not in backend.devices():
             raise RuntimeError(
                 f"{source}={asked!r} updates tensors on {', '.join(backend.devices())}, "
-                f"not {where}. Ask for 'auto', or move the parameter."
+                f"not {where}. Use 'auto', or move the parameter."
             )
         return backend
     for candidate in _for_type(device.type):
@@ -56,10 +56,10 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
 
 
 def warn_if_slow(backend: Backend, device: torch.device) -> None:
-    """Plain torch is right, but not what somebody with a GPU installs this package for."""
+    """Warns if plain torch updates GPU tensors: the results are right, but it is slow."""
     if backend.name == ReferenceBackend.name and device.type in GPUS:
-        better = [own for own in _for_type(device.type) if own.name != backend.name]
-        reasons = {own.name: own.why_absent() for own in better}
+        others = [other for other in _for_type(device.type) if other.name != backend.name]
+        reasons = {other.name: other.why_absent() for other in others}
         if reasons and all(reasons.values()):
             said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             _warn_once(f"{device.type} tensors are updated by plain torch. {said}")

@@ -1,4 +1,4 @@
-"""The C++ backend for CPU tensors: hands buckets to `csrc/cpu`, which cuts and walks them."""
+"""The C++ backend for CPU tensors: passes buckets to `csrc/cpu`, which cuts and walks them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CpuLauncher(Launcher):
     def read1(self, inputs: StepInputs) -> None:
         if self.bucket.rule.factored:
             for buffer in (self.sums, self.sum_u2):
-                buffer.zero_()  # nobody writes those of an absent tensor
+                buffer.zero_()  # an absent tensor's sums are not written
             self._run(inputs, 0)
 
     def finish(self, inputs: StepInputs) -> None:

@@ -1,7 +1,7 @@
-"""The CUDA C++ backend: cuts buckets into lists of work on their device, which `csrc/cuda` walks.
+"""The CUDA C++ backend: cuts buckets into work lists on their device, which `csrc/cuda` walks.
 
-The module with the kernels is loaded when somebody first asks for it. Nothing is asked of a driver
-before that, so that a process can still be forked.
+The module with the kernels is loaded on first use. Before that no call reaches the driver, so a
+process can still be forked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import native
 from ..gpu import tables, waves, work
-from ..gpu.cut import UNITS, UnitSizes, Height, ceil_div
+from ..gpu.cut import UNITS, Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from .cpu import DTYPE_CODES, RULE_IDS
@@ -25,15 +25,15 @@ WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
 STEP_ARGS = ("table", "row_of", "scalars", "controls")
 UNIT_SIZES = UnitSizes(
-    row_widths=(4096, 8192),  # 512 threads, each with 8 columns, or 16
-    wide_row_widths=(2048,),  # ... or 4
+    row_widths=(4096, 8192),  # 512 threads, with 8 or 16 columns each
+    wide_row_widths=(2048,),  # with 4
     chunk_cols=4096,
     flat_width=8192,
     element_widths=(1,),  # a block takes rows of any width
-    unit=Height(256, 2048),  # sums of units are two numbers a column: below 2 % of bfloat16
-    # All units under way must be in L2.
+    unit=Height(256, 2048),  # a unit leaves two sums per column: below 2 % of bfloat16 traffic
+    # All running units must fit in L2.
     wave_unit={item_bytes: Height(16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
-    wave_cols=(1, 4096),  # as the one kernel for all kinds of work has them
+    wave_cols=(1, 4096),  # what the kernel for waves supports
     waves_ahead=2,  # start reading two waves early to hide latency
     update_elements=65536,
     padded=False,
@@ -41,7 +41,7 @@ UNIT_SIZES = UnitSizes(
 
 
 class CudaLauncher(work.DeviceLauncher):
-    """A bucket of `csrc/cuda`: its tables, and the launches that C++ carries out."""
+    """A bucket of `csrc/cuda`: its tables and launches."""
 
     def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket, exchanged)
@@ -63,7 +63,7 @@ class CudaLauncher(work.DeviceLauncher):
     def _add_factored(self, bucket: Bucket) -> None:
         lists = [(False, list(range(len(bucket.members))))]
         if bucket.kind == "matrix":
-            # Parameter, gradient and momentum are loaded in vectors, moments are not.
+            # Kernels load parameter, gradient and momentum in vectors, but not the moments.
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
             columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
             lists = work.by_alignment(bucket, columns, vectors)
@@ -85,10 +85,10 @@ class CudaLauncher(work.DeviceLauncher):
             entries = self.upload(torch.tensor(items, dtype=torch.int32, device="cpu"))
             counters = self.scratch(factored.counters(), torch.int32)
             self.native.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
-        for own in factored.work_lists:
-            # What was read last is read again first, while it is in L2.
-            ordered = own.entries.flip(0) if own.kind.name == "UPDATE" else own.entries
-            self._add(own.kind.name, own.kind.width, own.aligned, ordered)
+        for listed in factored.work_lists:
+            # The update starts with the rows that were read last: they are still in L2.
+            ordered = listed.entries.flip(0) if listed.kind.name == "UPDATE" else listed.entries
+            self._add(listed.kind.name, listed.kind.width, listed.aligned, ordered)
 
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
         try:
@@ -106,7 +106,7 @@ class CudaLauncher(work.DeviceLauncher):
 
 
 class CudaBackend(Backend):
-    """The kernels of `csrc/cuda`. `find` gets the module with them, or a sentence: why there is
+    """The kernels of `csrc/cuda`. `find` returns their module, or a string that says why there is
     none."""
 
     def __init__(self, name: str, find: Callable[[], Any], device_types: tuple[str, ...]) -> None:
@@ -119,7 +119,7 @@ class CudaBackend(Backend):
         return self._find()
 
     def why_absent(self) -> str:
-        """Empty if the backend can run on some device here, else the reason."""
+        """Empty if the backend can run on any device here, else the reason."""
         if isinstance(self.module, str):
             return self.module
         reason = f"no GPU: torch finds no {' and no '.join(self._device_types)} device"
@@ -130,8 +130,8 @@ class CudaBackend(Backend):
         return reason
 
     def _indices(self) -> list[int]:
-        """Of the devices, as torch counts them. The current one comes first: to look at another
-        would take memory there."""
+        """torch's indices of the devices. The current one comes first: a look at another device
+        would allocate memory there."""
         if "cuda" not in self._device_types:
             return list(range(self.module.device_count()))
         if not torch.cuda.is_available():
@@ -143,7 +143,7 @@ class CudaBackend(Backend):
         return self._device_types
 
     def describe(self) -> str:
-        """What it was built for and what it runs on, in a line."""
+        """One line: what it was built for and what it runs on."""
         built = f"C++ for {self.module.built_for()}"
         if "cuda" not in self._device_types:
             return built
@@ -153,7 +153,7 @@ class CudaBackend(Backend):
     def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
         with tables.on_device(bucket.device):
             reason = self.module.why_unusable(bucket.device.index or 0)
-            if reason:  # while another device can be used
+            if reason:  # `why_absent` found that another device is usable
                 raise RuntimeError(f"{self.name} backend: {bucket.device} cannot be used: {reason}")
             try:
                 return CudaLauncher(self, self.module, bucket, exchanged)
@@ -164,7 +164,7 @@ class CudaBackend(Backend):
 
 
 def failure(backend: Backend, bucket: Bucket, error: Exception) -> str:
-    """What an error of CUDA says, with the bucket it happened to."""
+    """A CUDA error's message, with the bucket that failed."""
     first = bucket.members[0]
     dtypes = "/".join(str(dtype).removeprefix("torch.") for dtype in bucket.dtypes)
     return (
@@ -175,7 +175,7 @@ def failure(backend: Backend, bucket: Bucket, error: Exception) -> str:
 
 
 def _built() -> Any:
-    """The module that was built with the package, or why it cannot be had."""
+    """The module that was built with the package, or the reason why there is none."""
     if torch.version.hip is not None:
         return "torch is built for ROCm: the CUDA kernels are for NVIDIA's GPUs"
     try:

@@ -1,7 +1,7 @@
-"""The plain torch backend, for every kind of device: the rule texts themselves, run on tensors.
+"""The plain torch backend, for every kind of device: runs the rule texts on tensors.
 
-It is slow and it is the measure: sums run in the order of `rules/layout.py`, so on a CPU every
-other backend's result is compared with this one bit for bit. Nothing is read back to the host.
+It is slow, and it is the reference: sums run in the order of `rules/layout.py`, and on a CPU every
+other backend must equal it bit for bit. It reads nothing back to the host.
 """
 
 from __future__ import annotations
@@ -38,57 +38,57 @@ class ReferenceBackend(Backend):
 
 
 class ReferenceLauncher(Launcher):
-    """A bucket whose tensors are updated one after the other."""
+    """Updates the tensors of a bucket one by one."""
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
-        self._under_way: list[OneStep] = []  # between the phases
+        self._under_way: list[OneStep] = []  # kept between phases
         if exchanged:
             self.sums, self.sum_u2 = exchange_buffers(bucket)
             self._starts = sums_layout(bucket)
 
     def scratch_bytes(self) -> int:
-        return sum(own.sums.nbytes for own in self._under_way)
+        return sum(step.sums.nbytes for step in self._under_way)
 
     def launch(self, inputs: StepInputs) -> None:
-        for own in self._begin(inputs):
-            own.read1()
-            own.finish()
-            own.update()
+        for step in self._begin(inputs):
+            step.read1()
+            step.finish()
+            step.update()
 
     def read1(self, inputs: StepInputs) -> None:
         if not self.bucket.rule.factored:
             return
         self._under_way = list(self._begin(inputs))
         self.sums.zero_()
-        for own in self._under_way:
-            own.read1()
-            self._sums_of(own).copy_(own.sums)
+        for step in self._under_way:
+            step.read1()
+            self._sums_of(step).copy_(step.sums)
 
-    def _sums_of(self, own: OneStep) -> Tensor:
-        return self.sums[self._starts[own.index] : self._starts[own.index + 1]]
+    def _sums_of(self, step: OneStep) -> Tensor:
+        return self.sums[self._starts[step.index] : self._starts[step.index + 1]]
 
     def finish(self, inputs: StepInputs) -> None:
         if not self.bucket.rule.factored:
             return
         self.sum_u2.zero_()
-        for own in self._under_way:
-            own.sums = self._sums_of(own)
-            own.finish()
-            self.sum_u2[own.index] = own.sum_u2
+        for step in self._under_way:
+            step.sums = self._sums_of(step)
+            step.finish()
+            self.sum_u2[step.index] = step.sum_u2
 
     def update(self, inputs: StepInputs) -> None:
         if not self.bucket.rule.factored:
             return self.launch(inputs)
-        for own in self._under_way:
-            own.sum_u2 = self.sum_u2[own.index]
-            own.update()
+        for step in self._under_way:
+            step.sum_u2 = self.sum_u2[step.index]
+            step.update()
         self._under_way = []
 
     def _begin(self, inputs: StepInputs) -> Iterator[OneStep]:
         kinds = {"elementwise": ElementwiseStep, "matrix": MatrixStep, "vector": VectorStep}
         scalars = inputs.scalars
-        # On a device a scalar stays a tensor: its number is not known here.
+        # Scalars on a device stay tensors: the host never reads them.
         on_host = devices.on_host(scalars)
         rows = scalars.tolist() if on_host else [row.unbind() for row in scalars.unbind()]
         for index, row in enumerate(self.bucket.rows.row_of.tolist()):
@@ -98,9 +98,9 @@ class ReferenceLauncher(Launcher):
 
 
 class OneStep:
-    """One tensor's step: its numbers as they were, phase by phase what becomes of them."""
+    """One tensor's step: its old values, and the results of each phase."""
 
-    sums: Tensor  # as `sums_layout` lays them out
+    sums: Tensor  # in the layout of `sums_layout`
     sum_u2: Tensor
 
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
@@ -114,7 +114,7 @@ class OneStep:
         self.written = [tensors[0], *tensors[2:]]
         self.rms = None if bucket.rms is None else bucket.rms[index]
         self.p, g, *self.states = (t.to(compute) for t in tensors)
-        # The sign goes into the scale: one multiplication, and one rounding, as in every walker.
+        # Scale and sign are one factor, so g is multiplied and rounded once, as in every walker.
         if isinstance(sign, Tensor):
             sign = sign.to(compute)
         scale = sign
@@ -131,7 +131,7 @@ class OneStep:
     def update(self) -> None: ...
 
     def store(self, results: Sequence[Tensor], rms: Tensor | None = None) -> None:
-        """Writes parameter and states, and rms(p) for those who want it."""
+        """Writes parameter and states, and rms(p) if the bucket keeps it."""
         written = [*self.written]
         if self.rms is not None and rms is not None:
             written, results = [*written, self.rms], [*results, rms]
@@ -144,14 +144,14 @@ class OneStep:
 
 
 class ElementwiseStep(OneStep):
-    """A rule without sums has one phase."""
+    """A rule without sums: one phase does all."""
 
     def update(self) -> None:
         self.store(self.rule.update(self.p, self.g, *self.states))
 
 
 class FactoredStep(OneStep):
-    """What matrices and vectors share: how sums become a step size, and u an update."""
+    """What matrices and vectors share: the step size from the sums, the update from u."""
 
     u: Tensor
 
@@ -166,7 +166,7 @@ class FactoredStep(OneStep):
 
 
 class MatrixStep(FactoredStep):
-    """The last two dimensions are a matrix; those before them are a batch."""
+    """The last two dimensions are a matrix; the dimensions before them are a batch."""
 
     def read1(self) -> None:
         rule, p = self.rule, self.p
@@ -184,7 +184,7 @@ class MatrixStep(FactoredStep):
 
     def _sum_p2(self) -> Tensor:
         p_rows = row_sums((self.p * self.p).reshape(-1, self.rows, self.cols))
-        # The rows of a piece: of a block of a large matrix, or of all the small matrices in it.
+        # A piece is a block of rows of a large matrix, or several small matrices.
         length = self._per_piece() * self.rows
         in_piece = (
             in_order(p_rows, BLOCK) if self._blocked() else in_order(p_rows.flatten(), length)
@@ -195,7 +195,7 @@ class MatrixStep(FactoredStep):
         return self.rows * self.cols > PIECE
 
     def _per_piece(self) -> int:
-        """Matrices of a piece."""
+        """How many matrices a piece has."""
         return 1 if self._blocked() else max(1, PIECE // (self.rows * self.cols))
 
     def finish(self) -> None:
@@ -206,7 +206,7 @@ class MatrixStep(FactoredStep):
         mean_square = (s / self.rows).to(dtype)
         self.col = _stored(rule.second_moment(col, mean_square), self.dtypes[3])
         mean = rule.floored_mean((sum_row / self.rows).to(dtype))
-        # Of the rows that are here: over processes it is added up once more.
+        # Only this process's rows; an exchange adds up the others.
         energy = row_sums(rule.col_energy(self.own_h.to(dtype), self.col, mean))
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
@@ -250,9 +250,6 @@ def _least(x: Tensor) -> Tensor:
     return x.masked_fill(x.isnan(), torch.inf).amin(-1, keepdim=True)
 
 
-# The order of sums.
-
-
 def row_sums(x: Tensor) -> Tensor:
     """Sums over the last dimension, in float64: tile by tile, lane by lane."""
     length = TILE if x.shape[-1] > TILE else LANES
@@ -265,7 +262,7 @@ def row_sums(x: Tensor) -> Tensor:
 
 
 def column_sums(x: Tensor) -> Tensor:
-    """Sums over the last dimension but one, in float64: block by block, group by group."""
+    """Sums over the second to last dimension, in float64: block by block, group by group."""
     columns = x.transpose(-1, -2)
     rows = x.shape[-2]
     blocks = _cut(columns, BLOCK if rows > BLOCK else _round_up(rows, GROUP))
@@ -283,15 +280,15 @@ def fold(x: Tensor, dim: int) -> Tensor:
 
 
 def in_order(x: Tensor, length: int | None = None) -> Tensor:
-    """Adds up the last dimension from front to back: all of it, or every `length` of it. On a CPU
-    cumsum adds one after the other; elsewhere the order of these float64 sums is the device's."""
+    """Sums the last dimension from front to back: all of it, or each `length` of it. On a CPU
+    cumsum adds one number at a time; a GPU may add these float64 numbers in another order."""
     if length is not None:
         x = _cut(x, length)
     return x.cumsum(-1)[..., -1]
 
 
 def _cut(x: Tensor, length: int) -> Tensor:
-    """The last dimension as pieces of `length`, the last piece filled up with zeros."""
+    """Splits the last dimension into pieces of `length`; zeros fill up the last piece."""
     short = -x.shape[-1] % length
     return torch.nn.functional.pad(x, (0, short)).unflatten(-1, (-1, length))
 

@@ -1,7 +1,7 @@
 """The Triton backend for GPU tensors: says whether it can run here; `kernels/` does the work.
 
-Triton and the kernels are imported by the first plan that needs them. With TRITON_INTERPRET=1 they
-run on CPU tensors, slowly, for those who want to look into them.
+The first plan that needs Triton imports it and the kernels. With TRITON_INTERPRET=1 the kernels run
+on CPU tensors, slowly, for debugging.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..gpu.tables import GPUS
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 
-OLDEST = (3, 4)  # that the kernels were compiled with
+OLDEST = (3, 4)  # the oldest version that we compiled the kernels with
 
 
 class TritonBackend(Backend):
@@ -51,7 +51,7 @@ class TritonBackend(Backend):
 
 @functools.cache
 def why_not_installed() -> str:
-    """Empty if there is a Triton that the kernels run with, else the reason."""
+    """Empty if a Triton that runs the kernels is installed, else the reason."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: install the one that belongs to your torch"
     numbers = tuple(map(int, re.findall(r"\d+", _version())[:2]))
@@ -66,7 +66,7 @@ def is_interpreted() -> bool:
 
 
 def _version() -> str:
-    """The module's own: its distributions for ROCm and XPU have other names."""
+    """Read from the module: the distributions for ROCm and XPU have other names."""
     return str(importlib.import_module("triton").__version__)
 
 

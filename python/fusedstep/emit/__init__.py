@@ -1,13 +1,13 @@
-"""Prints the headers that C++ has from Python: csrc/rules.h and csrc/rules/, every rule of
-fusedstep.rules as a struct, and csrc/cuda/cut.h, how `fusedstep.gpu.cut` cuts tensors into work.
+"""Prints C++ headers from Python: csrc/rules.h and csrc/rules/ have every rule as a struct, and
+csrc/cuda/cut.h says how `fusedstep.gpu.cut` cuts tensors into work.
 
-    python -m fusedstep.emit csrc            writes what has changed
-    python -m fusedstep.emit csrc --check    only says what is stale, and fails
+    python -m fusedstep.emit csrc            writes the files that changed
+    python -m fusedstep.emit csrc --check    writes nothing, fails and lists stale files
 
-`make build` does the first and compiles; a test fails while a file is stale.
+`make build` does the first and compiles. A test fails while a file is stale.
 
-text     one rule text: what is no straight-line arithmetic is refused, the rest is printed
-rules    the rules, and what the walkers know of each
-layout   what all walkers know, and the fingerprint of the rules
+text     one rule text: checks that it is straight-line arithmetic, and prints it
+rules    the rules, and the facts that walkers need about each
+layout   constants that all walkers share, and the fingerprint of the rules
 cut      csrc/cuda/cut.h
 """

@@ -1,4 +1,4 @@
-"""`python -m fusedstep.emit csrc [--check]`: see the package."""
+"""The command `python -m fusedstep.emit csrc [--check]`: see the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def headers() -> dict[str, str]:
-    """The texts by their place in csrc."""
+    """The texts of all headers, by path in csrc."""
     from .cut import cut_header
     from .layout import fingerprint_header, layout_header
     from .rules import rules_headers
@@ -29,15 +29,14 @@ def main() -> int | str:
     try:
         texts = {arguments.csrc / place: text for place, text in headers().items()}
     except ValueError as error:
-        # By its name: it may have been raised when the rules were imported, and then none of their
-        # modules can be.
+        # Compare by name: if importing the rules raised it, RuleError cannot be imported either.
         if type(error).__name__ != "RuleError":
             raise
         return str(error)
     stale = [p for p, text in texts.items() if not p.exists() or p.read_text() != text]
     if arguments.check:
         return "\n".join(f"{path} is stale: make rules" for path in stale) or 0
-    for path in stale:  # what has not changed keeps its time, and nothing is compiled for it
+    for path in stale:  # unchanged files keep their time, so nothing is compiled for them
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(texts[path])
         print(f"{path} written")

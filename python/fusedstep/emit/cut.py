@@ -1,4 +1,4 @@
-"""csrc/cuda/cut.h, from `fusedstep.gpu.cut`."""
+"""Prints csrc/cuda/cut.h from `fusedstep.gpu.cut`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ namespace fusedstep::cuda {
 """
 
 CONSTANTS = {
-    "kChunk": (cut.CHUNK, "elements of an elementwise entry"),
+    "kChunk": (cut.CHUNK, "elements in a unit of an elementwise rule"),
     "kColumnsWidth": (cut.COLUMNS_WIDTH, "columns that a unit finishes"),
-    "kTinyElements": (cut.TINY_ELEMENTS, "of a matrix that one thread takes"),
-    "kTinyMatrices": (cut.TINY_MATRICES, "of a unit"),
-    "kVectorUnit": (cut.VECTOR_UNIT, "of a vector"),
-    "kWaveEntry": (cut.WAVE_ENTRY, "numbers of an entry of the waves"),
+    "kTinyElements": (cut.TINY_ELEMENTS, "at most, of a matrix that one thread takes"),
+    "kTinyMatrices": (cut.TINY_MATRICES, "in a unit"),
+    "kVectorUnit": (cut.VECTOR_UNIT, "elements of a vector in a unit"),
+    "kWaveEntry": (cut.WAVE_ENTRY, "numbers in an entry of the waves"),
 }
 
 
 def cut_header() -> str:
     """The whole text of csrc/cuda/cut.h."""
-    said = dict(re.findall(r"^    (\w+): int = 0  # (.+)$", inspect.getsource(cut.Cut), re.M))
-    fields = [f"  int64_t {f};" + (f"  // {said[f]}" if f in said else "") for f in cut.FIELDS]
+    notes = dict(re.findall(r"^    (\w+): int = 0  # (.+)$", inspect.getsource(cut.Cut), re.M))
+    fields = [f"  int64_t {f};" + (f"  // {notes[f]}" if f in notes else "") for f in cut.FIELDS]
     parts = [
         HEADER,
         *(f"constexpr int {n} = {value};  // {why}" for n, (value, why) in CONSTANTS.items()),
         "",
-        "// Kinds of work, by the number that Python gives them.",
+        "// Kinds of work; Python uses the same numbers.",
         "enum class Unit : int {",
         *(f"  k{camel(name)}," for name in cut.UNITS),
         "};",

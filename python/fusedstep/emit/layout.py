@@ -1,4 +1,4 @@
-"""csrc/rules/layout.h, from `fusedstep.rules.layout`, and csrc/rules/fingerprint.h."""
+"""Prints csrc/rules/layout.h from `fusedstep.rules.layout`, and csrc/rules/fingerprint.h."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .text import camel, function, header
 
 CONSTANTS = "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py."
 ROW = """\
-// A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. The last slot
-// is where a rule's own states begin, if it has any."""
+// A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. A rule's own
+// states, if any, start at the last slot."""
 FINGERPRINT = """\
-// Of the files in python/fusedstep/rules. A module that was built from others is not used.
+// A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
 constexpr char kFingerprint[] = "{}";"""
 
 
@@ -24,12 +24,12 @@ def layout_header() -> str:
     ]
     rows = [ROW, *(_row(kind) for kind in layout.SLOTS)]
     parts = ["\n".join([CONSTANTS, *constants]), "\n".join(rows), *_slots_of()]
-    return header("What walkers and Python agree on.", ["../numeric.h"], parts, unnamed=True)
+    return header("Constants shared with Python.", ["../numeric.h"], parts, unnamed=True)
 
 
 def fingerprint_header() -> str:
     """The whole text of csrc/rules/fingerprint.h."""
-    return header("What a module is built from.", [], [FINGERPRINT.format(fingerprint())])
+    return header("The fingerprint of the rules.", [], [FINGERPRINT.format(fingerprint())])
 
 
 def _row(kind: str) -> str:

@@ -1,7 +1,7 @@
-"""The rules as structs, and what the walkers know of each: csrc/rules.h has the elementwise ones.
+"""Prints the rules as C++ structs, and the facts that walkers need about each.
 
-A factored family has a header of its own, csrc/rules/NAME.h, and so has what several headers share:
-after an edit of one text, no more is compiled than what has it in.
+csrc/rules.h has the elementwise rules. Each factored family has its own header csrc/rules/NAME.h,
+and shared texts have one too. So an edit of one text recompiles only the files that use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..rules.spec import USUAL, at
 from .text import Kind, Text, camel, function, header
 
 FACTS = """\
-// What is known of a rule by its number. `states` are those as large as the parameter.
+// Facts about a rule, by its number. `states` counts the states as large as the parameter.
 struct RuleFacts {
   const char* name;
   int states;
@@ -23,7 +23,7 @@ struct RuleFacts {
 constexpr RuleFacts kRules[] = {"""
 
 RULE_OF = """
-// Dtypes of parameter, gradient and states, if there are any, for which a GPU has a kernel.
+// Dtypes of parameter, gradient and states that have their own GPU kernel.
 template <int P, int G, int S>
 struct Dtypes {};
 template <class... D>
@@ -31,14 +31,14 @@ struct DtypesList {};
 template <int... Rules>
 struct RuleList {};
 
-// An elementwise rule by its number, when compiled.
+// The struct of an elementwise rule, by its number.
 template <int Rule, class T>
 struct RuleOf;
 """
 
 
 def rules_headers() -> dict[str, str]:
-    """The texts by their place in csrc."""
+    """The texts of the headers, by path in csrc."""
     own = {rule.name: _own(rule) for rule in RULES.values()}
     families: dict[str, list[Rule]] = {}
     for rule in RULES.values():
@@ -65,9 +65,9 @@ def rules_headers() -> dict[str, str]:
     }
 
 
-ELEMENTWISE = "The elementwise update rules as C++."
+ELEMENTWISE = "The elementwise rules as C++."
 FAMILY = "A family of factored rules as C++."
-CALLED = "Texts that several headers call."
+CALLED = "Rule texts that headers share."
 SHARED = "rules/texts.h"
 
 
@@ -110,7 +110,7 @@ def _rules_by_number() -> list[str]:
 def _own(rule: Rule) -> list[Text]:
     """A rule's own texts, checked."""
     rule.check()
-    texts = [Text(rule, own) for own in rule.functions]
+    texts = [Text(rule, member) for member in rule.functions]
     for text in texts:
         text.result([Kind(constant=name in rule.scalars) for name in text.arguments])
     update = texts[0]
@@ -120,8 +120,8 @@ def _own(rule: Rule) -> list[Text]:
 
 
 def _shared(own: dict[str, list[Text]]) -> dict[str, tuple[Text, set[str]]]:
-    """What rules' texts call that is none of their own, each behind what it calls itself; and the
-    names of those rules."""
+    """The shared texts, each after the texts that it calls, with the names of the rules that use
+    it."""
     found: dict[str, tuple[Text, set[str]]] = {}
 
     def visit(text: Text) -> None:
@@ -156,7 +156,7 @@ def _struct(family: str, rules: list[Rule], own: dict[str, list[Text]]) -> str:
     for rule in rules:
         if rule.scalars != first.scalars:
             raise RuleError(
-                f"{at(rule, rule.update)}: the rules of family {family!r} share their scalars, and "
+                f"{at(rule, rule.update)}: the rules of family {family!r} share their scalars, but "
                 f"{first.name!r} has others"
             )
     fields = textwrap.fill(
@@ -179,17 +179,18 @@ def _struct(family: str, rules: list[Rule], own: dict[str, list[Text]]) -> str:
 
 
 def _method(text: Text) -> str:
-    """A text as a member: values are arguments, scalars are fields. A returned argument is updated
-    in place, another returned name is an output, a returned expression is the result."""
+    """A text as a member function: values are arguments, scalars are fields. A returned argument
+    is updated in place, any other returned name is an output, a returned expression is the result.
+    """
     rule = text.rule
     arguments = [name for name in text.arguments if name not in rule.scalars]
     outputs = [name for name in text.returned if name not in arguments]
     parameters = [f"T{'&' if name in text.returned else ''} {name}" for name in arguments]
     parameters += [f"T& {name}" for name in outputs]
     left_out: dict[Any, list[int]] = {}
-    for own in rule.functions:
-        names = own.__code__.co_varnames[: own.__code__.co_argcount]
-        left_out[own] = [k for k, name in enumerate(names) if name in rule.scalars]
+    for member in rule.functions:
+        names = member.__code__.co_varnames[: member.__code__.co_argcount]
+        left_out[member] = [k for k, name in enumerate(names) if name in rule.scalars]
     result = "void" if text.returned else "bool" if text.is_condition() else "T"
     name = "update" if text.function is rule.update else text.name
     lines = text.lines({*arguments, *outputs}, left_out)
@@ -211,5 +212,6 @@ def _rule_of(rule: Rule) -> str:
 
 
 def _dtypes(sets: tuple[tuple[str, ...], ...]) -> str:
-    entries = [", ".join(f"k{camel(name)}" for name in (*own, own[0])[:3]) for own in sets]
+    # A rule without states lists two dtypes; the parameter's stands in for the third.
+    entries = [", ".join(f"k{camel(name)}" for name in (*row, row[0])[:3]) for row in sets]
     return f"DtypesList<{', '.join(f'Dtypes<{entry}>' for entry in entries)}>"

@@ -1,8 +1,7 @@
-"""One rule text as C++: straight-line arithmetic, which reads the same in both languages.
+"""Prints one rule text as C++. A text is straight-line arithmetic, which both languages read alike.
 
-Everything else is refused, with the rule, file and line. So is what the backends could compute in
-different ways: arithmetic on scalars and literals alone would be float64 in one and float32 in
-another.
+Anything else raises an error with the rule, file and line. So does arithmetic on scalars and
+literals alone: one backend would compute it in float64 and another in float32.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple, NoReturn
 from ..rules import Rule, RuleError
 from ..rules.spec import at, called_by
 
-# The named operations and how many arguments they take.
+# The named operations, with their number of arguments.
 OPERATIONS = {"div": 2, "sqrt": 1, "maximum": 2, "minimum": 2, "where": 3}
-# Names that Python leaves to a text and C++ does not.
+# Names that Python allows and C++ reserves.
 TAKEN = {
     "T", "auto", "bool", "case", "catch", "char", "const", "default", "delete", "do", "double",
     "enum", "explicit", "extern", "false", "float", "friend", "goto", "inline", "int", "long",
@@ -27,14 +26,14 @@ TAKEN = {
     "throw", "true", "typedef", "typename", "union", "unsigned", "using", "virtual", "void",
     "volatile",
 }  # fmt: skip
-LARGEST = (2.0 - 2.0**-23) * 2.0**127  # float32
+LARGEST = (2.0 - 2.0**-23) * 2.0**127  # in float32
 INSTEAD = {
     ast.If: "a branch: an option is a number, or another rule",
     ast.IfExp: "a branch: use where(condition, a, b)",
     ast.For: "a loop",
     ast.While: "a loop",
     ast.AugAssign: "an augmented assignment: write x = x + y",
-    ast.Pow: "a power: it is a scalar, computed by the host, or a product",
+    ast.Pow: "a power: write a product, or compute a scalar on the host",
     ast.Div: "a plain division: write div(a, b)",
 }
 
@@ -42,12 +41,12 @@ INSTEAD = {
 class Kind(NamedTuple):
     """What an expression is."""
 
-    condition: bool = False  # else a number
-    constant: bool = False  # made of scalars and literals alone
+    condition: bool = False  # otherwise a number
+    constant: bool = False  # made only of scalars and literals
 
 
 class Text:
-    """A text of a rule, checked."""
+    """A checked text of a rule."""
 
     def __init__(self, rule: Rule, function: Any) -> None:
         self.rule, self.function = rule, function
@@ -56,52 +55,52 @@ class Text:
         self.texts = called_by(function)
         spec = self.tree.args
         if spec.vararg or spec.kwarg or spec.kwonlyargs or spec.defaults:
-            self.refuse(self.tree, "arguments are positional and have no defaults")
+            self.refuse(self.tree, "arguments must be positional, without defaults")
         self.arguments = [argument.arg for argument in spec.args]
         for node in ast.walk(self.tree):
             name = getattr(node, "id", getattr(node, "arg", None))
             if name in TAKEN:
-                self.refuse(node, f"{name!r} is a word of C++'s: take another name")
+                self.refuse(node, f"{name!r} is a word of C++: use another name")
         *self.body, last = (s for s in self.tree.body if not isinstance(s, ast.Expr))
         if not isinstance(last, ast.Return) or last.value is None:
             self.refuse(last, "the last line of a text is a return")
         self.last = last
-        self.returned: list[str] = []  # names; a text that returns an expression has none
+        self.returned: list[str] = []  # names; empty if the text returns an expression
         if isinstance(last.value, ast.Tuple):
             for output in last.value.elts:
                 if not isinstance(output, ast.Name):
-                    self.refuse(output, "a tuple that is returned holds names alone")
+                    self.refuse(output, "a returned tuple holds names alone")
                 self.returned.append(output.id)
 
     def refuse(self, node: Any, why: str) -> NoReturn:
         raise RuleError(f"{at(self.rule, self.function, node.lineno)}: {self.name}: {why}")
 
     def result(self, kinds: list[Kind]) -> Kind:
-        """Checks every line for arguments of these kinds. What is returned as a tuple is a
-        number."""
+        """The kind of the result, for arguments of these kinds. Checks every line. The members of
+        a returned tuple are numbers."""
         known = dict(zip(self.arguments, kinds, strict=True))
         for statement in self.body:
             if not isinstance(statement, ast.Assign):
-                why = INSTEAD.get(type(statement), "a statement that is no assignment")
-                self.refuse(statement, f"{why} has no place in a rule text")
+                why = INSTEAD.get(type(statement), "a statement that is not an assignment")
+                self.refuse(statement, f"a rule text cannot contain {why}")
             (target,) = statement.targets[:1] if len(statement.targets) == 1 else (None,)
             if not isinstance(target, ast.Name):
                 self.refuse(statement, "an assignment has one name on its left")
             kind = self._kind(statement.value, known)
             if kind.condition:
-                self.refuse(statement, "a condition has no name: write it into its where()")
+                self.refuse(statement, "a condition has no name: write it inside where()")
             known[target.id] = kind
         if self.returned:
             for name in self.returned:
                 if name not in known:
-                    self.refuse(self.last, f"{name!r} is returned and was never assigned")
+                    self.refuse(self.last, f"{name!r} is returned but never assigned")
             return Kind()
         return self._kind(self.last.value, known)
 
     def _kind(self, node: Any, known: dict[str, Kind]) -> Kind:
         if isinstance(node, ast.Name):
             if node.id not in known:
-                self.refuse(node, f"{node.id!r} is no argument, and was not assigned before")
+                self.refuse(node, f"{node.id!r} is no argument and is not assigned above")
             return known[node.id]
         if isinstance(node, ast.Constant):
             if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
@@ -113,12 +112,12 @@ class Text:
             return self._number(node.operand, known)
         if isinstance(node, ast.BinOp):
             if not isinstance(node.op, (ast.Add, ast.Sub, ast.Mult)):
-                why = INSTEAD.get(type(node.op), "an operation that rules do not have")
+                why = INSTEAD.get(type(node.op), "an operation that rule texts cannot use")
                 self.refuse(node, why)
             return self._arithmetic(node, [node.left, node.right], known)
         if isinstance(node, ast.Compare):
             if len(node.ops) > 1:
-                self.refuse(node, "a chained comparison: C++ reads it otherwise; use two where()")
+                self.refuse(node, "a chained comparison differs in C++: use two where()")
             if not isinstance(node.ops[0], (ast.Lt, ast.Gt, ast.LtE, ast.GtE, ast.Eq, ast.NotEq)):
                 self.refuse(node, "a comparison is one of < > <= >= == !=")
             sides = [self._number(side, known) for side in (node.left, *node.comparators)]
@@ -132,15 +131,15 @@ class Text:
             self.refuse(node, f"an unknown operation: {ast.unparse(node.func)}")
         name = node.func.id
         if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
-            self.refuse(node, f"{name}() is called with positions, not with keywords or a star")
+            self.refuse(node, f"call {name}() with positions, not with keywords or a star")
         called = None
         if name in self.texts:
             called = Text(self.rule, self.texts[name])
             if called.returned:
-                self.refuse(node, f"{name}() returns several numbers: texts call those of one")
+                self.refuse(node, f"{name}() returns several numbers: call texts that return one")
         elif name not in OPERATIONS:
             known_names = ", ".join(OPERATIONS)
-            self.refuse(node, f"an unknown operation {name!r}: there are {known_names}, and texts")
+            self.refuse(node, f"an unknown operation {name!r}: use {known_names}, or a text")
         count = len(called.arguments) if called else OPERATIONS[name]
         if len(node.args) != count:
             self.refuse(node, f"{name}() takes {count} arguments and gets {len(node.args)}")
@@ -156,14 +155,14 @@ class Text:
         return Kind(constant=all(kind.constant for kind in (condition, *numbers)))
 
     def _check_member(self, node: ast.Call, called: Text) -> None:
-        """A rule's own text finds its scalars among the fields."""
+        """Checks a call of one of the rule's own texts, which reads its scalars from fields."""
         if called.function not in self.rule.functions:
             return
         if self.function not in self.rule.functions:
-            self.refuse(node, f"{called.name}() is the rule's own: no shared text can call it")
+            self.refuse(node, f"{called.name}() belongs to the rule: shared texts cannot call it")
         for name, given in zip(called.arguments, node.args, strict=True):
-            own = isinstance(given, ast.Name) and given.id == name
-            if name in self.rule.scalars and not own:
+            same = isinstance(given, ast.Name) and given.id == name
+            if name in self.rule.scalars and not same:
                 self.refuse(node, f"{called.name}() takes the scalar {name!r} itself")
 
     def _number(self, node: ast.expr, known: dict[str, Kind]) -> Kind:
@@ -176,22 +175,22 @@ class Text:
         if all([self._number(operand, known).constant for operand in operands]):
             self.refuse(
                 node,
-                f"scalars and literals alone: {ast.unparse(node)}. Let the host compute it, in "
-                "float64, as a scalar of its own",
+                f"scalars and literals alone: {ast.unparse(node)}. Compute it on the host in "
+                "float64, as another scalar",
             )
         return Kind()
 
     def is_condition(self) -> bool:
-        """Whether the text returns a comparison. For texts that passed `result`."""
+        """Whether the text returns a comparison. Call `result` first: it checks the text."""
         value = self.last.value
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-            own = self.texts.get(value.func.id)
-            return own is not None and Text(self.rule, own).is_condition()
+            called = self.texts.get(value.func.id)
+            return called is not None and Text(self.rule, called).is_condition()
         return isinstance(value, ast.Compare)
 
     def lines(self, declared: set[str], drop: dict[Any, list[int]]) -> list[str]:
-        """The statements. A name that is not `declared` is when it first occurs; calls of some
-        texts leave arguments out."""
+        """The statements in C++. The first use of a name that is not in `declared` declares it.
+        `drop` says which arguments a call of a text leaves out."""
         known = set(declared)
         lines = []
         for statement in self.body:
@@ -209,8 +208,8 @@ class Text:
         return ast.unparse(self._printed(node, drop))
 
     def _printed(self, node: Any, drop: dict[Any, list[int]]) -> Any:
-        """1.0 -> number<T>(1.0): a bare literal would be a double and widen the expression. And
-        members find their scalars among the fields."""
+        """Writes 1.0 as number<T>(1.0), since a bare literal is a double and would widen the
+        expression. Leaves out scalars, which members read from fields."""
         if isinstance(node, ast.Constant):
             return ast.Call(ast.Name("number<T>"), [node], [])
         if isinstance(node, ast.UnaryOp):
@@ -246,7 +245,7 @@ def camel(name: str) -> str:
 
 
 def function(result: str, name: str, arguments: list[str], lines: list[str], end: str = "") -> str:
-    """A C++ function, in one form for all."""
+    """The text of a C++ function."""
     head = f"FUSEDSTEP_INLINE {result} {name}({', '.join(arguments)}){end} {{"
     return "\n".join([head, *textwrap.indent("\n".join(lines), "  ").splitlines(), "}"])
 
@@ -259,8 +258,8 @@ HEADER = """\
 
 
 def header(title: str, includes: list[str], parts: list[str], unnamed: bool = False) -> str:
-    """A generated header of namespace fusedstep. In the unnamed namespace a file that is compiled
-    for one instruction set never lends its code to another."""
+    """A generated header of namespace fusedstep. The unnamed namespace keeps code compiled for one
+    instruction set out of files compiled for another."""
     body = "\n\n".join(part.strip("\n") for part in parts)
     spaces = ["namespace fusedstep {", *(["namespace {"] if unnamed else [])]
     ends = [f"}}  // {space[:-2]}" for space in reversed(spaces)]

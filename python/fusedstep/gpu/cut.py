@@ -1,11 +1,11 @@
-"""How tensors of a factored rule are cut into work, by shape alone, and where their sums lie.
+"""Cuts the tensors of a factored rule into work, by shape alone, and places their sums in scratch.
 
-A matrix is cut into units of whole rows. Rows that no tile holds are cut into chunks too, and then
-their sums are known one phase later; so are long rows if there are few, for the sake of
-parallelism. Many tiny matrices share a unit, a matrix to a thread. A vector is cut into pieces.
-Everything here is plain Python: no tensor, no Triton.
+A matrix is cut into units of whole rows. Rows too long for a tile are cut into chunks too; their
+sums are then known one phase later. A few long rows are also cut into chunks, for parallelism. Many
+tiny matrices share a unit, one matrix per thread. A vector is cut into pieces. This is plain
+Python: no tensor, no Triton.
 
-Kernels of Triton and of C++ have the same units of work and tables, but other `UnitSizes`.
+Triton and C++ use the same units of work and tables, with different `UnitSizes`.
 
 kind           unit                        makes
 ROW_SUMS       rows x chunk                sums of g^2 along the rows of a chunk
@@ -13,22 +13,22 @@ ROWS           rows of several chunks      row
 STATISTICS     rows                        row; sums of g^2 and of g^2 / row down the columns
 WIDE           rows x chunk                the sums down the columns
 TINY, VECTOR   tiny matrices, a piece      all moments, sums of u^2 and p^2
-SQUARES        a few rows x chunk          sum of p^2, where the step depends on it
+SQUARES        a few rows x chunk          sum of p^2, if the step depends on it
 COLUMNS        a run of columns            col, from the units' sums; its part of sum(u^2)
-SUM_U2         a few rows x chunk          sum of u^2 where the cap may have changed u
+SUM_U2         a few rows x chunk          sum of u^2, if the cap may have changed u
 FINISH         a tensor                    step size, decay, rms(p)
 UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
-STORE_RMS         a tensor                    rms(p) where the step did not need it
+STORE_RMS      a tensor                    rms(p), if the step did not need it
 
-Where a bucket's sums may be added up over processes, it is exchanged: its step has three stages,
-and between them lie two buffers, for the host to change. No unit finishes columns itself then, and
-no matrix is taken for tiny.
+If processes add up a bucket's sums, the bucket is exchanged: its step has three stages, and the
+host changes two buffers between them. No unit finishes columns itself then, and no matrix counts as
+tiny.
 
 PACK_COLUMNS       a run of columns   sums of g^2 and of g^2 / row; with the first, the sum of row
 PACK_SQUARES       a tensor           sum of p^2; these two end the first stage
-COLUMNS_EXCHANGED  a run of columns   what COLUMNS makes, from what was packed
+COLUMNS_EXCHANGED  a run of columns   the results of COLUMNS, from the packed sums
 TOTAL_U2           a tensor           sum of u^2; it ends the second stage
-FINISH_EXCHANGED   a tensor           what FINISH makes, from both buffers
+FINISH_EXCHANGED   a tensor           the results of FINISH, from both buffers
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, fields
 
 COLUMNS_WIDTH = 64
-TINY_ELEMENTS = 64  # of a matrix that one thread takes, one after the other
-TINY_MATRICES = 512  # of a unit
-VECTOR_UNIT = 16384  # elements of a vector
-CHUNK = 8192  # elements that a C++ block takes of a tensor whose rule has no sums
-WAVE_ENTRY = 8  # numbers of an entry of the waves, see waves.py
+TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
+TINY_MATRICES = 512  # in a unit
+VECTOR_UNIT = 16384  # elements of a vector in a unit
+CHUNK = 8192  # elements of a C++ block, for elementwise rules
+WAVE_ENTRY = 8  # numbers in an entry of the waves, see waves.py
 
-# Work of one phase goes in any order, after all of the phase before.
+# Work of one phase runs in any order, after all work of the phase before.
 PHASES = {
     "ROW_SUMS": 0,
     "ROWS": 1,
@@ -59,7 +59,7 @@ PHASES = {
     "VECTOR_UPDATE": 8,
     "STORE_RMS": 9,
 }
-# Of exchanged buckets alone.
+# Only in exchanged buckets.
 EXCHANGED_PHASES = {
     "PACK_COLUMNS": 3,
     "PACK_SQUARES": 3,
@@ -67,10 +67,11 @@ EXCHANGED_PHASES = {
     "TOTAL_U2": 6,
     "FINISH_EXCHANGED": 7,
 }
-STAGES = {"read1": range(0, 4), "finish": range(4, 7), "update": range(7, 10)}  # their phases
-# The kinds of work by number, as C++ knows them.
+# The phases of each stage.
+STAGES = {"read1": range(0, 4), "finish": range(4, 7), "update": range(7, 10)}
+# A kind's number in C++ is its place here.
 UNITS = (*PHASES, "ELEMENTWISE", *EXCHANGED_PHASES)
-# These load no tile of a tensor, so that it does not matter where tensors lie.
+# These load no tiles, so alignment does not matter.
 WITHOUT_TILES = frozenset(
     ("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "STORE_RMS", *EXCHANGED_PHASES)
 )
@@ -78,27 +79,27 @@ WITHOUT_TILES = frozenset(
 
 @dataclass
 class Cut:
-    """Numbers of one tensor that kernels read from a table, in this order. `*_at` are places in
-    the scratch of sums, except `partials_at`, which is in that of the units' columns, and
-    `exchange_at`, which is in the buffer of the sums that are exchanged."""
+    """One tensor's numbers in a table that kernels read, in this order. `*_at` are offsets in the
+    scratch for sums. Only `partials_at` is an offset in the scratch for column sums, and
+    `exchange_at` one in the buffer of exchanged sums."""
 
     unit_rows: int = 0
     row_blocks: int = 0
     chunk_cols: int = 0  # columns of a unit
     chunks: int = 0
-    tiles: int = 0  # parts in which a matrix's columns are finished
+    tiles: int = 0  # units that finish a matrix's columns
     update_rows: int = 0
     update_blocks: int = 0
     exchange_at: int = 0
     partials_at: int = 0
     step_at: int = 0  # step size and decay
-    p_at: int = 0  # sums of p^2 of the first read
+    p_at: int = 0  # sums of p^2 from the first read
     p_count: int = 0
     u_at: int = 0  # sums of u^2
     u_count: int = 0
-    late_at: int = 0  # exact sums of u^2, and later the sums of p^2 of the second read
+    late_at: int = 0  # exact sums of u^2, later sums of p^2 from the second read
     late_count: int = 0
-    exact_count: int = 0  # 0 where u_at holds exact sums already
+    exact_count: int = 0  # 0 if u_at already holds exact sums
     rows_at: int = 0  # sum and minimum of row, by matrix and block of rows
     least_col_at: int = 0  # minimum of col, by matrix and tile
     mean_at: int = 0  # of row, by matrix
@@ -109,7 +110,7 @@ FIELDS = tuple(field.name for field in fields(Cut))
 
 @dataclass(frozen=True, order=True)
 class Kind:
-    """A kind of work, and the width of its tiles where there is a choice."""
+    """A kind of work, and the width of its tiles if kernels exist for several."""
 
     phase: int
     name: str
@@ -131,14 +132,14 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def holding(columns: int, widths: tuple[int, ...]) -> int:
-    """The smallest width that holds so many columns, else the largest."""
+    """The smallest width that holds all `columns`, else the largest width."""
     return next((width for width in widths if columns <= width), widths[-1])
 
 
 @dataclass(frozen=True)
 class Height:
-    """How many rows a unit has if they have `columns` or more; of shorter rows so many more that
-    there are as many elements."""
+    """A unit has `rows` rows if they have `columns` columns or more. Of shorter rows it has more,
+    for the same number of elements."""
 
     rows: int
     columns: int
@@ -149,35 +150,35 @@ class Height:
 
 @dataclass(frozen=True)
 class UnitSizes:
-    """The sizes that suit a set of kernels."""
+    """The sizes that one backend's kernels use."""
 
-    row_widths: tuple[int, ...]  # of tiles that hold whole rows
-    wide_row_widths: tuple[int, ...]  # the same where numbers are float64
-    chunk_cols: int  # at most, where no tile holds a row
-    flat_width: int  # of the widest tile that can finish its columns, having all their rows
-    element_widths: tuple[int, ...]  # of tiles that hold any elements
-    unit: Height  # of what is read first
-    wave_unit: dict[int, Height]  # the same in waves, by the bytes of a gradient's number
-    wave_cols: tuple[int, int]  # of matrices that can go in waves: from and to
-    waves_ahead: int  # whose first read comes before the second one of a wave
-    update_elements: int  # that the second read takes at a time
-    padded: bool  # whether a short row costs as much as the tile is wide
+    row_widths: tuple[int, ...]  # widths of tiles that hold whole rows
+    wide_row_widths: tuple[int, ...]  # the same for float64
+    chunk_cols: int  # at most, if no tile holds a row
+    flat_width: int  # the widest tile that can hold all rows and finish its columns
+    element_widths: tuple[int, ...]  # widths of tiles that hold any elements
+    unit: Height  # of a unit of the first read
+    wave_unit: dict[int, Height]  # the same in waves, by a gradient's bytes per element
+    wave_cols: tuple[int, int]  # fewest and most columns of a matrix that can go in waves
+    waves_ahead: int  # waves whose first reads come before a wave's second read
+    update_elements: int  # elements in a unit of the second read
+    padded: bool  # whether a short row costs as much as a full tile
 
 
 class Layout:
-    """The cuts of a bucket's tensors, the work on each, and how much scratch they share.
-    `item_bytes` is the size of a number that is computed with. The buffer of an exchanged bucket is
-    laid out as `fusedstep.plan.launcher.sums_layout` says."""
+    """The cuts of a bucket's tensors, the work on each, and the scratch they share. `item_bytes` is
+    the size of a number of the compute dtype. `fusedstep.plan.launcher.sums_layout` gives the
+    layout of an exchanged bucket's buffer."""
 
     def __init__(self, unit_sizes: UnitSizes, item_bytes: int, exchanged: bool = False) -> None:
         self.unit_sizes = unit_sizes
         self.is_exchanged = exchanged
         self.row_widths = unit_sizes.wide_row_widths if item_bytes == 8 else unit_sizes.row_widths
         self.cuts: list[Cut] = []
-        self.work: list[dict[Kind, int]] = []  # of each tensor, how many units of which kind
-        self.partials_of: list[int] = []  # of each tensor, how many sums its units leave
-        self.partials = 0  # numbers of the type that is computed in
-        self.sums = 0  # float64 numbers
+        self.work: list[dict[Kind, int]] = []  # per tensor: how many units of each kind
+        self.partials_of: list[int] = []  # per tensor: how many sums its units leave
+        self.partials = 0  # how many numbers of the compute dtype
+        self.sums = 0  # how many float64 numbers
         self.exchange = 0  # the same
 
     def rows(self) -> list[tuple[int, ...]]:
@@ -203,8 +204,8 @@ class Layout:
         if cols > widest:
             chunk = min(unit_sizes.chunk_cols, widest)
         cut = Cut(step_at=self._take(2))
-        # A unit leaves two numbers a column: below two percent of what it read, with 256 rows. It
-        # leaves some of its own too, so narrow matrices take more rows.
+        # A unit leaves two numbers per column: with 256 rows, below two percent of what it read.
+        # It also leaves a few more per unit, so units of narrow matrices have more rows.
         cut.unit_rows = height.of(chunk if unit_sizes.padded else min(cols, chunk))
         if self.is_exchanged and rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
@@ -228,7 +229,8 @@ class Layout:
         cut.mean_at = self._take(batch)
         cut.partials_at = self.partials
         columns_need = 0 if flat else 2 * batch * cut.row_blocks * cols
-        # The sums of the chunks of rows are done with before those down the columns come.
+        # Row sums of chunks and column sums share memory: the first are read before the second
+        # are written.
         rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
         partials = max(columns_need, rows_need)
         work = {kind("STATISTICS", chunk): units}

@@ -1,7 +1,7 @@
-"""What kernels read besides tensors, kept on a bucket's device: addresses, rows, scalars.
+"""Keeps what kernels read besides tensors on a bucket's device: addresses, rows, scalars.
 
-Nothing here waits for the device. Uploads go through page-locked memory, and only when something
-changed; the allocator releases that memory after the copy was carried out.
+Nothing here waits for the device. Uploads go through page-locked memory, and only if something
+changed; the allocator frees that memory after the copy.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 from ..plan import devices
 from ..plan.bucket import Bucket
 
-GPUS = ("cuda", "xpu")  # ROCm's devices are torch's cuda
+GPUS = ("cuda", "xpu")  # torch calls ROCm's devices cuda
 
 
 def on_device(device: torch.device) -> Any:
-    """Makes `device`, with its current stream, the one that kernels are launched on."""
-    if device.type == "cpu":  # an interpreter or a simulator
+    """Makes `device` and its current stream the ones that kernels are launched on."""
+    if device.type == "cpu":  # the interpreter or the simulator
         return nullcontext()
     return torch.get_device_module(device).device(device)
 
 
 def current_stream(device: torch.device) -> Any:
-    """Of a GPU; None on the CPU."""
+    """A GPU's current stream; None on the CPU."""
     if device.type == "cpu":
         return None
     return torch.get_device_module(device).current_stream(device)
 
 
 def processors(device: torch.device) -> int:
-    """How many groups of threads the device works on at a time, each with registers of its own."""
+    """How many multiprocessors (CUDA) or subslices (XPU) the device has."""
     if device.type == "cpu":
         return 1
     properties = torch.get_device_module(device).get_device_properties(device)
@@ -41,14 +41,14 @@ def processors(device: torch.device) -> int:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy of a tensor of the host."""
+    """Copies a host tensor to the device."""
     if device.type == "cpu":
         return tensor.clone()
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Tables:
-    """The changing ones of a bucket: `table`, `row_of`, `scalars`, `controls`."""
+    """A bucket's tables that can change between steps: `table`, `row_of`, `scalars`, `controls`."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.device = bucket.device
@@ -56,7 +56,7 @@ class Tables:
         self.table = self.row_of = torch.empty(0, device=self.device)
         self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
         self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide, device="cpu"), self.device)
-        # A graph reads its page-locked memory whenever it runs, and none can be had in a capture.
+        # A graph reads page-locked memory at every replay, and a capture cannot allocate any.
         self.for_graph: Tensor | None = None
         if self.device.type in GPUS:
             self.for_graph = torch.empty_like(bucket.table, pin_memory=True)
@@ -68,7 +68,7 @@ class Tables:
         inv_grad_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The arguments of a step's kernels."""
+        """The arguments of the kernels for one step."""
         if self.row_of_host is not bucket.rows.row_of:
             self.row_of_host = bucket.rows.row_of
             self.row_of = upload(bucket.rows.row_of, self.device)
@@ -83,8 +83,8 @@ class Tables:
 
     def _table(self, bucket: Bucket) -> Tensor:
         if devices.is_capturing(self.device):
-            # A copy of the graph's own: gradients may move later, and then a new plan is made,
-            # while the graph keeps this one. So there is one table that a graph can need.
+            # The graph gets its own copy: gradients may move later. A new plan is made then, and
+            # the graph keeps this plan, so one table for graphs is enough.
             assert self.for_graph is not None
             self.for_graph.copy_(bucket.table)
             return self.for_graph.to(self.device, non_blocking=True)
@@ -94,19 +94,19 @@ class Tables:
         return self.table
 
     def _controls(self, inv_grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
-        """Inverse gradient scale and found_inf, wherever they are, as one tensor here."""
+        """Inverse gradient scale and found_inf, from any device, as one tensor on this device."""
         if inv_grad_scale is None and found_inf is None:
             return self.idle
         given = (inv_grad_scale, found_inf)
         return torch.stack(
             [
-                own
+                default
                 if value is None
                 else devices.to_device(value.reshape(()), self.device, self.wide)
-                for own, value in zip(self.idle.unbind(), given, strict=True)
+                for default, value in zip(self.idle.unbind(), given, strict=True)
             ]
         )
 
     def held(self) -> tuple[Tensor, ...]:
-        """What is on the device."""
+        """The tensors it keeps on the device."""
         return self.table, self.row_of, self.idle

@@ -1,13 +1,12 @@
-"""Matrices in one launch, ordered so that a gradient is read again while it is still in L2.
+"""Orders matrices in one launch, so that the second read of a gradient still finds it in L2.
 
-Programs stay, and take tickets. A ticket is an item of the work list; the list runs through the
-tensors in waves of a few megabytes, and the first reads of a later wave stand before the second
-reads of this one, which so find their sums ready. An item waits for what its tensor's earlier
-phases have done, all of which have earlier tickets: somebody is at work on them, so nobody waits
-for ever.
+Programs keep running and take tickets. A ticket is an item of the work list. The list goes through
+the tensors in waves of a few megabytes. The first reads of a later wave come before the second
+reads of this one, so the sums are usually ready in time. An item waits for its tensor's earlier
+phases. All of those have earlier tickets, so a program already works on them: no deadlock.
 
-It is to save two of eight bytes an element. The price: smaller units leave more sums, and programs
-wait for each other.
+This should save two of eight bytes per element. It costs more sums, because units are smaller, and
+programs wait for each other.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from .cut import PHASES, TINY_ELEMENTS, UnitSizes, Kind, Layout
+from .cut import PHASES, TINY_ELEMENTS, Kind, Layout, UnitSizes
 
-WAVE_BYTES = 12 << 20  # of gradients; a few waves and their parameters pass through L2 at a time
+WAVE_BYTES = 12 << 20  # of gradients; a few waves with their parameters share L2
 
 
 def wanted(variable: str) -> bool:
-    """What the environment variable says."""
+    """Whether the environment variable turns waves on."""
     asked = os.environ.get(variable, "0")
     if asked not in ("0", "1"):
         raise ValueError(f"{variable} should be 0 or 1 but is: {asked!r}")
@@ -29,8 +28,8 @@ def wanted(variable: str) -> bool:
 
 
 def take(unit_sizes: UnitSizes, item_bytes: int, batch: int, rows: int, cols: int) -> bool:
-    """Whether a matrix with numbers of `item_bytes` in its gradient goes in waves. Others go in
-    phases: a kernel with their kinds of work too would not fit into the registers."""
+    """Whether a matrix goes in waves; its gradient's numbers have `item_bytes`. Other matrices go
+    in phases: with their kinds of work, the kernel for waves would need too many registers."""
     tiny = batch > 1 and rows * cols <= TINY_ELEMENTS
     flat = rows <= unit_sizes.wave_unit[item_bytes].rows and cols > unit_sizes.flat_width
     narrowest, widest = unit_sizes.wave_cols
@@ -38,7 +37,7 @@ def take(unit_sizes: UnitSizes, item_bytes: int, batch: int, rows: int, cols: in
 
 
 def cut_into_waves(gradient_bytes: list[int], tensors: list[int]) -> list[list[int]]:
-    """Runs of tensors whose gradients fit into a wave; a larger one is a wave of its own."""
+    """Groups tensors whose gradients fit in a wave; a larger tensor is a wave by itself."""
     waves: list[list[int]] = []
     filled = WAVE_BYTES
     for tensor in tensors:
@@ -51,12 +50,12 @@ def cut_into_waves(gradient_bytes: list[int], tensors: list[int]) -> list[list[i
 
 
 def regions(ahead: int) -> int:
-    """Waves that are under way together, so that each has sums down the columns of its own."""
+    """How many waves run at a time. Each needs its own memory for column sums."""
     return ahead + 1
 
 
 def share_partials(layout: Layout, waves: list[list[int]]) -> None:
-    """Lets waves that are never under way together have their sums in the same memory."""
+    """Lets waves share memory for their sums if they never run at the same time."""
     need = [sum(layout.partials_of[tensor] for tensor in wave) for wave in waves]
     others = set(range(len(layout.cuts))) - {tensor for wave in waves for tensor in wave}
     at = 0
@@ -77,17 +76,17 @@ def share_partials(layout: Layout, waves: list[list[int]]) -> None:
 def entries(
     layout: Layout, waves: list[list[int]], number: Mapping[Kind, int]
 ) -> list[tuple[int, ...]]:
-    """The work list: kind, tensor, unit, items of the tensor to wait for, another counter and what
-    to wait for there, another counter to count on or -1, and 0.
+    """The work list. An entry is: kind, tensor, unit, how many items of its tensor to wait for,
+    another counter, the value to wait for there, another counter to increment or -1, and 0.
 
-    There is a counter for each tensor, then one for each wave, of tensors that are done with the
-    sums down their columns.
+    Each tensor has a counter. Then each wave has one: how many of its tensors no longer need their
+    column sums.
     """
     tensors, ahead = len(layout.cuts), layout.unit_sizes.waves_ahead
 
     def of_phases(wave: int, *names: str) -> Iterator[tuple[int, ...]]:
-        """All work of the phases of these kinds."""
-        before = wave - regions(ahead)  # which had the same memory
+        """All work of the phases that these kinds are in."""
+        before = wave - regions(ahead)  # the last wave that used the same memory
         gate = (tensors + before, len(waves[before])) if before >= 0 else (0, 0)
         for phase in map(PHASES.__getitem__, names):
             for tensor in waves[wave] if wave < len(waves) else ():

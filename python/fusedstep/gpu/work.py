@@ -1,4 +1,4 @@
-"""What a bucket keeps between steps, and how its tensors become lists of work on a device."""
+"""Makes work lists on a device from a bucket's tensors, and keeps them between steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
 from . import tables, waves
-from .cut import STAGES, UNITS, WITHOUT_TILES, UnitSizes, Kind, Layout, stage_of
+from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
 
-MOST_ENTRIES = 2**31 - 1  # of a launch: programs are numbered in 32 bits, and so are units
+MOST_ENTRIES = 2**31 - 1  # of a launch: programs and units have 32-bit numbers
 T = TypeVar("T")
-# Tensors by whether they are aligned.
+# Pairs: aligned or not, and the tensors.
 ByAlignment = list[tuple[bool, list[int]]]
 
-# Of each stage of a step, the kinds of work that belong to another one.
+# For each stage of a step, the kinds of work that belong to the other stages.
 OF_OTHER_STAGES = {
     stage: {kind for kind in UNITS if kind != "ELEMENTWISE" and stage_of(kind) != stage}
     for stage in STAGES
@@ -27,7 +27,7 @@ OF_OTHER_STAGES = {
 
 
 class DeviceLauncher(Launcher):
-    """What all launches of a bucket read but its tensors. Backends add the launches."""
+    """What all launches of a bucket read besides its tensors. Each backend adds its launches."""
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
@@ -39,14 +39,14 @@ class DeviceLauncher(Launcher):
         if self.is_exchanged:
             self.sums, self.sum_u2 = exchange_buffers(bucket)
             self.kept += [self.sums, self.sum_u2]
-        # Of the step whose stages are under way.
+        # The step that is between stages.
         self._inputs: StepInputs | None = None
         self._current: dict[str, Tensor] = {}
 
     @abstractmethod
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
-        """Launches all work but the idle kinds, with the arguments that change from step to step.
-        Kernels write nothing where `found_inf` is not zero."""
+        """Launches all work except the `idle` kinds. `current` holds the arguments that change
+        every step. If `found_inf` is not zero, kernels write nothing."""
 
     def launch(self, inputs: StepInputs) -> None:
         idle = idle_kinds(self.bucket, inputs.scalars)
@@ -74,7 +74,7 @@ class DeviceLauncher(Launcher):
         idle = idle_kinds(self.bucket, inputs.scalars) | OF_OTHER_STAGES[stage]
         with tables.on_device(self.device):
             stream = self.follow_stream()
-            if self._inputs is not inputs:  # uploaded once for all stages
+            if self._inputs is not inputs:  # upload once for all stages
                 self._inputs = inputs
                 self._current = self.current(inputs)
             self._run(self._current, stream, idle)
@@ -88,8 +88,8 @@ class DeviceLauncher(Launcher):
         return self.kept[-1]
 
     def follow_stream(self) -> Any:
-        """Tells the allocator when the work moves to another stream: memory that a kernel may
-        still read there is not given away when the plan is dropped. Returns the stream."""
+        """Returns the current stream. If it changed, tells the allocator, so that it does not
+        reuse memory that a kernel there still reads after the plan is dropped."""
         stream = tables.current_stream(self.device)
         if stream != self.stream:
             self.stream = stream
@@ -98,7 +98,7 @@ class DeviceLauncher(Launcher):
         return stream
 
     def current(self, inputs: StepInputs) -> dict[str, Tensor]:
-        """The arguments that change from step to step."""
+        """The arguments that change every step."""
         return self.tables.current(self.bucket, *inputs)
 
     def scratch_bytes(self) -> int:
@@ -106,21 +106,21 @@ class DeviceLauncher(Launcher):
 
 
 def codes_of(bucket: Bucket, codes: Mapping[torch.dtype, T]) -> list[T]:
-    """What kernels call the dtypes of a bucket's slots: they never guess one."""
+    """The codes that kernels use for the dtypes of a bucket's slots. Raises for another dtype."""
     for dtype in bucket.dtypes:
         if dtype not in codes:
             first = bucket.members[0]
             raise ValueError(
-                f"there are no kernels for {dtype}, which a tensor of the parameter of shape "
-                f"{tuple(first.param.shape)} in group {first.group} has: convert it to one of "
+                f"there are no kernels for {dtype}, the dtype of a tensor of the parameter of "
+                f"shape {tuple(first.param.shape)} in group {first.group}: convert it to one of "
                 f"{', '.join(map(str, codes))}"
             )
     return [codes[dtype] for dtype in bucket.dtypes]
 
 
 def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = None) -> ByAlignment:
-    """Tensors of which 16 bytes can be loaded at once, and others: the addresses of some slots, or
-    of all, must allow it, and the last of the sizes must be a multiple of `columns`."""
+    """Splits tensors by whether kernels can load 16 bytes at once: the addresses of `slots` (all
+    by default) must be aligned, and the last size must be a multiple of `columns`."""
     which = slots if slots is not None else list(range(len(bucket.dtypes)))
     wide = (bucket.table[:, which] % 16 == 0).all(1)
     wide &= bucket.table[:, -1] % columns == 0
@@ -129,7 +129,7 @@ def by_alignment(bucket: Bucket, columns: int = 1, slots: list[int] | None = Non
 
 
 class WorkList(NamedTuple):
-    """Work of one kind, for one launch."""
+    """All work of one kind, for one launch."""
 
     kind: Kind
     aligned: bool
@@ -140,14 +140,14 @@ class Factored(NamedTuple):
     """How the tensors of a bucket of a factored rule are cut."""
 
     layout: Layout
-    runs: list[list[int]]  # of tensors that go in waves
-    work_lists: list[WorkList]  # of the others, in order
+    runs: list[list[int]]  # the tensors of each wave
+    work_lists: list[WorkList]  # for the other tensors, in order
 
     def kinds_in_waves(self) -> list[Kind]:
         return sorted({kind for run in self.runs for i in run for kind in self.layout.work[i]})
 
     def counters(self) -> int:
-        """How many the waves need: tickets, then what was done of each tensor, and of each wave."""
+        """How many counters the waves need: tickets, one for each tensor, one for each wave."""
         return 1 + len(self.layout.cuts) + len(self.runs)
 
 
@@ -158,8 +158,8 @@ def factored(
     wave_candidates: set[int],
     exchanged: bool = False,
 ) -> Factored:
-    """`wave_candidates` are the tensors that can go in waves, if their shape is right for it and
-    nothing is exchanged."""
+    """Cuts all tensors. `wave_candidates` go in waves if their shape allows it and nothing is
+    exchanged."""
     layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged)
     wave_candidates = set() if exchanged else wave_candidates
     in_waves: list[int] = []
@@ -192,20 +192,21 @@ def _work_lists(layout: Layout, lists: ByAlignment) -> list[WorkList]:
 
 
 def entries(units: Iterable[tuple[int, int]]) -> Tensor:
-    """(tensor, unit) for each unit of work, in order, from how many a tensor has."""
+    """(tensor, unit) for each unit of work, in order, from pairs (tensor, its number of units)."""
     units = list(units)
     total = sum(count for _, count in units)
     if total > MOST_ENTRIES:
         raise ValueError(f"{total} units of work are more than a launch can have: {MOST_ENTRIES}")
-    whose = torch.tensor([tensor for tensor, _ in units], device="cpu")
+    tensors = torch.tensor([tensor for tensor, _ in units], device="cpu")
     counts = torch.tensor([count for _, count in units], device="cpu")
-    own = torch.arange(total, device="cpu") - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return torch.stack([whose.repeat_interleave(counts), own], 1).to(torch.int32)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    unit = torch.arange(total, device="cpu") - starts
+    return torch.stack([tensors.repeat_interleave(counts), unit], 1).to(torch.int32)
 
 
 def idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
-    """Kinds of work that would find nothing to do. Scalars on the device are not looked at: then
-    every kernel looks for itself."""
+    """Kinds of work that would do nothing this step. Scalars on a device are not read here: the
+    kernels read them and decide."""
     idle: set[str] = set()
     if bucket.rule.factored and scalars.device.type == "cpu":
         names = ("sign", *bucket.rule.scalars)

@@ -1,14 +1,14 @@
-"""The spec: every update rule, written once as arithmetic on numbers.
+"""Every update rule, written once as arithmetic on numbers.
 
-A rule's functions use `+ - *` and, by name, `div sqrt minimum maximum where`, and call each other.
-Run as they stand they work on Python floats. `fusedstep.operations` runs the same code objects on
-torch tensors, and `fusedstep.emit` prints them as the C++ structs of `csrc/rules.h`. A number in a
-text has the dtype of what it meets.
+A rule's functions use `+ - *` and, by name, `div sqrt minimum maximum where`. They may call each
+other. Called directly, they work on Python floats. `fusedstep.operations` runs the same code
+objects on torch tensors, and `fusedstep.emit` prints them as the C++ structs of `csrc/rules.h`. A
+literal takes the dtype of the other operand.
 
-A file of this folder that has `RULES` adds them to the package's; nothing else lists them.
+Each file of this folder that defines `RULES` adds rules to the package. There is no other list.
 
-Letters, everywhere in this folder: `p` parameter, `g` gradient, `m` and `v` first and second
-moment, `w` running maximum of `v`, `row` and `col` the factored second moment, `u` update.
+Letters in this folder: `p` parameter, `g` gradient, `m` and `v` first and second moment, `w` the
+running maximum of `v`, `row` and `col` the factored second moment, `u` update.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .spec import Rule, RuleError
 
 
 def find(folders: Iterable[str]) -> dict[str, Rule]:
-    """The rules of all files of this package that have some: by file, in the file's own order."""
+    """All rules in these folders, sorted by file, in each file's order."""
     found: dict[str, Rule] = {}
     files: dict[str, str] = {}
     for stem in sorted(module.name for module in pkgutil.iter_modules(folders)):
@@ -37,7 +37,7 @@ def find(folders: Iterable[str]) -> dict[str, Rule]:
     return found
 
 
-# A rule's number in C++ is its place here.
+# A rule's number in C++ is its position here.
 RULES: dict[str, Rule] = find(__path__)
 
 __all__ = ["RULES", "Rule", "RuleError"]

@@ -1,4 +1,4 @@
-"""The sum of the gradients of micro-batches: here `p` is the sum, `scale` a gradient's weight."""
+"""Sums the gradients of micro-batches: here `p` is the sum and `scale` the gradient's weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def accumulate(p, g, scale):
     return (p,)
 
 
-# A sum is no narrower than float32.
+# A sum is float32 or wider.
 SUMS = (("float32", "float32"), ("float32", "bfloat16"))
 
 RULES = (Rule("accumulate", (), ("scale",), (accumulate,), dtypes=SUMS),)

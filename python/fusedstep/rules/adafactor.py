@@ -1,4 +1,4 @@
-"""Adafactor: one family of rules; the dialects of transformers and torch are numbers.
+"""Adafactor, as one family of rules. The dialects of transformers and torch differ in scalars only.
 
 For a matrix (the last two dimensions, rows i, columns j; leading dimensions are a batch):
 
@@ -6,15 +6,15 @@ For a matrix (the last two dimensions, rows i, columns j; leading dimensions are
     u_ij   = precondition(g_ij, row_factor(row_i, mean(row)) * col_factor(col_j))
     p_ij   = update(p_ij, u_ij, step_size, decay)
 
-The factors stay apart: the product row_i * col_j would underflow, and zero rows would meet
+The two factors are not multiplied first: row_i * col_j would underflow, and zero rows would meet
 infinities. A vector keeps an unfactored v: u = precondition(g, col_factor(v)). `step_size` and
-`decay` are of the whole tensor (`finish`), since the update is clipped by its root mean square.
-That needs sum(u^2) before any u is final, and yet no extra read: where nothing is capped,
+`decay` hold for the whole tensor (`finish`), because the update is clipped by its root mean square.
+That needs sum(u^2) before any u is final, but no extra read: where nothing is capped,
 
     sum_ij u_ij^2 = mean(row) * sum_j h_j / col_j,   h_j = sum_i g_ij^2 / row_i
 
-and row_i is known as soon as row i was read. Sums run in the order of `rules/layout.py`; `row`,
-`col` and `v` are used as they were stored, rounded to the state's dtype.
+and row_i is known once row i has been read. Sums run in the order of `rules/layout.py`. `row`,
+`col` and `v` are rounded to the state's dtype before they are used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .spec import Rule
 SCALARS = (
     "beta2",
     "one_minus_beta2",
-    "eps_stat",  # added to g^2 before it is averaged
-    "mean_floor",  # least mean of the row factors
+    "eps_stat",  # added to the mean of g^2
+    "mean_floor",  # least mean of row
     "cap",  # largest product of the two factors
-    "rho",  # step size before it is scaled by the parameter
-    "scaled",  # 1: the step is scaled by rms(p); 0: it is not
-    "scale_floor",  # least such scale
+    "rho",  # step size before it is scaled by rms(p)
+    "scaled",  # 1 if rms(p) scales the step, else 0
+    "scale_floor",  # least scale
     "clip",  # largest rms(u) that is not scaled down
-    "divisor_if_nan",  # what a rms(u) of nan divides the step by
+    "divisor_if_nan",  # divides the step if rms(u) is nan
     "decay_fixed",  # weight decay of a step: decay_fixed + decay_scaled * scale
     "decay_scaled",
     "beta1",
@@ -60,7 +60,8 @@ def second_moment(old, mean_square, beta2, one_minus_beta2, eps_stat):
 
 
 def floored_mean(mean, mean_floor):
-    """Of an infinite mean: nan, so that the whole matrix is, as it soon is in both peers."""
+    """At least mean_floor, but nan if the mean is infinite. The whole matrix is nan then, as it
+    soon is in both peers."""
     return maximum(mean, mean_floor) + (mean - mean)
 
 
@@ -73,13 +74,13 @@ def col_factor(col):
 
 
 def is_capped(least_row, least_col, mean, cap):
-    """Whether the cap changes any element of a matrix: the largest factors come from the least
-    moments."""
+    """Whether the cap changes any element of a matrix. The least moments give the largest
+    factors."""
     return row_factor(least_row, mean) * col_factor(least_col) > cap
 
 
 def precondition(g, factor, cap):
-    # A nan factor stays nan, and the cap is a number: one instruction where minimum takes four.
+    # A nan factor stays nan, and cap is never nan. So this is one instruction; minimum takes four.
     return g * where(factor > cap, cap, factor)
 
 
@@ -106,8 +107,7 @@ def finish(
     decay_fixed,
     decay_scaled,
 ):
-    """A tensor's step size and decay. A rms(p) of nan counts as the floor, as both peers have
-    it."""
+    """A tensor's step size and decay. If rms(p) is nan, scale_floor is used, as in both peers."""
     rms_p = where(rms_p > scale_floor, rms_p, scale_floor)
     scale = where(scaled > 0.0, rms_p, 1.0)
     excess = div(rms_u, clip)
@@ -130,7 +130,8 @@ def transformers_scalars(
     relative_step: bool,
     warmup_init: bool,
 ) -> dict[str, Any]:
-    """The dialect of transformers at `step` = 1, 2, ...: eps is added to g^2, nothing is capped."""
+    """transformers' dialect at `step` = 1, 2, ...: eps[0] is added to the mean of g^2, and nothing
+    is capped."""
     rho = relative_step_size(step, warmup_init) if relative_step else lr
     assert rho is not None, "the optimizer checks that lr is given unless relative_step"
     beta2 = 1.0 - step**decay_rate
@@ -168,8 +169,7 @@ def torch_scalars(
     d: float,
     weight_decay: float,
 ) -> dict[str, Any]:
-    """The dialect of torch at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the
-    scale."""
+    """torch's dialect at `step` = 1, 2, ...: eps1 is a floor, weight decay ignores the scale."""
     one_minus_beta2 = step**beta2_decay
     return {
         "beta2": 1.0 - one_minus_beta2,
@@ -182,7 +182,7 @@ def torch_scalars(
         "scale_floor": eps2,
         "clip": d,
         "divisor_if_nan": 1.0,
-        # inf is no limit for lr, but inf * 0 is nan.
+        # lr may be inf, and inf * 0 is nan.
         "decay_fixed": lr * weight_decay if weight_decay else 0.0,
         "decay_scaled": 0.0,
         "beta1": 0.0,

@@ -1,4 +1,4 @@
-"""AdamW: torch's, torch's with amsgrad, and the one transformers had before version 5."""
+"""AdamW: torch's, torch's with amsgrad, and the one from transformers before version 5."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALARS = (
     "beta2",
     "one_minus_beta2",
     "eps",
-    "decay",  # signed, as rules/decay.py has it
+    "decay",  # signed, see rules/decay.py
     "step_size",
     "inv_root_bias2",
 )
@@ -84,8 +84,8 @@ def adamw_decay_last(
     step_size,
     inv_root_bias2,
 ):
-    """transformers' old one: decay after the update. It passes inv_root_bias2 = 1, so that eps is
-    outside the bias correction, which is part of step_size."""
+    """transformers' old AdamW: decay after the update. inv_root_bias2 is 1, so eps is not bias
+    corrected; step_size contains the correction."""
     m = average(m, g, beta1, one_minus_beta1)
     v = average(v, g * g, beta2, one_minus_beta2)
     p = decayed(descend(p, m, v, eps, step_size, inv_root_bias2), decay)

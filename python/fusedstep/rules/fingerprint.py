@@ -1,8 +1,8 @@
-"""Tells whether a compiled module was built from the rules of this package.
+"""A hash of the rules, to check that a compiled module was built from them.
 
-C++ and Python know a rule by its number, and a table by its layout: with a module of other rules, a
-step would take one rule for another. So `csrc/rules.h` carries this fingerprint, a module gives it
-back, and the two are compared when the module is loaded.
+C++ and Python share the numbers of rules and the layout of tables. With a module built from other
+rules, a step would run the wrong one. So each module carries this fingerprint, and Python compares
+it when it loads the module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import __path__ as folders
 
 
 def fingerprint() -> str:
-    """Of the texts of all files that rules are found in."""
+    """A hash of all files in the folders of rules."""
     found = hashlib.sha256()
     for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
         found.update(f"{path.name}\n{path.read_text()}\n".encode())

@@ -1,9 +1,8 @@
-"""Numbers that every backend shares: the order of sums, the codes of dtypes, the kinds of work, the
-layout of tables.
+"""Constants that backends share: the order of sums, dtype codes, kinds of work, table layouts.
 
-The order of every sum is fixed, so that a result does not depend on how the work was cut. Sums run
-along the rows or down the columns of a matrix; a vector is one row. All sizes are functions of a
-tensor's shape alone, never of the number of threads.
+The order of every sum is fixed, so a result does not depend on how the work was cut. Sums run along
+the rows or down the columns of a matrix; a vector is one row. All sizes depend only on a tensor's
+shape, never on the number of threads.
 
 along a row    tiles of TILE columns; in a tile LANES lanes, lane k takes columns k, k + LANES and
                so on in order; the lanes are folded; tile sums are added in float64, in order
@@ -11,9 +10,8 @@ down a column  blocks of BLOCK rows; in a block groups of GROUP rows, folded, th
                block sums are added in float64, in order
 fold           x[k] + x[k + n/2] until one is left
 
-PIECE elements are what one thread takes at a time: a whole tensor, a run of small matrices, a part
-of a vector. A matrix above it is cut into its blocks. A tensor's pieces are added in float64,
-in order.
+A thread takes up to PIECE elements at a time: a whole tensor, several small matrices, or a part of
+a vector. A larger matrix is cut into its blocks. A tensor's pieces are added in float64, in order.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ PIECE = 65536
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 
-# What an entry of a CPU's work list asks for. Rules without sums have only UPDATE. The last line is
-# for buckets that are exchanged.
+# Kinds of work in the CPU's work list. Rules without sums use only UPDATE. The last line is for
+# exchanged buckets.
 WHOLE, STATISTICS, COLUMNS, SUM_U2, STEP_SIZE, UPDATE, STORE_RMS = range(7)
 PACK_COLUMNS, PACK_TENSOR, TOTAL_U2 = range(7, 10)
 
-# A tensor's row of a bucket's table: the addresses of its slots, then its sizes. The last slot is
-# where a rule's own states begin; `rms` is the address of rms(p), or 0.
+# A tensor's row of a bucket's table: the addresses of its slots, then its sizes. A rule's own
+# states start at the last slot. `rms` is the address of rms(p), or 0.
 SLOTS = {
     "elementwise": ("p", "g", "states"),
     "matrix": ("p", "g", "row", "col", "momentum"),

@@ -1,4 +1,4 @@
-"""The named operations of a rule on Python floats, with IEEE results where Python would raise."""
+"""The named operations of rule texts on Python floats. They give IEEE results and never raise."""
 
 from __future__ import annotations
 

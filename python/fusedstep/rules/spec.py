@@ -1,4 +1,4 @@
-"""What a rule is: its texts, the letters of its states, its host scalars. And what texts call."""
+"""Defines a rule: its texts, the letters of its states, its host scalars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from . import numbers
 
-# Dtypes of parameter, gradient and states in training.
+# The usual dtypes of parameter, gradient and states in training.
 USUAL = (
     ("float32", "float32", "float32"),
     ("bfloat16", "bfloat16", "bfloat16"),
@@ -18,21 +18,21 @@ USUAL = (
 
 
 class RuleError(ValueError):
-    """A rule that cannot be taken as it is written. The message names the rule, file and line."""
+    """A rule has a mistake. The message names the rule, file and line."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """One update rule.
 
-    `functions` are the rule's texts; the first one is the elementwise update. An argument that is
-    one of `scalars` is a host scalar, constant over a launch's row; every other argument is a
-    value. `states` are the letters of the states that are as large as the parameter.
-    `factored` rules also keep `row` and `col`, and sum over the tensor before they can update it.
-    The update of any other rule takes `p`, `g`, the states and all scalars, in this order, and
-    returns `p` and the states.
-    Rules of one `family` share all but their update, and are one struct in C++.
-    A GPU has a kernel of its own for each of `dtypes`, and one more that takes any.
+    `functions` are the rule's texts; the first is the elementwise update. An argument named in
+    `scalars` is a host scalar, the same for a whole tensor; any other argument is a value. `states`
+    are the letters of the states that are as large as the parameter.
+    `factored` rules also keep `row` and `col`, and sum over the tensor before they update it. The
+    update of any other rule takes `p`, `g`, the states and all scalars, in this order, and returns
+    `p` and the states.
+    Rules of one `family` share everything except the update, and are one struct in C++.
+    Each of `dtypes` has its own GPU kernel; one more kernel takes any dtypes.
     """
 
     name: str
@@ -59,33 +59,32 @@ class Rule:
         raise KeyError(f"rule {self.name!r} {' and '.join(wrong)}: its scalars are {self.scalars}")
 
     def check(self) -> None:
-        """Refuses an update that no walker could call."""
+        """Raises if walkers could not call the update."""
         code = self.update.__code__
-        own = code.co_varnames[: code.co_argcount]
+        names = code.co_varnames[: code.co_argcount]
         wanted = ("p", "g", *self.states, *self.scalars)
         if self.factored:
             values = ("p", *self.states, "u", "step_size", "decay")
-            wanted = (*values, *own[len(values) :])
-            unknown = [name for name in own[len(values) :] if name not in self.scalars]
+            wanted = (*values, *names[len(values) :])
+            unknown = [name for name in names[len(values) :] if name not in self.scalars]
             if unknown:
                 raise RuleError(f"{at(self, self.update)}: {unknown[0]!r} is none of its scalars")
-        if own != wanted:
+        if names != wanted:
             raise RuleError(
-                f"{at(self, self.update)}: the update takes ({', '.join(own)}), and should take "
+                f"{at(self, self.update)}: the update takes ({', '.join(names)}), and should take "
                 f"({', '.join(wanted)}): values, states, scalars"
             )
 
 
 def at(rule: Rule, function: Any, line: int | None = None) -> str:
-    """Where a text stands, as an error says it."""
+    """Where a text is, for an error message."""
     code = function.__code__
     return f"rule {rule.name!r}, {code.co_filename}:{line or code.co_firstlineno}"
 
 
 def called_by(function: Any) -> dict[str, FunctionType]:
-    """The functions that a text or a formula calls by name, but for the named operations."""
-    room = function.__globals__
-    found = {name: room.get(name) for name in function.__code__.co_names}
+    """The functions that a text or a formula calls, except the named operations."""
+    found = {name: function.__globals__.get(name) for name in function.__code__.co_names}
     return {
         name: called
         for name, called in found.items()
