@@ -1,5 +1,4 @@
-"""Step counters of the parameters in a plan, in the form their peer keeps them: tensors or ints;
-and which of them the host can read without waiting for a device."""
+"""The step counters of the parameters in a plan. They are tensors or ints, as the peer keeps them."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ COUNTS = (torch.float32, torch.float64)  # in which torch counts
 
 
 class TensorCounters:
-    """torch's counters: a 0-d tensor per parameter. Those of a plan become views of one tensor, so
-    that one addition counts them all; saved, loaded or copied they are as good as any others.
+    """torch's counters: a 0-d tensor for each parameter. A plan makes them views of one tensor, so
+    that one addition counts them all. Saving, loading and copying works as with other tensors.
 
-    Counters on a device stay there: the host reads those of its own, and those of the positions in
-    `waited_for`, whose scalars cannot be computed elsewhere.
+    Counters on a device stay there. The host reads its own ones, and waits for those at the
+    positions in `waited_for`, because their scalars can be computed on the host only.
     """
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
@@ -50,7 +49,7 @@ class TensorCounters:
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
 
     def hold(self) -> bool:
-        """Whether they are those that were found. The watch looks at tensors."""
+        """Whether they are still the counters that the plan was made with. The watch tells."""
         return True
 
     def is_on_device(self, position: int) -> bool:
@@ -58,14 +57,14 @@ class TensorCounters:
         return not devices.on_host(self.flats[self.home[position][0]])
 
     def next_of_all(self) -> float | None:
-        """The coming step's number if it is the same for every counter that is read, else None."""
+        """The number of the coming step, or None if the counters that are read differ."""
         if len(self.read) != 1:
             return None
         low, high = torch.aminmax(self.flats[self.read[0]])
         return low.item() + 1.0 if low == high else None
 
     def next_of_each(self) -> list[float]:
-        """The coming step's number of each parameter; 0 where the counter is not read."""
+        """The number of the coming step of each parameter; 0 if its counter is not read."""
         result = [0.0] * len(self.home)
         for which in self.read:
             values = self.flats[which].tolist()
@@ -74,8 +73,8 @@ class TensorCounters:
         return result
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """What gives the coming step's numbers of some parameters on `device`, in their order, and
-        never waits."""
+        """A function that makes a tensor on `device` with the numbers of the coming step of the
+        parameters at `positions`. It never waits."""
         which = sorted({self.home[i][0] for i in positions})
         start, starts = 0, {}
         for k in which:
@@ -96,10 +95,10 @@ class TensorCounters:
         return next_steps
 
     def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
-        """Counts one step, unless the gradients held an infinity: then it did not take place.
+        """Counts one step, unless the gradients held an infinity: then there was none.
 
         Arguments:
-            present: by position, who took part; None if all did.
+            present: which parameters took part, by position; None if all did.
         """
         if present is not self._present:  # a graph could not repeat this copy: it comes before
             self._present, self._took_part = present, self._ones(present)
@@ -136,8 +135,8 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
 
 
 def _counting(step: float | Tensor) -> Tensor:
-    """A counter as torch makes them, of a number or of a tensor that cannot count: an integer, or
-    16 bits, where 256 + 1 is 256."""
+    """A counter as torch makes it, from a number, or from a tensor that cannot count: 256 + 1 is
+    256 in bfloat16, and an integer tensor refuses to add a float."""
     wide = torch.get_default_dtype() == torch.float64
     dtype = torch.float64 if wide else torch.float32
     if isinstance(step, Tensor):
@@ -146,7 +145,7 @@ def _counting(step: float | Tensor) -> Tensor:
 
 
 class IntCounters:
-    """transformers' counters: a Python int per parameter."""
+    """transformers' counters: a Python int for each parameter."""
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
         self.states = states
@@ -170,8 +169,8 @@ class IntCounters:
         return [state["step"] + 1 for state in self.states]
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """What gives the coming step's numbers of some parameters on `device`, in their order, and
-        never waits."""
+        """A function that makes a tensor on `device` with the numbers of the coming step of the
+        parameters at `positions`. It never waits."""
 
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
