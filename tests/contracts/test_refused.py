@@ -154,6 +154,6 @@ def test_clipping_with_a_scale_is_refused_before_states_are_made():
     set_grads(params, 0)
     optimizer.grad_scale = torch.tensor(4.0)
     before = Snapshot(optimizer, params)
-    with pytest.raises(RuntimeError, match="grad_scale has not been taken out of"):
+    with pytest.raises(RuntimeError, match="still multiplied by grad_scale"):
         optimizer.step()
     before.assert_nothing_changed()

@@ -167,7 +167,7 @@ def test_parts_of_one_buffer_are_updated_as_if_alone(case, cut):
 def test_parts_of_one_buffer_cost_a_sort(monkeypatch):
     """No two of them are compared."""
     monkeypatch.delattr(shared_memory, "_compare")
-    monkeypatch.delattr(shared_memory, "_meet_densely")
+    monkeypatch.delattr(shared_memory, "_dense_overlap")
     flat = torch.zeros(40_000)
     assert find_shared(memory_of(flat.view(100, 400).split(4, 1), 100)) is None
     monkeypatch.delattr(shared_memory, "_are_columns")

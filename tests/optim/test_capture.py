@@ -115,7 +115,7 @@ def test_parameters_of_the_host_cannot_be_captured_with_others(meta, recorder, c
     optimizer = ADAMW([*far, *near], fused=True, backend="recorder")
     optimizer.step()
     capturing.add("meta")
-    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*optimizer of its own"):
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*separate optimizer"):
         optimizer.step()
 
 
@@ -155,7 +155,7 @@ def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturi
     (flat,) = graph.counters.flats
     kept += [param.grad for param in params]
     move_gradients(params)
-    for reason in (r"captured before.*warm-up.*set_to_none=False", "run one warm-up"):
+    for reason in (r"moved since.*warm-up.*set_to_none=False", "run one warm-up"):
         with pytest.raises(RuntimeError, match=reason):
             optimizer.step()
         assert optimizer._captured == [graph]

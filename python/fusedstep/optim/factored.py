@@ -1,4 +1,4 @@
-"""What both dialects of Adafactor share: they refuse parameters that lost their rows and columns."""
+"""What both dialects of Adafactor share: they refuse what has lost its rows and columns."""
 
 from __future__ import annotations
 

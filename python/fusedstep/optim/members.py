@@ -47,7 +47,8 @@ class CheckedOptimizer(DeclaredOptimizer):
         return members
 
     def _move_counters(self, members: Iterable[Member]) -> None:
-        """Moves counters that a checkpoint left on the host, if the group needs them on a device."""
+        """Moves counters that a checkpoint left elsewhere to the device, if their group counts
+        there."""
         for member in members:
             step, device = member.state["step"], member.layouts[0].device
             on_device = self._counts_on_device(self.param_groups[member.group])

@@ -58,7 +58,7 @@ def param_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model should be a torch.nn.Module but is: {type(model).__name__}. Pass the model "
-            "itself, whose modules and names tell what decays, not its parameters."
+            "itself, not its parameters: its modules and names decide what decays."
         )
     weight_decay = check.number(weight_decay, "weight_decay")
     if not (isinstance(weight_decay, Real) and 0.0 <= weight_decay < math.inf):
@@ -85,7 +85,7 @@ def param_groups(
     if not groups:
         raise ValueError(
             f"model has no parameter that requires a gradient: {type(model).__name__}. Unfreeze "
-            "what is to be trained with .requires_grad_() first."
+            "parameters with .requires_grad_() first."
         )
     return groups
 
@@ -141,6 +141,6 @@ def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[s
         except re.error as error:
             raise ValueError(
                 f"{argument} holds {pattern!r}, which is no regular expression: {error}. Write "
-                "re.escape(...) around a name that is meant as it is."
+                "re.escape(...) around a literal name."
             ) from None
     return lambda name: any(expression.search(name) for expression in expressions)

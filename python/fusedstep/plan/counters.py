@@ -1,4 +1,4 @@
-"""The step counters of the parameters in a plan. They are tensors or ints, as the peer keeps them."""
+"""The step counters of a plan's parameters: tensors or ints, as the peer keeps them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from . import devices
 
 State = dict[str, Any]
-COUNTS = (torch.float32, torch.float64)  # in which torch counts
+COUNTS = (torch.float32, torch.float64)  # the dtypes of torch's counters
 
 
 class TensorCounters:
     """torch's counters: a 0-d tensor for each parameter. A plan makes them views of one tensor, so
-    that one addition counts them all. Saving, loading and copying works as with other tensors.
+    that one addition counts them all. They can be saved, loaded and copied like other tensors.
 
-    Counters on a device stay there. The host reads its own ones, and waits for those at the
-    positions in `waited_for`, because their scalars can be computed on the host only.
+    Counters on a device stay there. The host reads those that it holds. It also waits for those at
+    the positions in `waited_for`, whose scalars can only be computed on the host.
     """
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
@@ -33,7 +33,7 @@ class TensorCounters:
         self._present: list[bool] | None = None
         self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
-        self.home = [(0, 0)] * len(states)  # of each counter: which flat tensor, and where in it
+        self.home = [(0, 0)] * len(states)  # for each counter: which flat tensor, its place in it
         for which, indices in enumerate(self.positions):
             counters = [states[i]["step"] for i in indices]
             flat = _common_tensor(counters)
@@ -49,7 +49,7 @@ class TensorCounters:
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
 
     def hold(self) -> bool:
-        """Whether they are still the counters that the plan was made with. The watch tells."""
+        """Whether they are still those that the plan was made with. The watch checks tensors."""
         return True
 
     def is_on_device(self, position: int) -> bool:
@@ -73,8 +73,8 @@ class TensorCounters:
         return result
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """A function that makes a tensor on `device` with the numbers of the coming step of the
-        parameters at `positions`. It never waits."""
+        """A function that returns a tensor on `device`: the number of the coming step of each
+        parameter in `positions`. It never waits."""
         which = sorted({self.home[i][0] for i in positions})
         start, starts = 0, {}
         for k in which:
@@ -95,12 +95,12 @@ class TensorCounters:
         return next_steps
 
     def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
-        """Counts one step, unless the gradients held an infinity: then there was none.
+        """Counts one step, unless the gradients held an infinity: then there was no step.
 
         Arguments:
             present: which parameters took part, by position; None if all did.
         """
-        if present is not self._present:  # a graph could not repeat this copy: it comes before
+        if present is not self._present:  # a graph cannot replay this copy; a warm-up makes it
             self._present, self._took_part = present, self._ones(present)
         for flat, took_part in zip(self.flats, self._took_part, strict=True):
             if found_inf is not None:
@@ -121,9 +121,9 @@ class TensorCounters:
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
-    """The tensor that these counters are views of, in this order: new ones are made so, and an
-    earlier plan may have made it. A captured graph may count in it, and all later plans have to
-    count there too. None if there is no such tensor."""
+    """The tensor that these counters are views of, in this order, or None. New counters are made as
+    such views, and so are those of an earlier plan. A captured graph may count in that tensor, so
+    later plans must use it too."""
     first, last = counters[0], counters[-1]
     start, size = first.data_ptr(), first.element_size()
     places = range(start, start + size * len(counters), size)
@@ -135,8 +135,8 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
 
 
 def _counting(step: float | Tensor) -> Tensor:
-    """A counter as torch makes it, from a number, or from a tensor that cannot count: 256 + 1 is
-    256 in bfloat16, and an integer tensor refuses to add a float."""
+    """A counter as torch makes it, from a number or from a tensor that cannot count: in bfloat16
+    256 + 1 is 256, and a float cannot be added to an integer tensor in place."""
     wide = torch.get_default_dtype() == torch.float64
     dtype = torch.float64 if wide else torch.float32
     if isinstance(step, Tensor):
@@ -153,7 +153,7 @@ class IntCounters:
             state["step"] = int(state["step"])
 
     def hold(self) -> bool:
-        """Whether they are ints still: scripts may put tensors in their place, and floats."""
+        """Whether all are still ints: a script may have put tensors or floats in their place."""
         return {*map(type, [state["step"] for state in self.states])} <= {int}
 
     def is_on_device(self, position: int) -> bool:
@@ -169,8 +169,8 @@ class IntCounters:
         return [state["step"] + 1 for state in self.states]
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """A function that makes a tensor on `device` with the numbers of the coming step of the
-        parameters at `positions`. It never waits."""
+        """A function that returns a tensor on `device`: the number of the coming step of each
+        parameter in `positions`. It never waits."""
 
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
@@ -181,7 +181,7 @@ class IntCounters:
         return next_steps
 
     def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
-        """As TensorCounters does."""
+        """The same as in TensorCounters, except that the host reads `found_inf`."""
         if found_inf is None or not found_inf.item():
             for state in self.states if present is None else compress(self.states, present):
                 state["step"] += 1
