@@ -72,9 +72,7 @@ def test_our_error_is_at_most_twice_the_peers(case, dtype):
             if name == "step":
                 assert found[name] == truth
                 continue
-            assert (
-                found[name].isfinite().all()
-            )  # torch's AdamW gets 0/0 in float16, where eps is 0
+            assert found[name].isfinite().all()  # torch's AdamW gets 0/0 in float16, where eps is 0
             # The floor is four ulps. A parameter is rounded once a step, and a random walk of 30
             # steps of up to half an ulp ends 1.6 ulps away (one sigma). A peer with only one number
             # may be nearer by luck.
