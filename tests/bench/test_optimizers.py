@@ -1,4 +1,4 @@
-"""The bench knows every optimizer of the package from one entry, and derives the rest."""
+"""The benchmark has one entry for each optimizer of the package, and derives everything else."""
 
 import inspect
 import json
@@ -103,7 +103,7 @@ def test_who_is_raced_on_which_list():
 
 @pytest.fixture
 def new_entry(monkeypatch):
-    """As somebody would add one whose step is that of AdamW."""
+    """A new optimizer in the table, with the step of AdamW."""
     peers = by_torch("AdamW", "torch-fused", "torch-plain")
     entry = Entry(
         "New", "adamw", "fusedstep.optim.AdamW", peers, settings={"lr": 0.5}, capturable=True

@@ -51,7 +51,7 @@ def test_it_is_absent_only_if_no_device_can_be_used():
     assert backend.why_absent() == "" and asked == [1, 0]
     module.unusable = {0: "it is older", 1: ""}
     asked.clear()
-    assert backend.why_absent() == "" and asked == [1]  # the first usable device is enough
+    assert backend.why_absent() == "" and asked == [1]  # the current device is asked first
     module.unusable = {0: "it is older", 1: "it is too old"}
     assert backend.why_absent() in ("it is older", "it is too old")
 

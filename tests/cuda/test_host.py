@@ -68,8 +68,8 @@ def test_one_launch_takes_aligned_tensors_and_others(case, module):
 
 
 def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
-    """Addresses and rows of parameter and gradient must be multiples of 16 bytes. Units that load no
-    tiles do not need that."""
+    """Addresses and rows of parameter and gradient must be multiples of 16 bytes. Units that load
+    no tiles do not need that."""
     room = torch.zeros(5, 400)
     params = [
         torch.nn.Parameter(room[k, start : start + 20 * cols].view(20, cols))

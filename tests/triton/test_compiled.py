@@ -1,5 +1,5 @@
-"""Checks of every Triton kernel, compiled for three NVIDIA GPUs and an AMD GPU: no spills, registers
-within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
+"""Checks of every Triton kernel, compiled for three NVIDIA GPUs and one AMD GPU: no spills,
+registers within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
 
 from __future__ import annotations
 
