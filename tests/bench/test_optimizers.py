@@ -46,8 +46,8 @@ def test_every_optimizer_of_the_package_is_raced_or_has_a_reason():
         f"the bench does not know {', '.join(sorted(forgotten))}: give each an entry in RULES of "
         "bench/optimizers.py, or a reason in NOT_RACED"
     )
-    assert raced | set(NOT_RACED) <= everyone, "bench/optimizers.py names what is not public"
-    assert not raced & set(NOT_RACED), "bench/optimizers.py says of one that it is raced and is not"
+    assert raced | set(NOT_RACED) <= everyone, "bench/optimizers.py has a class that is not public"
+    assert not raced & set(NOT_RACED), "bench/optimizers.py lists one as raced and as not raced"
 
 
 @pytest.mark.parametrize("name", RULES)

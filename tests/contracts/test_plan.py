@@ -55,11 +55,11 @@ def run(worlds, rounds):
                 event(world, k % len(world.params))
             if new_grads:
                 world.new_grads()
-        cached, anew = worlds
-        anew.opt._plan = None
-        results = cached.step(), anew.step()
+        cached, fresh = worlds
+        fresh.opt._plan = None
+        results = cached.step(), fresh.step()
         assert results[0] == results[1]
-        assert_same_worlds(cached, anew)
+        assert_same_worlds(cached, fresh)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -24,7 +24,7 @@ def module(monkeypatch):
     return recorded_cuda.register(monkeypatch)
 
 
-# What is launched.
+# Launches.
 
 
 @pytest.fixture

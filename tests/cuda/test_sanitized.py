@@ -51,7 +51,7 @@ def without_float64(path, text):
 
 @pytest.mark.slow
 def test_no_access_is_out_of_bounds_or_misaligned_and_what_is_planted_is_reported():
-    faults = ["an element behind a whole vector", "a column too many", "a column's sum too few"]
+    faults = ["an element after a whole vector", "a column too many", "a column's sum too few"]
     csrc = edited("float32", without_float64)
     found = outcomes("asan", "ragged", ["nothing", *faults, "no alignment"], csrc)
     assert found.pop("nothing") == (0, "")

@@ -125,7 +125,7 @@ def started(case, shapes, backend, groups=({},)):
     return recorded_cuda.started(case, shapes, groups, backend.name)
 
 
-# What is launched.
+# Launches.
 
 
 def optional(case):

@@ -73,7 +73,7 @@ def test_sums_of_16_bit_parameters_are_handed_over_rounded(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("how", ["at once", "behind a backward", "by the user"])
+@pytest.mark.parametrize("how", ["at once", "after a backward", "by the user"])
 def test_what_was_handed_over_is_never_added_to_itself(how, dtype):
     accumulator, params = ready(dtype)
     accumulator()
@@ -82,7 +82,7 @@ def test_what_was_handed_over_is_never_added_to_itself(how, dtype):
     else:
         accumulator.hand_over()
         params[0].grad = params[1].grad = None
-    if how == "behind a backward":
+    if how == "after a backward":
         params[2].sum().backward()
     where = HEAD.replace("float32", str(dtype).removeprefix("torch."))
     refused(RuntimeError, accumulator, params, where, "Call reset()")

@@ -117,7 +117,7 @@ M, V, SEVERAL = [(33, 17)], [(7,)], [(300, 24)]
 AS_ALIGNED = mock.patch.object(work, "by_alignment", return_value=[(True, [0])])
 ASAN: dict[str, tuple[Any, Problem]] = {
     "an element too many": (one_more(-1), Problem(ADAMW, V)),
-    "an element behind a whole vector": (one_more(-1), Problem(ADAMW, [(16,)], (BF16,))),
+    "an element after a whole vector": (one_more(-1), Problem(ADAMW, [(16,)], (BF16,))),
     "an element of a vector": (one_more(-1), Problem(ADAFACTOR, V)),
     "a row too many": (one_more(-2), Problem(ADAFACTOR, M)),
     "a row too many of an aligned matrix": (one_more(-2), Problem(ADAFACTOR, [(32, 16)])),

@@ -164,7 +164,7 @@ class CheckedOptimizer(DeclaredOptimizer):
             check.check_rms(where, rms_key, state[rms_key], param, name)
 
     def _check_steps(self, bucket: Bucket) -> None:
-        """Refuses counters that were changed in place to something that is no step number."""
+        """Refuses counters that were changed in place to something that is not a step number."""
         for member in bucket.members:
             step = member.state["step"]
             check.check_step(self._where(member), step, member.param, type(self).__name__)
