@@ -1,1 +1,1 @@
-"""The tests, as a package: every import says which file has the name."""
+"""The tests are a package, so each import names the file that it imports from."""

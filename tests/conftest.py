@@ -1,18 +1,18 @@
-"""Settings that must be made before torch is loaded; tests that need a GPU, and how many those are.
+"""Settings that must be made before torch is loaded, and the device of the tests that need a GPU.
 
-Without a GPU such tests are collected, skipped and counted in the last line. Their bodies take the
-device from here: with FUSEDSTEP_GPU_TESTS_ON=cpu those that ask a GPU for nothing else run on the
-CPU, with the reference, or with Triton's interpreter if TRITON_INTERPRET=1.
+Without a GPU such tests are skipped, and the last line says how many. Their device comes from here.
+With FUSEDSTEP_GPU_TESTS_ON=cpu they run on the CPU where they need no real GPU, with the reference,
+or with Triton's interpreter if TRITON_INTERPRET=1.
 """
 
 import os
 
 import pytest
 
-# A test run may share its cores: threads that wait by spinning would take them from each other.
+# Test processes may share cores, and a thread that waits by spinning would block the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Loads torch, so after that setting.
+# This loads torch, so it comes after the setting.
 pytest_plugins = ["tests.support.fake_device"]
 
 GPU_TESTS_ON = os.environ.get("FUSEDSTEP_GPU_TESTS_ON", "cuda")
@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture
 def device():
-    """Where the tests for GPUs run."""
+    """The device of the tests for GPUs."""
     import torch
 
     return torch.device(GPU_TESTS_ON)
@@ -49,7 +49,7 @@ def device():
 
 @pytest.fixture
 def gpu(device):
-    """The same for tests that cannot do without: graphs, streams, the allocator, the profiler."""
+    """The same for tests that need a real GPU: graphs, streams, the allocator, the profiler."""
     if device.type != "cuda":
         pytest.skip(NEEDS_A_GPU)
     return device

@@ -1,4 +1,4 @@
-"""Sums of the gradients of micro-batches: one fused pass over memory for each of them."""
+"""Sums the gradients of micro-batches, in one fused pass over memory for each micro-batch."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class GradientAccumulator:
 
         a = a + scale g                  at each call, for every parameter that has a gradient g
 
-    Sums of 16-bit gradients are float32, others of the gradient's own dtype. A call takes the
-    gradients: ``.grad`` is None behind it, so that the next backward starts anew. It is local: it
-    waits for no device, and talks to no other process.
+    Sums of 16-bit gradients are float32; others have the gradient's dtype. After a call ``.grad``
+    is None, so the next backward starts from nothing. A call does not wait for a device or
+    communicate with other processes.
 
     Arguments:
-        params: parameters, or (name, parameter) pairs, whose errors then tell the name.
-        scale: the weight of each micro-batch, as 1 / their number for a mean.
+        params: parameters, or (name, parameter) pairs. Errors use the names.
+        scale: the weight of each micro-batch. Use 1 / (number of micro-batches) for a mean.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
     Attributes:
-        step: how many calls there were since the last ``reset()``.
+        step: the number of calls since the last ``reset()``.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)
@@ -77,17 +77,17 @@ class GradientAccumulator:
         self._places = _places(params)
         self._params = [place.param for place in self._places]
         self._sums: list[Tensor | None] = [None] * len(self._params)
-        self._handed = list(self._sums)  # what .grad is after hand_over(): sums, or rounded copies
+        self._handed = list(self._sums)  # .grad after hand_over(): the sums, or rounded copies
         self._called = False
-        self._state: dict[Tensor, dict[str, Any]] = {}  # as the watch looks at an optimizer's
+        self._state: dict[Tensor, dict[str, Any]] = {}  # the watch takes it for optimizer states
         self._plan: Plan | None = None
 
     @torch.no_grad()
     def __call__(self, scale: float | None = None) -> None:
-        """Adds the gradients and takes them from the parameters.
+        """Adds the gradients to the sums, and sets ``.grad`` to None.
 
         Arguments:
-            scale: of this call, in place of the accumulator's own, as for a batch of another size.
+            scale: replaces the accumulator's scale in this call, as for a batch of another size.
         """
         weight = self.scale if scale is None else _weight(scale)
         self._refuse_what_was_handed_over()
@@ -105,17 +105,17 @@ class GradientAccumulator:
 
     @property
     def gradients(self) -> list[Tensor | None]:
-        """The sums themselves, in the order of the parameters; None where there never was a
+        """The sums, in the order of the parameters. None for a parameter that never had a
         gradient."""
         self._refuse_before_the_first_call()
         return list(self._sums)
 
     @torch.no_grad()
     def hand_over(self) -> None:
-        """Makes the sums the parameters' gradients: ``.grad = a``.
+        """Sets the parameters' gradients to the sums: ``.grad = a``.
 
-        It is the sum itself where the parameter can have such a gradient, else a copy rounded to
-        the parameter's dtype. A gradient that was not added is lost.
+        ``.grad`` is the sum itself if its dtype fits the parameter, else a copy rounded to the
+        parameter's dtype. A gradient that was not added is lost.
         """
         self._refuse_before_the_first_call()
         sums: list[Tensor] = []
@@ -138,7 +138,8 @@ class GradientAccumulator:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Begins anew: ``a = 0``, ``step = 0``, and no ``.grad`` is left that was handed over."""
+        """Starts again: ``a = 0``, ``step = 0``, and removes each ``.grad`` that was handed
+        over."""
         sums = [own for own in self._sums if own is not None]
         if sums:
             torch._foreach_zero_(sums)
@@ -149,7 +150,7 @@ class GradientAccumulator:
         self.step = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plan": None}  # addresses are of this process alone
+        return {**self.__dict__, "_plan": None}  # its addresses mean nothing in another process
 
     def _refuse_before_the_first_call(self) -> None:
         if not self._called:
@@ -158,8 +159,8 @@ class GradientAccumulator:
             )
 
     def _refuse_what_was_handed_over(self) -> None:
-        """A sum that is a gradient would be added to itself, and so would a copy that the backward
-        has added to."""
+        """Refuses a call after hand_over() without reset(): a sum that is a gradient would be added
+        to itself, and so would a copy that a backward added to."""
         for index, (param, own) in enumerate(zip(self._params, self._handed, strict=True)):
             if own is not None and param.grad is own:
                 raise RuntimeError(
@@ -168,13 +169,14 @@ class GradientAccumulator:
                 )
 
     def _check_sum(self, index: int, dtype: torch.dtype) -> None:
-        """Refuses a parameter that its sum does not belong to any more, or gradients of a `dtype`
-        that the sum would round."""
-        own = self._sums[index]
-        if own is not None and not self._belongs(index, own, dtype):
+        """Refuses a parameter that does not fit its sum any more, or a gradient `dtype` that the
+        sum would round."""
+        total = self._sums[index]
+        if total is not None and not self._belongs(index, total, dtype):
             raise RuntimeError(
-                f"{NAME}: {self._places[index]}: its sum is of {tuple(own.shape)}, {own.dtype}, on "
-                f"{own.device}: parameter or gradient changed since it was made. Make a new {NAME}."
+                f"{NAME}: {self._places[index]}: its sum is of {tuple(total.shape)}, {total.dtype},"
+                f" on {total.device}: parameter or gradient changed since it was made. Make a new "
+                f"{NAME}."
             )
 
     def _belongs(self, index: int, own: Tensor, dtype: torch.dtype) -> bool:
@@ -187,10 +189,10 @@ class GradientAccumulator:
         )
 
     def _make_plan(self, old: Plan | None) -> Plan:
-        """Checks everything first; sums are made only when nothing can be refused any more.
-        Members of the `old` plan that only have no gradient for now stay members."""
+        """Checks everything first; then makes the missing sums. A member of the `old` plan whose
+        gradient is only absent for now stays a member."""
         layouts = Layouts()
-        # Of each position with a gradient, how the gradient lies, and where.
+        # Position of a gradient -> its layout and address.
         found: dict[int, tuple[Layout, int]] = {}
         chosen: set[torch.device] = set()
         for index, param in enumerate(self._params):
@@ -213,8 +215,8 @@ class GradientAccumulator:
                 own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 self._sums[index] = self._handed[index] = own
                 self._state[param] = {"sum": own}
-            lies, addresses = (layouts.of(own), layout), (own.data_ptr(), address)
-            members.append(Member(own, {}, 0, "accumulate", (), lies, addresses, source=param))
+            both, addresses = (layouts.of(own), layout), (own.data_ptr(), address)
+            members.append(Member(own, {}, 0, "accumulate", (), both, addresses, source=param))
             position[id(param)] = index
         members += self._absent(old, position)
 
@@ -227,8 +229,8 @@ class GradientAccumulator:
         return plan
 
     def _absent(self, old: Plan | None, position: dict[int, int]) -> list[Member]:
-        """Members of the old plan without a gradient, whose sums still belong to them. Adds where
-        they are among the parameters to `position`."""
+        """Members of the old plan without a gradient, if their sums still fit. Adds their places
+        among the parameters to `position`."""
         absent = {} if old is None else {id(m.owner): m for m in old.members if not m.is_present}
         kept = []
         for index, param in enumerate(self._params):
@@ -249,20 +251,20 @@ class GradientAccumulator:
 def _weight(scale: Any) -> float:
     scale = check.number(scale, "scale")
     if not isinstance(scale, numbers.Real):
-        raise TypeError(f"scale should be a number but is: {scale!r}. Of a tensor, give .item().")
+        raise TypeError(f"scale should be a number but is: {scale!r}. For a tensor, give .item().")
     return float(scale)
 
 
 def _refuse_capture(device: torch.device) -> None:
     if devices.is_capturing(device):
         raise RuntimeError(
-            f"{NAME}: a stream of {device} is captured in a graph, which would repeat neither the "
-            "scale nor where gradients lie: those are on the host. Call it outside the capture."
+            f"{NAME}: a stream of {device} is captured in a graph, which would not see a new scale "
+            "or new gradient addresses: those are on the host. Call it outside the capture."
         )
 
 
 def _places(params: Any) -> list[Place]:
-    """The parameters by name, if they have one; refuses what no gradient can belong to."""
+    """The parameters, with their names if given. Refuses what cannot have a gradient."""
     expected = "expected parameters, or (name, parameter) pairs such as model.named_parameters()"
     if isinstance(params, (Tensor, torch.nn.Module)) or not isinstance(params, Iterable):
         raise TypeError(f"{NAME}: params is a {type(params).__name__}, {expected}.")

@@ -1,4 +1,5 @@
-"""Checks at the door: what a step cannot take is refused by name, before anything has changed."""
+"""Checks of parameters, gradients, states and arguments, made before a step changes anything. An
+error names the parameter."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ REPAIR = "Load a checkpoint of the same optimizer, or clear the parameter's stat
 
 @dataclass(slots=True, eq=False)
 class Where:
-    """A parameter as its owner knows it: `parameter 3 of group 0 ('fc.weight', shape ...)`. The
-    text is made only if an error needs it."""
+    """A parameter's place in the groups: `parameter 3 of group 0 ('fc.weight', shape ...)`. The
+    text is made only when an error needs it."""
 
     groups: list[dict[str, Any]]
     group: int
@@ -38,21 +39,21 @@ class Where:
 
 
 def all_places(groups: list[dict[str, Any]]) -> Iterator[tuple[Where, Tensor]]:
-    """All parameters, and where each is."""
+    """All parameters, each with its place."""
     for index, group in enumerate(groups):
         for i, param in enumerate(group["params"]):
             yield Where(groups, index, i), param
 
 
 def described(param: Tensor, name: str | None) -> str:
-    """`'fc.weight', shape (2, 3), torch.float32, on cpu`, as it stands in every error."""
+    """How errors describe a parameter: `'fc.weight', shape (2, 3), torch.float32, on cpu`."""
     named = "" if name is None else f"'{name}', "
     shape = "nested" if param.is_nested else f"shape {tuple(param.shape)}"
     return f"{named}{shape}, {param.dtype}, on {param.device}"
 
 
 def check_only_once(groups: list[dict[str, Any]], params: list[Tensor], optimizer: str) -> None:
-    """Refuses one of the `params` that was given twice."""
+    """Refuses a parameter that is twice in `params`."""
     if len({*map(id, params)}) == len(params):
         return
     taken = {*map(id, params)}
@@ -68,8 +69,8 @@ def check_only_once(groups: list[dict[str, Any]], params: list[Tensor], optimize
 def check_memory(
     memory: Memory, named: Callable[[], Iterable[tuple[str, Tensor]]], optimizer: str
 ) -> None:
-    """Refuses tensors that share memory if a step writes one of them; `named` gives all of them as
-    an error names them."""
+    """Refuses tensors that share memory if a step writes one of them. `named` gives all tensors,
+    each with its name for the error."""
     found = find_shared(memory)
     if found is None:
         return
@@ -78,23 +79,23 @@ def check_memory(
     names = [[name for name, tensor in named() if tensor is own] for own in (earlier, later)]
     first, second = names[0][:2] if earlier is later else (names[0][0], names[1][0])
     raise RuntimeError(
-        f"{optimizer}: {second} shares memory with {first}: one step cannot update both rightly. "
+        f"{optimizer}: {second} shares memory with {first}: one step cannot update both correctly. "
         "To tie weights, use one parameter in both places, as in decoder.weight = encoder.weight; "
-        "else give one of them memory of its own with .clone()."
+        "else give one of them separate memory with .clone()."
     )
 
 
 def look_at(
     where: object, param: Tensor, grad: Tensor, layouts: Layouts, optimizer: str
 ) -> tuple[tuple[Layout, Layout], tuple[int, int]]:
-    """How a parameter and its gradient lie, and where. What no backend could take rightly is
-    refused; `where` names it."""
+    """The layouts and addresses of a parameter and its gradient. Refuses tensors that no backend
+    can update correctly; `where` names them in the error."""
     if type(param) in PLAIN and type(grad) is Tensor:
         try:
             own = layouts.of(param)
             other = own if own.is_of(grad) else layouts.of(grad)
             addresses = param.data_ptr(), grad.data_ptr()
-        except RuntimeError:  # of a nested tensor, or one without a storage, such as a sparse one
+        except RuntimeError:  # a nested tensor, or one without a storage, such as a sparse one
             pass
         else:
             alike = other is own or (other.shape == own.shape and other.device == own.device)
@@ -105,17 +106,17 @@ def look_at(
 
 
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
-    """Refuses a parameter or gradient that no backend could take rightly; `where` names it."""
+    """Refuses a parameter or gradient that no backend can update correctly."""
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
                 f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version takes "
-                "plain tensors only: leave sharded or wrapped parameters to torch itself."
+                "plain tensors only: use torch's optimizer for sharded or wrapped parameters."
             )
         if tensor.is_nested:
             raise TypeError(
                 f"{optimizer}: {where}: {what} is a nested tensor, expected a plain one. Make each "
-                "of its parts a parameter, or leave it to torch itself."
+                "of its parts a parameter, or use torch's optimizer for it."
             )
         if tensor.layout != torch.strided:
             raise RuntimeError(
@@ -130,7 +131,7 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
         if _holds_nothing(tensor):
             raise RuntimeError(
                 f"{optimizer}: {where}: {what} holds no data: it is a fake tensor, or its storage "
-                "was freed or never made. Give it memory first, or leave it out of the step."
+                "was freed or never made. Allocate it first, or leave it out of the step."
             )
         if tensor.dtype not in FLOATS + COMPLEX:
             known = ", ".join(str(dtype) for dtype in FLOATS)
@@ -152,14 +153,14 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
     if overlaps_itself(param):
         raise RuntimeError(
             f"{optimizer}: {where}: elements of the parameter share memory (it was expanded), so "
-            "an update in place has no meaning. Make it a tensor of its own with .clone()."
+            "it cannot be updated in place. Give it separate memory with .clone()."
         )
 
 
 def check_state(
     where: Where, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
 ) -> None:
-    """Refuses a state that does not belong to its parameter any more."""
+    """Refuses a state that does not fit its parameter."""
     if (
         type(value) is Tensor
         and value.shape == shape
@@ -209,19 +210,19 @@ def check_state(
     if overlaps_itself(value):
         raise RuntimeError(
             f"{optimizer}: {where}: elements of state '{key}' share memory (it was expanded), so "
-            "an update in place has no meaning. Make it a tensor of its own with .clone()."
+            "it cannot be updated in place. Give it separate memory with .clone()."
         )
 
 
 def check_step(where: object, step: Any, param: Tensor, optimizer: str) -> None:
-    """Refuses a step counter that no step can follow. The number of one on a device is not read."""
+    """Refuses a counter that is not a step number. The value of one on a device is not read."""
     if isinstance(step, Tensor):
         if step.numel() != 1 or step.is_complex():
             raise ValueError(
                 f"{optimizer}: {where}: its step counter has shape {tuple(step.shape)} and dtype "
                 f"{step.dtype}, expected one real number. {REPAIR}"
             )
-        if _is_away(step, param):
+        if _has_lost_data(step, param):
             raise RuntimeError(
                 f"{optimizer}: {where}: its step counter holds no data: it is on the meta device, "
                 f"or a fake tensor, or its storage was freed. {REPAIR}"
@@ -242,9 +243,9 @@ def check_step(where: object, step: Any, param: Tensor, optimizer: str) -> None:
 
 
 def check_rms(where: object, key: str, value: Any, param: Tensor, optimizer: str) -> None:
-    """Refuses a state that is not one number, of any value."""
+    """Refuses a state that is not one number. Any value is allowed."""
     if isinstance(value, Tensor):
-        if value.numel() == 1 and value.dtype in FLOATS and not _is_away(value, param):
+        if value.numel() == 1 and value.dtype in FLOATS and not _has_lost_data(value, param):
             return
         said = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype} on {value.device}"
     else:
@@ -255,20 +256,20 @@ def check_rms(where: object, key: str, value: Any, param: Tensor, optimizer: str
 
 
 def _holds_nothing(tensor: Tensor) -> bool:
-    """Though its device would."""
+    """Whether a tensor has no data although its device has memory."""
     if tensor.numel() == 0 or tensor.device.type == "meta":
         return False
     return isinstance(tensor, FakeTensor) or tensor.data_ptr() == 0
 
 
-def _is_away(number: Tensor, param: Tensor) -> bool:
-    """Whether a state of one number holds nothing, though its parameter does."""
+def _has_lost_data(number: Tensor, param: Tensor) -> bool:
+    """Whether a state of one number has no data although its parameter has."""
     on_meta = number.device.type == "meta" and param.device.type != "meta"
     return on_meta or _holds_nothing(number)
 
 
 def number(value: Any, name: str) -> Any:
-    """`value` with numbers given as strings (as YAML reads 1e-3) converted, at any depth."""
+    """Converts numbers given as strings, at any depth. YAML reads 1e-3 as a string."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -280,7 +281,7 @@ def number(value: Any, name: str) -> Any:
 
 
 def one_number(value: Any, name: str) -> Any:
-    """The same for an argument that has to be one."""
+    """The same for an argument that must be one number."""
     value = number(value, name)
     if not isinstance(value, (SupportsFloat, Tensor)):
         raise TypeError(f"{name} should be a number but is: {value!r}")
@@ -288,7 +289,7 @@ def one_number(value: Any, name: str) -> Any:
 
 
 def two_numbers(value: Any, name: str) -> Any:
-    """The same for an argument that has to be a pair. What is in it is looked at later."""
+    """The same for an argument that must be a pair. Its values are checked later."""
     value = number(value, name)
     if not (isinstance(value, (tuple, list)) and len(value) == 2):
         raise TypeError(f"{name} should be two numbers but is: {value!r}")

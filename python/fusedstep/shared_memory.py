@@ -1,4 +1,4 @@
-"""Finds tensors that share memory: one step could not update them rightly."""
+"""Finds tensors that share memory, which one step cannot update correctly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# The first byte of a tensor, the end of its last one, and its place among the tensors.
+# The address of a tensor's first byte, the address after its last byte, its place in the list.
 Span = tuple[int, int, int]
 
 
 class Memory(NamedTuple):
-    """Where the tensors of a step lie.
+    """The memory of a step's tensors.
 
     Attributes:
         starts: their addresses; 0 if a tensor has none.
         extents: bytes from the first element to the end of the last one.
-        n_written: how many of them, the first ones, a step writes. It only reads the others, which
-            may share memory among themselves.
-        tensors: gives the tensors themselves, which are seldom needed.
+        n_written: a step writes this many of them, the first ones. It only reads the others, which
+            may share memory with each other.
+        tensors: a function that returns the tensors. It is seldom called.
     """
 
     starts: list[int]
@@ -34,8 +34,9 @@ class Memory(NamedTuple):
 def find_shared(memory: Memory) -> tuple[int, int] | None:
     """The places of two tensors that share memory, in order, or None.
 
-    It costs a sort by address. Parts of one buffer that follow one another cost no more. Those that
-    lie between each other's elements are compared byte by byte, unless they are columns.
+    It sorts the tensors by address, and is done if no two ranges of memory overlap, as for
+    consecutive parts of one buffer. Tensors whose ranges do overlap are compared byte by byte,
+    unless they are columns of one matrix.
     """
     spans = [
         (start, start + extent, place)
@@ -46,20 +47,20 @@ def find_shared(memory: Memory) -> tuple[int, int] | None:
     if all(span[1] <= after[0] for span, after in pairwise(spans)):
         return None
     tensors, n_written = memory.tensors(), memory.n_written
-    for group in _that_meet(spans):
+    for group in _overlapping(spans):
         if all(place >= n_written for _, _, place in group) or _are_columns(tensors, group):
             continue
-        found = _meet_densely(tensors, group, n_written) or _compare(tensors, group, n_written)
+        found = _dense_overlap(tensors, group, n_written) or _compare(tensors, group, n_written)
         if found is not None:
             return min(found), max(found)
     return None
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether two elements lie at one address, as in an expanded tensor."""
+    """Whether two elements have the same address, as in an expanded tensor."""
     if tensor.is_contiguous() or tensor.numel() < 2:
         return False
-    reach = 1  # elements from the first to the last one of the dimensions seen so far
+    reach = 1  # elements from the first to the last one, in the dimensions seen so far
     for stride, size in _dimensions(tensor):
         if stride < reach:
             break
@@ -74,20 +75,20 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def _dimensions(tensor: Tensor) -> list[tuple[int, int]]:
-    """Stride and size of those that matter, the smallest stride first."""
+    """(stride, size) of the dimensions larger than 1, the smallest stride first."""
     pairs = zip(tensor.stride(), tensor.shape, strict=True)
     return sorted((stride, size) for stride, size in pairs if size > 1)
 
 
 def _extent(tensor: Tensor) -> int:
-    """How many elements lie between its first and its last one, gaps included."""
+    """The number of elements from the first to the last one, both and all gaps included."""
     if tensor.numel() == 0:
         return 0
     return 1 + sum((size - 1) * stride for stride, size in _dimensions(tensor))
 
 
-def _that_meet(spans: list[Span]) -> list[list[Span]]:
-    """Groups of two and more whose ranges of memory meet."""
+def _overlapping(spans: list[Span]) -> list[list[Span]]:
+    """Groups of two or more tensors whose ranges of memory overlap."""
     groups: list[list[Span]] = []
     reach = 0
     for span in spans:
@@ -99,8 +100,8 @@ def _that_meet(spans: list[Span]) -> list[list[Span]]:
 
 
 def _are_columns(tensors: Sequence[Tensor], group: list[Span]) -> bool:
-    """Whether they are columns of one matrix, side by side, as parts of a fused projection are."""
-    rows = []  # of each tensor how many bytes its rows are apart, and how many there are
+    """Whether they are disjoint columns of one matrix, as parts of a fused projection are."""
+    rows = []  # for each tensor: the bytes between the starts of two rows, the number of rows
     for _, _, place in group:
         stride, size = (_dimensions(tensors[place]) or [(0, 1)])[-1]
         rows.append((stride * tensors[place].itemsize, size))
@@ -108,18 +109,18 @@ def _are_columns(tensors: Sequence[Tensor], group: list[Span]) -> bool:
     if line == 0:
         return False
     columns = []
-    for (start, end, _), (apart, count) in zip(group, rows, strict=True):
-        width = end - start - ((count - 1) * apart if apart == line else 0)
+    for (start, end, _), (stride, count) in zip(group, rows, strict=True):
+        width = end - start - ((count - 1) * stride if stride == line else 0)
         first = (start - group[0][0]) % line
         columns.append((first, first + width))
     columns = [*sorted(columns), (line, line)]
     return all(column[1] <= after[0] for column, after in pairwise(columns))
 
 
-def _meet_densely(
+def _dense_overlap(
     tensors: Sequence[Tensor], group: list[Span], n_written: int
 ) -> tuple[int, int] | None:
-    """Two tensors without gaps whose ranges meet."""
+    """Two tensors without gaps whose ranges overlap, one of them written, or None."""
     farthest = farthest_written = (0, 0, 0)
     for span in group:
         start, end, place = span
@@ -142,16 +143,16 @@ def _end(span: Span) -> int:
 def _compare(
     tensors: Sequence[Tensor], group: list[Span], n_written: int
 ) -> tuple[int, int] | None:
-    """Marks the bytes of one tensor after the other in a map of their memory, until one meets a
-    mark."""
+    """Marks the bytes of one tensor after the other in a map of their memory, until one hits a
+    mark. Returns the two tensors, or None."""
     origin = group[0][0]
     places = sorted(place for _, _, place in group)
     sizes = (tensors[place].itemsize for place in places)
-    unit = math.gcd(*sizes, *(start - origin for start, _, _ in group))  # bytes that a mark is for
+    unit = math.gcd(*sizes, *(start - origin for start, _, _ in group))  # bytes for each mark
     length = (max(map(_end, group)) - origin) // unit
     marks = torch.zeros(length, dtype=torch.bool, device="cpu")
 
-    def own_part(place: int) -> Tensor:
+    def marks_of(place: int) -> Tensor:
         tensor = tensors[place]
         each = tensor.itemsize // unit
         strides = (*(stride * each for stride in tensor.stride()), 1)
@@ -160,11 +161,11 @@ def _compare(
         )
 
     for index, place in enumerate(places):
-        part = own_part(place)
+        part = marks_of(place)
         if part.any():
             for other in places[:index]:
                 marks.zero_()
-                own_part(other).fill_(True)
+                marks_of(other).fill_(True)
                 if other < n_written and part.any():
                     return other, place
         if place < n_written:

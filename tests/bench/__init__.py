@@ -1,1 +1,1 @@
-"""The benchmark: its commands, files and numbers, as far as they need no GPU."""
+"""Tests of the benchmark's commands, files and numbers. They need no GPU."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: every measurement in turn, where results go, and what an interruption does."""
+"""`python -m bench` runs every measurement in turn. Where results go, what an interruption does."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs it without what it would start: its status, and the commands."""
+    """Runs it without starting the commands. Returns its status, and those commands."""
     monkeypatch.setattr(front, "DEVICES", {"cpu": front.DEVICES["cpu"]})
 
     def command(*words, codes=()):

@@ -1,5 +1,5 @@
-"""The benchmark on a GPU, as far as it needs none: which caches are flushed, what races share, what
-is counted as a launch."""
+"""The benchmark's code for GPUs, tested without one: when the cache is flushed, which races share a
+process, what counts as a launch."""
 
 import collections
 import json
@@ -26,7 +26,7 @@ L2 = 1000
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """As far as it needs no GPU."""
+    """The device with a fake cache size."""
     device = Cuda()
     monkeypatch.setattr(device, "_l2_bytes", lambda: L2)
     return device
@@ -63,8 +63,8 @@ def test_the_flush_reads_twice_the_cache(cuda, monkeypatch):
 
 
 class FakeProcesses:
-    """In the place of processes: what each was asked to race. Some lists end one at once, and after
-    some it cannot be used any more."""
+    """Stands for the processes, and records which races each one got. Lists in `ending` kill it at
+    once, and those in `breaking` leave it unusable."""
 
     def __init__(self, ending, breaking, dying=""):
         self.ending, self.breaking, self.dying, self.started = ending, breaking, dying, []
@@ -120,7 +120,7 @@ def test_a_process_that_a_kernel_has_broken_races_no_more(monkeypatch):
 
 
 def test_launches_are_counted_when_all_is_timed(monkeypatch, tmp_path):
-    """On a GPU in a second process, of which only the counts are taken."""
+    """On a GPU a second process counts them. Only its counts are used."""
     seen = []
 
     def one_by_one(work, arguments, limit):

@@ -1,4 +1,4 @@
-"""The parts of `make gpu`: the sanitizer's commands, an end from outside, and where numbers go."""
+"""The parts of `make gpu`: the sanitizer's commands, a signal that ends it, where numbers go."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def sanitized(monkeypatch, tmp_path):
-    """Runs the sanitizer's part without what it would start: the commands, and what was noted."""
+    """Runs the sanitizer's part without starting anything. Returns the commands and the results."""
 
     def run(failing=()):
         commands = {}
@@ -114,7 +114,7 @@ sys.exit(gpu.main())
 @pytest.mark.parametrize(("sent", "status"), [
     (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)
 ])  # fmt: skip
-def test_whoever_ends_make_gpu_ends_the_part_that_runs(tmp_path, sent, status):
+def test_a_signal_to_make_gpu_ends_the_part_that_runs(tmp_path, sent, status):
     begun = subprocess.Popen(
         [sys.executable, "-c", LONG_PART, str(tmp_path)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Without a GPU: the predictions, the clock's pairing on any device, and what `make gpu` says."""
+"""Without a GPU: the predictions, the pairing of times on any device, the text of `make gpu`."""
 
 import subprocess
 import sys
@@ -51,9 +51,9 @@ def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
 
 @pytest.mark.parametrize("provider", [OURS, OURS_TRITON])
 def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provider):
-    """Of matrices: the gradient once more, the parameter once more if its size scales the step, the
-    gradient again where no block holds a row or torch's cap changes it, and at most two percent of
-    sums."""
+    """A matrix needs the gradient once more. It needs the parameter once more if its rms scales the
+    step, and the gradient again if a row does not fit in a block or torch's cap changes it. Sums
+    add at most 2 %."""
     rows = [r for r in ROWS if r.provider == provider and r.remark == predict.IN_PHASES]
     assert {row.chosen.name for row in rows} == {
         *("llama-1b", "t5-xl", predict.FITTING, *predict.ABOVE),
@@ -68,8 +68,8 @@ def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provi
 
 
 def test_predictions_for_cuda_count_the_launches_of_its_own_units():
-    """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and STORE_RMS of a matrix whose
-    rows a block holds; of longer rows ROW_SUMS, ROWS and WIDE instead of STATISTICS."""
+    """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and STORE_RMS if a row fits in a
+    block; ROW_SUMS, ROWS and WIDE instead of STATISTICS for longer rows."""
     launches = {
         row.chosen.name: row.launches
         for row in ROWS
@@ -90,9 +90,9 @@ def test_the_lists_for_gpus_have_the_sizes_that_they_are_named_for():
     assert LISTS["1e9"].elements == 10**9 and len(LISTS["1e9"].shapes) == 10
     assert LISTS["2000 small"].elements == 2000 * 1024 and len(LISTS["2000 small"].shapes) == 2000
     llama = LISTS["llama-1b"]
-    assert llama.elements == 1_235_814_400  # as Llama 3.2 1B's own parameters
+    assert llama.elements == 1_235_814_400  # as in Llama 3.2 1B
     assert llama.shapes.count((2048,)) == 2 * 16 + 1
-    assert LISTS["t5-xl"].elements == 2_849_757_184  # as T5 v1.1 XL's own parameters
+    assert LISTS["t5-xl"].elements == 2_849_757_184  # as in T5 v1.1 XL
     for name in (predict.FITTING, *predict.ABOVE):
         ((rows, columns),) = LISTS[name].shapes
         assert name == f"{rows}x{columns}"
@@ -102,7 +102,7 @@ def test_the_lists_for_gpus_have_the_sizes_that_they_are_named_for():
 
 
 class Fake:
-    """A device whose steps say themselves how long they take, on the host too."""
+    """A device on which each step returns its times, on the device and on the host."""
 
     def sample(self, step, repeats):
         return Sample(*step())
@@ -156,7 +156,7 @@ def test_a_list_near_the_caches_size_is_timed_without_the_flush_before_each_step
     assert device.sample(step, 3).seconds == 2.0 and clock[0] == 6.0
     device.flush = flush
     assert device.sample(step, 3) == Sample(2.0, 1.0) and clock[0] == 6.0 + 3 * 102.0
-    # The host worked ahead during the flush: what it took longer is not between the events.
+    # The host works ahead during the flush, so the events do not see how long it takes.
     assert device.sample(lambda: step(on_host=5.0), 3) == Sample(5.0, 5.0)
 
 
@@ -191,7 +191,7 @@ def test_what_did_not_pass_is_said_once_more_at_the_end(tmp_path, capsys):
     assert not parts.run_all("build", 2 * [[sys.executable, "-c", f"{print_and}(3)"]], 60)
     assert not parts.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], 1)
     parts.note("absent", "skipped: no such tool")
-    assert (tmp_path / "build.txt").read_text() == "words\n"  # the second one was not run
+    assert (tmp_path / "build.txt").read_text() == "words\n"  # the second command was not run
     summary = parts.summary().splitlines()
     assert summary[1].endswith("FAILED with status 3") and "out of time" in summary[2]
     assert summary[-1] == "NOT PASSED: build, slow"

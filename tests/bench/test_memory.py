@@ -1,4 +1,4 @@
-"""`python -m bench.memory`: the allocations it counts, numbers known beforehand, and its files."""
+"""`python -m bench.memory`: the allocations it counts, numbers known in advance, and its files."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ SHAPES = ((300, 200), (40, 30), (500,))
 ELEMENTS = 300 * 200 + 40 * 30 + 500
 FACTORS = 300 + 200 + 40 + 30 + 500
 MIXED = ParameterList("mixed", SHAPES)
-STEP = 4  # bytes of a counter or of an RMS, one for each tensor
+STEP = 4  # bytes of a counter or an RMS; each tensor has one
 
 
 def use_of(rule, name, dtype=torch.float32):
@@ -31,12 +31,12 @@ def test_allocations_are_counted_exactly():
         del first
         third = torch.empty(100)
     assert (seen.left, seen.most) == (4 * 600, 4 * 1500)
-    with Allocations("cpu") as seen:  # never more than there was
+    with Allocations("cpu") as seen:  # memory is only freed
         del second
         third = torch.empty(100)
     assert (seen.left, seen.most) == (-4 * 500, 0)
     with Allocations("cpu") as seen:
-        third = torch.empty(100)  # and the old one goes
+        third = torch.empty(100)  # it replaces the old one
     assert (seen.left, seen.most) == (0, third.nbytes)
 
 
@@ -87,20 +87,20 @@ def test_ours_keep_their_scratch_and_take_next_to_nothing_in_a_step(rule):
     optimizer = RULES[rule].providers[OURS](params)
     optimizer.step()
     scratch = scratch_bytes(optimizer)
-    assert scratch <= use.kept <= scratch + 1024  # and a table
+    assert scratch <= use.kept <= scratch + 1024  # scratch and a table
     assert use.peak <= 1024
     assert (scratch > 0) == rule.startswith("adafactor")
     assert use.kept + use.peak < 0.02 * size
 
 
 def test_a_temporary_of_a_peer_is_seen():
-    use = use_of("adamw", "torch-foreach")  # the root of the second moment, of all tensors at once
+    use = use_of("adamw", "torch-foreach")  # roots of all second moments at once
     assert 4 * ELEMENTS <= use.peak <= 4 * ELEMENTS + 100
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Runs the command here: its status, and what it wrote down."""
+    """Runs the command in this process. Returns its status and the file that it wrote."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
 
     def command(chosen, *words):
@@ -114,9 +114,9 @@ def run(monkeypatch, tmp_path):
 
 
 def test_the_kernel_confirms_the_sum_on_a_large_list(run, monkeypatch, tmp_path):
-    """All that a provider takes is seen: torch's allocations and ours."""
+    """Everything that a provider allocates is seen, by torch and by us."""
     monkeypatch.setattr(memory, "PARAMETER_DTYPES", ("bfloat16",))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # kernels may count pages late, for each core
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # kernels may count each core's pages late
     large = ParameterList("large", ((2048, 1024),) * 24)
     rules = ("--rules", "adamw", "--providers", OURS, "torch-foreach")
     status, written = run(large, *rules)

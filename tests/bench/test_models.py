@@ -1,5 +1,5 @@
-"""What `python -m bench.train` trains: the text of the repository, and two small models that see no
-character before its time."""
+"""The text and the models of `python -m bench.train`: the sources of the repository, and two small
+models that never see a later character."""
 
 import torch
 
@@ -34,7 +34,7 @@ def test_characters_are_numbered_in_their_order_and_the_end_is_for_validation():
 
 
 def logits_of(kind, monkeypatch):
-    """A model that gives its logits, and what it makes of a window of random characters."""
+    """A model that returns its logits, and its result for a window of random characters."""
     monkeypatch.setattr(models, "loss", lambda logits, expected: logits)
     torch.manual_seed(0)
     model = models.MODELS[kind](23, 8, 32, 2, 0.0).double()

@@ -1,4 +1,4 @@
-"""The bench knows every optimizer of the package from one entry, and derives the rest."""
+"""The benchmark has one entry for each optimizer of the package, and derives everything else."""
 
 import inspect
 import json
@@ -46,8 +46,8 @@ def test_every_optimizer_of_the_package_is_raced_or_has_a_reason():
         f"the bench does not know {', '.join(sorted(forgotten))}: give each an entry in RULES of "
         "bench/optimizers.py, or a reason in NOT_RACED"
     )
-    assert raced | set(NOT_RACED) <= everyone, "bench/optimizers.py names what is not public"
-    assert not raced & set(NOT_RACED), "bench/optimizers.py says of one that it is raced and is not"
+    assert raced | set(NOT_RACED) <= everyone, "bench/optimizers.py has a class that is not public"
+    assert not raced & set(NOT_RACED), "bench/optimizers.py lists one as raced and as not raced"
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -103,7 +103,7 @@ def test_who_is_raced_on_which_list():
 
 @pytest.fixture
 def new_entry(monkeypatch):
-    """As somebody would add one whose step is that of AdamW."""
+    """A new optimizer in the table, with the step of AdamW."""
     peers = by_torch("AdamW", "torch-fused", "torch-plain")
     entry = Entry(
         "New", "adamw", "fusedstep.optim.AdamW", peers, settings={"lr": 0.5}, capturable=True

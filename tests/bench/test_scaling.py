@@ -1,4 +1,4 @@
-"""`python -m bench.scaling`: its files, and what becomes of who fails, is slow or is stopped."""
+"""`python -m bench.scaling`: its files, and providers that fail, are slow or are stopped."""
 
 import json
 import os
@@ -21,7 +21,8 @@ PEERS = ("fusedstep", "torch-fused")
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Runs the command here, on a few small sizes: its status, and what it wrote down."""
+    """Runs the command in this process, on a few small sizes. Returns its status and the file that
+    it wrote."""
     monkeypatch.setattr(scaling, "QUICK_SIZES", {"elements": [16, 64], "tensors": [1, 3]})
     monkeypatch.setattr(Cpu, "copy_elements", 1 << 20)
 
@@ -95,7 +96,7 @@ def test_a_provider_ends_before_the_size_at_which_it_would_be_too_slow(
             assert outcome.failures[name].endswith("s with 16 elements")
 
 
-def test_who_ended_on_one_curve_is_measured_on_the_next(monkeypatch):
+def test_a_provider_that_ended_on_one_curve_is_measured_on_the_next(monkeypatch):
     monkeypatch.setattr(scaling, "SLOWEST", 0.0)
     found = list(outcomes([a_curve((16, 64)), a_curve((1, 2), axis="tensors")], OPTIONS))
     assert [bool(outcome.seconds) for outcome in found] == [True, False, True, False]

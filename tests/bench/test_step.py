@@ -1,5 +1,5 @@
-"""`python -m bench.step` as a user types it: files, refusals, failures, an interruption; and
-README's numbers, which are written from its results."""
+"""`python -m bench.step` as a user types it: files, errors, failures, an interruption. And README's
+numbers, which are written from its results."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def command(*words):
 
 
 def here(monkeypatch, *words):
-    """The command in this process, its races too."""
+    """Runs the command and its races in this process."""
     monkeypatch.setattr(sys, "argv", ["bench.step", *map(str, words)])
     monkeypatch.setattr(step, "copy_bandwidth", lambda *_: (1e10, False))
     monkeypatch.setattr(race, "one_by_one", lambda work, arguments, _: work(*arguments))
@@ -49,7 +49,7 @@ def test_a_race_leaves_a_table_numbers_and_a_picture(monkeypatch, tmp_path, caps
     own, fused = results["rows"]
     assert (own["provider"], fused["provider"]) == (OURS, "torch-fused")
     assert own["ratio"] == 1.0 and own["launches"] < 30
-    # One operator of torch each for step counters and update, whatever the number of tensors.
+    # One torch operator each for step counters and update, whatever the number of tensors.
     assert 1 <= fused["launches"] <= 4
     shown = capsys.readouterr().out
     assert "us/param" in shown and "launches" in shown and "extra MB" in shown
@@ -87,11 +87,11 @@ def test_a_provider_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_pa
         "torch-foreach": "no_such_module is not installed",
     }
     assert "ZeroDivisionError" in capsys.readouterr().out
-    monkeypatch.setitem(own, OURS, broken)  # then the command does not succeed
+    monkeypatch.setitem(own, OURS, broken)  # now the command itself fails
     assert here(monkeypatch, *FEW, "--out", tmp_path) == 1
 
 
-def test_who_cannot_be_looked_at_keeps_the_time(monkeypatch, tmp_path):
+def test_a_provider_whose_launches_cannot_be_counted_keeps_its_time(monkeypatch, tmp_path):
     def shy(params):
         optimizer = torch.optim.AdamW(params)
         own = optimizer.step
@@ -110,7 +110,7 @@ def test_who_cannot_be_looked_at_keeps_the_time(monkeypatch, tmp_path):
 
 
 def hears_ctrl_c():
-    """Jobs that a shell runs in the background do not."""
+    """Whether ctrl-c reaches this process. Background jobs of a shell ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -165,7 +165,7 @@ def test_extra_memory_and_launches_are_those_of_a_step():
 
     own, plain = prepared(AdamW), prepared(lambda p: torch.optim.AdamW(p, foreach=False))
     assert extra_bytes(own, "cpu") < 1 << 16
-    assert 4 << 20 <= extra_bytes(plain, "cpu") <= 13 << 20  # temporaries of a parameter's size
+    assert 4 << 20 <= extra_bytes(plain, "cpu") <= 13 << 20  # temporaries as large as the parameter
     assert launches(own, "cpu") < 30 and launches(plain, "cpu") > 5
 
 

@@ -1,5 +1,5 @@
-"""`python -m bench.train`: what ours and the peer are given is the same, a resume is bit-exact, and
-whatever fails leaves the rest as it was."""
+"""`python -m bench.train`: ours and the peer get the same input, a resume is bit-exact, and a
+failure does not affect other runs."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def threads_of_the_other_tests():
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """Runs the command here: its exit status, and what it printed and complained of."""
+    """Runs the command in this process. Returns its exit status, its output and its errors."""
     monkeypatch.setattr(bench.train, "repository_text", lambda: TEXT)
 
     def call(*words):
@@ -69,23 +69,23 @@ def farthest(one, other):
 
 @pytest.mark.parametrize("model", ["gpt", "t5"])
 def test_what_can_be_learned_is_learned(model):
-    told = losses(model=model, steps=80, batch=16, schedule="constant")
-    assert told[0] > 3.0
-    assert sum(told[-5:]) / 5 < 0.8 * told[0]
+    found = losses(model=model, steps=80, batch=16, schedule="constant")
+    assert found[0] > 3.0
+    assert sum(found[-5:]) / 5 < 0.8 * found[0]
 
 
-# The same for both.
+# Ours and the peer.
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["gpt", "t5"])
-def test_ours_goes_apart_from_the_peer_as_roundings_do(model, optimizer, dtype, monkeypatch):
-    # In the corner of a ReLU a rounding decides about a whole gradient.
+def test_ours_differs_from_the_peer_by_roundings_only(model, optimizer, dtype, monkeypatch):
+    # Near a ReLU's zero one rounding can switch a gradient on or off.
     monkeypatch.setattr(torch.nn, "ReLU", torch.nn.GELU)
     given = {"model": model, "optimizer": optimizer, "dtype": dtype, "steps": 20}
     ours, peer, nudged = (losses(name, **given) for name in (*PAIR, NUDGED))
-    # Every step rounds, the nudge came once: 20 of them, were they all to point one way.
+    # The nudge happens once, but all 20 steps round. At worst all roundings have the same sign.
     rounding = max(farthest(nudged, peer), torch.finfo(getattr(torch, dtype)).eps * peer[0])
     assert ours[0] == peer[0]
     assert peer[-1] < peer[0]
@@ -97,7 +97,7 @@ def test_micro_batches_are_the_batch_in_pieces(model):
     given = {"model": model, "dtype": "float64", "steps": 5}
     whole = losses(**given)
     for pieces in (2, 4):
-        # Sums of 4 rows in another order, five times: a few units of 1e-16.
+        # Five times, sums of 4 rows in another order: a few units of 1e-16.
         assert farthest(losses(micro_batches=pieces, **given), whole) < 1e-13
 
 
@@ -118,7 +118,7 @@ def test_clipping_and_decay_and_dropout_reach_the_run():
 
 
 def resumed(tmp_path, contestant, **settings):
-    """The report of an unbroken run of 6 steps, and of one that goes on after the third."""
+    """The reports of an unbroken run of 6 steps, and of one that is resumed after the third."""
     own, saving = Settings(**{**TINY, "steps": 6, "dropout": 0.1, **settings}), Saving(tmp_path, 3)
     unbroken = train(own, contestant, TEXT, saving)
     torch.manual_seed(99)
@@ -220,7 +220,7 @@ def test_all_writes_one_table(command, in_this_process, tmp_path):
     (["--ddp", "--accumulate", "float32"], "leave out accumulate=float32"),
     (["--ddp", "--save", "here", "--save-every", "1"], "leave out save and resume"),
 ])  # fmt: skip
-def test_what_it_cannot_do_it_says_in_a_line(command, words, said):
+def test_a_wrong_argument_is_an_error_of_one_line(command, words, said):
     status, _, complaint = command(*words)
     assert status == 2
     assert said in complaint
@@ -236,8 +236,8 @@ def test_a_loss_that_is_no_number_ends_the_run():
         losses(lr=1e38, clip=float("inf"), steps=9)
 
 
-def test_one_that_fails_is_shown_and_the_other_is_kept(command, monkeypatch, tmp_path):
-    monkeypatch.setenv("FUSEDSTEP_BACKEND", "cuda")  # which no tensor on a CPU can have
+def test_a_run_that_fails_is_shown_and_the_other_is_kept(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSEDSTEP_BACKEND", "cuda")  # which cannot step on CPU tensors
     status, table, _ = command("--steps", 3, *TINY_OPTIONS)
     assert status == 1
     runs = json.loads((tmp_path / "out" / "gpt-adamw.json").read_text())["runs"]

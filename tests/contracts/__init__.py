@@ -1,1 +1,1 @@
-"""What holds for every optimizer and backend: each contract runs over the whole table of cases."""
+"""Contracts that hold for every optimizer and backend. Each runs over the whole table of cases."""

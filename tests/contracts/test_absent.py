@@ -1,4 +1,4 @@
-"""Gradients that come and go, as those of experts do: the plan stays, and each step is that of the
+"""Gradients that come and go, as in a mixture of experts. The plan stays, and each step updates the
 parameters that have a gradient."""
 
 import pytest
@@ -9,14 +9,14 @@ from fusedstep.accumulate import GradientAccumulator
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads
 
 SMALL = [(7,), (33, 17), (3, 5, 7), (1025,), (4, 3, 3, 3)]
-# On the CPU also what is cut into pieces. The reference walks no work list: small ones say it all.
+# The CPU gets large tensors too, which are cut into pieces. The reference has no work list.
 SHAPES = {"cpu": [*SMALL, (300, 260), (70001,)], "reference": SMALL}
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def some_gradients(params, step, of_grad=lambda grad: grad):
-    """Two thirds have one, other ones each time."""
+    """Gives two thirds of the parameters a gradient, others at each step."""
     set_grads(params, step)
     for index, param in enumerate(params):
         param.grad = None if (index + step) % 3 == 0 else of_grad(param.grad)
@@ -44,11 +44,11 @@ def test_steps_are_those_of_a_new_plan(case, of_grad, backend):
             plans.add(id(optimizer._plan))
             for param, old in zip(params, before, strict=True):
                 assert param.grad is not None or torch.equal(param, old)
-            optimizer.kept = [*getattr(optimizer, "kept", []), optimizer._plan]  # ids stay apart
+            optimizer.kept = [*getattr(optimizer, "kept", []), optimizer._plan]  # keeps ids apart
         runs.append((optimizer, params, plans))
     (kept, kept_params, plans), (fresh, fresh_params, _) = runs
     assert_same(kept, kept_params, fresh, fresh_params)
-    assert len(plans) == 2  # a parameter that was never seen is the only reason for a new one
+    assert len(plans) == 2  # only a parameter that was never seen needs a new plan
 
 
 @each_backend

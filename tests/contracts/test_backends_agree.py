@@ -1,4 +1,4 @@
-"""Every backend computes the same bits as the reference, however the work is cut."""
+"""Every backend computes the same bits as the reference, no matter how the work is cut."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_backend_equals_reference_on_strange_numbers(case, value):
 
 @each(CASES)
 def test_mixed_dtypes_equal_reference(case):
-    """Parameters of every dtype in one list; states of another dtype than their parameter."""
+    """One list has parameters of every dtype. Some states have another dtype than the parameter."""
 
     def mixed(backend):
         params = [

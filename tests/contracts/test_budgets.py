@@ -1,4 +1,4 @@
-"""What a step may cost, held by counting memory, launches, calls and waits."""
+"""The cost of a step: memory, launches, calls and waits are counted and compared with a limit."""
 
 import gc
 import subprocess
@@ -35,7 +35,7 @@ from tests.support.parameter_lists import OPTIMIZERS, a_list
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 make = OPTIMIZERS[{name!r}]
-make(a_list([(600, 600), (70000,)], torch.float32)).step()  # code is there
+make(a_list([(600, 600), (70000,)], torch.float32)).step()  # loads code
 params = a_list([*15 * [(2048, 2048)], (2**22,)], torch.float32)
 for param in params:
     param.data.fill_(1.0), param.grad.fill_(0.5)
@@ -59,12 +59,12 @@ def run_python(text):
 
 @each_optimizer
 def test_a_step_of_64_million_elements_makes_no_large_temporary(name):
-    """In a process of its own, the first step raises the peak by its states, the second not."""
+    """In a new process, the first step raises the peak by its states, the second not at all."""
     before, first, second, states, size = map(int, run_python(PEAK.format(name=name)).split())
     assert size >= 4 * 2**26
     assert first - before <= states + 0.03 * size, f"{(first - before - states) / size:.1%}"
     assert second - first <= 0.01 * size, f"{(second - first) / size:.1%}"
-    assert first > size / 2  # the peak was read
+    assert first > size / 2  # otherwise the peak was not read
 
 
 def calls_of_a_step(case, shapes, backend="cpu"):
@@ -82,7 +82,7 @@ def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case):
     few, many = (calls_of_a_step(case, n * [(3,), (4, 5)]) for n in (5, 100))
     assert few == many
     assert sum(many.values()) < 40, many
-    # Both step counters' ends are read, from host memory: the only values that are waited for.
+    # The host reads two values only: the smallest and the largest counter, from host memory.
     assert many["aten._local_scalar_dense.default"] <= 2
 
 
@@ -136,7 +136,7 @@ def test_a_step_leaves_gradients_and_addresses_alone(case):
             assert torch.equal(grad, copy)
         for param, (address, version, old) in zip(params, before, strict=True):
             assert param.data_ptr() == address
-            assert param._version > version  # autograd knows that it was written
+            assert param._version > version  # autograd was notified of the write
             assert not param.numel() or not torch.equal(param, old)
 
 
@@ -147,7 +147,7 @@ def test_an_import_prints_nothing_and_brings_no_optional_package():
 
 
 def calls_of_the_first_step(case, n):
-    """Of Python's functions and of C's."""
+    """The number of calls of Python and C functions."""
     params = make_params([(4,) if k % 2 else (2, 2) for k in range(n)])
     set_grads(params, 0)
     optimizer = case.make(params)
@@ -170,8 +170,8 @@ MOST_CALLS = 60  # 100,000 parameters take two seconds
 
 @each([case for case in CASES if case.name in ("adamw", "adafactor", "hf-adafactor", "old-adamw")])
 def test_the_first_step_makes_few_calls_for_each_parameter(case):
-    """And no more of them if there are more parameters."""
-    calls_of_the_first_step(case, 2)  # what is imported and cached once
+    """The number for each parameter does not grow with their number."""
+    calls_of_the_first_step(case, 2)  # imports and fills caches
     counts = [calls_of_the_first_step(case, n) for n in (100, 200, 400)]
     first, second = counts[1] - counts[0], counts[2] - counts[1]
     assert second <= 2.02 * first
@@ -179,8 +179,8 @@ def test_the_first_step_makes_few_calls_for_each_parameter(case):
 
 
 def test_the_collector_rests_while_a_plan_is_made():
-    """Half a million objects are made for 100,000 parameters, and none of them is garbage. It goes
-    on as it was, after an error too."""
+    """100,000 parameters need half a million objects, and none of them is garbage. Afterwards the
+    collector is on again if it was, also after an error."""
     params = make_params([(4,)] * 2000)
     set_grads(params, 0)
     optimizer = fusedstep.optim.AdamW(params)

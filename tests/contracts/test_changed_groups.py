@@ -1,4 +1,4 @@
-"""Groups, parameters and states that scripts change by hand between steps."""
+"""Scripts that change groups, parameters and states between steps."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ def stepped(optimizer, params, steps=2):
 
 @each(CASES)
 def test_a_group_that_is_cut_down_to_its_vectors(case):
-    """As when layers are frozen and only biases go on."""
+    """As when a script freezes layers and trains the biases only."""
     params, alone = make_params(SHAPES), make_params(SHAPES)
     ours, expected = stepped(case.make(params), params), stepped(case.make(alone), alone)
     ours.param_groups[0]["params"] = params[1:]
@@ -83,7 +83,7 @@ def test_one_flattened_group_among_others_is_refused(case):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @each(ADAFACTORS)
 def test_a_copy_does_not_take_an_older_vector_for_a_flattened_group(case, copied):
-    """What was given before is not known to the copy, and matrices come after it."""
+    """The copy does not know what the groups were made with. Matrices are added later."""
     vectors = make_params([(5,)])
     optimizer = copied(stepped(case.make(vectors), vectors))
     matrices = make_params([(4, 3)])
@@ -106,7 +106,7 @@ def test_a_vector_that_is_replaced_after_a_group_of_matrices_was_deleted(case):
 
 @each(CASES)
 def test_a_model_converts_its_parameters_by_swapping_them(case):
-    """Which torch refuses where there is a weak reference to one."""
+    """torch refuses that if there is a weak reference to a parameter."""
     model = torch.nn.Linear(5, 3)
     optimizer = case.make(model.parameters())
     before = torch.__future__.get_swap_module_params_on_conversion()
@@ -170,7 +170,7 @@ def test_what_a_user_keeps_in_the_state(case):
     ours.state["tokens"] = [2]
     stepped(ours, params)
     stepped(expected, alone)
-    assert ours._plan is plan  # a new one takes as long as a hundred steps
+    assert ours._plan is plan  # a new plan takes as long as a hundred steps
     assert_same(stepped(ours, params), params, stepped(expected, alone), alone)
 
 
@@ -220,7 +220,7 @@ def test_a_step_inside_a_compiled_function(recwarn):
     params, alone = make_params(SHAPES), make_params(SHAPES)
     ours, expected = fusedstep.optim.AdamW(params), fusedstep.optim.AdamW(alone)
     compiled = torch.compile(ours.step, backend="eager")
-    for step in range(12):  # more than torch would compile anew
+    for step in range(12):  # above torch's limit of recompilations
         set_grads(params, step)
         set_grads(alone, step)
         ours.param_groups[0]["lr"] = expected.param_groups[0]["lr"] = 0.1 / (1 + step)

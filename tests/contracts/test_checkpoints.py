@@ -1,4 +1,5 @@
-"""An interrupted run goes on as if it had not been; ours and the peer exchange checkpoints."""
+"""A run that is saved and loaded goes on with the same bits. Ours and the peer can load checkpoints
+of each other."""
 
 import copy
 import io
@@ -38,7 +39,7 @@ def through_a_file(state_dict):
 
 
 def load_at_once(optimizer, params, case):
-    """accelerate.prepare does it."""
+    """As accelerate.prepare does."""
     optimizer.load_state_dict(optimizer.state_dict())
     return optimizer, params
 
@@ -71,7 +72,7 @@ def pickle_together(optimizer, params, case):
 
 
 def copy_states_by_hand(optimizer, params, case):
-    """`state.clear()` and new dicts: what engines do that move states away and back."""
+    """`state.clear()` and new dicts, as in engines that move states off the device and back."""
     kept = {p: {k: copy.deepcopy(v) for k, v in optimizer.state[p].items()} for p in params}
     optimizer.state.clear()
     for param in params:
@@ -116,7 +117,7 @@ def test_a_copy_does_not_share_anything_with_its_original(case):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @each(CASES)
 def test_states_keep_the_dtype_that_they_were_saved_in(case, dtype):
-    """torch rounds them to the parameter's dtype."""
+    """torch would round them to the parameter's dtype."""
     optimizer, params = started(case.make, dtype)
     for param in params:
         for key, value in optimizer.state[param].items():
@@ -137,7 +138,7 @@ def assert_close(a, a_params, b, b_params):
         for name, wanted in {"parameter": q.detach(), **states(b, q)}.items():
             value = p.detach() if name == "parameter" else states(a, p)[name]
             assert value.dtype == wanted.dtype, name
-            # Six steps of few roundings each; a momentum may cancel to a tenth of its terms.
+            # Six steps with few roundings each. The terms of a momentum may cancel to a tenth.
             ulp = torch.finfo(p.dtype).eps * wanted.abs().max()
             assert (value - wanted).abs().max() <= 128 * ulp, f"{name} of {tuple(p.shape)}"
             assert name != "step" or value == wanted
@@ -165,7 +166,7 @@ def test_groups_are_replaced_by_those_of_the_checkpoint(case):
     optimizer.param_groups[0]["weight_decay"] = 0.625
     optimizer.param_groups[0]["something else"] = "kept"
     other = case.make(copies(params))
-    # Loading alone shares the tensors, as in torch.
+    # The copy is needed: load_state_dict shares tensors, as in torch.
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert other.param_groups[0]["weight_decay"] == 0.625
     assert other.param_groups[0]["something else"] == "kept"
@@ -201,7 +202,7 @@ def test_a_checkpoint_of_another_model_gets_torchs_error(case):
 
 @each(CASES)
 def test_replaced_data_and_group_lists_are_followed(case):
-    """`.data` swaps (FSDP, offloading) and replaced lists of parameters (accelerate)."""
+    """`.data` is swapped (FSDP, offloading), and lists of parameters are replaced (accelerate)."""
     whole, whole_params = started(case.make)
     go_on(whole, whole_params, HALVES)
     optimizer, params = started(case.make)

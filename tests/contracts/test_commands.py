@@ -1,4 +1,4 @@
-"""`python -m fusedstep`: every command as a user types it."""
+"""The commands of `python -m fusedstep`, as a user types them."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from fusedstep.schedules.trace import trace
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs a command here: what it printed, what it said in the end, and whether it was content."""
+    """Runs a command in this process. Returns its output, its errors, and whether it failed."""
 
     def command(*words):
         monkeypatch.setattr(sys, "argv", ["fusedstep", *map(str, words)])
@@ -84,13 +84,13 @@ def test_schedule_prints_the_values(run, words):
     assert [line.split() for line in lines] == [[str(s), f"{v:.9g}"] for s, v in enumerate(values)]
 
 
-def test_schedule_begins_at_once_if_nothing_is_said_of_a_warm_up(run):
+def test_schedule_has_no_warm_up_by_default(run):
     assert run("schedule", "linear", "--steps", 4).out.splitlines()[1:] == [
         "0 1", "1 0.75", "2 0.5", "3 0.25",
     ]  # fmt: skip
 
 
-def test_a_reader_may_have_seen_enough():
+def test_a_reader_that_closes_the_pipe_is_no_error():
     words = [sys.executable, "-m", "fusedstep", "schedule", "linear", "--steps", "20000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
         assert own.stdout.readline() == "step lr\n"
@@ -113,10 +113,10 @@ def test_schedule_shows_the_loss_that_a_schedule_follows(run):
     (("schedule", "linear", "--steps", 5, "--every", 0), "--every should be 1 or more"),
     (("schedule", "StepLR", "--steps", 5), "needs step_size: give step_size="),
     (("schedule", "linear", "--steps", 5, "--warmup", -1), "num_warmup_steps should be 0 or more"),
-    (("schedule", "linear", "--steps", 5, "2"), "a setting should be as in num_cycles=2"),
+    (("schedule", "linear", "--steps", 5, "2"), "a setting should look like num_cycles=2"),
     (("schedule", "linear", "--steps", 5, "--what", "2"), "unknown arguments: --what 2"),
     (("schedule", "linear"), "--steps"),
-    (("schedule", "linear", "--steps", 5, "lr=2"), "lr is said by --lr, not a setting"),
+    (("schedule", "linear", "--steps", 5, "lr=2"), "lr is set by --lr, not a setting"),
     (("schedule", "linear", "--steps", 5, "last_epoch=2"), "last_epoch is -1 here"),
     (("schedule", "StepLR", "--steps", 5, "step_size=0"), "by zero"),
     (("plot-schedules", "CosineAnnealingLR", "--steps", 9, "--warmup", 9), "leaves none of 9"),
@@ -124,7 +124,7 @@ def test_schedule_shows_the_loss_that_a_schedule_follows(run):
     (("plot-schedules", "--steps", 0), "steps should be 1 or more"),
     (("plot-schedules", "cosine", "--out", "/no/such/folder/x.png"), "No such file or directory"),
 ])  # fmt: skip
-def test_what_it_cannot_do_it_says_in_a_line(run, words, said):
+def test_a_wrong_argument_is_an_error_of_one_line(run, words, said):
     done = run(*words)
     assert done.failed and said in done.err
 

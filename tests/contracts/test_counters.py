@@ -1,4 +1,4 @@
-"""Step counters that scripts, or checkpoints of others, leave in the states."""
+"""Step counters that scripts or checkpoints of other optimizers put in the states."""
 
 import copy
 
@@ -44,7 +44,7 @@ def test_an_integer_counter_goes_on_as_in_torch(case, dtype, loaded):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.bool], ids=str)
 @each(OF_TENSORS)
 def test_a_counter_that_cannot_count_is_made_one_that_can(case, dtype):
-    """In bfloat16 256 + 1 is 256."""
+    """In bfloat16, 256 + 1 is 256."""
     start = 1 if dtype == torch.bool else 256
     runs = []
     for kind in (dtype, torch.float32):
@@ -69,7 +69,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @each(OF_INTS)
 def test_a_counter_in_another_form_is_an_int_again(case, form, planned):
-    """With a plan that exists, too: scalars in float32 would be another step."""
+    """Also if a plan exists. Otherwise scalars would be computed in float32."""
     runs = []
     for changed in (True, False):
         optimizer, params = stepped(case.make, 3)
@@ -103,7 +103,7 @@ def test_a_counter_that_is_changed_in_place_to_what_no_step_can_follow(case, num
 
 @each(OF_TENSORS)
 def test_counters_of_a_loaded_checkpoint_are_not_tied_together(case):
-    """Ours are views of one tensor."""
+    """In a plan they are views of one tensor."""
     optimizer, _ = stepped(case.make, 1)
     other = case.make(make_params(SHAPES))
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))

@@ -1,4 +1,4 @@
-"""Weight decay of any strength is as exact as the peer's, and the same on all backends."""
+"""Weight decay of any strength is as exact as the peer's and the same on all backends."""
 
 import random
 
@@ -16,7 +16,7 @@ OTHERS = [name for name, own in backends.BACKENDS.items() if "cpu" in own.device
 
 @pytest.mark.parametrize("name", RULES_WITH_DECAY)
 def test_the_error_is_at_most_twice_the_peers_at_every_decay(name):
-    """Root of the mean square over 65,536 numbers: no luck is involved, so there is no floor."""
+    """The error is the rms over 65,536 numbers, so chance plays no part and there is no floor."""
     generator = torch.Generator().manual_seed(0)
     start, grad = torch.randn(2, 256, 256, generator=generator)
     start /= start.double().square().mean().sqrt().float()

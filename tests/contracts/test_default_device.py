@@ -1,5 +1,5 @@
-"""What a step makes on the host is there whatever torch's default device is. `meta` stands for a
-GPU: what is made on it by mistake has no address that a CPU could read."""
+"""A step makes its host tensors on the CPU, whatever torch's default device is. `meta` stands for a
+GPU here: the CPU cannot read a tensor that is made there by mistake."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_checkpoints_are_loaded_under_another_default_device(case):
     optimizer.step()
     saved = optimizer.state_dict()
     for own in saved["state"].values():
-        own["step"] = float(own["step"])  # as old checkpoints have it
+        own["step"] = float(own["step"])  # as in old checkpoints
     with torch.device("meta"):
         optimizer.load_state_dict(saved)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""What cannot be stepped is refused by the parameter's name, before anything has changed."""
+"""A step refuses what it cannot update, with the parameter's name, before anything has changed."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.support.cases import CASES, FIXED, HF, Case, each, make_params, set_g
 from tests.support.rule_cases import FACTORED
 
 SHAPES = [(4, 3), (7,), (5, 6)]
-BAD = 2  # the index of the parameter that something is done to
+BAD = 2  # the index of the parameter that each test damages
 NAMES = ["fc.weight", "fc.bias", "head.weight"]
 
 
@@ -40,7 +40,7 @@ def refused(optimizer, params, kind, *words):
 
 
 def ready(case, bad=None, steps=0, **more):
-    """An optimizer of named parameters with gradients, the one at BAD replaced by `bad`."""
+    """An optimizer with named parameters and gradients. The parameter at BAD becomes `bad`."""
     params = make_params(SHAPES)
     if bad is not None:
         params[BAD] = bad
@@ -99,7 +99,7 @@ def test_a_gradient_of_another_shape(case):
 
 
 def state_key(optimizer, param):
-    """A state that is a tensor of its own shape."""
+    """The key of a state that is a tensor with dimensions."""
     return next(
         k for k, v in states(optimizer, param).items() if k not in ("step", "RMS") and v.dim()
     )
@@ -132,7 +132,7 @@ def test_a_state_that_is_no_float_tensor(case, value, kind):
 
 @each([case for case in CASES if case.name in ("adamw", "hf-adafactor")])
 def test_an_option_switched_on_after_the_first_step_lacks_its_state(case):
-    """As in the peers: a KeyError with the state's name."""
+    """A KeyError with the state's name, as in the peers."""
     optimizer, params = ready(case, steps=1)
     option, value, key = ("amsgrad", True, "max_exp_avg_sq")
     if case.name == "hf-adafactor":
@@ -153,7 +153,7 @@ def test_flat_shards_of_fsdp1(case):
 @pytest.mark.parametrize("steps", [0, 1])
 @each(FACTORED)
 def test_a_group_of_matrices_replaced_by_one_flat_vector(case, steps):
-    """What ZeRO does to a group."""
+    """As ZeRO does."""
     optimizer, params = ready(case, steps=steps)
     flat = torch.nn.Parameter(torch.cat([p.detach().reshape(-1) for p in params]))
     flat.grad = torch.ones_like(flat)
@@ -176,7 +176,7 @@ def test_sparse_gradients_get_the_peers_error(case):
         with pytest.raises(RuntimeError, match="does not support sparse gradients") as error:
             optimizer.step()
         texts.append(str(error.value))
-    # Torch's AdamW said its own name before 2.7, when it became an Adam.
+    # torch's error names AdamW before 2.7 and Adam since, when AdamW became a subclass of Adam.
     assert texts[1].startswith(texts[0].rstrip(".").replace("AdamW", "Adam"))
     assert "parameter 2 of group 0" in texts[1]
     assert all(map(torch.equal, params, before))

@@ -1,4 +1,4 @@
-"""The examples in the documentation run, and give what they say."""
+"""The examples in the documentation run, and print what the text shows."""
 
 import ast
 import doctest
@@ -12,7 +12,7 @@ import torch
 import fusedstep
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-ROOMS = ("hf", "optim", "schedules")  # what users import, and the files beside them
+ROOMS = ("hf", "optim", "schedules")  # packages that users import, and modules beside them
 MODULES = sorted(
     name
     for _, name, is_package in pkgutil.walk_packages(fusedstep.__path__, "fusedstep.")
@@ -31,7 +31,7 @@ def test_examples_give_what_they_say(name):
 
 
 def public(room):
-    """The public functions and classes that a room exports."""
+    """The public functions and classes that a package exports."""
     module = importlib.import_module(f"fusedstep.{room}")
     for name in module.__all__:
         thing = getattr(module, name)

@@ -1,5 +1,5 @@
-"""Between the phases of a factored step the host may add up sums over processes: the seam for
-sharded parameters. Here a fake all-reduce stands in for those processes."""
+"""Between the phases of a factored step the host may add up sums over processes, for sharded
+parameters. Here a fake all-reduce stands for the other processes."""
 
 import threading
 
@@ -33,7 +33,7 @@ def test_phases_with_an_all_reduce_between_them_have_the_bits_of_one_call(case, 
     expected = trained(case, dtype, backend, None)
     all_reduce = FakeAllReduce()
     assert_same(*trained(case, dtype, backend, all_reduce), *expected)
-    assert len(all_reduce.seen) == 2 * 3  # whatever the number of tensors
+    assert len(all_reduce.seen) == 2 * 3  # two in each step, whatever the number of tensors
 
 
 @each_backend
@@ -48,7 +48,7 @@ def test_a_rule_without_sums_exchanges_nothing(case, backend):
 @each_backend
 @each([case for case in FACTORED if case.name in ("adafactor", "hf-adafactor")])
 def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backend):
-    """A process that holds as much again: sums are twice as large."""
+    """Another process holds as much again, so the sums are twice as large."""
     shapes = [(300, 260), (33, 17), (2, 5, 7)]
     params = make_params(shapes)
     optimizer = case.make(params, backend=backend)
@@ -79,8 +79,8 @@ def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backe
 
 
 class Averages:
-    """Between two optimizers that step in threads of their own, each with half of every tensor:
-    means over equal halves are means over the whole."""
+    """The exchange of two optimizers in two threads, each with half of every tensor. It averages:
+    the mean of means over equal halves is the mean over the whole."""
 
     def __init__(self):
         self.barrier = threading.Barrier(2, timeout=60)
@@ -107,7 +107,7 @@ def halves(params, grads):
 @each_backend
 @each(FACTORED)
 def test_two_processes_with_half_of_the_rows_make_the_step_of_one(case, backend):
-    """The rows below are much smaller, so that the cap changes one half alone."""
+    """The lower rows are much smaller, so a cap from one half alone would be wrong."""
     whole = make_params([(512, 64), (1024, 300), (8, 5), (300,), (140_002,)], torch.float64)
     set_grads(whole, 0)
     grads = [param.grad for param in whole]

@@ -1,5 +1,5 @@
-"""torch.set_flush_denormal changes one thread alone; a step's threads all flush as that one
-does."""
+"""torch.set_flush_denormal changes one thread only. In a step all threads flush as the calling
+thread does."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ DENORMAL = 1e-40
 def _restored():
     level, threads = native.module.active_level(), torch.get_num_threads()
     torch.set_num_threads(3)
-    torch.ones(1 << 20).add_(1.0)  # the pool has its threads, and each its mode, before any change
+    torch.ones(1 << 20).add_(1.0)  # starts the pool's threads before any mode changes
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
@@ -23,14 +23,14 @@ def _restored():
 
 
 def run(case, dtype, flush, threads):
-    """Parameters, gradients and states that are denormal in float32, or nearly."""
+    """Takes steps with numbers that are about as small as float32's denormals."""
     torch.set_num_threads(threads)
     params = make_params(SHAPES, dtype)
     for param in params:
         param.data.mul_(1e-38)
     optimizer = case.make(params, backend="cpu")
     for step in range(2):
-        set_grads(params, step, scale=1e-38)  # torch's own threads do not flush alike
+        set_grads(params, step, scale=1e-38)  # not all of torch's threads would flush
         torch.set_flush_denormal(flush)
         try:
             optimizer.step()
@@ -80,4 +80,4 @@ def test_the_pool_is_left_as_it_was():
     params = make_params(SHAPES)
     set_grads(params, 0)
     CASES[0].make(params, backend="cpu").step()
-    assert torch.tensor(DENORMAL) * 1.0 == 0.0  # and so is the thread that asked
+    assert torch.tensor(DENORMAL) * 1.0 == 0.0  # the calling thread still flushes

@@ -1,4 +1,4 @@
-"""A child process has none of its parent's threads, and steps all the same."""
+"""A forked child has none of its parent's threads, and can still take steps."""
 
 import os
 import pickle
@@ -14,12 +14,12 @@ from tests.support.cases import CASES, assert_same, each, make_params, set_grads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
-SECONDS = 60  # a child that waits for threads which are not there would wait for ever
+SECONDS = 60  # a child that waits for its parent's threads would wait for ever
 SOME = [case for case in CASES if case.name in ("adamw", "hf-adafactor-momentum")]
 
 
 def in_child(work):
-    """What `work` returns in a forked child; an error if the child does not come back."""
+    """Runs `work` in a forked child and returns its result. Fails if the child hangs."""
     there, here = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -70,7 +70,7 @@ def test_a_child_steps_as_its_parent(case):
     expected = next_step(optimizer, params)
     assert children == [expected] * 3
     assert of_a_grandchild == expected
-    assert_same(*stepped(case, 2), *stepped(case, 2))  # the parent has its threads still
+    assert_same(*stepped(case, 2), *stepped(case, 2))  # the parent still has its threads
 
 
 def run_worker(params, steps):
@@ -82,7 +82,7 @@ def run_worker(params, steps):
 
 @pytest.mark.usefixtures("_two_threads")
 def test_workers_share_parameters():
-    """Hogwild: forked workers step the same memory, whoever comes first."""
+    """Hogwild: forked workers update the same memory in any order."""
     optimizer, params = stepped(SOME[0], 1)
     for param in params:
         param.share_memory_()
@@ -109,7 +109,7 @@ LOADED_LATE = """
 import os, signal, sys
 import torch
 torch.set_num_threads(2)
-torch.ones(1 << 20).add_(1.0)  # torch's pool has threads from here on
+torch.ones(1 << 20).add_(1.0)  # starts the threads of torch's pool
 pid = os.fork()
 if pid == 0:
     signal.alarm(60)

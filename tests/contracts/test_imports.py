@@ -1,7 +1,7 @@
-"""No circle among the imports of the package, its kernels and the benchmarks.
+"""There is no import circle in the package, its kernels and the benchmarks.
 
-An import inside a function counts, and so does one for the type checker alone: two files that need
-each other are one file, wherever they say so."""
+Imports inside a function count, and so do imports for the type checker only: two files that need
+each other are really one."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
-# The folder of kernels is installed as a part of the package, and imported by that name.
+# The folder `kernels` is installed as fusedstep.kernels.
 ROOMS = {
     "fusedstep": ROOT / "python" / "fusedstep",
     "fusedstep.kernels": ROOT / "kernels",
@@ -18,7 +18,7 @@ ROOMS = {
 
 
 def modules_in(package, folder):
-    """The path of each module, by its name. Links are not followed."""
+    """Name -> path of each module. Links are not followed."""
     found = {}
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
@@ -27,7 +27,7 @@ def modules_in(package, folder):
 
 
 def names_imported(module, path):
-    """The full name of everything a file imports: a module, or something in one."""
+    """The full names of all that a file imports: modules, or names in modules."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -46,12 +46,12 @@ def names_imported(module, path):
 
 
 def graph_of(rooms):
-    """The modules that each module imports."""
+    """Module -> the modules that it imports."""
     modules = {name: path for room in rooms.items() for name, path in modules_in(*room).items()}
     graph = {}
     for module, path in modules.items():
         names = set(names_imported(module, path))
-        # A name that is no module itself is something in the module before its last dot.
+        # If a name is not a module, its module is the part before the last dot.
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         graph[module] = (found & set(modules)) - {module}
     return graph
@@ -67,7 +67,7 @@ def reached_from(module, graph):
 
 
 def circles(graph):
-    """The groups of modules in which each one imports all others, directly or through them."""
+    """Groups of modules that all import each other, directly or through others."""
     reached = {module: reached_from(module, graph) for module in graph}
     return {
         frozenset(other for other in reached[module] if module in reached[other])
@@ -82,7 +82,7 @@ GRAPH = graph_of(ROOMS)
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_modules_of_a_room_import_each_other(room):
     modules = modules_in(room, ROOMS[room])
-    assert len(modules) > 10, f"{room} is no longer in {ROOMS[room]}: say where it is"
+    assert len(modules) > 10, f"{room} is no longer in {ROOMS[room]}: correct ROOMS"
     guilty = [sorted(circle) for circle in circles(GRAPH) if circle & set(modules)]
     assert not guilty, (
         f"these import each other: {guilty}. Move what they share into a file that imports neither"

@@ -1,4 +1,4 @@
-"""Infinite parameters and learning rates: a number that the peer keeps does not become nan."""
+"""Infinite parameters and learning rates: what is a number in the peer does not become nan."""
 
 import math
 
@@ -20,16 +20,16 @@ def test_an_infinite_parameter_stays_as_it_stays_in_the_peer(case, bad, backend)
     ours, peer = case.make(ours_params, backend=backend), case.make_peer(peer_params)
     for params in (ours_params, peer_params):
         for param in params:
-            param.data.view(-1)[[0, -2]] = bad  # in full lanes, and in the last ones
+            param.data.view(-1)[[0, -2]] = bad  # in a full register, in the remainder
     for step in range(3):
         for params, optimizer in ((ours_params, ours), (peer_params, peer)):
             set_grads(params, step)
             optimizer.step()
         for p, q in zip(ours_params, peer_params, strict=True):
-            # A peer that adds -decay * p to p makes nan where there is decay.
+            # A peer that adds -decay * p to p makes nan if there is decay.
             assert not (p.isnan() & ~q.isnan()).any()
             assert torch.equal(p[~q.isnan()] == bad, q[~q.isnan()] == bad)
-    if not is_factored(case):  # whose step is not scaled by the parameter
+    if not is_factored(case):  # a factored step may be scaled by the parameter
         assert all((param.view(-1)[[0, -2]] == bad).all() for param in ours_params)
 
 

@@ -1,4 +1,4 @@
-"""The mirror: what a script, a config or a scheduler sees of ours is what it sees of the peer."""
+"""To a script, a config or a scheduler, our classes look like their peers."""
 
 import gc
 import inspect
@@ -54,7 +54,7 @@ def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
 
 @each(CASES)
 def test_every_argument_is_named_in_the_code_of_the_constructor(case):
-    """accmt keeps only the arguments that it finds in `__init__.__code__`."""
+    """accmt drops arguments that are not in `__init__.__code__`."""
     names = case.ours.__init__.__code__.co_varnames
     assert set(case.options) | {"params", "lr", "backend"} <= set(names)
     assert inspect.signature(case.ours).parameters["backend"].kind is inspect.Parameter.KEYWORD_ONLY
@@ -163,7 +163,7 @@ def test_states_are_made_at_the_first_step(case):
 
 @each(CASES)
 def test_a_closure_may_call_backward_and_its_loss_is_returned(case):
-    """transformers' Adafactor calls it with gradients disabled, and fails."""
+    """transformers' Adafactor calls the closure with gradients disabled, and fails."""
     params = make_params(SHAPES)
     twins = make_params(SHAPES)
     optimizer, twin = case.make(params), case.make(twins)

@@ -1,4 +1,4 @@
-"""However a parameter or gradient lies in memory: the same bits as plainly, and it stays there."""
+"""Parameters and gradients of any layout get the same bits as contiguous ones, and do not move."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_elements_between_those_of_a_parameter_are_not_touched(case):
 @pytest.mark.parametrize("shape", [(7,), (33, 17), (3, 5, 7)], ids=str)
 @each(CASES)
 def test_an_expanded_gradient_equals_its_copy(case, shape):
-    """`x.sum().backward()` leaves a gradient of stride 0: torch's fused step reads past its end."""
+    """`x.sum().backward()` makes a gradient of stride 0. torch's fused step reads past its end."""
     outcomes = []
     for expand in (True, False):
         param = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
@@ -60,7 +60,7 @@ def test_an_expanded_gradient_equals_its_copy(case, shape):
 
 @each(CASES)
 def test_a_layout_may_change_between_steps(case):
-    """`model.to(memory_format=...)` after a few steps leaves states in the former order."""
+    """After `model.to(memory_format=...)` the states still have the old order."""
     expected = run(case, torch.float32, steps=4)
     params = [torch.nn.Parameter(plain(x)) for x in start(torch.float32)]
     optimizer = case.make(params)
@@ -86,7 +86,7 @@ def test_gradients_may_change_their_layout_every_step(case):
 
 
 def test_a_gradient_that_is_read_with_the_other_sign_is_noticed():
-    """torch negates lazily: such a gradient lies in memory with the wrong sign."""
+    """torch negates lazily: such a gradient has the wrong sign in memory."""
     runs = []
     for lazy in (False, True):
         param = torch.nn.Parameter(torch.ones(8))

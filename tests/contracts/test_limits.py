@@ -1,5 +1,5 @@
-"""Hyper-parameters that no step can take are refused: at once, in a group's own options, and when a
-script changes a group later."""
+"""Wrong hyper-parameters are refused: in the constructor, in a group's options, and when a script
+changes a group later."""
 
 import math
 
@@ -78,7 +78,7 @@ def made(kind, groups, **options):
 
 @each_wrong
 def test_a_wrong_value_is_refused_at_construction(kind, key, value, said):
-    """In the peer's words where the peer refuses it: `test_interface` compares them."""
+    """If the peer refuses it too, the text is the peer's: `test_interface` compares them."""
     words = r"(?i)invalid|should be|Tensor lr must be|not supported"
     with pytest.raises((ValueError, TypeError), match=words):
         made(kind, make_params([(2,)]), **{key: value})
@@ -136,7 +136,7 @@ def test_what_the_peer_takes_is_taken(kind, options):
 
 
 def test_the_lr_that_adafactor_schedule_shows_is_not_read():
-    """Where relative_step chooses the step size, lr may hold whatever it was."""
+    """With relative_step any lr is allowed, since the step does not read it."""
     params = make_params([(2, 3)])
     optimizer = HF(params)
     set_grads(params, 0)

@@ -1,4 +1,4 @@
-"""What the CPU walkers could only misread is refused when a bucket is made, and never guessed."""
+"""The C++ module refuses a bucket that the CPU walkers would misread."""
 
 import pytest
 import torch
@@ -42,6 +42,6 @@ def test_known_numbers_are_taken():
     ],
     ids=str,
 )
-def test_what_means_nothing_is_refused(wrong, said):
+def test_wrong_numbers_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         bucket(**wrong)

@@ -1,4 +1,4 @@
-"""Tensors without memory are refused by name: an address of 0 would end the process."""
+"""Tensors without memory are refused by name: reading address 0 would crash the process."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
-"""Ours is as near to the exact result as the peer is, and treats infinities and absences alike.
+"""Ours is as near to the exact result as the peer, and treats infinities and absences the same.
 
-The exact result is the peer's own, in float64 from the same numbers, which all dtypes hold.
+The exact result is the peer's, computed in float64 from the same numbers, which every dtype holds
+exactly.
 """
 
 import pytest
@@ -23,7 +24,7 @@ from tests.support.cases import (
 from tests.support.tolerances import FLOOR, errors, exact_options
 
 STEPS = 30
-# Scalar, vectors, degenerate and real matrices, in one tile and in several, batches. Nothing empty.
+# A scalar, vectors, matrices of one row or column, of one tile or several, batches. None is empty.
 SHAPES = [
     (),
     (1,),
@@ -41,7 +42,7 @@ SHAPES = [
 
 def train(optimizer, params: Params, steps: int = STEPS, rounded_to: torch.dtype | None = None):
     for step in range(steps):
-        # float16 holds neither squares of 0.01 (exp_avg_sq) nor of 300.
+        # float16 holds neither the square of 0.01 (exp_avg_sq) nor that of 300.
         set_grads(params, step, scale=1.0 if rounded_to == torch.float16 else 0.01)
         for param in params if rounded_to else ():
             param.grad = param.grad.to(rounded_to).to(param.dtype)
@@ -71,13 +72,11 @@ def test_our_error_is_at_most_twice_the_peers(case, dtype):
             if name == "step":
                 assert found[name] == truth
                 continue
-            assert (
-                found[name].isfinite().all()
-            )  # torch's AdamW has 0/0 in float16, as eps is 0 there
-            # A parameter is rounded once a step, and a random walk of 30 steps of up to half an ulp
-            # ends 1.6 ulps away (one sigma): a peer may be nearer by luck, if it is one number.
-            # Hence four ulps as a floor.
-            # RMS is as exact as the parameter; numbers below the normal ones have one absolute ulp.
+            assert found[name].isfinite().all()  # torch's AdamW gets 0/0 in float16, where eps is 0
+            # The floor is four ulps. A parameter is rounded once a step, and a random walk of 30
+            # steps of up to half an ulp ends 1.6 ulps away (one sigma). A peer with only one number
+            # may be nearer by luck.
+            # RMS is as exact as the parameter. Below the normal numbers an ulp has a fixed size.
             info = torch.finfo(p.dtype if name == "RMS" else found[name].dtype)
             largest = max(
                 truth.abs().max().item(), first.abs().max().item() if name == "parameter" else 0.0
@@ -91,7 +90,8 @@ def test_our_error_is_at_most_twice_the_peers(case, dtype):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.options.get("weight_decay")], ids=str)
 def test_small_weight_decays_do_not_drift_further_than_the_peers(case):
-    """The mean over many elements, after many steps: no luck is involved, so there is no floor."""
+    """The error is a mean over many elements after many steps, so chance plays no part and there is
+    no floor."""
     runs = [
         make_params([(64, 64)], dtype) for dtype in (torch.float32, torch.float32, torch.float64)
     ]
@@ -107,8 +107,8 @@ def test_small_weight_decays_do_not_drift_further_than_the_peers(case):
 
 def assert_close(ours, ours_params: Params, peer, peer_params: Params) -> None:
     """Parameters and states agree up to the roundings of a few dozen steps, relative to the largest
-    number of the tensor, as numbers near zero are differences of larger ones. transformers' rms of
-    67599 numbers is off by 24 ulps (measured against float64; ours by less than one)."""
+    number of the tensor, since numbers near zero are differences of larger ones. Against float64,
+    transformers' rms of 67599 numbers is off by 24 ulps, ours by less than one."""
     for p, q in zip(ours_params, peer_params, strict=True):
         expected = values(peer, q)
         for name, value in values(ours, p).items():
@@ -147,8 +147,8 @@ def test_infinities_and_nans_reach_the_same_elements_as_in_the_peer(case, bad, p
             own, other = p.isnan() | p.isinf(), q.isnan() | q.isinf()
             where = f"step {step}, shape {tuple(p.shape)}"
             if case.peer is torch.optim.Adafactor and p.dim() > 1 and bad == bad:
-                # torch's lerp makes inf - inf = nan of an infinite factor, now or in the next step,
-                # and mean(R) spreads it to the matrix. Ours is nan at once.
+                # torch's lerp turns an infinite factor into inf - inf = nan, now or in the next
+                # step, and mean(R) spreads it to the whole matrix. Ours is nan at once.
                 louder = step == bad_step and bool((own | ~other).all())
                 assert louder or torch.equal(own, other), where
             else:

@@ -1,4 +1,5 @@
-"""The plan and its watch: a step with a cached plan is that of a new one, whatever came between."""
+"""The plan and its watch: a step with a cached plan equals one with a new plan, whatever happened
+in between."""
 
 import pytest
 import torch
@@ -47,18 +48,18 @@ def _same_threads():
 
 
 def run(worlds, rounds):
-    """The same events on two worlds; the second one forgets its plan before every step."""
+    """Runs the same events in two worlds. The second one drops its plan before every step."""
     for events, new_grads in rounds:
         for world in worlds:
             for event, k in events:
                 event(world, k % len(world.params))
             if new_grads:
                 world.new_grads()
-        cached, anew = worlds
-        anew.opt._plan = None
-        results = cached.step(), anew.step()
+        cached, fresh = worlds
+        fresh.opt._plan = None
+        results = cached.step(), fresh.step()
         assert results[0] == results[1]
-        assert_same_worlds(cached, anew)
+        assert_same_worlds(cached, fresh)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -160,7 +161,7 @@ def test_every_parameter_with_elements_is_in_one_uniform_bucket(case):
 
 
 def watches(world):
-    """Both watches on one optimizer, each with cells of its own."""
+    """Both watches on one optimizer, each with its own cells."""
     lists, plan = param_lists(world.opt), world.opt._plan
     keys = tuple(sorted({key for member in plan.members for key in member.state_keys}))
     made = []
@@ -248,7 +249,7 @@ def test_seventy_thousand_tensors_of_one_element_are_right():
 
 @pytest.mark.slow
 def test_offsets_beyond_two_to_the_31_are_right():
-    """2048 copies of one matrix stacked: all means stay the same, and so do all results."""
+    """A stack of 2048 copies of one matrix has the same means, so the results are the same."""
     small = make_params([(1024, 1025)], torch.bfloat16)
     set_grads(small, 0)
     large = [torch.nn.Parameter(small[0].detach().repeat(2048, 1))]

@@ -1,5 +1,5 @@
-"""Every input that a step refuses leaves everything as it was: parameters, gradients, states,
-counters, groups. After the repair the step is taken."""
+"""A step that refuses its input changes nothing: parameters, gradients, states, counters, groups.
+After the repair the step can be taken."""
 
 import copy
 
@@ -15,7 +15,7 @@ TABLE = [
     (case, name, damage)
     for case in ONE
     for name, damage in {**DAMAGES, **ONLY.get(case.name, {})}.items()
-    # hf.Adafactor chooses its own step size here, and reads no lr.
+    # hf.Adafactor uses relative_step here, so it does not read lr.
     if not (case.name == "hf-adafactor" and name.startswith("group: lr"))
 ]
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused_by_the_step(ours, others, 
 
 @each(ONE)
 def test_a_checkpoint_without_counters_is_not_loaded(case):
-    """As SGD's."""
+    """Such as one of SGD."""
     params = make_params(SHAPES)
     other = torch.optim.SGD(params, lr=0.1, momentum=0.9)
     set_grads(params, 0)
@@ -154,6 +154,6 @@ def test_clipping_with_a_scale_is_refused_before_states_are_made():
     set_grads(params, 0)
     optimizer.grad_scale = torch.tensor(4.0)
     before = Snapshot(optimizer, params)
-    with pytest.raises(RuntimeError, match="grad_scale has not been taken out of"):
+    with pytest.raises(RuntimeError, match="still multiplied by grad_scale"):
         optimizer.step()
     before.assert_nothing_changed()

@@ -1,5 +1,5 @@
-"""A rule that cannot be taken as it is written is refused, with the rule, the file and the line;
-and so is a row of scalars that misses one."""
+"""A rule that cannot be printed is refused, with the rule, the file and the line. A row of scalars
+that misses one is refused too."""
 
 import linecache
 import subprocess
@@ -77,7 +77,7 @@ HEAD = "def new(p, g, rate):\n    "
 
 
 def made(source, name="new", file="<new>", **more):
-    """A rule of that text, which has a file and lines."""
+    """A rule with this source, which has a file name and line numbers."""
     names = {}
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec("from fusedstep.rules.numbers import *", names)
@@ -188,7 +188,7 @@ def test_an_update_takes_the_values_the_states_and_all_scalars(what, monkeypatch
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder whose files count as the package's own."""
+    """A folder whose files count as part of the package."""
     monkeypatch.setattr(rules, "__path__", [*rules.__path__, str(tmp_path)])
     yield tmp_path
     for path in tmp_path.glob("*.py"):
@@ -271,7 +271,7 @@ def test_the_command_writes_what_changed_and_nothing_else(tmp_path):
     ],
 )
 def test_the_command_says_a_rules_fault_in_one_line(source, error, tmp_path):
-    """As `make rules` shows it: no traceback. The folder counts as one of the package's."""
+    """No traceback, as `make rules` shows it. The folder counts as part of the package."""
     script = """
         import pkgutil, runpy, sys
         real, folder = pkgutil.iter_modules, sys.argv.pop()

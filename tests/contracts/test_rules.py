@@ -1,4 +1,4 @@
-"""The spec itself: rule texts, host scalars, the reference's arithmetic, and who imports whom."""
+"""The rules: texts, host scalars, the reference's arithmetic, and which imports are allowed."""
 
 import ast
 import itertools
@@ -30,7 +30,7 @@ each_dtype = pytest.mark.parametrize("dtype", UNIT, ids=str)
 
 
 def bits(x):
-    """Equal where the numbers are the same bits, all nans counted as one."""
+    """A number's bits, for comparison. All nans count as equal."""
     x = torch.as_tensor(x, dtype=torch.float64)
     return torch.where(x.isnan(), torch.nan, x).view(torch.int64).tolist()
 
@@ -71,7 +71,7 @@ def chosen(p, g, rate, eps):
 
 @each_dtype
 def test_a_number_of_a_text_has_the_dtype_of_what_it_meets(dtype):
-    """Where two numbers stand alone, torch would take its default dtype."""
+    """For two plain numbers in `where`, torch would take its default dtype."""
     rule = Rule("chosen", (), ("rate", "eps"), (chosen,))
     g = torch.tensor([-1.0, 1.0, 0.0], dtype=dtype)
     for tensors in (False, True):
@@ -90,7 +90,7 @@ def test_operations_of_two_numbers_are_those_of_ieee(name):
     expected = getattr(torch, name)(*torch.tensor(pairs, dtype=torch.float64).unbind(1))
     got = torch.tensor([getattr(numbers, name)(*pair) for pair in pairs], dtype=torch.float64)
     assert ((got == expected) | (got.isnan() & expected.isnan())).all()
-    # Of two zeros either may be the larger, but a quotient has its sign.
+    # The larger of 0 and -0 may be either. The sign of a quotient is fixed.
     assert name != "div" or bits(got) == bits(expected)
 
 
@@ -101,7 +101,7 @@ def test_where_and_sqrt_of_floats_are_those_of_ieee():
 
 
 def any_numbers(dtype, count):
-    """Positive finite numbers of every exponent, denormal ones among them, and the edges."""
+    """Positive finite numbers of every exponent, denormal ones too, and the edge cases."""
     whole, top = (torch.int32, 0xFF << 23) if dtype == torch.float32 else (torch.int64, 0x7FF << 52)
     generator = torch.Generator().manual_seed(1)
     anywhere = torch.randint(1, top, (count,), generator=generator, dtype=whole)
@@ -112,8 +112,8 @@ def any_numbers(dtype, count):
 
 
 def near_midpoints():
-    """float64 numbers whose roots are next to a midpoint r + 1/2: x = r^2 + r + c for a small c,
-    where the last bits are zeros, so that x is a number. Such r are found bit by bit."""
+    """float64 numbers whose roots are next to a midpoint r + 1/2: x = r^2 + r + c for a small c.
+    The last bits of x must be zeros, so that float64 holds it. Such r are found bit by bit."""
     for c, zeros, r in itertools.product(range(-64, 66, 2), (52, 53), (0, 1)):
         for bit in range(1, zeros):
             r += (r * r + r + c >> bit & 1) << bit
@@ -125,7 +125,7 @@ def near_midpoints():
 
 @each_dtype
 def test_sqrt_of_tensors_is_correctly_rounded(dtype):
-    """math.sqrt is, and its float64 roots have digits enough to be rounded again to float32."""
+    """math.sqrt is, and its float64 roots are precise enough to be rounded again to float32."""
     hard = list(near_midpoints())
     assert len(hard) > 80
     x = torch.cat([any_numbers(dtype, 400_000), torch.tensor(hard, dtype=dtype)])
@@ -156,7 +156,7 @@ def parts(x, length):
 
 
 def sum_of_row(x):
-    """As `rules/layout.py` describes it, number by number."""
+    """The order that `rules/layout.py` describes, number by number."""
     zero = x.dtype.type(0)
     sums = (fold([sum(tile[k::LANES], zero) for k in range(LANES)]) for tile in parts(x, TILE))
     return sum(map(np.float64, sums), np.float64(0))
@@ -182,8 +182,8 @@ def test_sums_run_in_the_documented_order(length, dtype):
 @each_dtype
 @each_length
 def test_sums_are_as_near_as_their_order_allows(length, dtype):
-    """A term goes through `depth` additions in the dtype, then one in float64 for each part: the
-    error is below that many units of the sum of magnitudes, and 0.1 % for the squares of units."""
+    """A term goes through `depth` additions in the dtype, then one in float64 for each part. So the
+    error is below that many units of the sum of magnitudes. 0.1 % covers the squares of units."""
     x = normal(length, dtype=dtype)
     exact, magnitude = math.fsum(x.tolist()), math.fsum(x.abs().tolist())
     sums = [
@@ -207,7 +207,7 @@ def test_fold_adds_halves_and_in_order_goes_from_front_to_back():
 
 @pytest.mark.parametrize("step", [1, 2, 10, 1000, 10**6])
 def test_adamw_scalars_are_the_closed_forms(step):
-    """beta^t is rounded once, by a unit at most, and 1 - beta^t may be much smaller than it."""
+    """beta^t is rounded once, by at most one unit, and 1 - beta^t may be much smaller."""
     lr, beta1, beta2 = 3e-4, 0.9, 0.999
     options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": 1e-7, "weight_decay": 0.1}
     ours = adamw.torch_scalars(step, **options)
@@ -258,7 +258,7 @@ def test_a_signed_decay_is_the_decay_or_minus_what_is_kept(decay):
     assert bits(tensor) == bits([signed])
 
 
-# Who imports whom: rooms on lower floors, and nothing of others but torch.
+# Imports: a package imports only those below it, and torch.
 
 FLOORS = [
     {"rules", "__init__"},

@@ -1,5 +1,5 @@
-"""Tensors that share memory cannot be updated in one step: they are refused by both names. Parts of
-one buffer share none."""
+"""Tensors that share memory are refused, with both names. Disjoint parts of one buffer are
+allowed."""
 
 import itertools
 import random
@@ -57,8 +57,7 @@ def one_element(params):
 @pytest.mark.parametrize("steps", [0, 1])
 @each(CASES)
 def test_parameters_that_share_memory_are_refused_by_both_names(case, steps, share):
-    """torch's default step updates such weights twice, one after the other; its fused step lets
-    threads race for them."""
+    """torch's default step updates such weights twice. In its fused step, threads race for them."""
     optimizer, params = ready(case, steps)
     share(params)
     before = [param.detach().clone() for param in params]
@@ -86,7 +85,7 @@ def test_a_gradient_that_is_its_parameter(case):
 
 @each(CASES)
 def test_states_that_share_memory(case):
-    """As after a copy by hand that forgot to copy."""
+    """As after code that copies state dicts but not their tensors."""
     optimizer, params = ready(case, steps=1)
     first, second = (
         next(key for key, value in states(optimizer, param).items() if value.dim())
@@ -124,12 +123,12 @@ def test_parameters_may_share_one_gradient(case):
 
 
 def flat_buffer(tensors):
-    """As DDP's and ZeRO's."""
+    """As in DDP and ZeRO."""
     return list(_unflatten_dense_tensors(_flatten_dense_tensors(tensors), tensors))
 
 
 def columns(tensors):
-    """As the parts of a fused projection."""
+    """Like the parts of a fused projection."""
     return list(torch.cat(tensors, dim=1).split(5, dim=1))
 
 
@@ -138,7 +137,7 @@ def every_third(tensors):
 
 
 def quarters(tensors):
-    """Of one matrix: their ranges meet, and so do their columns."""
+    """The quarters of a matrix: their ranges overlap, and two share columns."""
     whole = torch.zeros(12, 12)
     parts = [whole[:6, :5], whole[6:, :5], whole[6:, 6:11]]
     return [part.copy_(tensor) for part, tensor in zip(parts, tensors, strict=True)]
@@ -165,9 +164,9 @@ def test_parts_of_one_buffer_are_updated_as_if_alone(case, cut):
 
 
 def test_parts_of_one_buffer_cost_a_sort(monkeypatch):
-    """No two of them are compared."""
+    """They are sorted, but no two of them are compared byte by byte."""
     monkeypatch.delattr(shared_memory, "_compare")
-    monkeypatch.delattr(shared_memory, "_meet_densely")
+    monkeypatch.delattr(shared_memory, "_dense_overlap")
     flat = torch.zeros(40_000)
     assert find_shared(memory_of(flat.view(100, 400).split(4, 1), 100)) is None
     monkeypatch.delattr(shared_memory, "_are_columns")

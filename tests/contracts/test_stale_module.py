@@ -1,5 +1,5 @@
-"""A C++ module that was built from other rules is absent, with a sentence: it numbers rules by
-their place, and would take one for another."""
+"""A C++ module that was built from other rules is not used, and an error says so. It numbers rules
+by their place, so it would run the wrong rule."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_a_module_of_other_rules_is_stale(attributes, monkeypatch):
 
 
 def test_rules_in_another_order_leave_the_reference_and_no_crash(tmp_path):
-    """As after an update of the package without a build: a rule has come before the others."""
+    """As after an update of the package without a build: a new rule is the first one."""
     (tmp_path / "a_first_rule.py").write_text(
         textwrap.dedent(
             """

@@ -1,4 +1,4 @@
-"""What the tests ask of themselves: where names may come from, and what lies in which folder."""
+"""Rules for the tests themselves: what they may import, and what belongs in which folder."""
 
 import ast
 from pathlib import Path
@@ -18,8 +18,8 @@ FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"
 
 
 def imports_of(text, file):
-    """Every name that a file of tests/ imports, in full and with its module: `tests.support.cases`
-    and `tests.support.cases.each`."""
+    """The full names of all that a file of tests/ imports, and their modules: both
+    `tests.support.cases.each` and `tests.support.cases`."""
     package = ["tests", *Path(file).parent.parts]
     found = set()
     for node in ast.walk(ast.parse(text)):
@@ -33,7 +33,7 @@ def imports_of(text, file):
 
 
 def from_test_files(text, file):
-    """Imports of another test file, or of something in it."""
+    """Imports from another test file."""
     tests = {"tests." + one[: -len(".py")].replace("/", ".") for one in FILES if "/test_" in one}
     return {
         name for name in imports_of(text, file) if name in tests or name.rpartition(".")[0] in tests
@@ -41,7 +41,7 @@ def from_test_files(text, file):
 
 
 def from_outside(text, file):
-    """Imports of the package, or of tests beyond the tool's own folder."""
+    """Imports from the package, or from tests outside the tool's folder."""
     tool = "tests." + Path(file).parts[0]
     return {
         name
@@ -111,7 +111,7 @@ def test_an_import_from_outside_is_seen_in_a_tool(text):
 
 
 def test_every_rule_has_a_case():
-    """The contracts run over the cases, and what a rule is decides what they ask."""
+    """The contracts run over the cases, so a rule without a case is not tested."""
     missing = set(RULES) - set(CASE_OF)
     assert not missing, f"add a case to tests/support/cases.py for: {sorted(missing)}"
 
@@ -134,7 +134,7 @@ def test_every_optimizer_that_counts_on_a_device_has_options_there():
 
 
 def test_a_new_elementwise_rule_is_not_taken_for_a_factored_one():
-    """What is not factored has the same bits on all backends: there is no third kind."""
+    """A rule that is not factored must have the same bits on all backends."""
     assert {RULES[rule_of(case)].factored for case in FACTORED} == {True}
     assert {RULES[rule_of(case)].factored for case in ELEMENTWISE} == {False}
     assert len(FACTORED) + len(ELEMENTWISE) == len(CASES)
@@ -145,7 +145,7 @@ each_budget = pytest.mark.parametrize("backend", [budgets.CUDA, budgets.TRITON],
 
 @each_budget
 def test_budgets_are_as_make_budgets_writes_them(backend):
-    """Sorted, and a line for each kernel."""
+    """Sorted, with a line for each kernel."""
     text = backend.file.read_text()
     assert text == budgets.text(backend.measured_with, backend.kernels)
     assert len(text.splitlines()) == len(backend.kernels) + 5

@@ -1,8 +1,8 @@
-"""A new elementwise rule is one file in `rules/` and a class: all backends have it then.
+"""A new elementwise rule needs one file in `rules/` and a class, and runs on all backends.
 
-The package, the C++ sources and the rule are put together in a folder of their own. There the
-headers are printed, and both C++ modules are built, without what only factored rules need: for one
-instruction set, and for the simulator of CUDA. One process takes the same steps with all backends.
+The test copies the package, the C++ sources and the rule to a new folder. It prints the headers
+there and builds both C++ modules, without the factored rules: one for one instruction set, one for
+the CUDA simulator. Then one process takes the same steps with all backends.
 """
 
 import os
@@ -19,7 +19,8 @@ from tests.simcuda import build
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "toy_rule"
 
-# Literals alone and literals that no float32 holds, a text that is called, an infinity that stays.
+# It has literals without a tensor, literals that float32 rounds, a call of another text, and an
+# infinity that must stay.
 RULE = '''
 """A toy: the sign of a momentum."""
 
@@ -110,7 +111,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float64):
 print("equal:", *names)
 """
 
-# In place of what factored rules need.
+# These replace the factored rules.
 CPU_STUB = """
 #include "dispatch.h"
 namespace fusedstep {
@@ -127,13 +128,13 @@ Kernel waves_kernel(bool, const int32_t*) { return {}; }
 
 
 def put(path, text):
-    """Objects are found again by what they were made of."""
+    """Leaves an equal file alone, so that its object is not compiled again."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
 def lay_out():
-    """The package without its modules, the C++ sources, the rule and its class."""
+    """Copies the package without its C++ modules, the C++ sources, the rule and its class."""
     shutil.rmtree(WORK / "fusedstep", ignore_errors=True)
     shutil.rmtree(WORK / "csrc", ignore_errors=True)
     no_builds = shutil.ignore_patterns("*.so", "__pycache__", "kernels")
@@ -158,7 +159,7 @@ def run(*arguments):
 def test_a_rule_of_one_file_steps_alike_on_all_backends():
     lay_out()
     printed = run("-m", "fusedstep.emit", "csrc")
-    # Nothing that a factored rule is compiled from.
+    # No source of the factored rules.
     assert set(printed.split()[::2]) == {
         f"csrc/rules{own}" for own in ("/facts.h", ".h", "/fingerprint.h")
     }

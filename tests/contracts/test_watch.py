@@ -1,4 +1,4 @@
-"""What the watch in C++ reads of a tensor's memory is what torch says of it, or it is not used."""
+"""The C++ watch reads the same facts from a tensor's memory as torch reports, or it is not used."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_nothing_but_samples_is_refused():
 
 
 def test_its_flags_are_those_of_torch():
-    """The one word that it reads flags from is the set of keys that torch dispatches on."""
+    """The watch reads the flags from one word: the keys that torch dispatches on."""
     negative = torch._C.DispatchKeySet(torch._C.DispatchKey.Negative).raw_repr()
     for sample in watch.samples():
         keys = torch._C._dispatch_keys(sample[0]).raw_repr()
@@ -84,7 +84,7 @@ def give(params):
 
 
 def test_what_is_copied_when_it_is_written_is_copied():
-    """A step writes to a parameter, not to what shares its memory until one of both is written."""
+    """A lazy clone shares memory until one of the two is written. A step must not write both."""
     opt, (param,) = opt_and_step(torch.ones(4))
     for _ in range(2):
         shared = torch._lazy_clone(param.detach())
@@ -128,7 +128,7 @@ def test_a_negated_view_of_the_same_memory_is_seen():
 
 
 def test_gradients_that_move_within_one_buffer_are_followed():
-    """Each in a place of its own: no row of words is kept for each."""
+    """Each gradient has another address. The watch does not need memory for each."""
     param = torch.nn.Parameter(torch.zeros(4))
     opt = fusedstep.optim.AdamW([param], lr=0.1)
     buffer = torch.arange(4096.0)
@@ -167,7 +167,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=["python", "native"])
 
 
 class Watched:
-    """Three parameters and a table of one cell for each; the middle one has none."""
+    """Three parameters, with one cell for each except the middle one."""
 
     def __init__(self, kind, without=(), earlier=()):
         self.params = [torch.nn.Parameter(torch.zeros(4, 3)) for _ in range(3)]
@@ -183,7 +183,7 @@ class Watched:
         return self.watch.check([self.params], {})
 
     def change(self, index, how):
-        self.kept.append(self.params[index].grad)  # its memory is not that of the next one
+        self.kept.append(self.params[index].grad)  # so that the next one gets other memory
         how(self.params[index])
 
     def address(self, index):
@@ -203,7 +203,7 @@ def test_gradients_come_and_go(kind):
     assert watched.check() == 0
     watched.change(0, back)
     watched.change(2, back)
-    assert watched.check() == watch.CAME_OR_WENT + 1  # another one moved
+    assert watched.check() == watch.CAME_OR_WENT + 1  # and another one moved
     assert watched.watch.present() == b"\1\0\1"
     assert watched.cells.tolist() == [watched.address(0), -1, watched.address(2)]
     watched.change(1, back)
@@ -231,7 +231,7 @@ def test_a_gradient_that_comes_back_otherwise_needs_a_new_plan(kind, how):
     watched.change(0, how)
     assert watched.check() == -1
     watched.change(0, back)
-    assert watched.check() == -1  # for ever: cells may have been written
+    assert watched.check() == -1  # again, since cells may have been written
 
 
 @each_kind

@@ -1,1 +1,2 @@
-"""The CUDA backend without a GPU: on a simulator, as PTX, as machine code, and its host's side."""
+"""Tests of the CUDA backend without a GPU: on a simulator, as PTX, as machine code, and its host
+side."""

@@ -1,5 +1,5 @@
-"""Fixtures: the CUDA backend on the simulator of CUDA, with scratch that begins as nan, and units
-that make small matrices do for large ones."""
+"""Fixtures: the CUDA backend on the CUDA simulator, with scratch that starts as nan, and units so
+small that small matrices need several."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def poisoned(self: Any, inputs: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def simulator() -> Iterator[Any]:
-    """`backend="simcuda"` takes tensors of the CPU; the simulator's settings. Scratch begins as nan
-    in every step, so that a sum which nobody made is seen."""
+    """The simulator's settings. `backend="simcuda"` takes CPU tensors. Scratch starts as nan in
+    every step, so that a missing sum shows."""
     with mock.patch.object(work.DeviceLauncher, "current", poisoned), on_simulator() as settings:
         yield settings
 
@@ -43,7 +43,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waves of small units."""
+    """Short waves with small units."""
     heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
     monkeypatch.setattr(cuda, "UNIT_SIZES", replace(cuda.UNIT_SIZES, wave_unit=heights))
     monkeypatch.setenv(cuda.WAVES, "1")
@@ -52,7 +52,7 @@ def in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scratch_of_zeros(simulator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if units that are not launched had found nothing but zeros."""
+    """Scratch starts as zeros, as if the units that are not launched had found only zeros."""
 
     def zeros(self: Any, count: int, dtype: torch.dtype) -> torch.Tensor:
         self.kept.append(torch.zeros(count, dtype=dtype))

@@ -1,5 +1,5 @@
-"""The machine code and the PTX of every CUDA kernel that was built: no spills, registers in their
-budget, 16 bytes at a time, exact arithmetic, no atomic sums. Nothing is executed."""
+"""Checks of the machine code and PTX of every CUDA kernel: no spills, registers within budget,
+16-byte accesses, exact arithmetic, no atomic sums. Nothing is executed."""
 
 import functools
 import subprocess
@@ -30,15 +30,15 @@ from tests.support.cuda_compiled import (
 pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 each_target = pytest.mark.parametrize("target", TARGETS)
 
-# A block of a factored rule has 512 threads, and there are two elementwise ones of 256: no more
-# registers would let them run.
+# A block of a factored rule has 512 threads, and two elementwise blocks of 256 share a
+# multiprocessor. With more registers they could not run.
 MOST_REGISTERS = REGISTERS // 512
-# Kinds of work in which the source asks for a product and a sum with one rounding.
+# Kinds of work whose source uses fma on purpose.
 FUSED = ("STATISTICS", "WIDE", "waves")
 
 
 class Gate:
-    """What was found in a file."""
+    """The facts found in a file."""
 
     def __init__(self, file):
         self.file = file
@@ -81,7 +81,7 @@ def generic(name, facts):
 
 
 def narrow(name, facts, target):
-    """The assembler duplicates code as it likes, for each GPU: elsewhere there must be some."""
+    """Counts are exact in PTX only. The assembler may duplicate code, so there one is enough."""
     loads, stores = expected = [BUDGETS.of(label(name), what) or 0 for what in ("loads", "stores")]
     found = [facts.loads[16], facts.stores[16]]
     fits = (
@@ -102,7 +102,7 @@ def inexact(name, text):
 
 
 def missing(gate):
-    """Kernels that are not there for some GPU, or for GPUs to come."""
+    """Kernels that are missing for some GPU, or for future GPUs."""
     there = {target: {name for t, name in gate.resources if t == target} for target in TARGETS}
     there["PTX"] = set(gate.texts)
     every = set().union(*there.values())
@@ -131,7 +131,7 @@ def test_registers_stay_in_their_budget(gate, target):
 
 
 def test_no_budget_is_larger_than_it_has_to_be(gate):
-    """So that a regression of a tenth is seen."""
+    """So that a regression of 10 % shows."""
     if release(gate.file) != BUDGETS.measured_with:
         pytest.skip("the budgets were measured with another release of nvcc")
     measured = table({target: gate.on(target) for target in TARGETS})

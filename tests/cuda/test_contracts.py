@@ -1,5 +1,5 @@
-"""The CUDA kernels' own source on the simulator of CUDA: strange numbers, scaled gradients, any
-layout, any order of work, any shape; and what a step may cost."""
+"""The sources of the CUDA kernels on the CUDA simulator: strange numbers, scaled gradients, any
+layout, any order of work, any shape; and the cost of a step."""
 
 from dataclasses import replace
 from unittest import mock
@@ -61,9 +61,9 @@ def numbers(optimizer, param):
 @pytest.mark.parametrize("value", STRANGE)
 @each([CASE["adafactor"], PART_CAPPED, CASE["hf-adafactor-scaled"], MOMENTUM])
 def test_strange_numbers_in_factored_rules_make_the_same_elements_strange(case, value):
-    """The same nan and infinities as in the reference. Finite numbers may differ as much as two
-    orders of a sum of at most 153 terms do, a few units; of the largest, as some are differences.
-    There is no exact result: float64 has room for all of this."""
+    """The same nans and infinities as in the reference. Finite numbers may differ by a few units,
+    as two orders of a sum of at most 153 terms do, relative to the largest number, since some are
+    differences. There is no exact result to compare with: in float64 nothing overflows."""
     problem = Problem(case, [(7,), (9, 17), (9, 16), (3, 5, 7)], prepare=strange(value))
     (ours, params), (reference, others) = problem.run("simcuda"), problem.run("reference")
     for p, q in zip(params, others, strict=True):
@@ -130,7 +130,7 @@ def test_parameters_without_a_gradient_wait(case):
         (case, layout)
         for case in (ADAMW, PART_CAPPED)
         for layout in LAYOUTS
-        if case is ADAMW or layout is not misaligned  # which is added up in another order
+        if case is ADAMW or layout is not misaligned  # its sums have another order
     ],
     ids=lambda own: getattr(own, "__name__", str(own)),
 )
@@ -141,7 +141,7 @@ def test_any_layout_gives_the_bits_of_the_plain_one(case, layout):
         assert_same(*run_with_layout(case, BF16, of_param, of_grad, steps=2), *expected)
 
 
-# The order in which things are done.
+# The order of work.
 
 
 @pytest.mark.usefixtures("small_units")
@@ -164,17 +164,17 @@ def test_the_order_of_parameters_changes_no_bit(case):
 
 @each([ADAFACTOR, TRAINER, PART_CAPPED])
 def test_work_that_has_nothing_to_do_changes_nothing(case):
-    """As where scalars are on the device, so that the host cannot leave it out."""
+    """As when scalars are on the device, so that the host cannot leave such work out."""
     expected = Problem(case, FEW).run("simcuda")
     with mock.patch.object(work, "idle_kinds", return_value=set()):
         assert_same(*Problem(case, FEW).run("simcuda"), *expected)
 
 
-# What was built, and what a step costs.
+# The kernels that were built, and the cost of a step.
 
 
 def in_float32(optimizer, params, step):
-    """States, behind the first step, if not all is in float64."""
+    """Converts the states to float32 after the first step, unless all is in float64."""
     for param in params if step == 1 and params[0].dtype != F64 else ():
         for key, value in optimizer.state[param].items():
             if key not in ("step", "RMS"):

@@ -1,4 +1,4 @@
-"""The CUDA kernels where weight decay takes most of a parameter, on the simulator."""
+"""The CUDA kernels on the simulator, with a weight decay that takes most of a parameter."""
 
 import pytest
 import torch

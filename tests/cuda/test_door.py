@@ -1,4 +1,4 @@
-"""When the CUDA backend is there, why it is not, and who takes tensors of a GPU then."""
+"""When the CUDA backend is available, why it is not, and which backend takes GPU tensors then."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_it_is_absent_only_if_no_device_can_be_used():
     assert backend.why_absent() == "" and asked == [1, 0]
     module.unusable = {0: "it is older", 1: ""}
     asked.clear()
-    assert backend.why_absent() == "" and asked == [1]  # the current device's own memory is enough
+    assert backend.why_absent() == "" and asked == [1]  # the current device is asked first
     module.unusable = {0: "it is older", 1: "it is too old"}
     assert backend.why_absent() in ("it is older", "it is too old")
 
@@ -139,7 +139,7 @@ def test_info_has_a_line_for_it(monkeypatch):
 
 
 def test_tensors_of_the_cpu_ask_no_driver():
-    """Whoever forks workers afterwards must not find a driver that is already at work."""
+    """The CUDA driver must not start: it would not work in processes that are forked later."""
     text = (
         "import sys, torch, fusedstep.optim\n"
         "torch.cuda.is_available = torch.cuda.device_count = lambda: sys.exit('asked')\n"

@@ -1,5 +1,5 @@
-"""The CUDA backend when CUDA refuses, and where tensors are larger than 32 bits can count; on the
-simulator of CUDA."""
+"""The CUDA backend on the simulator: errors of CUDA, and tensors of more elements than 32 bits can
+count."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def started(case, shapes):
     return optimizer, params
 
 
-# Errors of CUDA's.
+# Errors of CUDA.
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_waves_that_fail_say_what_and_why(simulator):
 
 
 def test_an_error_leaves_nothing_behind_for_the_next_call_of_cuda(simulator):
-    """Whoever asks for the last error behind us is not told of ours: nor is our next launch."""
+    """A later cudaGetLastError, by another library or our next launch, does not see our error."""
     optimizer, params = started(ADAMW, [(4, 5)])
     simulator.inject_error(INVALID_VALUE)
     with pytest.raises(RuntimeError, match="cudaErrorInvalidValue"):
@@ -127,13 +127,13 @@ def test_the_module_itself_refuses_what_no_launch_can_be():
         factored.add(kinds["ELEMENTWISE"], 0, False, 0, 1)
 
 
-# Tensors of which only the end is there. Addresses and sizes in the table are those of much larger
-# ones, and only the units at their end are launched.
+# Tensors of which only the end exists. The table holds addresses and sizes of much larger ones, and
+# only the units at their end are launched.
 
 
-def far(monkeypatch, slots, sizes, everyone=()):
-    """Before the tensor of a bucket there are so many more elements of each of its `slots`, and of
-    the `sizes` in its table. All units of the kinds in `everyone` are launched."""
+def pretend_larger(monkeypatch, slots, sizes, everyone=()):
+    """Moves the addresses of a bucket's tensor back by the number of elements in `slots`, and adds
+    `sizes` to the sizes in its table. All units of the kinds in `everyone` are launched."""
     ends = {}
 
     def prepare(self, bucket, exchanged=False):
@@ -149,7 +149,7 @@ def far(monkeypatch, slots, sizes, everyone=()):
     def add(self, unit, width, aligned, entries):
         first = len(entries) * ends["first"] // ends["whole"] * (unit not in everyone)
         assert unit in everyone or first
-        if unit == "UPDATE":  # comes last to first
+        if unit == "UPDATE":  # its entries are in reverse order
             entries = entries.flip(0)
         real_add(self, unit, width, aligned, entries[first:])
 
@@ -165,13 +165,13 @@ def test_elementwise_rules_behind_2_to_the_31_elements(case, dtype, monkeypatch)
     problem = Problem(case, [(9001,)], (dtype,), steps=1)
     expected = problem.run("reference")
     slots = 4 + (case is not ADAMW)
-    far(monkeypatch, slots * [before], {-1: before})
+    pretend_larger(monkeypatch, slots * [before], {-1: before})
     assert_same(*problem.run("simcuda"), *expected)
 
 
 def adafactor_step(p, g, matrices, matrix_rows, elements):
-    """The first step of transformers' Adafactor, on the last rows of `matrices` whose other
-    numbers are zeros."""
+    """The first step of transformers' Adafactor on the last rows of `matrices`, whose other numbers
+    are zeros."""
     square = g * g + 1e-30
     if g.dim() == 1:
         u = g / square.sqrt()
@@ -184,7 +184,7 @@ def adafactor_step(p, g, matrices, matrix_rows, elements):
 
 
 FAR = {
-    # shape, elements before it in parameter, gradient and moments, sizes in the table
+    # Shape, elements before it in parameter, gradient and moments, sizes in the table.
     "a vector": ((20_000,), [2**32, 2**32, 2**32], {-1: 2**32}, (1, 1)),
     "rows": ((200, 4096), [2**33, 2**33, 2**21, 0], {-2: 2**21}, (1, 2**21 + 200)),
     "a batch": ((3, 64, 64), [2**32, 2**32, 2**26, 2**26], {-3: 2**20}, (2**20 + 3, 64)),
@@ -203,7 +203,7 @@ def test_adafactor_behind_2_to_the_31_elements(name, monkeypatch):
     elements = p.numel() + slots[0]
     expected = adafactor_step(p, g, matrices, rows, elements)
     everyone = ("FINISH", "STORE_RMS", *(["COLUMNS"] if name == "rows" else []))
-    far(monkeypatch, slots, sizes, everyone)
+    pretend_larger(monkeypatch, slots, sizes, everyone)
     _, (found,) = problem.train(params, "simcuda")
     change = (expected - p).abs().max()
     assert change > 0

@@ -1,5 +1,5 @@
-"""The CUDA kernels of a bucket whose sums are exchanged between the stages of its steps, on the
-simulator of CUDA and as PTX."""
+"""The CUDA kernels with an exchange of sums between the phases of a step, on the simulator and as
+PTX."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("simulator")
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
-# A row, a column, matrices of one unit, batches, rows that no tile holds, vectors.
+# A row, a column, matrices of one unit, batches, rows longer than a tile, vectors.
 SHAPES = [(1, 70), (70, 1), (33, 17), (5, 7, 130), (40, 3, 3), (300, 24), (19, 2064), (9, 8208)]
 VECTORS = [(7,), (20_000,)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -44,7 +44,7 @@ def test_every_case_with_an_exchange(case, dtype):
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 @each([CASE["hf-adafactor"], MOMENTUM, CASE["hf-adafactor-trainer"]])
 def test_an_exchange_that_changes_nothing_changes_no_bit(case, dtype):
-    """Where units leave sums in any case: the same numbers are added up in the same order."""
+    """Matrices of several units leave sums in any case, so the order of sums is the same."""
     problem = Problem(case, [(300, 24), (2, 70, 300), (19, 2064), *VECTORS], (dtype,))
     found = exchanged(problem, FakeAllReduce()).run("simcuda")
     assert_same(*found, *problem.run("simcuda"))
@@ -72,7 +72,7 @@ def test_stages_launch_their_own_kinds_of_work_once(simulator, monkeypatch):
 
 
 def test_sums_that_an_exchange_doubles_are_twice_as_large_in_the_moments():
-    """A first step, in which the old moments count for nothing."""
+    """In a first step the old moments have weight 0."""
 
     def doubled(sums):
         for own in sums:
@@ -103,7 +103,7 @@ def test_a_tensor_without_a_gradient_is_left_alone(case):
 @pytest.mark.usefixtures("nvcc")
 @each([PART_CAPPED, CASE["hf-adafactor-trainer"]])
 def test_the_machine_code_has_the_bits_of_the_simulator(case):
-    """As nvcc compiled it: no access beyond a buffer, no race."""
+    """PTX as nvcc compiled it: no access out of bounds, no race."""
     problem = exchanged(Problem(case, [(33, 17), (2, 300, 24), (2, 2064), (7,)]), FakeAllReduce())
     with on_ptx():
         found = problem.run("simcuda")

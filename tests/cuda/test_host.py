@@ -1,5 +1,5 @@
-"""The host's side of the CUDA backend: what it launches and keeps. Its launches are recorded and
-not carried out. What Triton's has, too, is in gpu/test_host.py."""
+"""The host side of the CUDA backend: what it launches and keeps. Launches are recorded, not run.
+gpu/test_host.py tests what both GPU backends share."""
 
 import ctypes
 import types
@@ -24,7 +24,7 @@ def module(monkeypatch):
     return recorded_cuda.register(monkeypatch)
 
 
-# What is launched.
+# Launches.
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_one_launch_takes_aligned_tensors_and_others(case, module):
 
 
 def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
-    """Addresses of parameter and gradient must suit 16 bytes, and so must their rows. Units that
-    load no tiles do not care."""
+    """Addresses and rows of parameter and gradient must be multiples of 16 bytes. Units that load
+    no tiles do not need that."""
     room = torch.zeros(5, 400)
     params = [
         torch.nn.Parameter(room[k, start : start + 20 * cols].view(20, cols))
@@ -104,7 +104,7 @@ def test_cuts_lie_where_the_kernels_look_for_them(module):
             own = phases[kind.name, kind.width]
             pairs = list(zip(own[::2], own[1::2], strict=True))
             found = [unit for tensor, unit in pairs if tensor == index]
-            # What was read last is updated first.
+            # Units that were read last are updated first.
             assert found == list(range(count))[:: -1 if kind.name == "UPDATE" else 1]
 
 

@@ -1,5 +1,5 @@
-"""Whole steps of the CUDA kernels as nvcc compiled them, executed as PTX: the simulator's bits, the
-reference's results, no access beyond a tensor or at an address that does not suit it, no race."""
+"""Whole steps of the CUDA kernels, compiled by nvcc and executed as PTX: the simulator's bits, the
+reference's results, no access out of bounds or misaligned, no race."""
 
 import re
 from dataclasses import replace
@@ -34,15 +34,15 @@ ADAMW, ADAFACTOR = CASE["adamw"], CASE["hf-adafactor"]
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
 
 VECTORS = [(), (1,), (0,), (7,), (16,), (1025,), (8193,)]
-# Rows of 16 elements, which are aligned, and others; several units of rows; a batch, and one of
-# tiny matrices; rows longer than are finished at once; one row, one column.
+# Aligned rows of 16 elements, and others; several units of rows; a batch, and one of tiny matrices;
+# rows too long to finish at once; one row, one column.
 MATRICES = [(32, 16), (33, 17), (300, 40), (2, 17, 20), (3, 5, 7), (2, 2064), (1, 9), (9, 1)]
 SOME = [(7,), (33, 17), (300, 40), (3, 5, 7)]
 
 
 @pytest.fixture
 def small_units(monkeypatch):
-    """As if matrices were larger: there are several units of 88 rows of 24 columns."""
+    """Small units, as if matrices were larger: 88 rows of 24 columns have several."""
     unit_sizes = replace(cuda.UNIT_SIZES, unit=Height(8, 256), update_elements=2048)
     monkeypatch.setattr(cuda, "UNIT_SIZES", unit_sizes)
 
@@ -98,7 +98,7 @@ def test_many_tensors_share_a_launch(case):
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("slot", ["param", "grad", "exp_avg", "exp_avg_sq", "exp_avg_sq_row"])
 def test_tensors_may_lie_at_any_address(slot, dtype):
-    """From the second step on, but for parameters."""
+    """From the second step on; parameters from the start."""
     for case in (ADAMW, MOMENTUM):
         prepare = at_an_odd_address(slot)
         check(Problem(case, [(16,), (32, 16)], (dtype,), offset=slot == "param", prepare=prepare))
@@ -117,7 +117,7 @@ def test_the_order_of_blocks_changes_no_bit(case, seed):
 
 @each([ADAFACTOR, CASE["hf-adafactor-trainer"], PART_CAPPED])
 def test_work_that_has_nothing_to_do_changes_nothing(case):
-    """As where scalars are on the device, so that the host cannot leave it out."""
+    """As when scalars are on the device, so that the host cannot leave such work out."""
     with on_ptx() as launches:
         expected = Problem(case, SOME).run("simcuda")
     with on_ptx() as more, mock.patch.object(work, "idle_kinds", return_value=set()):
@@ -140,7 +140,7 @@ def test_tensors_without_a_gradient_are_not_touched(case):
 
 
 def vectors_moved(counted):
-    """Bytes that whole warps loaded and stored, 16 bytes a thread."""
+    """Bytes that whole warps loaded and stored, with 16 bytes for each thread."""
     return [512 * counted[f"{what}.global.128"] for what in ("ld", "st")]
 
 
@@ -158,7 +158,7 @@ def test_aligned_tensors_move_once_and_16_bytes_at_a_time(dtype):
 
 
 def test_a_cap_that_is_infinite_in_float32_is_no_cap():
-    """1 / 1e-40 is a number in float64: what float32 has to do must not depend on who looks."""
+    """1 / 1e-40 is finite in float64. The rule decides in float32, so all backends must."""
     check(Problem(replace(CASE["adafactor"], options={"eps": (1e-40, 1e-3)}), SOME))
 
 
@@ -205,7 +205,7 @@ def test_a_planted_fault_is_found(name):
 
 
 def test_an_elementwise_kernel_that_takes_a_tensor_for_aligned_is_found():
-    """It looks at the last bits of addresses: an edit makes it blind."""
+    """The kernel checks the last bits of addresses. The edit removes that check."""
 
     def edit(name, text):
         return re.sub(r"(and\.b64\s+[^;]*), 15;", r"\1, 0;", text)
@@ -236,7 +236,7 @@ def test_barriers_that_are_left_out_are_found(kind):
 @pytest.mark.usefixtures("small_units")
 @pytest.mark.parametrize("kind", ["STATISTICS", "COLUMNS", "SQUARES", "FINISH"])
 def test_sums_that_were_not_written_are_seen(kind):
-    """Scratch begins as nan in these tests."""
+    """Scratch starts as nan in these tests."""
 
     def change(arguments):
         arguments["controls"] = torch.tensor([1.0, 1.0], dtype=F64)
@@ -256,6 +256,6 @@ def test_every_dtype_on_every_architecture(case, dtype, arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_long_tensors(dtype):
-    """A thread adds up some dozens of squares, one after the other."""
+    """A thread adds up dozens of squares, one after the other."""
     shapes = [(16385,), (2049, 9), (257, 1030), (513, 3, 3), (9, 9000)]
     check(Problem(ADAFACTOR, shapes, (dtype,), steps=1, chain=64))

@@ -1,4 +1,4 @@
-"""The CUDA kernels in waves: one launch whose blocks stay and wait for each other, as PTX."""
+"""The CUDA kernels in waves, as PTX: one launch whose blocks wait for each other."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("nvcc")
 
 CASE = {case.name: case for case in CASES}
 ADAFACTOR, PART_CAPPED = CASE["hf-adafactor"], CASE["adafactor-part-capped"]
-# Matrices of one unit and of several, a batch; tiny ones, which go in phases, and a vector.
+# Matrices of one unit and of several, a batch. Tiny matrices and a vector, which go in phases.
 SHAPES = [(64, 64), (200, 48), (40, 520), (2, 35, 64), (33, 17), (4, 5, 3), (5,)]
 
 
 @pytest.fixture(autouse=True)
 def _waves(monkeypatch):
-    """A wave is short, and so are its units."""
+    """Short waves with small units."""
     heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
     monkeypatch.setattr(cuda, "UNIT_SIZES", replace(cuda.UNIT_SIZES, wave_unit=heights))
     monkeypatch.setenv(cuda.WAVES, "1")
@@ -47,7 +47,7 @@ def test_the_order_in_which_blocks_run_changes_no_bit(seed):
 
 
 def changed(kind, field, value):
-    """Another number in all entries of a kind of work."""
+    """Changes a number in all entries of a kind of work."""
 
     def plant(name, arguments):
         if name.startswith("waves"):
@@ -83,7 +83,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", [None, *PLANTED])
 def test_a_planted_fault_is_found(name, monkeypatch):
-    """So many blocks that some begin with a later wave, and know of no earlier entry."""
+    """There are so many blocks that some start in a later wave, with no earlier entry."""
     monkeypatch.setattr(waves, "WAVE_BYTES", 4000)
     plant, edit, message = PLANTED.get(name, (None, None, None))
     problem = Problem(PART_CAPPED, 6 * [(70, 24)], steps=1)

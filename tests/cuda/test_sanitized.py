@@ -1,5 +1,5 @@
-"""The CUDA kernels' own source under sanitizers, on the simulator of CUDA: there is nothing to
-report, and what is planted is reported."""
+"""The sources of the CUDA kernels on the simulator, under sanitizers: they report nothing, and they
+report planted faults."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def outcomes(variant, problems, jobs, csrc=CSRC, blocks=3):
 
 
 def edited(name, edit):
-    """A copy of the sources in a folder of the cache; `edit` changes (path, text)."""
+    """A copy of the sources in the cache. `edit` gets (path, text) and returns the new text."""
     paths = sorted(path for path in CSRC.rglob("*") if path.is_file())
     texts = [(str(path.relative_to(CSRC)), edit(path, path.read_text())) for path in paths]
     folder = CACHE / f"{name}-{digest([text for pair in texts for text in pair])}"
@@ -39,7 +39,7 @@ def edited(name, edit):
 
 
 def without_float64(path, text):
-    """Half the kernels, in half the time: UBSan's checks take half a minute to compile."""
+    """Leaves out half of the kernels: UBSan's checks take half a minute to compile."""
     if path.name == "factored.cu":
         assert "find<true>(" in text
         return text.replace("find<true>(", "find<false>(")
@@ -51,7 +51,7 @@ def without_float64(path, text):
 
 @pytest.mark.slow
 def test_no_access_is_out_of_bounds_or_misaligned_and_what_is_planted_is_reported():
-    faults = ["an element behind a whole vector", "a column too many", "a column's sum too few"]
+    faults = ["an element after a whole vector", "a column too many", "a column's sum too few"]
     csrc = edited("float32", without_float64)
     found = outcomes("asan", "ragged", ["nothing", *faults, "no alignment"], csrc)
     assert found.pop("nothing") == (0, "")
@@ -72,19 +72,19 @@ def test_every_fault_is_reported_by_asan_and_nothing_else_in_float64_either():
         assert wanted in report, (fault, report)
 
 
-# TSan, on sources of which a number takes out one barrier, or the order of memory at a counter.
+# TSan. In these sources a number removes one barrier, or weakens one counter's memory order.
 
 WEAKER = {
     "load_acquire": ("sim::load_acquire(counter)", "atomicAdd(const_cast<int32_t*>(counter), 0)"),
     "add_release": ("sim::add_release(counter, amount)", "(void)atomicAdd(counter, amount)"),
 }
 INCLUDE = "#include <cuda_runtime.h>\n"
-# Without it there is another one: a sum over the block comes in between.
+# This one can be removed: a sum over the block, with its own barrier, comes in between.
 SPARE = {"columns barrier 3"}
 
 
 def weakened():
-    """(folder, what each number takes out)."""
+    """(folder, what each number removes)."""
     removed = []
 
     def number(what):
@@ -127,7 +127,7 @@ def test_every_barrier_is_needed_and_so_is_every_wait():
     csrc, removed = weakened()
     jobs = [str(number) for number in range(len(removed))]
     found = outcomes("tsan", "small", jobs, csrc)
-    # So many blocks that some begin with a later wave, and know of no earlier entry.
+    # There are so many blocks that some start in a later wave, with no earlier entry.
     found |= outcomes("tsan", "waves", list(cuda_sanitized.TSAN), csrc, blocks=15)
     silent = {job for job, (code, report) in found.items() if not re.search(RACE, report)}
     assert {removed[int(job)] if job.isdigit() else job for job in silent} <= SPARE

@@ -1,5 +1,5 @@
-"""The CUDA kernels' own source on the simulator of CUDA: elementwise rules have the reference's
-bits, factored ones are as near to float64 as the reference is."""
+"""The sources of the CUDA kernels on the simulator: elementwise rules have the reference's bits,
+factored ones are as near to float64 as the reference."""
 
 import pytest
 import torch
@@ -22,16 +22,16 @@ PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-moment
 
 # Several units, with SMALL_UNITS: a batch, rows of all lengths.
 IN_UNITS = [(300, 24), (100, 17), (2, 70, 40), (20, 520), (19, 2064), (10, 5000), (9, 8208)]
-# Rows that two widths of tiles hold and longer ones, on both sides of where one follows the other.
+# Rows of two widths of tiles, and longer ones, on both sides of each limit.
 WIDE = [(3, 4096), (2, 4104), (40, 4100), (2, 8192), (2, 8200), (1, 8193), (17, 9000)]
-# A thread adds up to half of a unit's 512 rows of a column one after the other.
+# In a column of a unit's 512 rows, one thread adds up to half of them one after the other.
 CHAIN = 256
 FEW = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def problem(case, shapes, dtype=F32, **more):
-    """In float64 the reference's own error counts: it adds some ten thousand numbers in a row."""
+    """In float64 the reference's error matters too: it adds ten thousand numbers in a row."""
     return Problem(case, shapes, (dtype,), chain=64 * (dtype == F64), **more)
 
 
@@ -46,8 +46,8 @@ def test_the_shapes_reach_every_kind_of_work():
 
 
 def table():
-    """All cases in all dtypes. Factored ones differ in numbers only, so that a few do in float16
-    and float64 where time matters."""
+    """All cases in all dtypes. Factored cases differ in numbers only, so only a few run in float16
+    and float64, to save time."""
     for case in [ACCUMULATE, *CASES]:
         for dtype in DTYPES:
             seldom = is_factored(case) and dtype in (F16, F64)
@@ -105,7 +105,7 @@ def test_tensors_that_are_not_aligned(case):
 
 
 def at_an_odd_address(optimizer, params, step):
-    """One tensor of each parameter is moved before the second step, another of each."""
+    """Before the second step, moves one tensor of each parameter, a different one for each."""
     for index, param in enumerate(params if step == 1 else ()):
         state = optimizer.state[param]
         names = ["grad", *(key for key in state if key not in ("step", "RMS"))]
@@ -122,7 +122,7 @@ def test_any_one_tensor_of_a_parameter_may_lie_anywhere(case):
 
 
 def give_states_other_dtypes(optimizer, params, step):
-    """Behind the first step; a run in float64 keeps what it has."""
+    """After the first step. A float64 run keeps its dtypes."""
     several = len({param.dtype for param in params}) > 1
     for index, param in enumerate(params if step == 1 and several else ()):
         for key, value in optimizer.state[param].items():
@@ -132,7 +132,7 @@ def give_states_other_dtypes(optimizer, params, step):
 
 @each([*ELEMENTWISE, CASE["hf-adafactor-scaled"], MOMENTUM])
 def test_parameters_of_every_dtype_in_one_list_and_states_of_others(case):
-    """Rows and columns of a matrix are of one dtype, as are all states of a tensor here."""
+    """All states of a tensor have one dtype here, as rows and columns of a matrix must."""
     shapes = 16 * [(16, 8)] + (4 * [(7,)] if is_factored(case) else [(33, 17)])
     check(Problem(case, shapes, tuple(DTYPES), prepare=give_states_other_dtypes))
 
@@ -157,7 +157,7 @@ def test_empty_tensors_anywhere(case, place):
 @pytest.mark.usefixtures("small_units")
 @each([*ELEMENTWISE, PART_CAPPED, MOMENTUM, CASE["hf-adafactor-trainer"]])
 def test_a_tensor_without_a_gradient_is_left_alone(case):
-    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    """For every kind of work, one tensor has a gradient and one has none (address 0)."""
     shapes = [(7,), (20_000,), (33, 17), (300, 24), (3, 5, 7), (9, 8208), (19, 2064)]
     absent_gradients.check(problem(case, 2 * shapes), "simcuda", range(len(shapes)))
 

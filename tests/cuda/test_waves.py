@@ -1,5 +1,5 @@
-"""The CUDA kernels in waves, on the simulator of CUDA: one launch whose blocks stay, take tickets
-and wait for each other."""
+"""The CUDA kernels in waves, on the simulator: one launch whose blocks take tickets and wait for
+each other."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("simulator", "in_waves")
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
-# Matrices of one unit and of several, a batch, rows of the greatest length.
+# Matrices of one unit and of several, a batch, rows of the largest length.
 IN_WAVES = [(64, 64), (200, 48), (80, 1024), (2, 70, 64), (96, 48), (1, 8), (17, 4096)]
 # Not aligned, too long rows, few rows that are long, tiny matrices, a vector.
 IN_PHASES = [(33, 17), (2, 8200), (40, 4104), (3, 5000), (4, 5, 3), (5,)]
@@ -43,7 +43,7 @@ def test_every_case_in_waves(case, dtype, seed, simulator):
 @pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, {6}, set(range(7))], ids=str)
 @each([PART_CAPPED, MOMENTUM])
 def test_nobody_waits_for_a_tensor_without_a_gradient(case, absent, simulator):
-    """Its entries are counted as if they had been carried out."""
+    """Its entries are counted as if they were done."""
     absent_gradients.check(Problem(case, IN_WAVES), "simcuda", absent)
     assert simulator.memsets() == 4
 
@@ -86,7 +86,7 @@ def test_other_moments_than_float32_go_in_phases(simulator):
     assert not any(name.startswith("waves") for name in launched(simulator))
 
 
-# Faults: another number in all entries of a kind of work.
+# Faults: a changed number in all entries of a kind of work.
 
 NEED, ALSO = 3, 6
 SOME = Problem(PART_CAPPED, 6 * [(70, 24)], steps=1)
@@ -116,8 +116,8 @@ DO_NOT_WAIT = {
 
 @pytest.mark.parametrize("fault", DO_NOT_WAIT)
 def test_work_that_does_not_wait_is_noticed(fault, simulator, monkeypatch):
-    """Some schedule shows it: other numbers, or threads of a block that take a nan for different
-    reasons. TSan needs no such luck, see test_sanitized.py."""
+    """Some schedule shows it, by other numbers or a divergent barrier. TSan finds it without such
+    luck, see test_sanitized.py."""
 
     def outcome(seed):
         simulator.seed(seed)

@@ -1,1 +1,1 @@
-"""What both GPU backends share: how work is cut and ordered, and the tests that need a GPU."""
+"""Tests of what both GPU backends share: how work is cut and ordered; and tests that need a GPU."""

@@ -88,7 +88,7 @@ def test_tensors_of_the_host_and_of_the_device_share_an_accumulator(gpu):
 
 @pytest.fixture
 def used(backend, gpu):
-    """An accumulator of bfloat16 gradients whose plan is made, and its parameters."""
+    """An accumulator of bfloat16 gradients that has a plan, and its parameters."""
     params = params_on(gpu, BF16)
     accumulator = GradientAccumulator(params, backend=backend)
     for step in range(2):
@@ -113,7 +113,7 @@ def test_a_call_on_the_device_is_one_kernel_for_few_tensors_as_for_many(dtype, b
     for copies in (3, 150):
         params = params_on(gpu, dtype, copies * [(3,), (40, 50), (16, 64)])
         accumulator = GradientAccumulator(params, backend=backend)
-        for step in range(4):  # kernels are compiled, and the profiler has its own first time
+        for step in range(4):  # compiles kernels and warms up the profiler
             give_gradients(params, dtype, step)
             seen = work_of(accumulator)
         counts.append(seen)

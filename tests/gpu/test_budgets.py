@@ -1,4 +1,4 @@
-"""On a GPU, with both backends: a step waits for nothing, makes no large temporary, and launches a
+"""On a GPU, with both backends: a step never waits, makes no large temporary, and launches a
 constant number of kernels."""
 
 import pytest
@@ -32,7 +32,7 @@ SHAPES = [(7,), (1025,), (33, 17), (300, 256), (9000, 3, 3), (20, 20_000), (0,)]
 
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request, gpu, monkeypatch):
-    """The one of optimizers that are not told theirs."""
+    """The default backend of the test's optimizers."""
     name = backend_on(request.param, gpu)
     monkeypatch.setenv("FUSEDSTEP_BACKEND", name)
     in_waves(monkeypatch, "waves" in request.node.name)
@@ -46,7 +46,7 @@ def a_list(shapes, device, dtype=torch.float32):
 
 
 def new_gradients(params):
-    """At other addresses than before, as after `zero_grad`."""
+    """Makes gradients at new addresses, as after `zero_grad`."""
     for param in params:
         param.grad = torch.full_like(param, 0.5)
 
@@ -55,7 +55,7 @@ def new_gradients(params):
 def test_a_step_on_the_device_waits_for_nothing(name, backend, gpu):
     params = a_list(SHAPES, gpu)
     optimizer = OPTIMIZERS[name](params)
-    for _ in range(2):  # kernels are compiled, states and the plan are made
+    for _ in range(2):  # compiles kernels, makes states and the plan
         optimizer.step()
     for group in optimizer.param_groups:
         if group["lr"] is not None:
@@ -90,9 +90,9 @@ def test_the_guard_against_waiting_sees_a_read(gpu):
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
 def test_a_step_takes_a_small_share_of_the_parameters_memory(name, shapes, dtype, gpu):
-    """At its peak, by torch's allocator; scratch, tables and temporaries together. In waves smaller
-    units leave more sums: counted for gpt2 in bfloat16, 11.4 % with CUDA and 6.7 % with Triton.
-    All else is 1.71 % at most."""
+    """The peak of torch's allocator: scratch, tables and temporaries together. In waves units are
+    smaller and leave more sums: 11.4 % with CUDA and 6.7 % with Triton, counted for gpt2 in
+    bfloat16. Everything else is at most 1.71 %."""
     share = 0.12 if "waves" in name else 0.02
     params = a_list(LISTS[shapes], gpu, dtype)
     size = sum(p.nbytes for p in params)
@@ -116,7 +116,7 @@ def test_a_step_takes_a_small_share_of_the_parameters_memory(name, shapes, dtype
 
 @each_optimizer
 def test_a_later_step_takes_no_memory_from_the_device(name, gpu):
-    """What it needs for its scalars, torch's allocator has from the steps before."""
+    """torch's allocator reuses the memory for scalars from earlier steps."""
     params = a_list(SHAPES, gpu)
     optimizer = OPTIMIZERS[name](params)
     for _ in range(3):
@@ -136,12 +136,12 @@ def test_a_later_step_takes_no_memory_from_the_device(name, gpu):
 @each_optimizer
 def test_launches_on_the_device_do_not_grow_with_the_number_of_tensors(name, backend, gpu):
     counts = []
-    for n in (30, 150):  # of up to 16 tensors torch gathers counters with a kernel of another name
+    for n in (30, 150):  # for up to 16 tensors torch gathers counters with another kernel
         params = a_list(n * [(3,), (40, 50), (16, 64)], gpu)
         optimizer = OPTIMIZERS[name](params)
         for _ in range(2):
             optimizer.step()
-        work_of(optimizer.step)  # the profiler's own first time
+        work_of(optimizer.step)  # warms up the profiler
         counts.append(work_of(optimizer.step))
     assert sum(counts[0].values()) >= 1, "the profiler saw nothing on the device"
     assert counts[0] == counts[1]

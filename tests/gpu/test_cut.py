@@ -1,5 +1,5 @@
-"""How factored kernels cut tensors into work: nothing is left out, nothing done twice, and no two
-tensors share scratch. With the sizes that suit Triton's kernels, and those that suit C++'s."""
+"""How tensors are cut into work for factored kernels: nothing is left out or done twice, and no two
+tensors share scratch. With the unit sizes of Triton and of CUDA."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ OF_TENSORS = ("FINISH", "STORE_RMS", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANG
 
 
 def boxes(layout, index, kind, sizes):
-    """(matrices, rows, columns) of each unit, as slices, as the kernels read them from the cut."""
+    """(matrices, rows, columns) of each unit as slices, read from the cut as the kernels do."""
     own = layout.cuts[index]
     batch, rows, cols = sizes
     for unit in range(layout.work[index][kind]):
@@ -101,7 +101,7 @@ def test_every_element_of_a_vector_is_in_one_piece(unit_sizes, lengths):
 
 
 def regions(own, batch):
-    """Of the scratch of sums: (first, behind the last) of all that a tensor has there."""
+    """All ranges (start, end) that a tensor has in the scratch of sums."""
     sizes = {
         "step_at": 2,
         "p_at": own.p_count,
@@ -169,7 +169,7 @@ def test_no_unit_of_an_exchanged_bucket_has_all_rows(unit_sizes, sizes):
     assert stages == sorted(stages, key=list(cut.STAGES).index)
 
 
-# What the C++ kernels expect of a cut.
+# What the CUDA kernels expect of a cut.
 
 
 @settings(deadline=None)
@@ -185,7 +185,7 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     assert own.unit_rows % 16 == 0 and own.unit_rows * width >= 65536
     assert own.unit_rows <= 256 if width >= 2048 else own.unit_rows * width <= 256 * 8192
     assert own.update_rows >= 16 and own.update_rows * width <= max(65536, 16 * width)
-    # Threads hold all columns of a unit; float64 numbers are twice as large.
+    # Threads hold all columns of a unit, and float64 numbers are twice as large.
     assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
     assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, 64))
 

@@ -40,7 +40,7 @@ WARM_UP, REPLAYS = 2, 4
 
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request, device, monkeypatch):
-    """The one of optimizers that are not told theirs."""
+    """The default backend of the test's optimizers."""
     monkeypatch.setenv("FUSEDSTEP_BACKEND", backend_on(request.param, device))
     in_waves(monkeypatch, "waves" in request.node.name)
 
@@ -51,7 +51,7 @@ def make(name, params, **more):
 
 
 def write_gradients(params, dtype, step):
-    """Into the tensors that are there, as a graph needs it."""
+    """Writes gradients in place, as a graph needs it."""
     given = gradients(tuple(tuple(p.shape) for p in params), dtype, step)
     for param, grad in zip(params, given, strict=True):
         if param.grad is None:
@@ -65,7 +65,7 @@ def eager(name, device, dtype, steps=WARM_UP + REPLAYS):
 
 
 def on_side_stream(work):
-    """As torch's documentation has it for what is captured afterwards."""
+    """Runs work on a side stream, as torch's documentation does before a capture."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -90,7 +90,7 @@ def warmed_up(name, device, dtype, before=lambda step: None, **more):
 @each_dtype
 @each_option
 def test_a_step_follows_what_its_stream_did_before(name, dtype, gpu):
-    """The gradients arrive late on a stream: a launch on another one would find the old ones."""
+    """Gradients are written late on a stream. A launch on another one would read the old ones."""
     expected = eager(name, gpu, dtype, 4)
     params = params_on(gpu, dtype, SHAPES)
     optimizer = make(name, params)
@@ -127,7 +127,7 @@ def test_replays_of_a_captured_step_equal_eager_steps(name, dtype, gpu):
 
 @each_option
 def test_eager_steps_go_on_between_replays(name, gpu):
-    """Gradients move in them: the graph keeps its own addresses."""
+    """Eager steps move the gradients. The graph keeps its addresses."""
     optimizer, params = warmed_up(name, gpu, torch.float32)
     graph = captured(optimizer.step)
     static = [param.grad for param in params]
@@ -144,7 +144,7 @@ def test_eager_steps_go_on_between_replays(name, gpu):
 
 
 def losses(params, inputs):
-    """One whose gradient is 2 p x, without a sum whose order could change."""
+    """A loss with gradient 2 p x, so no sum has an order that could change."""
     return sum((param * param * x).sum() for param, x in zip(params, inputs, strict=True))
 
 
@@ -224,7 +224,7 @@ def test_what_a_graph_would_repeat_wrongly_is_refused(gpu):
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True, "maximize": True}], ids=str)
 def test_a_grad_scaler_on_the_device_trains_as_with_torch(options, device):
-    """With an overflow at the third step: it is skipped and the scale is halved."""
+    """The third step overflows: it is skipped, and the scale is halved."""
     shapes, runs = [(7,), (1025,), (33, 17)], []
     for kind in (ADAMW, torch.optim.AdamW):
         params = params_on(device, torch.float32, shapes)
@@ -249,13 +249,13 @@ def test_a_grad_scaler_on_the_device_trains_as_with_torch(options, device):
     (ours, ours_params, ours_scales, mine), (peer, peer_params, peer_scales, its) = runs
     assert ours_scales == peer_scales and 512.0 in ours_scales
     assert_close(ours, ours_params, peer, peer_params)
-    for own, other in zip(mine, its, strict=True):  # unscaled gradients are left behind
+    for own, other in zip(mine, its, strict=True):  # the step leaves unscaled gradients
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
     assert all(state["step"] == 7 for state in ours.state.values())
 
 
 def test_a_captured_step_skips_gradients_that_overflowed(gpu):
-    """`grad_scale` and `found_inf` are read by the graph when it runs."""
+    """The graph reads `grad_scale` and `found_inf` when it runs."""
     params = params_on(gpu, torch.float32, [(1025,), (33, 17)])
     optimizer = ADAMW(params, lr=0.05, fused=True)
     optimizer.grad_scale = torch.tensor(4.0, device=gpu)

@@ -1,5 +1,5 @@
-"""The host's side of both GPU backends: what a step launches, copies, keeps and waits for. Launches
-are recorded and not carried out, so this needs no GPU."""
+"""The host side of both GPU backends: what a step launches, copies, keeps and waits for. Launches
+are recorded, not run, so these tests need no GPU."""
 
 from contextlib import nullcontext
 
@@ -24,9 +24,11 @@ ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
 
 
 class RecordedCuda:
-    """Its shapes: of each kind of work of matrices and of vectors one; STATISTICS for two widths of
-    tiles, and for matrices that are not aligned; UPDATE for these, too; FINISH for vectors and
-    matrices. Then what some rules need: SQUARES and SUM_U2 by alignment, STORE_RMS for vectors and
+    """The recorded CUDA backend, and the number of launches for its shapes.
+
+    Every rule needs `every`: one for each kind of work on matrices and vectors; STATISTICS for two
+    widths of tiles, and for matrices that are not aligned; UPDATE for these too; FINISH for vectors
+    and matrices. Some rules need more: SQUARES and SUM_U2 by alignment, STORE_RMS for vectors and
     matrices."""
 
     name = "recorded"
@@ -61,15 +63,17 @@ class RecordedCuda:
 
     def check_nothing_was_read(self, optimizer, capturable):
         assert len(self.module.launched) == len(optimizer._plan.buckets)
-        if capturable:  # nobody has looked at the scalars
+        if capturable:  # the host has not read the scalars, so it left nothing out
             assert all(idle == 0 for *_, idle in self.module.launched)
 
 
 class RecordedTriton:
-    """Of its shapes, two kinds of work are there for vectors, two for tiny matrices, three for long
-    rows, one for blocks of rows. Three are there for each width of tiles, and that of the matrices
-    that are aligned, FINISH for vectors and matrices. Then what some rules need: sums of p^2, of
-    u^2 where a cap is, rms(p) for those who show it and do not need it."""
+    """The recorded Triton backend, and the number of launches for its shapes.
+
+    Every rule needs `every`: two kinds of work for vectors, two for tiny matrices, three for long
+    rows, one for blocks of rows; three by the width of tiles and the alignment of matrices; FINISH
+    for vectors and matrices. Some rules need more: sums of p^2, sums of u^2 if there is a cap,
+    rms(p) if it is shown but not needed."""
 
     name = "triton"
     # A vector, a matrix, one of several blocks of rows, long rows, tiny matrices, an aligned one.
@@ -84,7 +88,7 @@ class RecordedTriton:
         self.launched = recorded_triton.register(monkeypatch)
 
     def cut_small_units(self):
-        """They are small."""
+        """Nothing to do: Triton's units are small."""
 
     def take(self, device_type):
         self.module.take(self.monkeypatch, device_type)
@@ -96,7 +100,7 @@ class RecordedTriton:
         return [kind for kind, _ in self.launched]
 
     def check_none_is_launched_twice(self):
-        """Their number says it: a kind may have several widths."""
+        """Nothing to do: a kind may have several widths, so tests compare numbers of launches."""
 
     def sequences(self):
         vectors = [self.module.constant(arguments, "VECTOR") for _, arguments in self.launched]
@@ -121,7 +125,7 @@ def started(case, shapes, backend, groups=({},)):
     return recorded_cuda.started(case, shapes, groups, backend.name)
 
 
-# What is launched.
+# Launches.
 
 
 def optional(case):
@@ -170,12 +174,12 @@ def test_phases_are_launched_in_order(backend):
         assert phases and phases == sorted(phases)
 
 
-# What is copied and waited for.
+# Copies and waits.
 
 
 @pytest.fixture
 def uploaded(monkeypatch):
-    """What is copied to the device."""
+    """The copies to the device."""
     real, found = tables.upload, []
 
     def upload(tensor, device):
@@ -198,7 +202,7 @@ def test_only_what_changed_is_copied_again(case, uploaded, backend):
         own = {id(bucket.table): "table", id(bucket.rows.row_of): "row_of"}
         return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
 
-    for _ in range(3):  # a row of numbers for each group: they change with every step
+    for _ in range(3):  # a row for each group, which changes at every step
         assert copied() == ["scalars"]
     params[1].grad = params[1].grad.clone()
     assert copied() == ["scalars", "table"]
@@ -231,7 +235,7 @@ def no_waiting(*_, **__):
 
 @pytest.fixture
 def meta(monkeypatch):
-    """Meta tensors pass for those of a GPU: they raise when their numbers are read."""
+    """Meta tensors stand for those of a GPU: reading their numbers raises."""
     monkeypatch.setattr(check, "check_tensors", lambda *_: None)
     monkeypatch.setattr(plan, "watch", PythonWatch)
     monkeypatch.setattr(tables, "on_device", lambda device: nullcontext())
@@ -264,7 +268,7 @@ def test_nothing_is_read_from_a_device(case, capturable, scaled, waves_on, backe
             param.grad = torch.empty_like(param)
         if scaled:
             optimizer.grad_scale = torch.ones((), device="meta")
-            if capturable:  # else a counter of the host has to know, and wait
+            if capturable:  # otherwise counters on the host need its value, and wait
                 optimizer.found_inf = torch.zeros((), device="meta")
         backend.clear()
         with Calls() as calls:
@@ -287,7 +291,7 @@ def test_a_read_from_such_a_device_is_seen():
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
 def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype, backend):
-    """Of CUDA, a unit leaves two float32 numbers a column, and has 256 rows or more."""
+    """A CUDA unit has at least 256 rows and leaves two float32 numbers for each column."""
     params = a_list(LISTS[shapes], dtype)
     optimizer = OPTIMIZERS[name](params)
     optimizer.backend = backend.name

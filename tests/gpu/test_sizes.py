@@ -1,4 +1,4 @@
-"""On a GPU: more elements than 32 bits count, more tensors than 16 bits do."""
+"""On a GPU: more elements than 32 bits can count, and more tensors than 16 bits can."""
 
 import gc
 
@@ -20,7 +20,7 @@ def backend(request, gpu):
 
 @pytest.fixture(autouse=True)
 def memory_is_given_back():
-    """Workers share a GPU: what torch keeps here, a test of another one would be skipped for."""
+    """Workers share a GPU. Memory that torch keeps here could make another worker skip a test."""
     yield
     gc.collect()
     torch.cuda.empty_cache()
@@ -33,7 +33,7 @@ def enough_memory(needed):
 
 @pytest.mark.slow
 def test_more_elements_than_32_bits_count_are_stepped_by_adamw(backend, gpu):
-    """Places at the front, at 2^31 and at the end equal lists of their own."""
+    """The elements at the front, at 2^31 and at the end equal those of separate small lists."""
     enough_memory(40 << 30)
     count = 2**31 + 5001
     generator = torch.Generator(gpu).manual_seed(0)
@@ -73,7 +73,7 @@ def test_more_elements_than_32_bits_count_are_stepped_by_adamw(backend, gpu):
 def test_more_elements_than_32_bits_count_are_stepped_by_adafactor(
     shape, waves, backend, gpu, monkeypatch
 ):
-    """All elements are equal before, so they are after: as equal as those of a small tensor."""
+    """Elements that are equal before the step are equal after it, as in a small tensor."""
     enough_memory(40 << 30)
     in_waves(monkeypatch, waves)
     runs = []
@@ -86,7 +86,7 @@ def test_more_elements_than_32_bits_count_are_stepped_by_adafactor(
         assert param.min() == param.max()
         for value in optimizer.state[param].values():
             if torch.is_tensor(value):
-                # Sums of equal squares: of so many roundings few are left, as sums are in float64.
+                # Sums of equal squares. They are added in float64, so few roundings are left.
                 torch.testing.assert_close(value.min(), value.max(), rtol=1e-5, atol=0.0)
         runs.append((param.detach().flatten()[0].float(), param.grad.flatten()[0]))
     (large, grad), (small, _) = runs
@@ -95,13 +95,13 @@ def test_more_elements_than_32_bits_count_are_stepped_by_adafactor(
     assert large < 1.25
 
 
-TENSORS = 70_000  # a grid has at most 65,535 blocks but in its first dimension
+TENSORS = 70_000  # only the first dimension of a grid takes more than 65,535 blocks
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 4, 4)], ids=str)
 @pytest.mark.parametrize("kind", [fusedstep.optim.AdamW, fusedstep.optim.Adafactor])
 def test_more_tensors_than_16_bits_count_are_stepped(kind, shape, backend, gpu):
-    """The first and the last ones equal a list of their own."""
+    """The first and the last tensors equal those of a separate list."""
     generator = torch.Generator(gpu).manual_seed(0)
     values, grads = (torch.randn(TENSORS, *shape, generator=generator, device=gpu) for _ in "pg")
     runs = []

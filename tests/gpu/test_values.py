@@ -1,4 +1,4 @@
-"""On a GPU, both backends over the tables of the CPU: values, layouts, mixed devices."""
+"""On a GPU, both backends over the same tables as the CPU: values, layouts, mixed devices."""
 
 import copy
 
@@ -40,9 +40,9 @@ def backend(request, device):
 
 @pytest.fixture(params=["phases", "waves", "small waves"])
 def order(request, monkeypatch):
-    """Of the work on matrices; elementwise rules have but one."""
+    """The order of the work on matrices. Elementwise rules have only one."""
     in_waves(monkeypatch, "waves" in request.param)
-    if request.param == "small waves":  # many, so that some wait for others
+    if request.param == "small waves":  # many waves, so that some wait for others
         monkeypatch.setattr(waves, "WAVE_BYTES", 100_000)
 
 
@@ -54,7 +54,7 @@ def trained(case, backend, device, dtype, shapes=SHAPES, of_param=plain, **more)
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_is_there_if_what_makes_it_is(name):
-    """Else all its tests would be skipped, and nobody would notice."""
+    """Otherwise all its tests would be skipped without notice."""
     reason = backends.BACKENDS[name].why_absent()
     if reason and not MADE_WITH[name]():
         pytest.skip(f"{name}: {reason}")
@@ -100,7 +100,7 @@ def test_strange_numbers_reach_the_same_elements_as_on_the_cpu(case, value, back
 def test_any_layout_on_the_device_agrees_with_the_plain_one_on_the_cpu(
     case, layout, dtype, backend, device
 ):
-    """Misaligned, strided, channels_last: of the parameter, the gradient, and both."""
+    """Parameter, gradient or both are misaligned, strided or channels_last."""
     for of_param, of_grad in ((layout, plain), (plain, layout), (layout, layout)):
         found = trained(
             case, backend, device, dtype, LAYOUT_SHAPES, of_param=of_param, of_grad=of_grad
@@ -183,7 +183,7 @@ def test_a_second_gpu_is_used_while_the_first_is_current(backend, gpu):
 
 
 def any_bits(count, seed):
-    """Numbers of all sizes and kinds: denormal, infinite, none."""
+    """Numbers from random bits: any size, denormal, infinite, nan."""
     noise = torch.Generator().manual_seed(seed)
     return torch.randint(-(2**31), 2**31, (count,), generator=noise, dtype=torch.int32).view(
         torch.float32
@@ -219,7 +219,7 @@ def test_a_resumed_run_on_the_device_equals_the_one_that_went_on(case, dtype, ba
     )
 
 
-# Of every kind of work, in several units: what could depend on which program comes first.
+# Every kind of work, in several units, where results could depend on the order of programs.
 LARGE = ((2048, 2048), (1000, 5001), (300, 9000), (4, 700, 300), (20000, 3, 3), (300_000,), (65,))
 
 
@@ -227,7 +227,7 @@ LARGE = ((2048, 2048), (1000, 5001), (300, 9000), (4, 700, 300), (20000, 3, 3), 
 @pytest.mark.usefixtures("order")
 @each(ALL)
 def test_runs_on_the_device_repeat_bit_for_bit(case, dtype, backend, device):
-    shapes = LARGE if device.type == "cuda" else LARGE[-2:]  # an interpreter has no day
+    shapes = LARGE if device.type == "cuda" else LARGE[-2:]  # the interpreter is slow
     expected = trained(case, backend, device, dtype, shapes)
     for _ in range(4):
         assert_same_numbers(trained(case, backend, device, dtype, shapes), expected)

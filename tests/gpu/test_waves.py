@@ -1,5 +1,5 @@
-"""The order of work in waves: nobody waits for what has a later ticket, and no wave writes its sums
-where those of another are still needed. For both orders, that of Triton and that of C++."""
+"""The order of work in waves, for Triton and CUDA: no item waits for a later ticket, and no wave
+overwrites sums that another one still needs."""
 
 import pytest
 from hypothesis import given, settings
@@ -54,7 +54,7 @@ def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(unit_sizes, sha
     for number, tensor, unit, need, gate, gate_need, also, _ in entries:
         everything.remove((kinds[number], tensor, unit))
         assert done[tensor] >= need and done[gate] >= gate_need
-        # All that the tensor's earlier phases do, and nothing of its own phase.
+        # All items of the tensor's earlier phases, none of the same phase.
         assert need == sum(
             count for kind, count in layout.work[tensor].items() if kind.phase < kinds[number].phase
         )
@@ -70,8 +70,8 @@ def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(unit_sizes, sha
 @settings(deadline=None, max_examples=30)
 @given(shapes=shapes)
 def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(unit_sizes, shapes):
-    """Whoever has sums in the same memory is earlier in the same wave's tensors, or in a wave whose
-    end is waited for."""
+    """If two tensors have sums in the same memory, the later one waits for the end of the earlier
+    one's wave."""
     layout, runs, kinds, entries = work_list(unit_sizes, shapes)
     places = {
         i: range(layout.cuts[i].partials_at, layout.cuts[i].partials_at + layout.partials_of[i])
@@ -88,14 +88,14 @@ def test_sums_of_a_wave_are_written_where_those_before_are_not_needed_any_more(u
     for i, place in places.items():
         for j, other in places.items():
             if i < j and max(place.start, other.start) < min(place.stop, other.stop):
-                assert i in wave_of and j in wave_of, "what goes in phases has memory of its own"
+                assert i in wave_of and j in wave_of, "tensors in phases share no memory"
                 earlier, later = sorted((i, j), key=wave_of.get)
                 assert wave_of[earlier] != wave_of[later]
                 (gate,) = gates[later]
-                # The gate's own wave waited for the one before it there, and so on.
-                apart = unit_sizes.waves_ahead + 1  # nobody waits for what is hardly begun
-                assert gate == wave_of[later] - apart
-                assert (wave_of[later] - wave_of[earlier]) % apart == 0
+                # That wave waited in turn for the one before it in this memory, and so on.
+                distance = unit_sizes.waves_ahead + 1  # so that a wave never waits for a recent one
+                assert gate == wave_of[later] - distance
+                assert (wave_of[later] - wave_of[earlier]) % distance == 0
 
 
 def phases_in_order(unit_sizes):

@@ -1,1 +1,1 @@
-"""What only `fusedstep.hf` has, and transformers' own Trainer with it."""
+"""Tests of what only `fusedstep.hf` has, and of transformers' Trainer with it."""

@@ -1,4 +1,4 @@
-"""hf.Adafactor's states after a load: never narrower than transformers' own at its next step."""
+"""hf.Adafactor's states after a load: never narrower than transformers' are at its next step."""
 
 import copy
 
@@ -53,8 +53,8 @@ def test_states_in_sixteen_bits_are_widened_as_transformers_next_step_does(case,
             got = ours.state[p][key]
             assert got.dtype == value.dtype == torch.float32
             if key != "exp_avg":
-                # A state in 16 bits would be off by 2^-9 or 2^-11 of its value. A momentum depends
-                # on rms(p), and so on the last bits of parameters in 16 bits.
+                # A 16-bit state would be off by 2^-9 or 2^-11 of its value. A momentum depends on
+                # rms(p), and so on the last bits of 16-bit parameters.
                 torch.testing.assert_close(got, value, rtol=2e-5, atol=1e-9)
 
 
@@ -99,7 +99,7 @@ def test_what_a_state_is_loaded_as(case, param, saved, loaded):
 
 @each([case for case in CASES if case.name == "adafactor"])
 def test_torchs_adafactor_keeps_what_was_saved(case):
-    """Its states have the gradient's dtype, and a run in bfloat16 goes on with its own bits."""
+    """Its states have the gradient's dtype, so a bfloat16 run goes on with the same bits."""
     params = make_params(SHAPES, torch.bfloat16)
     optimizer = case.make(params)
     stepped(optimizer, params, 0, 1)

@@ -1,4 +1,4 @@
-"""AdamWeightDecay against its formulas in float64; its limits are kept, and checked."""
+"""AdamWeightDecay against its formulas in float64. Its limits are saved, loaded and checked."""
 
 import copy
 import inspect
@@ -17,7 +17,7 @@ BAD_NUMBERS = [0.0, -1.0, math.nan, math.inf, "big"]
 
 
 def split(params):
-    """Two groups of other decays."""
+    """Two groups with different decays."""
     return [{"params": params[::2], "weight_decay": 0.3}, {"params": params[1::2]}]
 
 

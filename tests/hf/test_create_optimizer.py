@@ -1,4 +1,4 @@
-"""create_optimizer: its learning rates, its groups, and a whole training by the definition."""
+"""create_optimizer: its learning rates, its groups, and a whole run against the definition."""
 
 import copy
 import inspect
@@ -29,7 +29,7 @@ def network(seed=0):
 
 
 def rate(s, init_lr, num_train_steps, num_warmup_steps, min_lr_ratio=0.0, power=1.0):
-    """The definition; where nothing is between warm-up and end, the end."""
+    """The definition. It is `end` if the warm-up ends at the last step."""
     end = init_lr * min_lr_ratio
     if s < num_warmup_steps:
         return init_lr * s / num_warmup_steps

@@ -1,5 +1,5 @@
-"""transformers' own Trainer trains a tiny T5 with our optimizers and every schedule, saves, and
-resumes as if it had not stopped."""
+"""transformers' Trainer trains a tiny T5 with our optimizers and every schedule, saves, and resumes
+as if it had not stopped."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import fusedstep.hf
 import fusedstep.optim
 
 STEPS, SAVED, WARMUP = 6, 3, 2
-# What a schedule needs beside the numbers of steps.
+# What a schedule needs in addition to the numbers of steps.
 FURTHER = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
     "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.5},
@@ -38,7 +38,8 @@ def sentences():
 
 
 def train(folder, make_optimizers, *, resume=False, **more):
-    """The model after STEPS steps, of which the last ones may follow a resume, and the log."""
+    """Returns the model after STEPS steps, and the log. With `resume` the run starts from the saved
+    checkpoint."""
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), max_steps=STEPS, save_steps=SAVED, logging_steps=1,
         per_device_train_batch_size=4, per_device_eval_batch_size=8, learning_rate=0.01,
@@ -59,8 +60,8 @@ def train(folder, make_optimizers, *, resume=False, **more):
 
 
 def assert_like_the_peers(params, others):
-    """To within roundings, which six steps leave small: 7e-7 was the most, and 2.6e-6 where greedy
-    doubles the learning rate at each of them (2026-11-21)."""
+    """Equal up to the roundings of six steps. The largest error was 7e-7, and 2.6e-6 with greedy,
+    which doubles the learning rate at each step (2026-11-21)."""
     for p, q in zip(params, others, strict=True):
         torch.testing.assert_close(p, q, rtol=0.0, atol=5e-6)
 
@@ -89,7 +90,7 @@ def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
     assert_like_the_peers(params, others)
     rates = [[float(e["learning_rate"]) for e in entries] for entries in (log, log_of_peer)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-4)
-    assert len(set(rates[0])) > 1  # it follows the size of the parameters
+    assert len(set(rates[0])) > 1  # the step size follows the size of the parameters
 
 
 @pytest.mark.parametrize("name", [kind.value for kind in fusedstep.hf.SchedulerType])
@@ -116,7 +117,7 @@ def test_adamw_with_every_schedule(tmp_path, name):
         assert len({e["learning_rate"] for e in log}) > 1
     assert_like_the_peers(params, others)
 
-    # The Trainer makes transformers' own schedule by name, for our optimizer: the same run.
+    # The Trainer makes transformers' schedule by name for our optimizer. The run is the same.
     more = {
         **more,
         "lr_scheduler_type": fusedstep.hf.SchedulerType(name),
@@ -127,7 +128,7 @@ def test_adamw_with_every_schedule(tmp_path, name):
 
 
 def test_the_trainer_makes_our_adafactor_where_it_is_told_to(tmp_path):
-    """As `optimizer_cls_and_kwargs`, which comes with decayed and other groups of parameters."""
+    """With `optimizer_cls_and_kwargs`. The Trainer makes two groups: with and without decay."""
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), max_steps=STEPS, report_to=[], disable_tqdm=True, use_cpu=True,
         weight_decay=0.1, save_strategy="no",
@@ -143,7 +144,7 @@ def test_the_trainer_makes_our_adafactor_where_it_is_told_to(tmp_path):
             optimizer_cls_and_kwargs=(kind, options),
         )
         trainer.train()
-        assert type(trainer.optimizer.optimizer) is kind  # inside of accelerate's
+        assert type(trainer.optimizer.optimizer) is kind  # inside accelerate's wrapper
         assert len(trainer.optimizer.param_groups) == 2
         trained.append([p.detach() for p in model.parameters()])
     assert_like_the_peers(*trained)

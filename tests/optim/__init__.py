@@ -1,1 +1,1 @@
-"""What `fusedstep.optim` does beyond a plain step: accumulating, clipping, scaling, capturing."""
+"""Tests of `fusedstep.optim` beyond a plain step: accumulating, clipping, scaling, capturing."""

@@ -1,5 +1,5 @@
-"""GradientAccumulator: its sums are torch's own, bit for bit, however gradients lie and however the
-work is cut."""
+"""GradientAccumulator's sums have the same bits as torch's, for any layout of the gradients and any
+cut of the work."""
 
 import pytest
 import torch
@@ -16,12 +16,12 @@ each_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
 
 
 def added(own, grad, weight):
-    """One product and one sum, each rounded to the sum's dtype."""
+    """A product and a sum, each rounded to the sum's dtype."""
     return own + weight * grad.to(own.dtype)
 
 
 def torchs_sums(params, calls):
-    """`calls` holds the weight and the gradients of each."""
+    """The sums by torch. `calls` holds (weight, gradients) pairs."""
     sums = [torch.zeros(p.shape, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]
     for weight, grads in calls:
         sums = [added(own, grad, weight) for own, grad in zip(sums, grads, strict=True)]
@@ -58,8 +58,8 @@ def test_strange_numbers_are_summed_as_torch_does(backend, value):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sums_are_as_near_to_float64_as_float32_allows(dtype):
-    """Each term is rounded once for its weight and once for the product, and goes through at most
-    as many additions as there are calls."""
+    """Each term is rounded once for its weight and once for the product. It goes through at most
+    one addition for each call."""
     weights = [0.1 + 0.07 * k for k in range(16)]
     params, calls = of_dtype(dtype, weights)
     for index, own in enumerate(run(params, calls).gradients):
@@ -70,7 +70,8 @@ def test_sums_are_as_near_to_float64_as_float32_allows(dtype):
 
 
 def test_micro_batches_make_the_gradient_of_the_whole_batch_and_train_as_it():
-    """In float64; the two orders of sums are a few units apart, which three steps of SGD keep."""
+    """In float64. The two orders of summation differ by a few units, and after three steps of SGD
+    still do."""
     data = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.manual_seed(1)
     models = [torch.nn.Linear(5, 3, dtype=torch.float64) for _ in range(2)]
@@ -78,7 +79,7 @@ def test_micro_batches_make_the_gradient_of_the_whole_batch_and_train_as_it():
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.5) for model in models]
     accumulator = GradientAccumulator(models[0].named_parameters())
     for _ in range(3):
-        for batch in data.split([5, 5, 2]):  # uneven: each has its weight
+        for batch in data.split([5, 5, 2]):  # uneven, so each has its weight
             models[0](batch).square().mean().backward()
             accumulator(len(batch) / len(data))
         accumulator.hand_over()
@@ -129,7 +130,7 @@ def test_every_dtype_in_one_list_and_gradients_that_come_and_go(backend):
 
 @each_backend
 def test_gradients_of_a_dtype_of_their_own(backend):
-    """As parameters can have them from torch 2.10 on."""
+    """Parameters can have them from torch 2.10 on."""
     params = make_params([(7,), (33, 17)], torch.bfloat16)
     if not hasattr(params[0], "grad_dtype"):
         pytest.skip("needs torch 2.10")
@@ -202,7 +203,7 @@ def test_negated_gradients_are_read_with_their_sign():
 
 
 def test_a_negated_gradient_in_the_place_of_one_that_is_gone_is_read_with_its_sign():
-    """Python gives a new object the address of an old one, sooner or later."""
+    """Python may give a new object the address of an old one."""
     param = torch.nn.Parameter(torch.zeros(64))
     accumulator, numbers = GradientAccumulator([param]), torch.full((64,), 2.0)
     for _ in range(1000):

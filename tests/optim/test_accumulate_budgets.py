@@ -1,4 +1,5 @@
-"""What a call of GradientAccumulator costs: launches, calls of torch, plans and memory, counted."""
+"""The cost of a call of GradientAccumulator: launches, calls of torch, plans and memory are
+counted."""
 
 import gc
 import weakref
@@ -82,7 +83,7 @@ def test_a_call_frees_the_gradients_and_writes_nothing_but_its_sums():
     assert all(map(torch.equal, params, values))
     assert [p._version for p in params] == before
     for own, version in zip(accumulator.gradients, versions, strict=True):
-        assert own._version > version  # autograd knows that it was written
+        assert own._version > version  # autograd was notified of the write
         assert not own.requires_grad
 
 

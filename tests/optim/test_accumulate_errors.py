@@ -1,5 +1,5 @@
-"""GradientAccumulator from one step to the next: handing over, starting anew, and what is refused,
-before anything has changed."""
+"""GradientAccumulator from one step to the next: hand_over(), reset(), and what is refused before
+anything has changed."""
 
 import weakref
 
@@ -17,7 +17,7 @@ HEAD = "parameter 2 ('head.weight', shape (5, 6), torch.float32, on cpu)"
 
 
 def ready(dtype=torch.float32, bad=None, calls=1, **options):
-    """An accumulator that was called, and new gradients; `bad` is put in for the last parameter."""
+    """An accumulator after some calls, and new gradients. `bad` replaces the last parameter."""
     params = make_params(SHAPES, dtype)
     if bad is not None:
         params[-1] = bad
@@ -36,7 +36,7 @@ def snapshot(accumulator, params):
 
 
 def refused(kind, accumulator, params, *words, by=None):
-    """The call raises `kind` and says the words; sums, gradients and count are as they were."""
+    """The call raises `kind` with these words. Sums, gradients and count do not change."""
     sums, grads, step = snapshot(accumulator, params)
     with pytest.raises(kind) as error:
         (by or accumulator)()
@@ -73,7 +73,7 @@ def test_sums_of_16_bit_parameters_are_handed_over_rounded(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("how", ["at once", "behind a backward", "by the user"])
+@pytest.mark.parametrize("how", ["at once", "after a backward", "by the user"])
 def test_what_was_handed_over_is_never_added_to_itself(how, dtype):
     accumulator, params = ready(dtype)
     accumulator()
@@ -82,7 +82,7 @@ def test_what_was_handed_over_is_never_added_to_itself(how, dtype):
     else:
         accumulator.hand_over()
         params[0].grad = params[1].grad = None
-    if how == "behind a backward":
+    if how == "after a backward":
         params[2].sum().backward()
     where = HEAD.replace("float32", str(dtype).removeprefix("torch."))
     refused(RuntimeError, accumulator, params, where, "Call reset()")
@@ -147,7 +147,7 @@ def test_gradients_that_require_gradients_are_added_as_numbers():
         accumulator()
     (own,) = accumulator.gradients
     assert torch.equal(own, 6 * param.detach() ** 2)
-    (stage,) = accumulator._plan.buckets[0].stages  # of the gradient that had to be copied
+    (stage,) = accumulator._plan.buckets[0].stages  # for the gradient that had to be copied
     assert not own.requires_grad and not stage.copy.requires_grad
 
 

@@ -1,4 +1,4 @@
-"""Mixed precision: a GradScaler that unscales by itself, or hands its scale to the step."""
+"""Mixed precision: a GradScaler that unscales the gradients, or leaves that to the step."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_the_attributes_of_a_scaler_may_be_none(attribute):
     (fusedstep.optim.Adafactor, torch.optim.Adafactor, {"lr": 0.05}),
 ], ids=str)  # fmt: skip
 def test_a_grad_scaler_trains_as_with_torch(ours, peer, options):
-    """With an overflow at the third step: it is skipped and the scale is halved."""
+    """The third step overflows: it is skipped, and the scale is halved."""
     runs = []
     for optimizer_class in (ours, peer):
         params = make_params(SHAPES)
@@ -107,7 +107,7 @@ def test_a_grad_scaler_trains_as_with_torch(ours, peer, options):
     lambda params: fusedstep.hf.AdamW(params, no_deprecation_warning=True),
 ], ids=["adamw", "adafactor", "hf-adafactor", "old-adamw"])  # fmt: skip
 def test_a_scaler_unscales_by_itself_unless_asked_for(make):
-    """Lightning and accelerate take the attribute for a promise that the step unscales."""
+    """Lightning and accelerate read the attribute as: the step unscales."""
     assert not getattr(make(make_params(SHAPES)), "_step_supports_amp_scaling", False)
 
 

@@ -1,4 +1,4 @@
-"""Steps whose counters are on a device wait for nothing, and have the results of the host's."""
+"""Steps with counters on a device never wait, and have the same results as with host counters."""
 
 import collections
 
@@ -25,8 +25,8 @@ from tests.support.fake_device import (
 
 @each_option
 def test_scalars_of_a_device_are_those_of_the_host(name, away, recorder):
-    """A power beta^t may differ by a unit in the last place: 2^-53, towards 1 - beta^t, which is at
-    least 1 - beta. Few roundings follow."""
+    """A power beta^t may differ by one unit in the last place, 2^-53. 1 - beta^t is at least
+    1 - beta. Few roundings follow."""
     found = []
     for far in (False, True):
         away(far)
@@ -67,7 +67,7 @@ def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, awa
         for key, value in {**own, "p": p.detach()}.items():
             got = q.detach() if key == "p" else other[key]
             if dtype == torch.float64:
-                # Five steps of at most lr, with scalars that differ by 2^-53 / (1 - beta2).
+                # Five steps of at most lr each. Scalars differ by 2^-53 / (1 - beta2).
                 torch.testing.assert_close(value, got, rtol=1e-12, atol=1e-12)
             else:
                 assert same_bits(value, got), (key, tuple(p.shape))
@@ -91,7 +91,7 @@ def test_a_scale_on_a_device_may_have_a_dimension(name, away):
 
 
 def test_an_lr_on_a_device_goes_with_counters_of_the_host(away):
-    """Of both kinds of counters, while some parameters fall behind."""
+    """Tensor and int counters, while some parameters fall behind."""
     for name in ("adamw-only-lr", "old-adamw-lr"):
         (host, host_params), (far, far_params) = on_both_ways(name, SHAPES, torch.float32, away)
         assert {s["step"].item() if torch.is_tensor(s["step"]) else s["step"]
@@ -110,7 +110,7 @@ def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(away):
         optimizer = ADAMW(params, lr=0.05, backend="reference")
         for step in range(6):
             if kind == "tensors":
-                away(only=[lr, *params])  # the counters are not
+                away(only=[lr, *params])  # the counters stay on the host
             optimizer.param_groups[0]["lr"] = 0.05 if step % 3 else 0.03
             if kind == "tensors" and not step % 3:
                 optimizer.param_groups[0]["lr"] = lr
@@ -124,11 +124,11 @@ def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(away):
         torch.testing.assert_close(p, q, rtol=2.5e-7, atol=0.0)
 
 
-# What is waited for, and what is called.
+# Waits and calls.
 
 
 class Calls(TorchDispatchMode):
-    """Counts the operators of torch that are called while it is active."""
+    """Counts the torch operators that are called while it is active."""
 
     def __init__(self):
         super().__init__()
@@ -157,7 +157,7 @@ def a_counted_step(optimizer, params, scaled=False):
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
 def test_nothing_is_read_from_a_device(name, scaled, away, recorder):
     if scaled and name.startswith("old"):
-        pytest.skip("its counters are Python numbers: found_inf has to be read")
+        pytest.skip("its counters are Python numbers, so found_inf must be read")
     for backend in ("recorder", "reference"):
         away()
         params = make_params(SHAPES)
@@ -205,7 +205,7 @@ def test_tensors_that_cannot_be_read_can_be_stepped(name, backend, meta_referenc
 
 @pytest.mark.parametrize("name", ["adamw-fused", "adafactor"])
 def test_parameters_of_two_devices_are_stepped_each_in_its_way(name, meta, recorder):
-    """Those of the host have the bits of an optimizer of their own."""
+    """Those on the host get the same bits as from a separate optimizer."""
     near, alone = make_params(SHAPES), make_params(SHAPES)
     far = to_meta(make_params(SHAPES))
     kind, options = OPTIONS[name]

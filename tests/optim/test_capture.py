@@ -1,5 +1,5 @@
-"""What a CUDA graph may capture of a step, and what is refused. Here are no graphs, only streams
-that say they are captured."""
+"""What a CUDA graph may capture of a step, and what is refused. There are no graphs here, only
+streams that claim to be captured."""
 
 import gc
 import weakref
@@ -115,11 +115,11 @@ def test_parameters_of_the_host_cannot_be_captured_with_others(meta, recorder, c
     optimizer = ADAMW([*far, *near], fused=True, backend="recorder")
     optimizer.step()
     capturing.add("meta")
-    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*optimizer of its own"):
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*separate optimizer"):
         optimizer.step()
 
 
-def test_nobody_asks_for_captures_on_the_host(monkeypatch):
+def test_a_step_on_the_host_does_not_ask_about_captures(monkeypatch):
     def asked(device):
         raise AssertionError("asked")
 
@@ -141,7 +141,7 @@ def move_gradients(params):
 
 
 def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturing):
-    """The graph goes on to read the addresses that it was captured with."""
+    """The graph still reads the addresses that it was captured with."""
     away()
     params = make_params([(3,), (4, 5)])
     optimizer = ADAMW(params, capturable=True, backend="recorder")
@@ -150,12 +150,12 @@ def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturi
     kept = [param.grad for param in params]
     move_gradients(params)
     capturing.add("cpu")
-    optimizer.step()  # may move once: into the graph's own memory
+    optimizer.step()  # gradients may move once, into the graph's memory
     graph = optimizer._plan
     (flat,) = graph.counters.flats
     kept += [param.grad for param in params]
     move_gradients(params)
-    for reason in (r"captured before.*warm-up.*set_to_none=False", "run one warm-up"):
+    for reason in (r"moved since.*warm-up.*set_to_none=False", "run one warm-up"):
         with pytest.raises(RuntimeError, match=reason):
             optimizer.step()
         assert optimizer._captured == [graph]

@@ -1,4 +1,4 @@
-"""The memory that a captured graph and later plans share; copies and checkpoints of optimizers."""
+"""Memory that a captured graph and later plans share. Copies and checkpoints of such optimizers."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ from tests.support.fake_device import (
     to_meta,
 )
 
-# The memory that a graph and later plans share.
+# Memory that a graph and later plans share.
 
 
 @pytest.mark.parametrize("kind", [ADAMW, ADAFACTOR])
@@ -34,7 +34,7 @@ def test_later_plans_count_where_the_first_one_did(kind):
     optimizer._plan = None
     optimizer.step()
     assert optimizer._plan.counters.flats[0].data_ptr() == first.data_ptr()
-    params[0].grad = None  # it stays in the plan, and is not counted
+    params[0].grad = None  # the parameter stays in the plan, but its counter does not count
     optimizer.step()
     assert optimizer._plan.counters.flats[0].data_ptr() == first.data_ptr()
     assert all(optimizer.state[p]["step"] is c for p, c in zip(params, counters, strict=True))
@@ -45,7 +45,7 @@ def test_later_plans_count_where_the_first_one_did(kind):
     optimizer.step()
     assert first.tolist() == [3.0, 3.0, 4.0]
     optimizer._plan = None
-    optimizer.step()  # with a gap: the others have to move
+    optimizer.step()  # there is a gap, so the other counters must move
     assert first.tolist() == [3.0, 3.0, 4.0]
     assert [optimizer.state[p]["step"].item() for p in params] == [4.0, 3.0, 5.0]
 

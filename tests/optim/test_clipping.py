@@ -1,4 +1,4 @@
-"""Clipping: which gradients it changes, how exactly, and that it waits for nothing."""
+"""Clipping: which gradients it changes, how exact it is, and that it never waits."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.support.clipping import LIMITS, SHAPES, clipped, norm
 )
 @pytest.mark.parametrize("limits", LIMITS[1:], ids=str)
 def test_gradients_are_written_and_the_step_takes_them(limits, dtype):
-    """Two roundings each, of the factor and of the product: 2 * eps / 2, and the second order."""
+    """Two roundings for each number, factor and product: 2 * eps / 2, plus the second order."""
     params, twins = make_params(SHAPES, dtype), make_params(SHAPES, dtype)
     optimizer, plain = AdamWeightDecay(params, **limits), AdamWeightDecay(twins)
     for step in range(3):
@@ -47,7 +47,7 @@ def test_gradients_within_the_limit_keep_their_bits(limits):
 
 @pytest.mark.parametrize("clip", [gradients.clip_each, gradients.clip_together])
 def test_a_norm_that_equals_the_limit_changes_nothing(clip):
-    """49 * (1 / 49) is not 1."""
+    """In floating point, 49 * (1 / 49) is not 1."""
     for limit in range(1, 100):
         grad = torch.tensor([0.0, float(limit), 0.0], dtype=torch.float64)
         clip([[grad]], float(limit))
@@ -57,7 +57,7 @@ def test_a_norm_that_equals_the_limit_changes_nothing(clip):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("clip", [gradients.clip_each, gradients.clip_together])
 def test_norms_of_many_numbers_are_exact(clip, dtype):
-    """Added up in float32 they would be off by 3e-4, and by 5e-6 in pieces."""
+    """A sum in float32 would be off by 3e-4, and by 5e-6 if done in pieces."""
     large = torch.randn(3_000_017, generator=torch.Generator().manual_seed(0)).to(dtype)
     small = torch.ones(3, dtype=dtype)
     for exact, found in zip(

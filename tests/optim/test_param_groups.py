@@ -1,4 +1,4 @@
-"""param_groups: which parameters decay, under which names, and what is refused."""
+"""param_groups: which parameters decay, under which names they appear, what is refused."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fusedstep.optim import param_groups
 
 
 class Everything(nn.Module):
-    """Layers of torch.nn whose parameters have names of their own."""
+    """Layers of torch.nn with unusual names for their parameters."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class Everything(nn.Module):
         self.free = nn.Parameter(torch.zeros(3))
         self.pos_bias_u = nn.Parameter(torch.zeros(3))
         self.unbiased = nn.Parameter(torch.zeros(3))
-        self.relative_bias = nn.Embedding(5, 4)  # a table of them
+        self.relative_bias = nn.Embedding(5, 4)  # a table of biases
 
 
 NORMS = [
@@ -40,7 +40,7 @@ NORMS = [
 
 
 def sides(groups):
-    """Names that decay, and names that do not."""
+    """The names that decay, and the names that do not."""
     decayed, spared = [], []
     for group in groups:
         (decayed if group["weight_decay"] else spared).extend(name for name, _ in group["params"])

@@ -1,1 +1,1 @@
-"""Learning rates: formulas, schedules and their names, alone and among others."""
+"""Tests of learning rates: formulas, schedules and their names, alone and with other schedules."""

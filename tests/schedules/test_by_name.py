@@ -1,4 +1,5 @@
-"""Schedules by the names of training configs, around torch's own; warm-ups; layers' optimizers."""
+"""Schedules by the names that training configs use, torch's included; warm-ups; one optimizer for
+each layer."""
 
 import copy
 import enum
@@ -15,7 +16,7 @@ from fusedstep.schedules import SCHEDULES, Schedule, SchedulerType, WarmUp, by_n
 from tests.support.schedule_cases import optimizer_with, trace
 
 CYCLE = {"cycle_momentum": False}
-# Name, what a config says beside 20 steps and no warm-up, and the peer with its own arguments.
+# (name, what a config gives besides 20 steps and no warm-up, the peer with its arguments).
 CONFIGS = [
     ("Constant", {}, peer.get_constant_schedule, {}),
     ("ConstantWithWarmup", {}, peer.get_constant_schedule_with_warmup, {"num_warmup_steps": 4}),
@@ -75,7 +76,7 @@ def test_a_config_is_the_peer_with_its_arguments(name, said, make, arguments, ru
     [(name, said) for name, said, _, given in CONFIGS if "num_warmup_steps" not in given],
 )
 def test_a_warm_up_is_never_ignored(name, said):
-    """What has none of its own follows one, and its length counts from there."""
+    """A schedule without a warm-up starts after one, and its length counts from there."""
     own = by_name(name, optimizer_with(), num_training_steps=20, num_warmup_steps=4, **said)
     after = by_name(name, optimizer_with(), num_training_steps=16, **said)
     peak = after.get_last_lr()
@@ -89,7 +90,7 @@ def test_a_warm_up_is_never_ignored(name, said):
     ({"warmup_ratio": 0.0}, 0), ({"num_warmup_steps": 0}, 0), ({"num_warmup_steps": 1}, 1),
 ])  # fmt: skip
 def test_a_share_of_the_run_is_counted_in_steps(said, steps):
-    """As transformers' Trainer counts them: whole numbers from 1 on, shares rounded up below."""
+    """As in transformers' Trainer: 1 and more are steps, and smaller shares are rounded up."""
     own = by_name("constant_with_warmup", optimizer_with([1.0]), num_training_steps=30, **said)
     values = [lr for (lr,) in trace(own, 32)]
     assert values.index(1.0) == steps
@@ -129,7 +130,7 @@ def test_what_follows_a_metric_takes_it():
         own = by_name(name, optimizer_with(), num_training_steps=9, patience=0, factor="0.5")
         own.step(1.0)
         own.step(2.0)
-        expected = {"reduce_lr_on_plateau": 0.5 * 3e-4, "greedy": 2 * 3e-4}  # down, and up
+        expected = {"reduce_lr_on_plateau": 0.5 * 3e-4, "greedy": 2 * 3e-4}  # down and up
         assert own.get_last_lr()[2] == expected[name]
 
 
@@ -160,7 +161,7 @@ def test_a_warm_up_before_a_schedule_that_follows_a_metric():
         torch_schedules.ReduceLROnPlateau(optimizer_with([0.5]), factor=0.5, patience=0), 2
     )
     seen = [own.get_last_lr()]
-    for metric in (9.0, 8.0, 3.0, 4.0):  # of which the first two are warm-up's
+    for metric in (9.0, 8.0, 3.0, 4.0):  # the first two belong to the warm-up
         own.step(metric)
         seen.append(own.get_last_lr())
     assert seen == [[0.0], [0.25], [0.5], [0.5], [0.25]]
@@ -179,12 +180,12 @@ def test_a_warm_up_resumes():
         for group, other in zip(
             loaded.optimizer.param_groups, saved.optimizer.param_groups, strict=True
         ):
-            group["lr"] = other["lr"]  # as the optimizer's own checkpoint brings it
+            group["lr"] = other["lr"]  # as from the optimizer's checkpoint
         assert trace(loaded, 15 - steps) == expected[steps:]
 
 
 def test_optimizers_of_single_layers_have_schedules_of_their_own():
-    """transformers' stand-in for optimizers that step in the hooks of the backward pass."""
+    """transformers' placeholder for optimizers that step in hooks of the backward pass."""
     params = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
     optimizers = {p: torch.optim.SGD([p], lr=0.5) for p in params}
     for param, optimizer in optimizers.items():

@@ -1,4 +1,4 @@
-"""What a schedule refuses: the argument, the schedule and the way out are named."""
+"""Errors of schedules name the argument, the schedule and the remedy."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ MAKERS = {
 }
 
 
-def test_every_function_is_asked():
+def test_every_function_is_tested():
     made = {name for name in ours.__all__ if name.startswith("get_") and "schedule" in name}
     assert made - {"get_adafactor_schedule", "get_scheduler"} == set(MAKERS) - {"GreedyLR"}
 

@@ -1,4 +1,4 @@
-"""The formulas against closed forms written from their definitions, without transformers."""
+"""The formulas against closed forms from their definitions, without transformers."""
 
 import subprocess
 import sys
@@ -111,7 +111,7 @@ def test_every_formula_has_a_closed_form_here():
 
 
 def test_nothing_of_transformers_is_needed():
-    """Neither it nor matplotlib: the install needs torch alone."""
+    """The same for matplotlib: the package needs torch only."""
     code = """
 import sys
 sys.modules["transformers"] = sys.modules["matplotlib"] = sys.modules["triton"] = None

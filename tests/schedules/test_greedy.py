@@ -1,4 +1,4 @@
-"""GreedyLR against transformers' own, step by step, over random metrics."""
+"""GreedyLR against transformers' class, step by step, over random metrics."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ each_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
 
 def metrics(steps=120):
-    """A loss that falls with noise, stays, and rises."""
+    """A noisy loss that falls, stays and rises."""
     noise = torch.randn(steps, generator=torch.Generator().manual_seed(0)).mul(0.3).tolist()
     trend = [*range(steps // 3, 0, -1), *[1] * (steps // 3), *range(1, steps // 3 + 1)]
     values = [t / 10 + n for t, n in zip(trend, noise, strict=True)]
@@ -52,7 +52,7 @@ def test_every_step_is_the_peers(options, seen):
 
 
 def test_the_metrics_above_move_it_up_and_down_and_begin_again():
-    """So the comparison has something to compare."""
+    """So the comparison covers all cases."""
     up = ours.GreedyLR(optimizer_with(), patience=1, factor=0.5)
     rates = []
     for metric in metrics():
@@ -96,7 +96,7 @@ def test_a_resume_goes_on_as_it_was(options):
         further = [loaded]
         if saved_by is ours:
             further.append(pickle.loads(pickle.dumps(half)))
-            assert loaded.load_state_dict({"patience": loaded.patience}) is None  # a part of it
+            assert loaded.load_state_dict({"patience": loaded.patience}) is None  # a partial state
         for schedule in further:
             for metric in seen[50:]:
                 schedule.step(metric)
@@ -104,7 +104,7 @@ def test_a_resume_goes_on_as_it_was(options):
 
 
 def test_a_metric_that_is_no_number_is_forgotten_with_its_window():
-    """transformers' running sum would be nan for ever, and every metric after it a bad one."""
+    """In transformers the running sum stays nan, and every later metric counts as bad."""
     schedule = ours.GreedyLR(optimizer_with(), patience=0, smooth=True, window_size=3)
     for metric in (5.0, float("nan"), 4.0, 3.0, 2.0, 1.0):
         schedule.step(metric)
@@ -132,7 +132,7 @@ def test_it_says_what_it_does_when_asked_to(capsys):
 
 
 def test_frameworks_step_it_with_the_metric():
-    """They ask for a ReduceLROnPlateau, or, as transformers' Trainer, for a class of their own."""
+    """Frameworks check for ReduceLROnPlateau; transformers' Trainer checks for its own class."""
     schedule = ours.GreedyLR(optimizer_with())
     assert isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
 

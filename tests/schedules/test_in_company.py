@@ -1,5 +1,5 @@
-"""Schedules among others: in torch's sequences and chains, in accelerate, on shared tensors, on
-optimizers that grow, and loaded from what somebody else has saved."""
+"""Schedules with others: in torch's sequences and chains, in accelerate, on shared tensors, on
+optimizers that grow, and loaded from checkpoints of others."""
 
 import copy
 
@@ -71,7 +71,7 @@ def test_each_function_is_asked_once_a_step():
 
 
 def test_a_warning_of_torchs_points_where_it_does_for_its_own():
-    """In later versions at the caller."""
+    """Newer versions point at the caller."""
     places = []
     for schedule in (
         ours.get_linear_schedule_with_warmup(optimizer_with(), 0, 10),
@@ -104,12 +104,12 @@ def test_one_tensor_in_two_groups_is_two_where_they_differ(shape):
 
 
 def test_one_tensor_in_two_groups_stays_one_where_they_agree():
-    """A graph that was captured, or whoever made it, goes on reading it."""
+    """A captured graph, or the code that made the tensor, may still read it."""
     lr = torch.tensor(0.5)
     optimizer = AdamW(param_groups(torch.nn.Linear(2, 2), 0.1), lr=lr)
     ours.get_linear_schedule_with_warmup(optimizer, 2, 10)
     assert all(group["lr"] is lr for group in optimizer.param_groups) and lr == 0.0
-    assert optimizer.defaults["lr"] == 0.5  # what a group that is added later begins with
+    assert optimizer.defaults["lr"] == 0.5  # a group that is added later starts with it
 
 
 def test_a_schedule_after_a_load_knows_the_learning_rate_of_the_beginning():
@@ -132,7 +132,7 @@ def test_an_optimizer_that_grew_needs_a_new_schedule():
         said = r"made for 1 group\(s\), but the optimizer has 2 now.*'initial_lr'.*last_epoch=0"
         with pytest.raises(ValueError, match=said):
             schedule.step()
-        optimizer.param_groups[1]["initial_lr"] = 0.25  # as it says
+        optimizer.param_groups[1]["initial_lr"] = 0.25  # as the error says
         again = ours.get_linear_schedule_with_warmup(optimizer, 0, 10, last_epoch=0)
         assert again.get_last_lr() == [0.9 * 0.5, 0.9 * 0.25]
 

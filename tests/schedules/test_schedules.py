@@ -1,4 +1,4 @@
-"""Learning rates that change from step to step: schedulers, tensors, and Adafactor's own."""
+"""Learning rates that change at every step: schedulers, tensors, and Adafactor's step size."""
 
 import copy
 import pickle
@@ -97,7 +97,7 @@ def test_adafactor_schedule_asks_for_an_optimizer_that_knows_its_step_size():
 
 
 def test_adafactor_schedule_shows_its_start_until_there_is_a_state():
-    """transformers' raises a KeyError if it is made between backward and the first step."""
+    """transformers' class raises a KeyError if it is made between backward and the first step."""
     params = make_params(SHAPES)
     optimizer = HF(params)
     set_grads(params, 0)
@@ -107,7 +107,7 @@ def test_adafactor_schedule_shows_its_start_until_there_is_a_state():
 
 
 def test_adafactor_schedule_does_not_replace_a_learning_rate_that_was_given():
-    """transformers' sets it to the schedule's start, so that training stops without a word."""
+    """transformers' class sets it to the schedule's start, so training stops silently."""
     optimizer = HF(make_params([(2,)]), lr=1e-3, relative_step=False)
     with pytest.raises(ValueError, match=r"group 0 has relative_step=False.*initial_lr=0\.0"):
         fusedstep.hf.AdafactorSchedule(optimizer)
@@ -125,7 +125,7 @@ def test_adafactor_schedule_can_be_pickled():
 
 
 def on_device(number):
-    """A number that cannot be read: as on a device, but whoever tries raises."""
+    """A number that raises when it is read. It stands for one on a device."""
     return torch.empty((), dtype=torch.float32, device="meta").fill_(number)
 
 
@@ -136,7 +136,7 @@ def rates_over_six_steps(make, *, away):
         optimizer.param_groups[0]["lr"] = on_device(0.5)
     rates = []
     for step in range(6):
-        optimizer._opt_called = True  # a step would read it
+        optimizer._opt_called = True  # in place of a step, which would read lr
         schedule.step(*([1.0 - step] if isinstance(schedule, fusedstep.hf.GreedyLR) else []))
         rates.append(schedule.get_last_lr())
     return rates
@@ -166,11 +166,11 @@ def test_adafactor_and_its_schedule_read_nothing_from_a_device():
         schedule.get_last_lr()
     for param in params:
         optimizer.state[param]["RMS"] = torch.zeros(())
-    optimizer.step()  # relative_step: lr is shown, not read
+    optimizer.step()  # with relative_step, lr is shown but not read
 
 
 def test_a_step_size_without_a_number_is_the_least_one():
-    """As transformers', whose `max` of Python keeps its first argument then."""
+    """As in transformers, since Python's `max` then returns its first argument."""
     group = {"lr": None, "relative_step": True, "warmup_init": False}
     group |= {"scale_parameter": True, "eps": (1e-30, 0.5)}
     state = {"step": 4, "RMS": torch.tensor(float("nan"))}

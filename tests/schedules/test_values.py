@@ -1,4 +1,4 @@
-"""Every schedule of transformers.optimization, at every step, against transformers' own."""
+"""Every schedule of transformers.optimization, at every step, against transformers'."""
 
 import copy
 import inspect
@@ -48,7 +48,7 @@ def test_everything_public_of_the_peer_is_here_with_its_arguments(name):
             k: m.value for k, m in other.__members__.items()
         }
     else:
-        more = {"backend"}  # of optimizers
+        more = {"backend"}  # an argument of our optimizers
 
         def arguments(function):
             found = inspect.signature(function).parameters.values()
@@ -65,7 +65,7 @@ def test_every_value_is_the_peers(case, warmup, total):
     for module in (ours, peer):
         schedule = case.make(module, optimizer_with(), warmup, total)
         if case.function == POLYNOMIAL and warmup == total and module is peer:
-            # It divides by zero at step T, where ours has come to its end.
+            # It divides by zero at step T, where ours has reached its end.
             values = trace(schedule, total - 1)
             schedule.optimizer.step()
             with pytest.raises(ZeroDivisionError):
@@ -81,7 +81,7 @@ def test_every_value_is_the_peers(case, warmup, total):
 
 @each_case
 def test_by_its_name_it_is_the_same_schedule(case):
-    # The enum of the peer's is what its Trainer passes.
+    # transformers' Trainer passes the peer's enum.
     for name in (case.name, ours.SchedulerType(case.name), peer.SchedulerType(case.name)):
         further = dict(case.options)
         warmup, total = (3 if case.warms_up else None), (12 if case.ends else None)
@@ -117,7 +117,7 @@ def test_a_tensor_lr_is_filled_with_the_same_values(case):
 
 @each_case
 def test_a_resume_goes_on_with_the_same_values(case):
-    """Through the state dict, ours or the peer's; through pickle; and from last_epoch."""
+    """From a state dict of ours or the peer, from a pickle, and from last_epoch."""
     expected = trace(case.make(ours, optimizer_with(), 3, 12), 20)
 
     def after_seven(module):
@@ -159,7 +159,7 @@ def test_the_state_dict_has_the_peers_keys_and_types(case):
 
 
 def test_a_checkpoint_with_tensors_is_healed():
-    """The peer's base learning rates are tensors where lr is one: ours are numbers again."""
+    """If lr is a tensor, the peer's base learning rates are tensors. Ours are numbers."""
     saved = peer.get_linear_schedule_with_warmup(optimizer_with(tensor=True), 3, 12)
     trace(saved, 4)
     assert isinstance(saved.state_dict()["base_lrs"][0], torch.Tensor)
@@ -170,7 +170,7 @@ def test_a_checkpoint_with_tensors_is_healed():
 
 
 def test_the_cosine_rises_again_after_the_last_step():
-    """As the peer's, and as the documentation says."""
+    """As in the peer, and as documented."""
     schedule = ours.get_cosine_schedule_with_warmup(optimizer_with([1.0]), 0, 10)
     values = [lr for (lr,) in trace(schedule, 20)]
     assert values[10] == 0.0 and values[20] == 1.0
@@ -179,7 +179,7 @@ def test_the_cosine_rises_again_after_the_last_step():
 
 
 def test_an_end_in_absolute_numbers_is_compared_with_the_lr_at_the_beginning():
-    """A tensor lr that an earlier schedule has filled is not what the optimizer was made with."""
+    """An earlier schedule may have changed a tensor lr since the optimizer was made."""
     for name, options in ((POLYNOMIAL, {"lr_end": 0.05}), (
         "get_cosine_with_min_lr_schedule_with_warmup", {"min_lr": 0.05}
     )):  # fmt: skip

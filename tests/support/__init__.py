@@ -1,1 +1,1 @@
-"""What several test files share. There is no test here."""
+"""Helpers that several test files share. There is no test here."""

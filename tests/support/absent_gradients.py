@@ -1,4 +1,4 @@
-"""Steps in which some tensors have no gradient: 0 stands in its cell of the table."""
+"""Steps in which some tensors have no gradient: the table holds 0 for its address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.support.problems import Problem
 
 @contextmanager
 def without_gradients(absent: Collection[int]) -> Iterator[None]:
-    """The parameters in these positions have none; what else is launched stays as it was."""
+    """Removes the gradients of the parameters at these positions from the table. The launches do
+    not change."""
     real = tables.Tables.current
 
     def current(self: Any, bucket: Any, *rest: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def without_gradients(absent: Collection[int]) -> Iterator[None]:
 
 
 def check(problem: Problem, backend: str, absent: Collection[int]) -> None:
-    """Nothing of such tensors is written; the others have the bits that they have in any case."""
+    """Tensors without a gradient are not written. The others have the same bits as always."""
     started = problem.start()
     whole, others = problem.run(backend)
     with without_gradients(absent):

@@ -1,5 +1,5 @@
-"""GradientAccumulator as one more case of the tables: each step adds the gradients and leaves them,
-and the sums are its states. And calls of an accumulator, each of a weight and gradients."""
+"""GradientAccumulator as a case of the tables: each step adds the gradients and keeps them, and the
+sums are its states. Also helpers that make calls of an accumulator with weights and gradients."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.support.cases import Case, make_params, set_grads
 
 
 class Accumulating:
-    """What the tables ask of an optimizer."""
+    """The accumulator with the interface of an optimizer, as the tables need it."""
 
     def __init__(self, params: list[Any], scale: float, backend: str | None = None) -> None:
         groups = [group if isinstance(group, dict) else {"params": [group]} for group in params]
         self.params = [param for group in groups for param in group["params"]]
         self.accumulator = GradientAccumulator(self.params, scale, backend=backend)
 
-    # What a group would be asked for.
+    # One group without options.
     param_groups: ClassVar = [{}]
 
     def _rule(self, group: Any, param: Tensor) -> str:

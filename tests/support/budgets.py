@@ -1,5 +1,5 @@
-"""Budgets of compiled kernels: data files that `make budgets` writes from what the compilers report
-and the gates compare with, as exactly as it was measured. A change of one is seen in its diff."""
+"""Budgets of compiled kernels. `make budgets` writes the files from what the compilers report, and
+the gates compare with them exactly, so a change shows in the diff."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
-REGISTERS = 65536  # of a multiprocessor of every NVIDIA GPU here
-Table = Mapping[str, Mapping[str, int]]  # by kernel: its numbers, by what they count
+REGISTERS = 65536  # for each multiprocessor of every NVIDIA GPU here
+Table = Mapping[str, Mapping[str, int]]  # kernel -> what is counted -> number
 
 
 def allocated(registers: int) -> int:
-    """What a thread with so many registers takes: they are allocated 8 at a time."""
+    """The registers that a thread takes up: they are allocated 8 at a time."""
     return -(-registers // 8) * 8
 
 
@@ -46,7 +46,7 @@ class Budgets:
         return self.kernels.get(kernel, {}).get(what)
 
     def complaint(self, kernel: str, what: str, registers: int) -> str:
-        """What is wrong with so many registers; nothing if they are in the budget."""
+        """What is wrong with this number of registers; empty if it is within budget."""
         budget = self.of(kernel, what)
         if budget is None:
             return f"{kernel}, {what}: {registers} registers and no budget. {self.advice}"
@@ -58,7 +58,7 @@ class Budgets:
         return f"Run `make budgets`, which writes {name}, and review its diff."
 
     def differences(self, measured: Table) -> list[str]:
-        """Where the file does not say what was measured, and the advice."""
+        """The differences between the file and what was measured, and the advice."""
         kept = self.kernels
         said = [
             f"{kernel}: measured {dict(measured.get(kernel, {}))}, listed {kept.get(kernel, {})}"
@@ -74,7 +74,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def text(measured_with: str, kernels: Table) -> str:
-    """One line a kernel, in order, so that a diff shows which ones changed."""
+    """The file, with a line for each kernel, sorted, so that a diff shows which kernels changed."""
     lines = [f"    {json.dumps(name)}: {json.dumps(kernels[name])}" for name in sorted(kernels)]
     head = f'{{\n  "measured with": {json.dumps(measured_with)},\n  "kernels": {{\n'
     return head + ",\n".join(lines) + "\n  }\n}\n"

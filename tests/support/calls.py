@@ -1,4 +1,4 @@
-"""Calls of torch's operators, counted."""
+"""Counts the calls of torch's operators."""
 
 import collections
 
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Calls(TorchDispatchMode):
-    """Counts the operators of torch that are called while it is active."""
+    """Counts the torch operators that are called while it is active."""
 
     def __init__(self):
         super().__init__()

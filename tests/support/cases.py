@@ -1,5 +1,4 @@
-"""The one table of cases: optimizers and their options, dtypes, shapes, strides. Contracts run over
-it."""
+"""The table of cases that the contracts run over: optimizers, options, dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ Params = list[torch.nn.Parameter]
 
 
 class OldAdamW(torch.optim.Optimizer):
-    """transformers' AdamW of version 4, from its definition, in plain torch: the peer that is
-    gone."""
+    """AdamW of transformers 4, written in plain torch from its definition. transformers removed
+    it."""
 
     decays_first = False
 
@@ -74,8 +73,7 @@ class OldAdamW(torch.optim.Optimizer):
 
 
 class OldAdamWeightDecay(OldAdamW):
-    """transformers' AdamWeightDecay for TensorFlow, likewise, of gradients that need no
-    clipping."""
+    """transformers' AdamWeightDecay for TensorFlow, written the same way, without clipping."""
 
     decays_first = True
 
@@ -98,7 +96,7 @@ class OldAdamWeightDecay(OldAdamW):
 
 @dataclass(frozen=True)
 class Case:
-    """One optimizer with options. `peer` takes the same options; `elementwise` rules are exact."""
+    """An optimizer with options. `peer` takes the same options. `elementwise` rules are exact."""
 
     name: str
     ours: type[torch.optim.Optimizer]
@@ -113,15 +111,15 @@ class Case:
         return self.peer(params, **self.options, **more)
 
     def takes(self, option: str) -> bool:
-        """Whether our constructor has such an argument."""
+        """Whether our constructor has this argument."""
         return option in inspect.signature(self.ours).parameters
 
     def __str__(self) -> str:
         return self.name
 
 
-# Options that a class has and its peer does not, with their defaults: keyword-only, and in the
-# groups. Every other argument is the peer's, in name, order and default.
+# Options that our class has and its peer has not, with their defaults. They are keyword-only and in
+# the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
 QUIET = {"no_deprecation_warning": True}
@@ -186,8 +184,8 @@ CASES = [
     Case("hf-adafactor-momentum-zero", HF, HF_PEER, {"lr": 0.02, "beta1": 0.0, **FIXED}),
 ]
 
-# Empty, scalar, vector, degenerate, factored in one block and in several, one tile and several,
-# batches of small matrices in one piece and in several, large matrices in a batch.
+# Empty tensors, a scalar, vectors, matrices with one row or column, matrices of one block or tile
+# and of several, batches of small matrices of one piece and of several, a batch of large matrices.
 SHAPES = [
     (),
     (1,),
@@ -217,14 +215,14 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 def make_params(
     shapes: list[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Params:
-    """Parameters around 1; the same numbers for every dtype, rounded to bfloat16."""
+    """Parameters around 1. Every dtype gets the same numbers, which are rounded to bfloat16."""
     generator = torch.Generator().manual_seed(seed)
     numbers = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return [torch.nn.Parameter(x.to(torch.bfloat16).to(dtype)) for x in numbers]
 
 
 def set_grads(params: Params, seed: int, scale: float = 0.01) -> None:
-    """Gradients with zero rows and zero columns; the same numbers for every dtype."""
+    """Gradients with zero rows and zero columns. Every dtype gets the same numbers."""
     generator = torch.Generator().manual_seed(1000 + seed)
     for param in params:
         grad = torch.randn(param.shape, generator=generator, dtype=torch.float64) * scale
@@ -235,12 +233,12 @@ def set_grads(params: Params, seed: int, scale: float = 0.01) -> None:
 
 
 def states(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Any]:
-    """A parameter's state, tensors and numbers alike as tensors."""
+    """A parameter's state. Numbers become tensors."""
     return {key: torch.as_tensor(value) for key, value in optimizer.state[param].items()}
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal numbers of one dtype, where every nan equals every nan."""
+    """Whether dtypes and numbers are equal. All nans count as equal."""
     return (
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -251,7 +249,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 def assert_same(
     a: torch.optim.Optimizer, a_params: Params, b: torch.optim.Optimizer, b_params: Params
 ) -> None:
-    """Parameters and every state are the same bits."""
+    """Asserts that parameters and all states have the same bits."""
     for index, (p, q) in enumerate(zip(a_params, b_params, strict=True)):
         where = f"parameter {index} {tuple(p.shape)} {p.dtype}"
         assert same_bits(p, q), f"{where}: differs by {(p - q).abs().max()}"

@@ -1,4 +1,4 @@
-"""Clipping by its formulas, in float64, and the limits that are tried."""
+"""The formulas of clipping, in float64, and the limits that tests use."""
 
 import math
 

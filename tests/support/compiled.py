@@ -1,4 +1,4 @@
-"""What the package launches on a GPU: recorded without one, compiled, and read back."""
+"""Triton's kernels: records launches without a GPU, compiles them, and reads the machine code."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NAMES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-# Every width of cut.py, with several blocks of rows and with one, in one chunk and in several.
+# Every width of cut.py, with one block of rows and several, in one chunk and several.
 SHAPES = [(300, cols) for cols in (16, 208, 512, 1008, 2032, 4080, 8176, 8208)]
 SHAPES += [(3, 2064), (64,), (4, 3, 16)]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with all that it is specialized on; functions and types go by their names."""
+    """A kernel with everything that it is specialized on. Functions and types are given by name."""
 
     kernel: str  # module:name
     arguments: tuple[tuple[str, str], ...]  # and their types
@@ -45,7 +45,7 @@ class Launch:
     options: tuple[tuple[str, Any], ...]
 
     def __getitem__(self, name: str) -> Any:
-        """A constant, or a field of the kernel's configuration that its kinds of work share."""
+        """A constant, or a field that is equal in all configurations of the kernel."""
         constants = dict(self.constants)
         configs = constants.get("CFGS", (constants.get("CFG"),))
         found = {getattr(config, name, None) for config in configs}
@@ -59,7 +59,7 @@ class Launch:
 
     @property
     def rule(self) -> str | None:
-        """Of a kernel that has an update plugged in; one text may be bound twice, by dtype."""
+        """The rule of a kernel that updates. One text may be bound twice, by dtype."""
         update = self["UPDATE"]
         return update and update.removesuffix(" in float64")
 
@@ -75,11 +75,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a compiled kernel is like. Accesses are a thread's, by their size in bytes."""
+    """Facts about a compiled kernel. Accesses are counted for one thread, by size in bytes."""
 
     registers: int
     spilled: int  # bytes of local memory; on AMD, spilled vector registers too
-    scalar_spills: int  # on AMD: of registers that a warp shares, into vector registers
+    scalar_spills: int  # on AMD: spills of scalar registers into vector registers
     loads: dict[int, int]
     stores: dict[int, int]
     inexact: tuple[str, ...]
@@ -94,15 +94,15 @@ def recorded_launches(
     exchanged: bool = False,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
 ) -> list[Launch]:
-    """What a step with this rule launches; `dtypes` are of parameter, gradient, and the states, of
-    which the last stands for all that follow."""
+    """The launches of a step with this rule. `dtypes` are those of parameter, gradient and states;
+    the last one is repeated."""
     from triton.runtime.jit import JITFunction
 
     from fusedstep.kernels import launch
 
     params = []
     for shape in shapes:
-        # An odd number of columns, at an address that is no multiple of 16.
+        # An odd number of columns, at an address that is not a multiple of 16.
         shape = shape if aligned else (*shape[:-1], shape[-1] - 1)
         param, grad = (_empty(shape, dtype, aligned) for dtype in dtypes[:2])
         params.append(torch.nn.Parameter(param))
@@ -117,7 +117,7 @@ def recorded_launches(
         mock.patch.dict(os.environ, {launch.WAVES: str(int(in_waves))}),
         mock.patch.object(TritonBackend, "why_absent", return_value=""),
         mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
-        # As where scalars are on the device: no kind of work is known to be idle.
+        # As when scalars are on the device: the host leaves out no kind of work.
         mock.patch.object(work, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
@@ -166,7 +166,7 @@ def _named(value: Any) -> Any:
     for name, update in UPDATES.items():
         if value is update:
             return name
-    return getattr(value, "name", value)  # of a type
+    return getattr(value, "name", value)  # a type
 
 
 def _with_fields(config: Any, change: Callable[[Any], Any]) -> Any:
@@ -192,8 +192,8 @@ PLUGGED = ("UPDATE", "TINY_UPDATE", "VECTOR_UPDATE")
 
 
 def without_twins(launches: Iterable[Launch]) -> list[Launch]:
-    """Leaves out what differs only in an argument that its kind of work does not look at, or in
-    the stride of the table."""
+    """Leaves out launches that differ only in an argument that their kind of work does not use, or
+    in the stride of the table."""
     found: dict[Any, Launch] = {}
     for launch in launches:
         looked_at = dict(launch.constants)
@@ -210,7 +210,7 @@ def without_twins(launches: Iterable[Launch]) -> list[Launch]:
 
 
 def compile_for(launch: Launch, target: str) -> Facts:
-    """Compiles as the launcher would, for sm_.. or gfx..., and reads the result."""
+    """Compiles as the launcher does, for sm_.. or gfx..., and reads the result."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -228,7 +228,7 @@ def compile_for(launch: Launch, target: str) -> Facts:
     source = ASTSource(kernel, {n: signature[n] for n in place}, constants, attributes)
     options = dict(launch.options)
     if on_amd:
-        options.pop("maxnreg", None)  # which the package passes to CUDA alone
+        options.pop("maxnreg", None)  # the package passes it to CUDA only
     asm = triton.compile(source, target=gpu, options=options).asm
     return _facts_amd(asm["llir"], asm["amdgcn"]) if on_amd else _facts(asm["ptx"], asm["cubin"])
 
@@ -265,14 +265,14 @@ def _facts(ptx: str, cubin: bytes) -> Facts:
     return Facts(registers, stack + local, 0, dict(loads), dict(stores), inexact, atomics)
 
 
-# LLVM's text still tells a slot's vectors from a table's numbers, of which the assembler too loads
-# several at a time.
+# Read from LLVM's text, because the assembler also loads several numbers of a table at once. Here
+# they can still be told from the vectors of a slot.
 LLVM_ACCESS = re.compile(
     r"\b(?P<what>load|store) <(?P<lanes>\d+) x (?P<type>\w+)>[^\n]*ptr addrspace\(1\)"
     r"|call [^\n]*@llvm\.amdgcn\.raw\.ptr\.buffer\.(?P<buffer>load|store)\.v(?P<n>\d+)(?P<t>\w+)"
 )
 LLVM_BITS = {"double": 64, "float": 32, "half": 16, "bfloat": 16}
-# The backend expands an exact division into fused steps, so the operations are read before that.
+# Read from LLVM's text, because the backend expands an exact division into fused steps.
 LLVM_INEXACT = re.compile(
     r"\b(?:fadd|fsub|fmul|fdiv|frem|fneg|call) (?:fast|contract|reassoc|arcp|afn|nsz|nnan|ninf)\b"
     r"|!fpmath|@llvm\.fma\S*|@llvm\.fmuladd\S*|@llvm\.amdgcn\.(?:rcp|rsq|sqrt|fmed|div)\S*"
@@ -288,7 +288,7 @@ def _facts_amd(llir: str, amdgcn: str) -> Facts:
     for match in LLVM_ACCESS.finditer(llir):
         kind, lanes = match["type"] or match["t"], int(match["lanes"] or match["n"])
         size = lanes * LLVM_BITS.get(kind, int(re.sub(r"\D", "", kind) or 0)) // 8
-        if lanes > 1 and (lanes, kind) != (2, "i32"):  # which is a number of a table
+        if lanes > 1 and (lanes, kind) != (2, "i32"):  # that is a number of a table
             (stores if "store" in (match["what"], match["buffer"]) else loads)[size] += 1
     inexact = set(LLVM_INEXACT.findall(llir))
     if not re.search(r"\b[fsu]div\b|\b[su]rem\b|@llvm\.sqrt", llir):
@@ -306,7 +306,7 @@ def _facts_amd(llir: str, amdgcn: str) -> Facts:
 
 
 def compile_here() -> None:
-    """What a worker starts with: kernels are compiled there, whatever this process does."""
+    """Prepares a worker: it compiles kernels even if this process interprets them."""
     os.environ.pop("TRITON_INTERPRET", None)
 
 

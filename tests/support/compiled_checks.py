@@ -1,4 +1,4 @@
-"""What a compiled Triton kernel must be: the checks that the gate runs."""
+"""The checks that every compiled Triton kernel must pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fusedstep.gpu.cut import WITHOUT_TILES
 from fusedstep.rules import RULES
 from tests.support.budgets import REGISTERS, TRITON, allocated
 
-# Of the budgets. Others than sm_90 are compiled for the usual dtypes, and aligned.
+# The columns of the budgets. Targets other than sm_90 have only the usual dtypes, aligned.
 COLUMNS = [
     "sm_90 fp32",
     "sm_90 fp32 unaligned",
@@ -29,15 +29,15 @@ def budget_row(launch):
 
 
 def budget_column(launch, target):
-    """GPUs and launches that share a budget: the GPU at hand has more of them than others."""
+    """The budget of a launch. Several GPUs and launches share one; sm_90 has more than others."""
     dtype = {"fp32": "fp32", "fp64": "fp64"}.get(launch["DTYPES"][0], "16-bit")
     if target != "sm_90":
         return f"{'gfx942' if target == 'gfx942' else 'NVIDIA'} {dtype}"
     return f"sm_90 {dtype}{'' if launch['ALIGNED'] or dtype == 'fp64' else ' unaligned'}"
 
 
-# Of the kinds of work that load tiles: the slots they load, and store, whole; and how often the
-# loads stand in the code, which is once more for every tile that is on its way ahead.
+# For kinds of work that load tiles: the slots that they load whole, the slots that they store
+# whole, and how often the loads are in the code: once, plus once for each tile loaded ahead.
 TILES_OF = {
     "ROW_SUMS": ("g", "", 1),
     "STATISTICS": ("g", "", 3),
@@ -47,7 +47,7 @@ TILES_OF = {
     "UPDATE": ("pgm", "pm", 1),
     "VECTOR": ("pgv", "v", 1),
     "VECTOR_UPDATE": ("pgvm", "pm", 1),
-    "DOUBLED": ("p", "p", 1),  # of `planted_tile`
+    "DOUBLED": ("p", "p", 1),  # for `planted_tile`
     **{kind: ("", "", 1) for kind in WITHOUT_TILES},
     **{
         name: (("p", "g", *rule.states), ("p", *rule.states), 1)
@@ -58,7 +58,7 @@ TILES_OF = {
 
 
 def slots(launch):
-    """The slots of a rule, by letter, and their sizes."""
+    """Letter -> size of each slot of a rule."""
     letters = "pgvm" if launch["VECTOR"] else "pgrcm"
     if launch.kind in RULES:
         letters = TILES_OF[launch.kind][0]
@@ -79,8 +79,8 @@ def work(launch):
 
 
 def expected_accesses(launch, target):
-    """A thread's loads and stores of a tile of every slot, by size in bytes. With warps of 64,
-    AMD's threads have too few elements for 16 bytes of everything: 16-bit slots have 8."""
+    """The loads and stores of one thread for a tile of every slot, by size in bytes. AMD's warps
+    have 64 threads, so a thread has too few elements for 16 bytes of a 16-bit slot: it has 8."""
     expected = Counter(), Counter()
     for kind, tile in work(launch):
         elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
@@ -105,9 +105,10 @@ def over_budget(launch, target, facts):
 
 
 def measured_registers(found):
-    """The budgets: the most registers of a thread of each kind of launch. With n of them, 65536 / n
-    threads fit on a multiprocessor of sm_90: with 32, the 2048 it can have; with 64, 1024; with
-    128, 512; with 255, one program of 256 threads. On gfx942, 512 / n warps fit where 8 can be."""
+    """The budgets: the most registers of a thread, for each kind of launch. With n registers,
+    65536 / n threads fit on a multiprocessor of sm_90: 2048 (the maximum) with 32, 1024 with 64,
+    512 with 128, and one program of 256 threads with 255. On gfx942, 512 / n warps fit, 8 at
+    most."""
     measured = {}
     for launch, target, facts in found:
         row, column = measured.setdefault(budget_row(launch), {}), budget_column(launch, target)
@@ -123,7 +124,7 @@ def narrow(launch, target, facts):
     found = [
         Counter({k: n for k, n in c.items() if k >= least}) for c in (facts.loads, facts.stores)
     ]
-    # LLVM unrolls the loop over the blocks of a chunk where it finds that short.
+    # LLVM unrolls the loop over the blocks of a chunk if it is short.
     for times in {1, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
         if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
             return ""

@@ -1,5 +1,5 @@
-"""What is in a file that nvcc made: of every kernel, on every GPU, registers, spills and accesses,
-and the PTX for GPUs to come."""
+"""Reads a file that nvcc made: registers, spills and accesses of every kernel on every GPU, and the
+PTX for future GPUs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.ptxrun.nvcc import tool
 from tests.support.budgets import allocated
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
-COUNTED = "sm_90"  # in whose machine code accesses are counted
+COUNTED = "sm_90"  # accesses are counted in its machine code
 DTYPES = {0: "fp32", 1: "bf16", 2: "fp16", 3: "fp64", -1: "any", -2: "-"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A kernel on a GPU. Accesses to global memory are those in its machine code, by bytes."""
+    """Facts about a kernel on a GPU. Accesses to global memory in its code are counted by size."""
 
     registers: int
-    spilled: int  # bytes of a thread's stack, and of other local memory
+    spilled: int  # bytes of stack and other local memory for each thread
     loads: Counter[int] = field(default_factory=Counter)
     stores: Counter[int] = field(default_factory=Counter)
-    generic: int = 0  # accesses of which the compiler did not know that they are to global memory
+    generic: int = 0  # accesses that the compiler did not know to be to global memory
 
 
 def module_file() -> Path | None:
@@ -43,8 +43,7 @@ def module_file() -> Path | None:
 
 @functools.cache
 def cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one that comes with Triton; an old one does not know all
-    targets."""
+    """cuobjdump of the CUDA toolkit, or else Triton's. An old one does not know all targets."""
     found = tool("cuobjdump")
     triton = None if found else importlib.util.find_spec("triton")
     for folder in triton.submodule_search_locations or () if triton else ():
@@ -67,7 +66,7 @@ RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)")
 
 
 def resources(file: Path) -> dict[tuple[str, Name], Facts]:
-    """By GPU and kernel; what there is of accesses is added by `with_accesses`."""
+    """(GPU, kernel) -> facts. `with_accesses` adds the accesses."""
     found: dict[tuple[str, Name], Facts] = {}
     target, name = "", None
     for line in _lines("-res-usage", file):
@@ -108,7 +107,7 @@ def with_accesses(
 
 
 def ptx_of(file: Path) -> list[Module]:
-    """All PTX in the file: one text for each source that was compiled."""
+    """All PTX in the file: one module for each compiled source."""
     texts: list[list[str]] = []
     for line in _lines("-ptx", file):
         if line.startswith((".version", "Fatbin")):
@@ -120,14 +119,14 @@ def ptx_of(file: Path) -> list[Module]:
 
 INEXACT = re.compile(
     r"\bfma\.\S+|\S+\.approx\b\S*|\S+\.ftz\b\S*|\bdiv\.full\S*|\bmad\.(?:rn\.)?f\S+"
-    r"|(?<![\w.])(?:add|sub|mul)\.(?:f|bf)\d\S*"  # without a rounding: ptxas may fuse these
+    r"|(?<![\w.])(?:add|sub|mul)\.(?:f|bf)\d\S*"  # ptxas may fuse these: no rounding is given
 )
 FLOAT_ATOMIC = re.compile(r"\b(?:red|atom)\.\S*\.(?:f|bf)\d\S*")
 
 
 @dataclass(frozen=True)
 class Text:
-    """What is in a kernel's PTX."""
+    """Facts about a kernel's PTX."""
 
     inexact: frozenset[str]
     float_atomics: frozenset[str]
@@ -144,7 +143,7 @@ def texts(file: Path) -> dict[Name, Text]:
 
 
 def label(name: Name) -> str:
-    """A kernel as the tables call it: its kind of work or rule, its dtypes, what else it is for."""
+    """A kernel's name in the budgets: its kind of work or rule, its dtypes, its other options."""
     kind, given = name.function.rpartition("::")[2], list(name.arguments)
     if kind not in ("elementwise", "phase", "waves"):
         return str(name)
@@ -159,7 +158,7 @@ def label(name: Name) -> str:
 
 
 def is_specialized(name: Name) -> bool:
-    """Built for dtypes, and for some dtype: its loads and stores are the hot path."""
+    """Whether a kernel was built for certain dtypes. Its loads and stores are the hot path."""
     dtypes = label(name).split()[1].split("/") if name.arguments else []
     return "any" not in dtypes and any(one != "-" for one in dtypes)
 
@@ -174,6 +173,6 @@ def table(found: dict[str, dict[Name, Facts]]) -> dict[str, dict[str, int]]:
 
 
 def release(file: Path) -> str:
-    """The PTX of the compiler that made a file. Each release of CUDA has its own."""
+    """The PTX version of the compiler that made a file. Each release of CUDA has another one."""
     (version,) = {module.text.split()[1] for module in ptx_of(file)}
     return f"PTX {version}"

@@ -1,4 +1,4 @@
-"""Steps of the CUDA backend on the simulator of CUDA: the kernels' own source, built by g++."""
+"""Steps of the CUDA backend on the CUDA simulator: the kernels' sources, built by g++."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.cuda_on_ptx import CSRC, NAME
 from tests.support.problems import Problem
 from tests.support.rule_cases import is_factored
 
-# As if matrices were larger: several units, of 8 rows of 256 columns or more rows of fewer.
+# Small units, as if matrices were larger: 8 rows of 256 columns, or more rows of fewer columns.
 SMALL_UNITS = replace(cuda.UNIT_SIZES, unit=Height(8, 256), update_elements=2048)
 
 
 def library(variant: str = "plain", csrc: Path = CSRC) -> Path:
-    """The backend's module, made of the kernels in `csrc`."""
+    """The backend's module, built from the kernels in `csrc`."""
     sources = [csrc / "cuda" / "bindings.cpp", *sorted((csrc / "cuda").glob("*.cu"))]
     defines = [f"FUSEDSTEP_CUDA_MODULE={NAME}"]
     return simcuda.build(NAME, sources, variant=variant, include=[csrc], defines=defines)
@@ -43,7 +43,7 @@ def launched(settings: Any) -> dict[str, int]:
 
 
 def check(problem: Problem) -> None:
-    """Results are the reference's bits, or within the bound of it."""
+    """Asserts that results are the reference's bits, or within the bound for factored rules."""
     found, reference = problem.run("simcuda"), problem.run("reference")
     if is_factored(problem.case):
         problem.assert_near(found, reference, problem.run("reference", exact=True))

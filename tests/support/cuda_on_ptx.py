@@ -1,5 +1,5 @@
-"""The CUDA backend where there is no GPU: its own host code, built for the simulator of CUDA, with
-launches that the simulator carries out or, as nvcc compiled them, the PTX machine."""
+"""The CUDA backend without a GPU. Its host code is built for the CUDA simulator. Launches run on
+the simulator, or as nvcc's PTX on the executor."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 NAME = "_simcuda"
 
-# A kernel's label and its arguments by the names of KernelArgs; both may be changed.
+# It gets a kernel's label, and its arguments by their names in KernelArgs, and may change both.
 Plant = Callable[[str, dict[str, Any]], None]
 Edit = Callable[[str, str], str]
 
 
 def fields_of_args() -> list[tuple[str, Any]]:
-    """The members of `struct KernelArgs`, read from its header, so that they cannot go apart."""
+    """The members of `struct KernelArgs`, read from its header, so that the two cannot differ."""
     text = (CSRC / "cuda" / "kernel_args.h").read_text() + (CSRC / "plan.h").read_text()
     body = re.sub(r"//[^\n]*", "", text[text.index("struct KernelArgs {") :].split("};")[0])
     slots = int(re.search(r"kMaxSlots = (\d+)", text)[1])
@@ -87,7 +87,7 @@ def simulated() -> tuple[Any, Any]:
 
 @contextmanager
 def on_simulator(hook: Any = None) -> Iterator[Any]:
-    """`backend="simcuda"` takes tensors of the CPU; yields the simulator's settings."""
+    """Lets `backend="simcuda"` take CPU tensors. Yields the simulator's settings."""
     module, settings = simulated()
     backend = cuda.CudaBackend("simcuda", lambda: module, ("cpu",))
     settings.reset()
@@ -107,7 +107,7 @@ def modules(arch: int) -> list[Module]:
 
 @functools.cache
 def kernel(arch: int, symbol: str, edit: Edit | None = None) -> Kernel:
-    """A kernel as nvcc compiled it; `edit` may change its text, to plant a fault."""
+    """A kernel as nvcc compiled it. `edit` may change its text to plant a fault."""
     (module,) = (one for one in modules(arch) if symbol in one.functions)
     if edit is None:
         return Kernel(module, symbol)
@@ -117,10 +117,10 @@ def kernel(arch: int, symbol: str, edit: Edit | None = None) -> Kernel:
 
 
 class Launches:
-    """What was launched in a block of `on_ptx`."""
+    """The launches in a block of `on_ptx`."""
 
     def __init__(self) -> None:
-        self.counted: Counter[str] = Counter()  # as ptxrun.run has it, of all kernels
+        self.counted: Counter[str] = Counter()  # as ptxrun.run returns it, for all kernels
         self.of_kernel: dict[str, Counter[str]] = {}
 
     def add(self, name: str, counted: Counter[str]) -> None:
@@ -136,8 +136,8 @@ def on_ptx(
     edit: Edit | None = None,
     processors: int = 3,
 ) -> Iterator[Launches]:
-    """Kernels are executed as PTX. The tensors of the bucket exist for them and what their
-    arguments name, and nothing else. Scratch begins as nan in every step."""
+    """Executes kernels as PTX. They can access the bucket's tensors and what their arguments point
+    to, nothing else. Scratch starts as nan in every step."""
     launches, under_way = Launches(), {}
     real_current, real_run = work.DeviceLauncher.current, cuda.CudaLauncher._run
 
@@ -177,7 +177,7 @@ def on_ptx(
 
 
 def named(args: KernelArgs, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a kernel's argument points to."""
+    """The tensors that a kernel's arguments point to."""
     known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *current.values())}
     addresses = {name: getattr(args, name) for name in ADDRESSES}
     return {name: known[address] for name, address in addresses.items() if address}
@@ -195,7 +195,8 @@ def of_bucket(bucket: Any) -> Memory:
 
 
 def check(problem: Problem, **how: Any) -> Launches:
-    """Results as PTX are the simulator's bits, and the reference's, or within the bound of it."""
+    """Asserts that PTX gives the simulator's bits, and the reference's or results within the bound
+    for factored rules."""
     with on_ptx(**how) as launches:
         found = problem.run("simcuda")
     with on_simulator():

@@ -1,10 +1,9 @@
-"""Steps of the CUDA backend under a sanitizer, in a Python that simcuda.run_python has started:
+"""Steps of the CUDA backend under a sanitizer, in a Python that simcuda.run_python starts:
 
     python -m tests.support.cuda_sanitized LIBRARY BLOCKS PROBLEMS JOB...
 
-So many BLOCKS are under way at a time. PROBLEMS are one of LISTS. A JOB is a fault that is planted,
-or "nothing"; each has a process of its own. Prints a line of JSON for each: its name, exit code and
-report.
+BLOCKS run at the same time. PROBLEMS names one of LISTS. A JOB is a fault to plant, or "nothing",
+and runs in a separate process. Prints a line of JSON for each job: its name, exit code and report.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ CASE = {case.name: case for case in CASES}
 ADAMW, PART_CAPPED = CASE["adamw"], CASE["adafactor-part-capped"]
 ADAFACTOR, MOMENTUM = CASE["hf-adafactor"], CASE["hf-adafactor-momentum"]
 
-# For TSan, which follows 15 blocks of 512 threads a launch, and takes half a second for each. Sums
-# of the fourth wave lie where those of the first one were.
+# For TSan, which runs 15 blocks of 512 threads for each launch, half a second for each. The sums of
+# the fourth wave use the memory of the first one's.
 WAVES = Problem(PART_CAPPED, [(50, 24), (9, 8), (9, 8), (50, 24)], steps=1)
 SMALL = [
     Problem(PART_CAPPED, [(10, 24), (5, 520)], steps=1),
@@ -50,7 +49,7 @@ SMALL = [
     Problem(ADAMW, [(7,), (9000,)], steps=1),
     WAVES,
 ]
-# For ASan: everything that can be ragged, empty, or not aligned.
+# For ASan: tensors that are ragged, empty or not aligned, in every way.
 TENSORS = [(), (1,), (0,), (7,), (1025,), (8193,)]
 MATRICES = [(1, 9), (9, 1), (32, 16), (33, 17), (300, 40), (2, 17, 20), (600, 3, 3), (5, 0, 3)]
 WIDE = [(3, 4096), (3, 4104), (3, 5001), (2, 8200), (11, 8201)]
@@ -86,11 +85,11 @@ def step(problem: Problem) -> None:
         problem.run("simcuda")
 
 
-# Faults for ASan: what a launch is given is not so.
+# Faults for ASan: wrong arguments of a launch.
 
 
 def one_more(place: int) -> Any:
-    """One more in a cell of the first tensor's row of the table."""
+    """Adds 1 to a cell of the first tensor's row of the table."""
     real = tables.Tables.current
 
     def current(self: Any, *arguments: Any) -> dict[str, Tensor]:
@@ -103,7 +102,7 @@ def one_more(place: int) -> Any:
 
 
 def shorter(name: str, dtype: torch.dtype) -> Any:
-    """One number less of this dtype in what a bucket keeps."""
+    """Makes a buffer of this dtype one number too short."""
     real = getattr(work.DeviceLauncher, name)
 
     def less(self: Any, given: Any, *rest: Any) -> Tensor:
@@ -118,7 +117,7 @@ M, V, SEVERAL = [(33, 17)], [(7,)], [(300, 24)]
 AS_ALIGNED = mock.patch.object(work, "by_alignment", return_value=[(True, [0])])
 ASAN: dict[str, tuple[Any, Problem]] = {
     "an element too many": (one_more(-1), Problem(ADAMW, V)),
-    "an element behind a whole vector": (one_more(-1), Problem(ADAMW, [(16,)], (BF16,))),
+    "an element after a whole vector": (one_more(-1), Problem(ADAMW, [(16,)], (BF16,))),
     "an element of a vector": (one_more(-1), Problem(ADAFACTOR, V)),
     "a row too many": (one_more(-2), Problem(ADAFACTOR, M)),
     "a row too many of an aligned matrix": (one_more(-2), Problem(ADAFACTOR, [(32, 16)])),
@@ -163,7 +162,7 @@ def run(job: str, library: Path, problems: list[Problem]) -> None:
         with fault:
             step(problem)
         return
-    if job.isdigit():  # in sources that cuda/test_sanitized.py has weakened
+    if job.isdigit():  # a number in the sources that cuda/test_sanitized.py weakened
         ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "fusedstep_planted").value = int(job)
     with TSAN.get(job, nullcontext()):
         for problem in problems:
@@ -171,7 +170,7 @@ def run(job: str, library: Path, problems: list[Problem]) -> None:
 
 
 def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
-    """Exit code, and what was written to stderr."""
+    """Runs a job in a forked process. Returns its exit code and its stderr."""
     with tempfile.TemporaryFile("w+") as log:
         child = os.fork()
         if child == 0:
@@ -195,7 +194,7 @@ def simulator(library: Path) -> Iterator[Any]:
     with (
         mock.patch.object(cuda_on_ptx, "simulated", return_value=made),
         mock.patch.object(cuda, "UNIT_SIZES", unit_sizes),
-        mock.patch.object(waves, "WAVE_BYTES", 500),  # a matrix each
+        mock.patch.object(waves, "WAVE_BYTES", 500),  # one matrix in each wave
         cuda_on_ptx.on_simulator() as settings,
     ):
         yield settings

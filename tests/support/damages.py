@@ -1,5 +1,5 @@
-"""What is done to an optimizer after a step so that the next one is refused, and a snapshot that
-tells whether anything changed."""
+"""Damages to an optimizer after a step, so that it refuses the next one, and a snapshot that shows
+whether anything changed."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import torch
 
 SHAPES = [(4, 3), (7,), (5, 6)]
 NAMES = ["fc.weight", "fc.bias", "head.weight"]
-BAD = 2  # the parameter that something is done to
+BAD = 2  # the index of the damaged parameter
 
 
 def copied(value):
@@ -28,7 +28,7 @@ def same(a, b):
 
 
 class Snapshot:
-    """All that a step may change, and more."""
+    """A copy of everything that a step may change, and more."""
 
     def __init__(self, optimizer, params):
         self.optimizer, self.params = optimizer, params
@@ -57,7 +57,7 @@ class Snapshot:
             assert all(group[key] is kept[key] for key in kept)
 
 
-# Each gets the optimizer and its parameters, and returns what takes the damage back.
+# Each damage gets the optimizer and its parameters, and returns a function that undoes it.
 
 
 def put(owner, key, value):
@@ -117,7 +117,7 @@ def expanded(value):
 
 
 def windows(value):
-    """Elements overlap, though no stride is 0 if it is a matrix."""
+    """A view whose elements overlap. In a matrix no stride is 0."""
     if value.dim() < 2 or min(value.shape) < 2:
         return expanded(value)
     return torch.zeros(100).as_strided(value.shape, [1] * value.dim())
@@ -136,7 +136,7 @@ def tied(optimizer, params):
 
 
 def own_gradient(optimizer, params):
-    optimizer._plan = None  # a gradient may move to where it likes as long as a plan holds
+    optimizer._plan = None  # an existing plan lets gradients move anywhere
     return set_attribute(params[BAD], "grad", params[BAD].data)
 
 
@@ -156,7 +156,7 @@ def attribute(name, value):
     return lambda optimizer, params: set_attribute(optimizer, name, value)
 
 
-# By name: the damage, the error that follows, and words of it.
+# Name -> the damage, the error that it causes, and words in the error.
 WHERE = ("parameter 2 of group 0", "'head.weight'")
 TWO = torch.ones(2)
 DAMAGES = {

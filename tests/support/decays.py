@@ -1,4 +1,4 @@
-"""Every rule that has a weight decay, with decays so strong that p - decay * p would cancel."""
+"""Every rule with a weight decay, with decays so strong that p - decay * p would cancel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _OPTIONS = {
     "old-adam-weight-decay": {"lr": LR},
     "adafactor": {"lr": LR},
     "hf-adafactor": _UNSCALED,
-    "hf-adafactor-scaled": {"lr": LR, "relative_step": False},  # decay is scaled by rms(p), too
+    "hf-adafactor-scaled": {"lr": LR, "relative_step": False},  # rms(p) scales the decay too
     "hf-adafactor-momentum": {**_UNSCALED, "beta1": 0.9},
 }
 _CASES = {case.name: case for case in CASES}
 
 
 def with_decay(name: str, decay: float) -> Case:
-    """The case where a step takes the part `decay` of a parameter, if its rms is 1."""
+    """A case in which a step takes the share `decay` off a parameter, if its rms is 1."""
     options = {**_OPTIONS[name], "weight_decay": decay / LR}
     return replace(_CASES[name], name=f"{name}, decay {decay}", options=options)
 

@@ -1,4 +1,4 @@
-"""What may happen between two steps, to be done to several optimizers alike."""
+"""Events that may happen between two steps, to apply to several optimizers in the same way."""
 
 import copy
 
@@ -13,20 +13,20 @@ SHAPES = [(), (1,), (0,), (7,), (65,), (4, 6), (6, 1), (3, 0), (2, 3, 5), (33, 4
 
 
 def flipped(tensor):
-    """The same numbers in another order of strides, or with gaps."""
+    """The same numbers with another order of strides, or with gaps."""
     if tensor.dim() >= 2:
         return tensor.transpose(0, -1).contiguous().transpose(0, -1)
     return torch.stack([tensor, tensor], -1)[..., 0]
 
 
 def shifted(tensor):
-    """The same numbers, not on a multiple of 16 bytes."""
+    """The same numbers at an address that is not a multiple of 16."""
     room = tensor.new_empty(tensor.numel() + 1)
     return room[1:].view(tensor.shape).copy_(tensor)
 
 
 class World:
-    """An optimizer and its parameters. Everything random in it depends on its own events alone."""
+    """An optimizer and its parameters. Its random numbers depend only on its own events."""
 
     def __init__(self, make, params, backend):
         self.random = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ class World:
         return [param for params in param_lists(self.opt) for param in params]
 
     def new_grads(self):
-        """In memory that was not a gradient's before."""
+        """Makes gradients in memory that no gradient had before."""
         for param in self.params:
             self.kept.append(param.grad)
             param.grad = self.numbers(param.shape, param.dtype)
@@ -100,7 +100,7 @@ def assert_same_worlds(a, b):
             assert same_bits(x, y), f"{where}: {key} is {x}, expected {y}"
 
 
-# Events: what may happen to the k-th parameter, or to all, between two steps.
+# Events that happen to the k-th parameter, or to all, between two steps.
 
 
 def grad_goes(world, k):
@@ -118,7 +118,7 @@ def grad_off_its_alignment(world, k):
 
 
 def negated(tensor):
-    """The same numbers at the same place, which torch takes for the negative ones."""
+    """A view of the same memory, which torch reads as negated."""
     return torch._neg_view(tensor)
 
 
@@ -215,7 +215,7 @@ def reloaded_as_it_is(world, k):
 
 
 def give(param, grad):
-    """Sets a gradient where torch allows it."""
+    """Sets a gradient, if torch allows it."""
     if grad is not None and (grad.shape, grad.dtype) == (param.shape, param.dtype):
         param.grad = grad
 
@@ -277,7 +277,7 @@ def list_of_params_grows(world, k):
 
 
 # fmt: off
-# What a plan cannot survive, as it was made from other tensors.
+# Events after which a plan does not hold, since it was made from other tensors.
 MOVES = [
     grad_of_other_strides, grad_off_its_alignment, grad_negated, data_moves, data_negated,
     data_of_other_strides, data_of_other_shape, data_of_other_dtype, state_goes,

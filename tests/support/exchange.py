@@ -1,4 +1,4 @@
-"""Steps whose sums are exchanged between their stages: an all-reduce that is none."""
+"""Steps with an exchange of sums between their phases, by a fake all-reduce."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.support.problems import Problem
 
 
 class FakeAllReduce:
-    """Of `processes` that all hold the same: their sum is so many times what is here, and every
-    process takes its part of it. Powers of two leave all bits as they are."""
+    """An all-reduce over `processes` that hold the same numbers: multiplies by `processes`, then
+    divides by it. With a power of two all bits stay the same."""
 
     def __init__(self, processes: int = 2) -> None:
         self.processes = processes
-        self.seen: list[list[tuple[int, ...]]] = []  # of each call, the sums' shapes
+        self.seen: list[list[tuple[int, ...]]] = []  # the shapes of the sums in each call
 
     def __call__(self, sums: list[Tensor]) -> None:
         self.seen.append([tuple(own.shape) for own in sums])
@@ -28,7 +28,7 @@ class FakeAllReduce:
 
 
 def exchanged(problem: Problem, exchange: Any) -> Problem:
-    """The problem, with the exchange in its steps."""
+    """The problem with an exchange in its steps."""
 
     def prepare(optimizer: Any, params: Any, step: int) -> None:
         optimizer._exchange = exchange
@@ -39,6 +39,6 @@ def exchanged(problem: Problem, exchange: Any) -> Problem:
 
 
 def check(problem: Problem, backend: str) -> None:
-    """Results are within the bound of the reference's, as those without an exchange are."""
+    """Asserts that results with an exchange are within the same bound as without one."""
     found = exchanged(problem, FakeAllReduce()).run(backend)
     problem.assert_near(found, problem.run("reference"), problem.run("reference", exact=True))

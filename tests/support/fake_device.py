@@ -1,5 +1,5 @@
-"""Tensors that count as those of a device: on the CPU but far away, or on meta and without numbers.
-Fixtures of these tests, and the optimizers whose counters are there."""
+"""Fake devices: CPU tensors that count as on a device, or meta tensors, which have no numbers. Also
+the fixtures for them, and optimizers with their counters there."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def tensor_betas():
     return {"lr": tensor(0.02), "betas": (tensor(0.8), tensor(0.95)), "capturable": True}
 
 
-# What makes the options: tensors in them belong to one optimizer each.
+# Functions that make the options, since each optimizer needs its own tensors.
 OPTIONS = {
     "adamw": (ADAMW, lambda: {"lr": 0.05, "capturable": True}),
     "adamw-fused": (ADAMW, lambda: {"lr": 0.05, "fused": True, "weight_decay": 0.1}),
@@ -53,13 +53,13 @@ each_torch = pytest.mark.parametrize("name", [n for n in OPTIONS if not n.starts
 
 
 class Recorder(Backend):
-    """A backend that does nothing but remember what it was given."""
+    """A backend that only remembers its launches."""
 
     name = "recorder"
 
     def __init__(self):
         self.launched = []
-        self.rows = []  # of each launch, a row for each member
+        self.rows = []  # for each launch, the rows of its members
 
     def why_absent(self):
         return ""
@@ -95,11 +95,11 @@ def recorder(monkeypatch):
 
 @pytest.fixture
 def away(monkeypatch):
-    """Lets all tensors, or some, count as far away from now on; `away(False)` ends it."""
+    """Lets all tensors, or those in `only`, count as on a device. `away(False)` ends it."""
 
     def switch(on=True, only=None):
-        near = REAL_ON_HOST if not on else lambda t: only and not any(t is x for x in only)
-        monkeypatch.setattr(devices, "on_host", near)
+        on_host = REAL_ON_HOST if not on else lambda t: only and not any(t is x for x in only)
+        monkeypatch.setattr(devices, "on_host", on_host)
 
     return switch
 
@@ -109,7 +109,7 @@ REAL_ON_HOST = devices.on_host
 
 @pytest.fixture
 def meta(monkeypatch, recorder):
-    """Lets meta tensors pass for those of a device."""
+    """Lets meta tensors count as tensors on a device."""
     monkeypatch.setattr(check, "check_tensors", lambda *_: None)
     monkeypatch.setattr(plan, "watch", PythonWatch)
 
@@ -121,14 +121,15 @@ def meta_reference(monkeypatch, meta):
 
 @pytest.fixture
 def capturing(monkeypatch):
-    """Devices whose stream is being captured."""
+    """A set of device types whose streams count as captured."""
     types = set()
     monkeypatch.setattr(devices, "is_capturing", lambda device: device.type in types)
     return types
 
 
 def make(name, params, backend="reference", capturable=True):
-    """Three groups of other options; without `capturable`, the peer's counters on the host."""
+    """An optimizer with three groups of different options. Without `capturable` its counters are on
+    the host, as the peer's are."""
     kind, options = OPTIONS[name]
     values = options()
     if not capturable:
@@ -142,7 +143,7 @@ def make(name, params, backend="reference", capturable=True):
 
 
 def run(optimizer, params, rounds, scaled=False, first=0):
-    """Steps in which another parameter has no gradient each time, and one that finds an
+    """Takes steps, in each of which another parameter has no gradient. One step finds an
     infinity."""
     for step in range(first, first + rounds):
         set_grads(params, step, scale=8.0 if scaled else 1.0)
@@ -174,7 +175,7 @@ def to_meta(params):
 
 @pytest.fixture
 def ready(meta, recorder, capturing):
-    """An optimizer of a device after its first step, whose gradients stay in place."""
+    """An optimizer on a device after its first step. Gradients stay in place."""
 
     def build(steps_before=1, kind=ADAMW, **options):
         params = to_meta(make_params([(3,), (4, 5)]))

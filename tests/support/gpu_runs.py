@@ -1,8 +1,8 @@
-"""What the tests for GPUs share: training on a device, and the measure of it on the CPU.
+"""Training on a device for the GPU tests, and comparison with the reference on the CPU.
 
-The measure is the reference on CPU copies of the same numbers. Elementwise rules compute its bits.
-Factored rules add up in another order: they are at most twice as far from the float64 result as the
-reference is, with the floor of four ulps that `contracts/test_peers.py` explains.
+The reference gets CPU copies of the same numbers. Elementwise rules must have its bits. Factored
+rules add up in another order, so their error against float64 may be twice the reference's, with
+the floor of four ulps that `contracts/test_peers.py` explains.
 """
 
 import collections
@@ -27,22 +27,22 @@ from tests.support.tolerances import FLOOR, errors, exact_options
 
 STEPS = 3
 BY_NAME = {c.name: c for c in CASES}
-# Those for GPUs; every contract runs over both.
+# The GPU backends. Every contract runs over both.
 BACKENDS = ("cuda", "triton")
-# What a GPU's backend cannot be without. Where this is, its absence is a failure.
+# What each GPU backend needs. If that is there and the backend is not, the test fails.
 MADE_WITH = {
     "cuda": lambda: torch.version.hip is None and tool("nvcc") is not None,
     "triton": lambda: importlib.util.find_spec("triton") is not None,
 }
-# Read by a plan when it is made: whether matrices go in one launch, in waves.
+# Whether matrices go in waves, in one launch. A new plan reads these variables.
 WAVES = {name: f"FUSEDSTEP_{name.upper()}_WAVES" for name in BACKENDS}
-# A sum of 70,000 float64 numbers in another order: so many times 2^-53.
+# The relative error of a sum of 70,000 float64 numbers in another order: 70,000 * 2^-53.
 FLOAT64 = 1e-11
 
 
 def backend_on(name, device):
-    """Backend `name`, or what takes its place on a CPU. Where it cannot be had, its tests are
-    skipped, and one says so."""
+    """Backend `name`, or its replacement on a CPU. If it is not available, its tests are skipped,
+    and one test says why."""
     if device.type != "cuda":
         return on_simulator() if name == "cuda" else interpreted()
     if reason := backends.BACKENDS[name].why_absent():
@@ -52,7 +52,7 @@ def backend_on(name, device):
 
 @functools.cache
 def on_simulator():
-    """The CUDA backend on the simulator of CUDA."""
+    """The CUDA backend on the CUDA simulator."""
     from tests.support.cuda_on_ptx import simulated
 
     module, _ = simulated()
@@ -62,7 +62,7 @@ def on_simulator():
 
 
 def interpreted():
-    """Triton's interpreter, or the reference: then it is the tests that are tested."""
+    """Triton's interpreter, or else the reference, which only shows that the tests run."""
     return "triton" if "cpu" in fusedstep.backends.BACKENDS["triton"].devices() else "reference"
 
 
@@ -73,8 +73,8 @@ def in_waves(monkeypatch, wanted):
 
 @functools.cache
 def gradients(shapes, dtype, step, spoiler=None):
-    """On the CPU; `spoiler` is a number that stands in the middle of each. float16 does not hold
-    the squares of small ones."""
+    """Gradients on the CPU, with `spoiler` in the middle of each. They are larger in float16, which
+    does not hold the squares of small numbers."""
     params = make_params(list(shapes), dtype)
     set_grads(params, step, scale=1.0 if dtype == torch.float16 else 0.01)
     for param in params:
@@ -90,7 +90,7 @@ def give_gradients(params, dtype, step, spoiler=None, of_grad=plain):
 
 
 def params_on(device, dtype, shapes=SHAPES, of_param=plain):
-    """`device` is one for all, or a list of one for each."""
+    """Parameters on `device`, which is one device or a list with one for each."""
     devices = device if isinstance(device, list) else [device] * len(shapes)
     return [
         torch.nn.Parameter(of_param(param.detach().to(own)))
@@ -99,7 +99,7 @@ def params_on(device, dtype, shapes=SHAPES, of_param=plain):
 
 
 def train(optimizer, params, dtype, steps=STEPS, spoiler=None, of_grad=plain, first=0):
-    """Steps in which neither gradients nor addresses of parameters may change."""
+    """Takes steps, and asserts that gradients and the addresses of parameters do not change."""
     for step in range(first, first + steps):
         give_gradients(params, dtype, step, spoiler, of_grad)
         before = [(p.data_ptr(), p.stride(), p.grad, p.grad.clone()) for p in params]
@@ -111,7 +111,7 @@ def train(optimizer, params, dtype, steps=STEPS, spoiler=None, of_grad=plain, fi
 
 
 def numbers(optimizer, params):
-    """Of each parameter: itself and its states, by name, on the CPU."""
+    """For each parameter: the parameter and its states by name, on the CPU."""
     return [
         {name: x.detach().cpu() for name, x in {"parameter": p, **states(optimizer, p)}.items()}
         for p in params
@@ -131,7 +131,7 @@ def _by_reference(name, dtype, shapes, steps, spoiler):
 
 @functools.cache
 def in_float64(name, dtype, shapes, steps):
-    """The exact result, from numbers of `dtype`."""
+    """The exact result, computed from numbers of `dtype`."""
     case = BY_NAME[name]
     params = [torch.nn.Parameter(p.detach().double()) for p in make_params(list(shapes), dtype)]
     options = {**exact_options(case, dtype), **case.only_ours}
@@ -149,7 +149,7 @@ def assert_same_numbers(found, expected):
 
 
 def assert_agrees(case, dtype, found, shapes, steps=STEPS):
-    """With the reference, as exactly as the case's rule allows."""
+    """Compares with the reference, bit by bit or within the bound for factored rules."""
     expected = by_reference(case, dtype, shapes, steps)
     if not is_factored(case):
         assert_same_numbers(found, expected)
@@ -169,7 +169,7 @@ def assert_agrees(case, dtype, found, shapes, steps=STEPS):
             if dtype == torch.float64:
                 assert errors(value, right)[1] <= FLOAT64 * max(largest, 1.0), where
                 continue
-            # rms(p) is as exact as p, and p was larger before its steps.
+            # rms(p) is as exact as p, which was larger before the steps.
             info = torch.finfo(dtype if name == "RMS" else value.dtype)
             if name in ("parameter", "RMS"):
                 largest = max(largest, 1.0)
@@ -180,7 +180,7 @@ def assert_agrees(case, dtype, found, shapes, steps=STEPS):
 
 @contextlib.contextmanager
 def no_waiting():
-    """An error wherever torch makes the host wait for the device."""
+    """Raises if torch makes the host wait for the device."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -190,7 +190,7 @@ def no_waiting():
 
 
 def work_of(step):
-    """What the device was given during one step, by name, as the profiler saw it."""
+    """The device's work in one step, counted by name, from the profiler."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         step()
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The ways in which a tensor may lie in memory, and steps of a case whose tensors lie so."""
+"""Layouts that a tensor may have in memory, and steps of a case with such tensors."""
 
 import torch
 
@@ -23,7 +23,7 @@ def reversed_dims(x):
 
 
 def sliced(x):
-    """A part of a larger tensor along its last dimension: gaps between the rows."""
+    """A part of a larger tensor, with gaps between the rows."""
     if not x.dim():
         return plain(x)
     large = x.new_full((*x.shape[:-1], x.shape[-1] + 5), 7.0)
@@ -35,12 +35,12 @@ def every_second(x):
 
 
 def misaligned(x):
-    """One element behind a 16-byte boundary."""
+    """Starts one element after a multiple of 16 bytes."""
     return x.new_full((x.numel() + 1,), 7.0)[1:].view(x.shape).copy_(x)
 
 
 def odd_strides_of_size_one(x):
-    """A stride that is never used may be anything."""
+    """The stride of a dimension of size 1 is never used, so it may be any number."""
     strides = [
         stride if size > 1 else 1000 + i
         for i, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True))

@@ -1,4 +1,4 @@
-"""Lists of parameters as models have them, and the optimizers whose budgets are counted on them."""
+"""Lists of parameters like those of models, and the optimizers whose cost is counted on them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the tests of both backends' PTX do to a step: tensors at odd addresses, faults in the
+"""Changes to a step for the PTX tests of both GPU backends: tensors at odd addresses, faults in the
 arguments of a launch, and a step that must store nothing."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Change = Callable[[Arguments], None]
 
 
 def at_an_odd_address(slot: str) -> Callable[[Any, Params, int], None]:
-    """Places one tensor of each parameter 1 element behind a multiple of 16 bytes."""
+    """Moves one tensor of each parameter to one element after a multiple of 16 bytes."""
 
     def prepare(optimizer: Any, params: Params, step: int) -> None:
         for param in params if step == 1 else ():
@@ -31,7 +31,7 @@ def at_an_odd_address(slot: str) -> Callable[[Any, Params, int], None]:
 
 
 def one_more(place: int) -> Change:
-    """One more in a cell of the first tensor's row of the table."""
+    """Adds 1 to a cell of the first tensor's row of the table."""
 
     def change(arguments: Arguments) -> None:
         table = arguments["table"] = arguments["table"].clone()
@@ -41,7 +41,7 @@ def one_more(place: int) -> Change:
 
 
 def twice(name: str) -> Change:
-    """The first entry of a list in place of the second one, too."""
+    """Replaces the second entry of a list by the first one."""
 
     def change(arguments: Arguments) -> None:
         entries = arguments[name] = arguments[name].clone()
@@ -58,7 +58,7 @@ def shorter(name: str) -> Change:
 
 
 def assert_stores_nothing(optimizer: Any, params: Params, counted: Counter[str]) -> None:
-    """In a step that finds an infinity."""
+    """Asserts that a step that found an infinity wrote nothing."""
     before = [
         {"p": p.detach().clone(), **{k: v.clone() for k, v in states(optimizer, p).items()}}
         for p in params

@@ -1,5 +1,5 @@
-"""The Triton backend where there is no GPU: a step as a problem to be solved by every backend, how
-far results may be from exact ones, and launches that the PTX machine carries out."""
+"""The Triton backend without a GPU. A `Problem` is a few steps for every backend, with bounds for
+the errors. Launches run as PTX on the executor."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.cases import Case, Params, assert_same, make_params, same_bit
 from tests.support.rule_cases import is_factored
 
 Run = tuple[torch.optim.Optimizer, Params]
-GUARD = 64  # elements before and behind a tensor that nobody may touch
+GUARD = 64  # elements before and after a tensor that must not change
 
 
 def placed(tensor: Tensor, offset: int = 0) -> Tensor:
-    """A copy with room around it; with an offset, not at a multiple of 16 bytes."""
+    """A copy with a guard around it. With an offset its address is not a multiple of 16."""
     room = tensor.new_full((tensor.numel() + 2 * GUARD + offset,), math.nan)
     inner = room[GUARD + offset : GUARD + offset + tensor.numel()].view(tensor.shape)
     return inner.copy_(tensor.detach())
@@ -44,19 +44,19 @@ def _rounded(tensor: Tensor, dtype: torch.dtype, exact: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Problem:
-    """A few steps of an optimizer; every backend gets the same numbers."""
+    """A few steps of an optimizer. Every backend gets the same numbers."""
 
     case: Case
     shapes: list[tuple[int, ...]]
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # of the parameters, in turns
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # the parameters take them in turns
     steps: int = 2
-    offset: int = 0  # of parameters and gradients, from where they would lie well
-    groups: tuple[dict[str, Any], ...] = ({},)  # what differs between groups, in turns
-    chain: int = 0  # additions one after the other in the longest sum, if they are many
+    offset: int = 0  # moves parameters and gradients this many elements off their alignment
+    groups: tuple[dict[str, Any], ...] = ({},)  # the options of the groups
+    chain: int = 0  # the number of additions in a row in the longest sum, if there are many
     prepare: Callable[[Any, Params, int], None] | None = None  # before each step
 
     def run(self, backend: str, exact: bool = False) -> Run:
-        """All steps; `exact` ones in float64 throughout."""
+        """Takes all steps. With `exact`, everything is float64."""
         return self.train(self.start(exact), backend, exact)
 
     def start(self, exact: bool = False) -> Params:
@@ -67,7 +67,7 @@ class Problem:
         ]
 
     def train(self, params: Params, backend: str, exact: bool = False) -> Run:
-        """Gradients are of the parameters in the order of `shapes`, whatever that of `params`."""
+        """Takes all steps on `params`. Gradients follow the order of `shapes`."""
         groups = [
             {"params": params[k :: len(self.groups)], **options}
             for k, options in enumerate(self.groups)
@@ -88,13 +88,13 @@ class Problem:
 
     def _give_gradients(self, params: Params, step: int, exact: bool) -> None:
         numbers = make_params(self.shapes, torch.float64)
-        # float16 holds no squares of 0.01.
+        # float16 does not hold the square of 0.01.
         set_grads(numbers, step, 1.0 if torch.float16 in self.dtypes else 0.01)
         for param, number, dtype in zip(params, numbers, itertools.cycle(self.dtypes)):
             param.grad = placed(_rounded(number.grad, dtype, exact), self.offset)
 
     def _exact_options(self, exact: bool) -> dict[str, Any]:
-        """torch's Adafactor takes eps[0] from the dtype: the exact run has to take that, too."""
+        """torch's Adafactor takes eps[0] from the dtype, and the exact run must use the same."""
         if not exact or self.case.ours is not fusedstep.optim.Adafactor:
             return {}
         eps1, eps2 = self.case.options.get("eps", (None, 1e-3))
@@ -104,7 +104,7 @@ class Problem:
         return {"eps": (torch.finfo(dtype).eps, eps2)}
 
     def check(self) -> None:
-        """Triton's results are the reference's, bit by bit or within the bound."""
+        """Asserts that Triton's results are the reference's, bit by bit or within the bound."""
         found, reference = self.run("triton"), self.run("reference")
         if is_factored(self.case):
             self.assert_near(found, reference, self.run("reference", exact=True))
@@ -112,26 +112,26 @@ class Problem:
             assert_same(*found, *reference)
 
     def assert_near(self, found: Run, reference: Run, exact: Run) -> None:
-        """Sums run in another order than the reference's, so results differ; neither may be far
-        from float64. An error is at most twice the reference's and a floor more, since the
-        reference can be exact by luck:
+        """Sums have another order than the reference's, so results differ, but both must be near
+        float64. An error may be twice the reference's plus a floor, since the reference can be
+        exact by luck. The floor:
 
-        parameter   half a unit of its largest number for each step that rounds it as it is stored;
-                    and UNITS units of the update, in the type that is computed in
-        momentum    the same, of its own largest number
-        moments     of each number, half a unit for each such step, and UNITS
-        rms         as moments, stored as the parameter is: it is that of the step before
+        parameter   half a unit of its largest number for each step that rounds it when stored,
+                    plus UNITS units of the update in the compute dtype
+        momentum    the same, with its own largest number
+        moments     for each number, half a unit for each such step, plus UNITS
+        rms         as moments, stored in the parameter's dtype: it is the rms before the step
 
         A sum of a `chain` of numbers has an error of sqrt(chain / 3) / 5 units (one sigma: the
-        partial sums grow steadily, and each rounding is uniform); the worst of some thousand sums
+        partial sums grow steadily, and each rounding is uniform). The worst of a few thousand sums
         has four to five times that. So moments may be sqrt(chain) / 2 units further away.
 
-        The exact run of a float64 parameter is the reference itself, whose error so seems to be
-        zero: it is taken to be UNITS, which makes UNITS three times as many there.
+        For a float64 parameter the exact run is the reference itself, so its error seems to be
+        zero. It is taken to be UNITS, which triples UNITS there.
 
-        UNITS is 2: a dozen half units may come together in a number, from a sum of positive ones,
-        the average with the old, a quotient and two roots. Largest seen in float32: 2.5 units for
-        moments, 8 with a chain of 256 (2026-11-21).
+        UNITS is 2: a dozen half units may add up in a number, from a sum of positive numbers, the
+        average with the old value, a quotient and two roots. The largest error in float32 was 2.5
+        units for moments, 8 with a chain of 256 (2026-11-21).
         """
         for index, name, error, other, floor in self.errors(found, reference, exact):
             bound = 2 * other + floor
@@ -141,7 +141,7 @@ class Problem:
     def errors(
         self, found: Run, reference: Run, exact: Run
     ) -> Iterator[tuple[int, str, Tensor, Tensor, Tensor]]:
-        """(parameter, name, error, that of the reference, floor) of every tensor."""
+        """(parameter, name, error, the reference's error, floor) for every tensor."""
         starts = make_params(self.shapes, torch.float64)
         for index, start in enumerate(starts):
             values = [
@@ -180,12 +180,12 @@ def _error(value: Tensor, right: Tensor, scale: Tensor) -> Tensor:
     return torch.where(same, 0.0, (value - right).abs() / scale).nan_to_num(math.inf).max()
 
 
-# Launches on the PTX machine.
+# Launches on the PTX executor.
 
 
 @functools.cache
 def device(arch: int) -> Any:
-    """One for all tests: it keeps what it compiled."""
+    """The executor's device. All tests share it, because it keeps compiled kernels."""
     from tests.ptxrun.triton_launch import TritonOnCpu
 
     return TritonOnCpu(arch)
@@ -204,8 +204,8 @@ def tensors_of_the_cpu_taken() -> Iterator[None]:
 def on_ptx(
     arch: int = 90, schedule: int | None = None, plant: Any = None
 ) -> Iterator[Counter[str]]:
-    """Launches are carried out by the PTX machine, on which the tensors of the bucket exist, and
-    nothing else. Scratch begins as nan in every step. `plant` may change (kernel, arguments)."""
+    """Runs launches on the PTX executor. They can access the bucket's tensors and nothing else.
+    Scratch starts as nan in every step. `plant` may change (kernel, arguments)."""
     from fusedstep.kernels import launch
     from tests.ptxrun import Memory
 

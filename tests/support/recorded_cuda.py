@@ -1,4 +1,4 @@
-"""A module that only writes down what it is told, in place of the one with the CUDA kernels."""
+"""A fake of the module with the CUDA kernels. It records its calls and launches nothing."""
 
 import ctypes
 import dataclasses
@@ -8,10 +8,10 @@ from fusedstep import backends
 from fusedstep.gpu import cut
 from tests.support.cases import make_params, set_grads
 
-# A vector, a matrix that is not aligned, aligned ones of rows that two widths of tiles hold and of
-# longer ones, tiny matrices.
+# A vector, a matrix that is not aligned, aligned matrices whose rows fit two widths of tiles, one
+# with longer rows, tiny matrices.
 SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
-# So that (70, 1024) has several units: real ones are larger.
+# So small that (70, 1024) has several units.
 SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.UNIT_SIZES, unit=cut.Height(16, 1024))
 
 
@@ -20,7 +20,7 @@ def numbers_at(address, count, kind=ctypes.c_int32):
 
 
 class Bucket:
-    """Writes down what a bucket's work is made of, and its launches."""
+    """Records the work of a bucket and its launches."""
 
     def __init__(self, module, *arguments):
         self.module = module
@@ -70,7 +70,7 @@ class Module:
         return self.unusable.get(device, "")
 
     def kinds(self):
-        """(kind, width, aligned) of all that was launched."""
+        """(kind, width, aligned) of all launches."""
         return [
             (name, width, aligned)
             for work, _, _, idle in self.launched
@@ -80,7 +80,7 @@ class Module:
 
 
 def register(monkeypatch):
-    """Such a module, which takes tensors of the CPU as the backend "recorded"."""
+    """Registers the fake as the backend "recorded", which takes CPU tensors. Returns the fake."""
     made = Module()
     backend = fusedstep.backends.cuda.CudaBackend("recorded", lambda: made, ("cpu",))
     monkeypatch.setitem(backends.BACKENDS, "recorded", backend)
@@ -88,7 +88,7 @@ def register(monkeypatch):
 
 
 def started(case, shapes, groups=({},), backend="recorded"):
-    """An optimizer after a step, and its parameters; groups take them in turns."""
+    """An optimizer after a step, and its parameters, which the groups take in turns."""
     params = make_params(shapes)
     made = [{"params": params[k :: len(groups)], **own} for k, own in enumerate(groups)]
     optimizer = case.make(made, backend=backend)

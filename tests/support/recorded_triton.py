@@ -1,17 +1,17 @@
-"""Launches of the Triton backend, written down and not carried out."""
+"""Records the launches of the Triton backend instead of running them."""
 
 import fusedstep.backends.triton
 from fusedstep.kernels import launch
 
 
 def constant(arguments, name):
-    """What a kernel is specialized on: an argument, or a field of its configuration."""
+    """A constant of a kernel: an argument, or a field of its configuration."""
     return getattr(arguments.get("CFG"), name, arguments.get(name))
 
 
 def register(monkeypatch):
-    """(kind of work, arguments) of each launch; None for an elementwise rule. The backend takes
-    tensors of the CPU."""
+    """A list that gets (kind of work, arguments) of each launch. The kind is None for an
+    elementwise rule. The backend takes CPU tensors."""
     found = []
 
     def run(kernel, programs, arguments, options):

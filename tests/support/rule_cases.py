@@ -1,4 +1,4 @@
-"""Which rule a case is for. The optimizers are asked, so that no list here names a rule."""
+"""The rule of each case. It comes from the optimizers, so no list here names a rule."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from fusedstep.rules import RULES
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, Case, make_params
 
-# Of a factored rule, the first case must give every kind of work something to do.
+# The first case of a factored rule must give every kind of work something to do.
 ALL_CASES = [*CASES, ACCUMULATE]
 
 
 def rule_of(case: Case) -> str:
-    """That of a vector and of a matrix, which is the same."""
+    """The case's rule, which is the same for vectors and matrices."""
     params = make_params([(3,), (4, 5)])
     optimizer = case.make(params)
     (rule,) = {optimizer._rule(optimizer.param_groups[0], param) for param in params}

@@ -13,7 +13,7 @@ LRS = (0.5, 0.125, 3e-4)
 
 @dataclass(frozen=True)
 class ScheduleCase:
-    """One function of transformers.optimization with options. `ends` are those that take
+    """A function of transformers.optimization with options. `ends` tells whether it takes
     num_training_steps."""
 
     function: str
@@ -82,20 +82,20 @@ SCHEDULE_CASES = [
                  ends=False),
 ]  # fmt: skip
 
-# Without a warm-up, with one, all of it warm-up, longer than the run, and runs of one step.
+# No warm-up, a warm-up, one as long as the run, one that is longer, and runs of one step.
 LENGTHS = [(0, 12), (3, 12), (5, 40), (12, 12), (20, 12), (1, 1), (0, 1), (1, 2)]
 
 
 def optimizer_with(lrs: Any = LRS, *, tensor: bool = False, **options: Any) -> torch.optim.SGD:
-    """An optimizer with a group for each learning rate; the first one is its default."""
+    """An optimizer with a group for each learning rate. The first one is the default."""
     made = [torch.tensor(lr, dtype=torch.float64) if tensor else lr for lr in lrs]
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in made]
     return torch.optim.SGD(groups, lr=made[0], **options)
 
 
 def trace(schedule: Any, steps: int) -> list[list[Any]]:
-    """The learning rates of all groups at the steps 0, 1, ... as the schedule says them."""
-    values = [deepcopy(schedule.get_last_lr())]  # older torch gives away the tensors that it fills
+    """The schedule's learning rates of all groups, at steps 0, 1, ..."""
+    values = [deepcopy(schedule.get_last_lr())]  # older torch returns the tensors that it fills
     for _ in range(steps):
         schedule.optimizer.step()
         schedule.step()

@@ -1,14 +1,14 @@
-"""How far results may be apart where they are not the same bits."""
+"""How much results may differ if they need not have the same bits."""
 
 import torch
 
 from tests.support.cases import Case, states
 
-FLOOR = 4  # ulps, for the reason in contracts/test_peers.py
+FLOOR = 4  # ulps; contracts/test_peers.py has the reason
 
 
 def exact_options(case: Case, dtype: torch.dtype) -> dict:
-    """torch's Adafactor takes eps[0] from the dtype: the exact run has to take that of `dtype`."""
+    """torch's Adafactor takes eps[0] from the dtype, and the exact run must use that of `dtype`."""
     if case.peer is not torch.optim.Adafactor:
         return case.options
     eps1, eps2 = case.options.get("eps", (None, 1e-3))
@@ -16,7 +16,7 @@ def exact_options(case: Case, dtype: torch.dtype) -> dict:
 
 
 def errors(value: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
-    """Root of the mean square, and largest, of the finite elements."""
+    """The rms and the largest error, of the finite elements."""
     difference = (value.double() - exact)[value.isfinite()]
     return difference.square().mean().sqrt().item(), difference.abs().max().item()
 

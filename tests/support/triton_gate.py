@@ -1,4 +1,4 @@
-"""Which launches the gate of Triton's kernels compiles, for which GPUs, and what they were like."""
+"""The launches that the checks of Triton's kernels compile, for each GPU, and the facts found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusedstep.rules import RULES
 from tests.support.compiled import compile_for, recorded_launches, without_twins
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
-# Of parameter, gradient, states. The first two are what most people train with.
+# The dtypes of parameter, gradient, states. The first two are the most common.
 MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 RELEASE = "Triton " + ".".join(triton.__version__.split(".")[:2])
@@ -22,7 +22,7 @@ def mixes_for(target, aligned):
 
 
 def record(pool, rules, mixes, aligned, in_waves=(False,), exchanged=(False,)):
-    """What steps launch, for each of the choices."""
+    """The launches of steps, for each combination of choices."""
     jobs = [
         pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
         for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves, exchanged)
@@ -36,13 +36,13 @@ def compiled(pool, launches, target):
 
 
 def found_on(pool, target):
-    """What was found out about every launch, for a target."""
+    """The facts about every launch, for a target."""
     factored = [name for name, rule in RULES.items() if rule.factored]
     launches = record(pool, RULES, mixes_for(target, True), [True])
-    # What comes on top where sums are exchanged does not look at the momentum.
+    # The extra work of an exchange does not depend on the momentum.
     launches += record(pool, factored[:1], mixes_for(target, True), [True], exchanged=[True])
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
-        # One kernel takes seconds: it has all kinds of work in it.
+        # Such a kernel holds all kinds of work, and takes seconds to compile.
         launches += record(pool, factored, MIXES[:2], [True], [True])
     return compiled(pool, without_twins(launches), target)

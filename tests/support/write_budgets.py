@@ -1,5 +1,5 @@
-"""`make budgets`: compiles every kernel for every GPU and writes down how many registers it takes.
-What cannot be compiled here keeps its budgets."""
+"""`make budgets`: compiles every kernel for every GPU and writes how many registers it takes. A
+backend that cannot be compiled here keeps its budgets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The Triton backend without a GPU: compiled, as PTX, interpreted, and its host's side."""
+"""Tests of the Triton backend without a GPU: compiled, as PTX, interpreted, and its host side."""

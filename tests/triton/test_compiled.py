@@ -1,5 +1,5 @@
-"""Every kernel the package can launch, compiled for three NVIDIA GPUs and one of AMD and read back:
-no spills, registers in their budget, 16 bytes at a time, exact arithmetic, no atomic sums."""
+"""Checks of every Triton kernel, compiled for three NVIDIA GPUs and one AMD GPU: no spills,
+registers within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def gate(pool):
-    """What was found out about every launch, for a target: compiled once for all tests here."""
+    """A function: target -> the facts of every launch. Each target is compiled once."""
     found = {}
 
     def get(target):
@@ -77,7 +77,7 @@ def test_registers_stay_in_their_budget(gate, target):
 
 @with_the_pinned_triton
 def test_no_budget_is_larger_than_it_has_to_be(gate):
-    """So that a regression of a tenth is seen."""
+    """So that a regression of 10 % shows."""
     measured = measured_registers(itertools.chain(*map(gate, TARGETS)))
     assert not BUDGETS.differences(measured)
 
@@ -100,7 +100,7 @@ def test_no_sum_is_atomic(gate, target):
 
 
 def test_every_kind_of_work_and_rule_is_compiled(gate):
-    """Whatever cut.py can make of a tensor, the shapes here made it too."""
+    """The shapes here reach every kind of work that cut.py can make."""
     possible = {4: set(), 8: set()}
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
     for item_bytes, kinds in possible.items():
@@ -123,7 +123,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
             found = {(launch["KIND"], launch["WIDTH"]) for launch in own}
             for kind in possible[item_bytes]:
                 assert any(kind.name == n and kind.width in (w, 0) for n, w in found), kind
-            # No parameter of some rules is of 16 bits: they are sums.
+            # Some rules have no 16-bit parameters, since those are sums.
             rules = {
                 name
                 for name, rule in RULES.items()
@@ -136,8 +136,8 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
 @each_target
 @pytest.mark.parametrize("rule", RULES)
 def test_no_mix_of_dtypes_spills_or_rounds_or_narrows(pool, rule, target):
-    """All mixes of parameter, gradient and states for the GPU at hand, aligned and not, and nothing
-    left out; for others the usual mixes."""
+    """All mixes of dtypes of parameter, gradient and states, aligned and not, for the main GPU. The
+    usual mixes for the others."""
     mixes = itertools.product((F32, BF16, F16, F64), repeat=3) if target == "sm_90" else MIXES
     launches = record(pool, [rule], list(mixes), [True, False], [False, True])
     found = compiled(pool, launches, target)
@@ -192,7 +192,7 @@ def planted_tile(x, n, ALIGNED: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.co
 
 
 def planted(pool, name, target, kind=None, fusion=False, **constants):
-    """A fault's launch and facts; for checks that ask, it passes as a kind of work."""
+    """The launch and facts of a fault. `kind` is the kind of work that it stands for."""
     tables = ("x", "n") if name == "planted_tile" else ("x",)
     types = tuple((x, "*i64" if len(tables) > 1 else "*fp32") for x in tables)
     known = {"KIND": kind, "DTYPES": ("fp32",) * 4, "ALIGNED": True}

@@ -1,5 +1,5 @@
-"""The host's side of the Triton backend: its units of work, and where it runs. What CUDA's has too
-is in gpu/test_host.py."""
+"""The host side of the Triton backend: its units of work, and where it runs. gpu/test_host.py tests
+what both GPU backends share."""
 
 import importlib.util
 from collections import Counter
@@ -27,7 +27,7 @@ def launched(monkeypatch):
 
 
 def work(launched, params):
-    """How often each unit of a parameter is worked on in each way; parameters go by their shape."""
+    """How often each kind of work is done on each unit of a parameter. Its shape is its name."""
     found = Counter()
     for kind, arguments in launched:
         addresses = {p.data_ptr(): tuple(p.shape) for p in params}
@@ -56,7 +56,7 @@ def test_work_does_not_depend_on_the_order_of_parameters(case, launched):
 
 @pytest.fixture
 def without_triton(monkeypatch):
-    """Takes it away, as far as imports tell."""
+    """Makes imports of Triton fail."""
     real, asked = importlib.util.find_spec, fusedstep.backends.triton.why_not_installed
 
     def take():

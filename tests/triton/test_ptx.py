@@ -1,8 +1,8 @@
 """Whole steps of Triton's kernels, compiled for a GPU and executed as PTX: the reference's results,
-no access beyond a tensor, none at an address that does not suit it, no race, in any order of CTAs.
+no access out of bounds or misaligned, no race, in any order of CTAs.
 
-Compiling takes a second a kernel and executing far less, so tests share kernels: one rule, few
-dtypes, one GPU except where another is what is tested.
+Compiling takes a second for each kernel and executing far less, so tests share kernels: one rule,
+few dtypes, and one GPU unless the test is about another.
 """
 
 from dataclasses import replace
@@ -36,8 +36,8 @@ ADAMW, ADAFACTOR = CASE["adamw"], CASE["hf-adafactor"]
 PART_CAPPED = CASE["adafactor-part-capped"]
 
 VECTORS = [(), (1,), (0,), (7,), (16,), (1025,), (4097,)]
-# Rows of 16 elements, which are aligned, and others; two blocks of rows; a batch, and one of tiny
-# matrices; rows longer than are finished at once; one row, one column.
+# Aligned rows of 16 elements, and others; two blocks of rows; a batch, and one of tiny matrices;
+# rows too long to finish at once; one row, one column.
 MATRICES = [(32, 16), (33, 17), (300, 40), (2, 17, 20), (3, 5, 7), (2, 2064), (1, 9), (9, 1)]
 
 
@@ -47,7 +47,7 @@ def test_every_kind_of_work_has_the_results_of_the_reference(case):
         Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])).check()
 
 
-# The machine does not model setp.nan.bf16x2, as which a maximum of 16-bit states compiles.
+# The executor does not model setp.nan.bf16x2, which a maximum of 16-bit states compiles to.
 OF_DTYPE = [
     (case, dtype)
     for case in ELEMENTWISE_RULES
@@ -119,7 +119,7 @@ def test_parameters_of_other_dtypes_and_groups_with_other_options():
 
 @pytest.mark.parametrize("slot", ["param", "grad", "exp_avg_sq", "exp_avg_sq_row"])
 def test_tensors_may_lie_at_any_address(slot):
-    """From the second step on, but for parameters."""
+    """From the second step on; parameters from the start."""
     for case in (ADAMW, ADAFACTOR):
         problem = Problem(
             case,
@@ -143,7 +143,7 @@ def test_the_order_of_programs_changes_no_bit(seed):
 
 @each([ADAFACTOR, CASE["hf-adafactor-trainer"], PART_CAPPED])
 def test_work_that_has_nothing_to_do_changes_nothing(case):
-    """As where scalars are on the device, so that the host cannot leave it out."""
+    """As when scalars are on the device, so that the host cannot leave such work out."""
     problem = Problem(case, [(7,), (33, 17), (3, 5, 7)])
     with on_ptx():
         expected = problem.run("triton")
@@ -161,17 +161,17 @@ def test_a_step_with_an_infinity_found_stores_nothing(case):
 
 @each([ADAMW, PART_CAPPED])
 def test_a_tensor_without_a_gradient_is_left_alone(case):
-    """Of every kind of work, one whose gradient's address is 0 and one that has a gradient."""
+    """For every kind of work, one tensor has a gradient and one has none (address 0)."""
     shapes = [(7,), (33, 17), (300, 40), (3, 5, 7), (2, 2064)]
     with on_ptx():
         absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
 
 
-# Faults. Each goes into the arguments of a launch, or into what the host decides.
+# Faults. Each is in the arguments of a launch, or in a decision of the host.
 
 
 def at(kind, change):
-    """Changes the arguments of a kind of work, None for an elementwise rule."""
+    """Changes the arguments of a kind of work. None means an elementwise rule."""
 
     def plant(kernel, arguments):
         if getattr(arguments["CFG"], "KIND", None) == kind:
@@ -223,7 +223,7 @@ def test_a_tensor_that_is_said_to_be_aligned_and_is_not_is_found(case):
 
 @triton.jit
 def without_tail(chunks, table, row_of, scalars, controls, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """The elementwise walker, if it took the last chunk for a full one."""
+    """The elementwise walker with a fault: it takes the last chunk for a full one."""
     SLOTS: tl.constexpr = len(CFG.DTYPES)
     SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0)
@@ -249,7 +249,7 @@ def test_a_kernel_that_forgets_the_tail_is_found():
 
 @pytest.mark.parametrize("kind", ["STATISTICS", "COLUMNS", "SQUARES", "FINISH"])
 def test_sums_that_were_not_written_are_seen(kind):
-    """Scratch begins as nan in these tests."""
+    """Scratch starts as nan in these tests."""
 
     def plant(kernel, arguments):
         stops = arguments["CFG"].KIND == kind
@@ -260,7 +260,7 @@ def test_sums_that_were_not_written_are_seen(kind):
 
 
 def test_a_cap_that_is_infinite_in_float32_is_no_cap():
-    """1 / 1e-40 is a number in float64: what float32 has to do must not depend on who looks."""
+    """1 / 1e-40 is finite in float64. The rule decides in float32, so all backends must."""
     case = replace(CASE["adafactor"], options={"eps": (1e-40, 1e-3)})
     with on_ptx():
         Problem(case, [(7,), (33, 17), (300, 40), (3, 5, 7)]).check()

@@ -1,4 +1,4 @@
-"""Matrices in waves: one launch whose programs stay and wait for each other, executed as PTX."""
+"""Matrices in waves, executed as PTX: one launch whose programs wait for each other."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.support.problems import Problem, on_ptx
 
 CASE = {case.name: case for case in CASES}
 ADAFACTOR, PART_CAPPED = CASE["hf-adafactor"], CASE["adafactor-part-capped"]
-# Matrices of one unit and of several, a batch; then two that go in phases, and a vector.
+# Matrices of one unit and of several, a batch. Then two matrices and a vector that go in phases.
 SHAPES = [(64, 64), (200, 48), (80, 1024), (2, 70, 64), (96, 48), (33, 17), (40, 16), (5,)]
 IN_WAVES = 5
 
@@ -50,7 +50,7 @@ def test_the_order_in_which_programs_run_changes_no_bit(seed):
 
 @pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, set(range(IN_WAVES))], ids=str)
 def test_nobody_waits_for_a_tensor_without_a_gradient(absent):
-    """Its items are counted as if they had been carried out."""
+    """Its items are counted as if they were done."""
     with on_ptx():
         absent_gradients.check(Problem(PART_CAPPED, SHAPES), "triton", absent)
 
@@ -71,7 +71,7 @@ def test_an_item_waits_only_for_earlier_ones_and_each_comes_once(wave_bytes, mon
         done[tensor] += 1
         if also >= 0:
             done[also] += 1
-    assert done == counters  # which the launch has left
+    assert done == counters  # as the launch left them
 
 
 def test_waves_have_what_fits_into_them(monkeypatch):
@@ -94,7 +94,7 @@ def test_two_waves_at_a_time_have_scratch():
 
 
 def changed(name, field, value):
-    """Another number in all entries of a kind of work; then what stood there is of no effect."""
+    """Changes a number in all entries of a kind of work."""
 
     def plant(kernel, arguments):
         if "CFGS" in arguments:
@@ -119,7 +119,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found(name, monkeypatch):
-    # So many programs that some begin with a later wave, and know of no earlier item.
+    # There are so many programs that some start in a later wave, with no earlier item.
     monkeypatch.setattr(tables, "processors", lambda device: 40)
     plant, message = PLANTED[name]
     problem = Problem(PART_CAPPED, 6 * [(66, 1024)], steps=1)

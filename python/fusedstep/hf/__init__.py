@@ -1,6 +1,6 @@
-"""transformers.optimization's names, with fused steps and schedules computed on the host.
+"""Fused versions of the names in transformers.optimization; schedules are computed on the host.
 
-What it had for TensorFlow is here in PyTorch's words: AdamWeightDecay, create_optimizer, WarmUp,
+Its TensorFlow names are here for PyTorch: AdamWeightDecay, create_optimizer, WarmUp,
 GradientAccumulator.
 """
 

@@ -26,8 +26,8 @@ class Adafactor(FactoredOptimizer):
         beta1 given:  m = beta1 m + (1-beta1) u,  u = m
         p = (1 - weight_decay alpha) p - u
 
-    All arithmetic is at least float32, and so are the states. Give either ``lr`` or
-    ``relative_step=True`` (the default).
+    All arithmetic and all states are float32 or wider. Give either ``lr`` or ``relative_step=True``
+    (the default).
 
     Arguments:
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
@@ -85,24 +85,24 @@ class Adafactor(FactoredOptimizer):
 
     @staticmethod
     def _get_lr(param_group: Group, param_state: State) -> Any:
-        """The step size of a parameter at its last step, as AdafactorSchedule shows it."""
+        """The step size of a parameter at its last step. AdafactorSchedule shows it."""
         rho = param_group["lr"]
         if param_group["relative_step"]:
             rho = adafactor.relative_step_size(param_state["step"], param_group["warmup_init"])
         if not param_group["scale_parameter"]:
             return 1.0 * rho
         least, rms = param_group["eps"][1], param_state["RMS"]
-        if isinstance(rms, Tensor):  # which may be on a device: nobody waits for it here
+        if isinstance(rms, Tensor):  # it may be on a device, and this must not wait for it
             return torch.where(rms > least, rms, least) * rho
         return max(least, rms) * rho
 
     def _waits_for_device(self, group: Group) -> bool:
-        # Where it is not read, lr is what AdafactorSchedule shows.
+        # With relative_step the step does not read lr: AdafactorSchedule shows the step size there.
         return not group["relative_step"] and super()._waits_for_device(group)
 
     def _check_limits(self, group: Group) -> None:
         super()._check_limits(group)
-        # With relative_step lr is not read: AdafactorSchedule shows the step size there.
+        # With relative_step the step does not read lr.
         if not group["relative_step"] and group["lr"] is not None:
             self.lr_limits.check(group, self._name_group)
 
@@ -126,8 +126,8 @@ class Adafactor(FactoredOptimizer):
         return state
 
     def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
-        # A checkpoint that transformers saved right after a load is rounded to the parameters'
-        # dtype, and its next step would widen it.
+        # If transformers saved a checkpoint right after loading one, its states are rounded to the
+        # parameters' dtype. transformers' next step would widen them.
         return torch.promote_types(saved, torch.promote_types(param, torch.float32))
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:

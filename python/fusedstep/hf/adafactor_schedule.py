@@ -1,4 +1,4 @@
-"""AdafactorSchedule: the step size that Adafactor chose, where a scheduler is expected."""
+"""AdafactorSchedule: shows the step size that Adafactor chose as a scheduler's value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..schedules import formulas
 
 
 class AdafactorSchedule(LambdaLR):
-    """A proxy whose value is ``optimizer._get_lr`` of each group's first parameter: the step size
-    of its last step, or ``initial_lr`` where it has no gradient. Mirrors
-    ``transformers.optimization.AdafactorSchedule``, to be stepped after the optimizer and before
-    gradients are cleared. Values are Python floats; a step size on a device is read when somebody
-    asks for it.
+    """The step size of each group's first parameter at its last step (``optimizer._get_lr``), or
+    ``initial_lr`` if the parameter has no gradient. Mirrors
+    ``transformers.optimization.AdafactorSchedule``. Step it after the optimizer and before
+    gradients are cleared. Values are Python floats; one on a device is only read by
+    ``get_last_lr``.
 
     Example:
         >>> from fusedstep.hf import Adafactor
@@ -46,12 +46,12 @@ class AdafactorSchedule(LambdaLR):
 
         for group in optimizer.param_groups:
             group["initial_lr"] = initial_lr
-        super().__init__(optimizer, formulas.constant)  # never asked: `get_lr` is our own
+        super().__init__(optimizer, formulas.constant)  # unused: `get_lr` replaces it
         for group in optimizer.param_groups:
             del group["initial_lr"]
 
     def get_lr(self) -> list[Any]:
-        """The step size of every group, as a tensor where it is on a device."""
+        """The step size of every group. One on a device stays a tensor."""
         optimizer: Any = self.optimizer
         values = []
         for group, initial in zip(optimizer.param_groups, self.base_lrs, strict=True):
@@ -61,12 +61,12 @@ class AdafactorSchedule(LambdaLR):
                 values.append(initial)
             else:
                 lr = optimizer._get_lr(group, state)
-                away = isinstance(lr, Tensor) and not devices.on_host(lr)
-                values.append(lr if away else scalar(lr))
+                on_device = isinstance(lr, Tensor) and not devices.on_host(lr)
+                values.append(lr if on_device else scalar(lr))
         return values
 
     def get_last_lr(self) -> list[Any]:
-        """The step sizes as they were when the schedule was last stepped."""
+        """The step sizes at the schedule's last step."""
         return [scalar(lr) for lr in self._last_lr]
 
 

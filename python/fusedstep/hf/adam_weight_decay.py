@@ -17,20 +17,20 @@ from .adamw import AdamW
 
 
 class AdamWeightDecay(AdamW):
-    """Adam with decoupled decay and clipped gradients: ``transformers.AdamWeightDecay`` in torch's
-    words, with Keras' defaults.
+    """Adam with decoupled decay and clipped gradients: ``transformers.AdamWeightDecay`` with
+    torch's argument names and Keras' defaults.
 
         g = g clipnorm / max(norm(g), clipnorm), or with the norm of all gradients as one vector
         m = beta1 m + (1 - beta1) g               v = beta2 v + (1 - beta2) g^2
         size = lr sqrt(1 - beta2^t) / (1 - beta1^t)
         p = (1 - lr weight_decay) p - size m / (sqrt(v) + eps)
 
-    ``fusedstep.optim.param_groups`` chooses what decays. Clipping writes the gradients, as
-    ``torch.nn.utils.clip_grad_norm_`` does, and nothing waits for a device. Where a norm is
-    infinite, finite gradients become 0 and infinite ones nan; where it is nan, all become nan.
+    ``fusedstep.optim.param_groups`` chooses what decays. Clipping changes the gradients in place,
+    as ``torch.nn.utils.clip_grad_norm_`` does, with no host sync. If a norm is infinite, finite
+    gradients become 0 and infinite ones nan. If it is nan, all become nan.
 
     Arguments:
-        clipnorm: the largest norm of each gradient; a group may have its own.
+        clipnorm: the largest norm of each gradient. Each group may have its own value.
         global_clipnorm: the largest norm of all gradients of all groups together.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
@@ -69,8 +69,8 @@ class AdamWeightDecay(AdamW):
         self._complete_groups()
 
     def _complete_groups(self) -> None:
-        """Limits are kept in the groups, so that they are saved and loaded with them. Groups that
-        were saved by another optimizer take those of the constructor."""
+        """Keeps the limits in the groups, which are saved and loaded. Groups that another optimizer
+        saved get the constructor's limits."""
         for group in self.param_groups:
             for key in ("clipnorm", "global_clipnorm"):
                 group[key] = check.number(group.get(key, self.defaults[key]), key)
@@ -95,12 +95,12 @@ class AdamWeightDecay(AdamW):
             raise ValueError(
                 "global_clipnorm bounds the gradients of all groups together, but groups have "
                 f"{self.param_groups[0]['global_clipnorm']} and {group['global_clipnorm']}. Give "
-                "all of them the same."
+                "all groups the same value."
             )
         clips = group["clipnorm"] is not None or group["global_clipnorm"] is not None
         if clips and getattr(self, "grad_scale", None) is not None:
             raise RuntimeError(
-                "AdamWeightDecay would clip gradients that grad_scale has not been taken out of. "
+                "AdamWeightDecay would clip gradients that are still multiplied by grad_scale. "
                 "Call GradScaler.unscale_(optimizer) before the step, and leave grad_scale None."
             )
 

@@ -80,7 +80,7 @@ class AdamW(FusedOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:  # torch's do not have it
+        for group in self.param_groups:  # torch's groups do not have it
             group.setdefault("correct_bias", self.defaults.get("correct_bias", True))
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:

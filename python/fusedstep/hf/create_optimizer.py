@@ -34,14 +34,13 @@ def create_optimizer(
 
         lr = init_lr s / w                                               for steps s < w
         lr = (init_lr - end) (1 - (s - w) / (T - w))^power + end         then, up to step T
-        lr = end = init_lr min_lr_ratio                                  after it
+        lr = end = init_lr min_lr_ratio                                  after step T
 
-    with w = num_warmup_steps and T = num_train_steps, as ``transformers.create_optimizer`` has
-    them. Call ``step()`` of the optimizer, then of the schedule. Step 0 is taken with lr = 0 if
-    there is a warm-up.
+    with w = num_warmup_steps and T = num_train_steps, as in ``transformers.create_optimizer``. Call
+    ``step()`` of the optimizer, then of the schedule. With a warm-up, step 0 has lr = 0.
 
     Arguments:
-        model: the module whose parameters are optimized. TensorFlow's optimizers are told later.
+        model: the module whose parameters are optimized. transformers' function does not take it.
         include_in_weight_decay, exclude_from_weight_decay: as ``include`` and ``exclude`` of
             ``param_groups``.
         backend: as for ``AdamWeightDecay``.

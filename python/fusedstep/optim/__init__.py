@@ -1,4 +1,4 @@
-"""torch.optim's names, with fused steps, and the groups of parameters that they take."""
+"""Fused versions of torch.optim's classes, and `param_groups`, which decides what decays."""
 
 from .adafactor import Adafactor
 from .adamw import AdamW

@@ -24,14 +24,14 @@ class Adafactor(FactoredOptimizer):
         u = g / max(sqrt(V), eps1)                     (a vector: V = (1-c) V + c g^2)
         p = (1 - lr weight_decay) p - alpha / max(1, rms(u)/d) u
 
-    All arithmetic is at least float32, whatever the dtypes. ``eps[0]=None`` is the machine epsilon
-    of each parameter's own dtype. ``foreach`` is accepted and kept; it chooses nothing.
+    All arithmetic is float32 or wider, whatever the dtypes. ``eps[0]=None`` means the machine
+    epsilon of each parameter's dtype. ``foreach`` is accepted and kept, but has no effect.
 
     Arguments:
-        capturable: torch's Adafactor has no such option. The step counters are on the GPU, as with
-            AdamW: a step waits for nothing and can be captured in a CUDA graph, after one step
-            outside it. A graph repeats numbers as they were when it was captured, so a learning
-            rate that changes has to be a tensor there. Not for parameters on the CPU.
+        capturable: keeps the step counters on the GPU. torch's Adafactor has no such option. A step
+            then never waits for the GPU, and can be captured in a CUDA graph after one step outside
+            it. A graph replays the numbers it was captured with, so a learning rate that changes
+            must be a tensor on the GPU. It is an error if a parameter is on the CPU.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -99,7 +99,7 @@ class Adafactor(FactoredOptimizer):
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("foreach", None)
-            # A checkpoint of torch's knows nothing of it: then what was asked for here counts.
+            # torch's checkpoints do not have it: then the constructor's value is used.
             group.setdefault("capturable", self.defaults.get("capturable", False))
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""torch.optim.AdamW, in one launch for all parameters of a kind, whatever their group."""
+"""torch.optim.AdamW, in one launch for each device and set of dtypes, whatever the groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import FusedOptimizer, Group, State
 from .hyperparams import for_steps
 from .limits import BETA, NOT_NEGATIVE, Limits
 
-# Of the states, without amsgrad and with it.
+# The names of the states, without amsgrad and with it.
 KEYS = (("exp_avg", "exp_avg_sq"), ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 
 
@@ -24,11 +24,11 @@ class AdamW(FusedOptimizer):
         m = beta1 m + (1 - beta1) g                    v = beta2 v + (1 - beta2) g^2
         p = (1 - lr weight_decay) p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
 
-    ``foreach`` and ``fused`` are accepted and kept, as checkpoints and configs carry them; they do
-    not choose how a step is computed. With ``fused=True`` a ``GradScaler`` hands its scale to the
-    step. With ``capturable=True`` (GPU) a step waits for nothing and can be captured in a CUDA
-    graph, after one step outside it; a graph repeats numbers as they were when it was captured, so
-    a learning rate that changes has to be a tensor there.
+    ``foreach`` and ``fused`` are accepted and kept, because checkpoints and configs hold them. They
+    do not change how a step is computed. With ``fused=True`` a ``GradScaler`` leaves the unscaling
+    to the step. With ``capturable=True`` (GPU) a step never waits for the GPU, and can be captured
+    in a CUDA graph after one step outside it. A graph replays the numbers it was captured with, so
+    a learning rate that changes must be a tensor on the GPU.
 
     Arguments:
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default

@@ -1,5 +1,4 @@
-"""The step that every optimizer shares: check, plan, scalars, launch. Subclasses know one rule
-each."""
+"""The step that all optimizers share: check, plan, scalars, launch. A subclass adds its rule."""
 
 from __future__ import annotations
 
@@ -28,27 +27,28 @@ __all__ = ["FusedOptimizer", "Group", "State"]
 
 
 class FusedOptimizer(CheckedOptimizer):
-    """Base of all optimizers here: one step for every rule."""
+    """Base class of all optimizers: one `step` for every rule."""
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
-    # Adds up the sums of factored rules over processes that hold parts of the parameters.
+    # Adds up the sums of factored rules over the processes that each hold a part of the parameters.
     _exchange: Exchange | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
-        self._captured: list[Plan] = []  # what graphs read, for as long as they may be replayed
+        self._captured: list[Plan] = []  # graphs read their memory, so they are kept
         super().__init__(params, defaults)
 
-    # torch.compile would trace the plan's Python, and anew whenever an option changes. The public
-    # way to say so loads the compiler at once.
+    # Otherwise torch.compile traces the plan's Python, and again whenever an option changes. The
+    # public torch.compiler.disable would load the compiler at import.
     @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates all parameters that have a gradient.
 
         Arguments:
-            closure: evaluates the model again, with gradients enabled, and returns the loss.
+            closure: runs the model and its backward again, and returns the loss. It is called with
+                gradients enabled.
         """
         loss = None
         if closure is not None:
@@ -91,7 +91,7 @@ class FusedOptimizer(CheckedOptimizer):
             gradients.unscale(params, inv_grad_scale, found_inf)
 
     def _from_scaler(self, name: str) -> Tensor | None:
-        """What a GradScaler left in an attribute, with no dimensions."""
+        """The tensor that a GradScaler set as an attribute, as a 0-d tensor; None if it did not."""
         value = getattr(self, name, None)
         if value is None:
             return None
@@ -111,7 +111,7 @@ class FusedOptimizer(CheckedOptimizer):
         if plan is not None and made_for == self._made_for:
             if plan.holds(lists, self.state) and (plan.counters is None or plan.counters.hold()):
                 return plan
-            if plan.captured:  # its graph goes on with the old addresses: nobody may use it again
+            if plan.captured:  # its graph still uses the old addresses, so no new step may use it
                 self._plan = None
         owner = self._owner()
         self._refuse_capture(owner, lists, plan)
@@ -153,13 +153,13 @@ class FusedOptimizer(CheckedOptimizer):
         self._plan = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of ours or of the peer. States keep the dtype they were saved in,
-        unless the optimizer widens them."""
+        """Loads a state dict of this class or of its peer. States keep the dtype they were saved
+        in, unless the optimizer widens them."""
         load_keeping_dtypes(self, super().load_state_dict, state_dict, self._dtype_after_loading)
         self._plan = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; numbers given as strings are converted."""
+        """Adds a group, as torch does. Numbers given as strings are converted."""
         if isinstance(param_group, dict):
             for key, value in param_group.items():
                 if key in self.defaults and key != "params":
@@ -175,8 +175,8 @@ class FusedOptimizer(CheckedOptimizer):
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """While a large plan is made, Python's collector would look at all objects again and again, and
-    find no garbage."""
+    """Pauses Python's garbage collector. While a large plan is made, it would scan all objects many
+    times and find nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

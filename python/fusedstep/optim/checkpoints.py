@@ -1,4 +1,4 @@
-"""Loading state dicts: states keep the dtype they were saved in, or a wider one."""
+"""Loads state dicts. States keep the dtype they were saved in, or get a wider one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import check
 
-# Of a state that was saved in a dtype, and its parameter's dtype: what it is loaded as.
+# (dtype of a saved state, dtype of its parameter) -> dtype of the loaded state.
 LoadedDtype = Callable[[torch.dtype, torch.dtype], torch.dtype]
 
 
@@ -20,8 +20,8 @@ def load_keeping_dtypes(
     state_dict: dict[str, Any],
     dtype_after_loading: LoadedDtype,
 ) -> None:
-    """Calls `load`, which is torch's own. It rounds states to the dtype of their parameters, and a
-    bfloat16 run would not go on as it was. So they are taken again from what was saved."""
+    """Calls `load`, which is torch's own. It rounds states to the dtype of their parameters, which
+    would change a bfloat16 run. So the states are then copied again from `state_dict`."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(
             f"{type(optimizer).__name__}: state_dict should be a dict, as optimizer.state_dict() "
@@ -30,7 +30,7 @@ def load_keeping_dtypes(
     seen: dict[str, Any] = {}
 
     def remember(_: Any, loaded: dict[str, Any]) -> None:
-        _check_counters(optimizer, loaded)  # after all hooks, before anything has changed
+        _check_counters(optimizer, loaded)  # after all other hooks, before anything has changed
         seen.update(loaded)
 
     def restore(_: Any) -> None:
@@ -46,10 +46,10 @@ def load_keeping_dtypes(
 
 
 def _check_counters(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
-    """Refuses states without a step counter, which are those of another optimizer."""
+    """Refuses a state without a step counter: another optimizer saved it."""
     groups, saved_groups = optimizer.param_groups, loaded.get("param_groups", ())
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved_groups]:
-        return  # which torch refuses
+        return  # torch refuses it
     for index, group in enumerate(saved_groups):
         for place, saved_id in enumerate(group["params"]):
             state = loaded.get("state", {}).get(saved_id)

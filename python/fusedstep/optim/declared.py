@@ -1,4 +1,4 @@
-"""What an optimizer declares of itself: hyper-parameters, states, rule, scalars."""
+"""What a subclass declares about itself: hyper-parameters, states, rule, scalars."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ State = dict[str, Any]
 
 
 class DeclaredOptimizer(torch.optim.Optimizer):
-    """A subclass says which rule a parameter takes (`_rule`), with what states (`_state_shapes`),
-    how a state begins (`_new_state`), and a row of scalars (`_scalars`)."""
+    """A subclass says which rule a parameter takes (`_rule`), which states that rule has
+    (`_state_shapes`), their first values (`_new_state`), and the scalars of a step (`_scalars`)."""
 
     steps_are_tensors = True
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
@@ -31,12 +31,13 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         self.limits.check(group, self._name_group)
 
     def _check_group(self, group: Group) -> None:
-        """Refuses a group that cannot be carried out. At every step: values change."""
+        """Refuses a group whose options cannot be carried out. It runs at every step, since scripts
+        change the values."""
         self._check_limits(group)
 
     def _check_keys(self) -> None:
         """Refuses groups that lack a hyper-parameter, as those of another optimizer do."""
-        # Not all defaults: torch adds "differentiable" to everybody's.
+        # Not all defaults: torch adds "differentiable" to those of every optimizer.
         arguments = type(self).__init__.__code__.co_varnames
         needed = [key for key in self.defaults if key in arguments]
         for group in self.param_groups:
@@ -48,7 +49,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 )
 
     def _name_group(self, group: Group) -> str:
-        index = next((k for k, own in enumerate(self.param_groups) if own is group), None)
+        index = next((k for k, other in enumerate(self.param_groups) if other is group), None)
         return f"{type(self).__name__}: " + ("a group" if index is None else f"group {index}")
 
     def _check_capturable(self, where: check.Where, group: Group, param: Tensor) -> None:
@@ -63,12 +64,12 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        """The states at the first step, but for the counter. They lie alike for parameters of one
-        group that lie alike, and whose gradients do."""
+        """The states at the first step, without the counter. Two parameters of one group get states
+        of the same layouts if they have the same layout, and their gradients too."""
         raise NotImplementedError
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
-        """The states of the parameter's rule by key, in the rule's order, and their shapes."""
+        """The keys and shapes of the parameter's states, in the rule's order."""
         raise NotImplementedError
 
     def _rule(self, group: Group, param: Tensor) -> str:
@@ -78,14 +79,14 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         return None
 
     def _counts_on_device(self, group: Group) -> bool:
-        """Whether the group's step counters lie where their parameters do."""
+        """Whether the group's step counters are on the devices of their parameters."""
         return self.steps_are_tensors and bool(group.get("capturable"))
 
     def _counter_dtype(self, group: Group) -> torch.dtype:
         return scalar_dtype(group.get("fused"))
 
     def _convert_steps(self) -> None:
-        """Makes tensors of counters that an old checkpoint holds as numbers."""
+        """Turns counters that an old checkpoint holds as numbers into tensors."""
         for group in self.param_groups if self.steps_are_tensors else ():
             steps_as_tensors(self.state, group["params"], self._counter_dtype(group))
 
@@ -95,18 +96,18 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         return any(isinstance(value, Tensor) and not devices.on_host(value) for value in values)
 
     def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
-        """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor of
-        many steps; then each scalar is a number or a tensor."""
+        """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor
+        with many steps. Then each scalar is a number or a tensor."""
         raise NotImplementedError
 
     def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
-        """As what a state is loaded that was saved in the dtype `saved`."""
+        """The dtype in which a state is loaded that was saved in `saved`."""
         return saved
 
     def _prepare_gradients(self, members: list[Member]) -> None:
-        """Changes the gradients before the step, in place, when nothing can be refused any more."""
+        """Changes the gradients in place before the step. It runs after all checks."""
 
     def _choice(self, group: Group) -> object:
-        """The options of a group that choose a rule, its states, or what is refused. A plan is made
-        anew when they change."""
+        """The options of a group that choose a rule, its states, or what is refused. When they
+        change, a new plan is made."""
         return self._counts_on_device(group)

@@ -1,4 +1,4 @@
-"""What the two dialects of Adafactor share: which parameters can be factored, which cannot."""
+"""What both dialects of Adafactor share: they refuse what has lost its rows and columns."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .base import FusedOptimizer, Group
 
 
 class FactoredOptimizer(FusedOptimizer):
-    """Base of the Adafactors: refuses what has lost its rows and columns."""
+    """Base of the Adafactors."""
 
-    # Of each group that was given, by its identity: itself, and whether it held matrices. A copy of
-    # the optimizer knows nothing of its groups, and refuses nothing.
+    # Each group that was given, by its identity, and whether it held matrices. A copy of the
+    # optimizer does not know what its groups were given with, so it refuses none of them.
     _given_groups: dict[int, tuple[Group, bool]]
     _given: set[int]  # the identities of all parameters that were ever given
 
@@ -51,7 +51,7 @@ class FactoredOptimizer(FusedOptimizer):
         self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A loaded checkpoint's groups take the places of those that were there."""
+        """The groups of a checkpoint count as given like those that they replace."""
         before = self.__dict__.get("param_groups", [])
         known = self.__dict__.get("_given_groups", {})
         super().__setstate__(state)
@@ -62,7 +62,7 @@ class FactoredOptimizer(FusedOptimizer):
         }
 
     def _was_flattened(self, group: Group) -> bool:
-        """Whether one vector that was never given stands where a group with matrices was."""
+        """Whether the group was given with matrices and now holds one vector that is new."""
         if len(group["params"]) != 1 or group["params"][0].dim() != 1:
             return False
         _, matrices = self._given_groups.get(id(group), (group, False))

@@ -1,4 +1,4 @@
-"""Gradients that a step writes: where they can be written, unscaling, norms, clipping by them."""
+"""Steps that write gradients: makes them writable, unscales them, clips them by their norms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..plan.staging import real
 
 Kinds = list[list[Tensor]]
 
-# Elements of a part whose squares the host adds up in float64, which are copied for that.
+# Elements. The host adds up squares in float64, and copies a long gradient in parts of this size.
 NORM_SPLIT = 1 << 18
 
 
 def writable(params: Iterable[Tensor]) -> Kinds:
-    """The gradients of each device and dtype, each once, since parameters may share one; complex
-    ones as pairs of reals. A gradient that cannot be written is replaced by its values."""
-    copies: dict[int, tuple[Tensor, Tensor]] = {}  # of what was replaced, kept so that ids last
+    """The gradients by device and dtype. One that parameters share is there once. A complex one is
+    a tensor of pairs. A gradient that cannot be written in place is replaced by a copy."""
+    copies: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the replaced ones, so that ids last
     kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
     for param in params:
         grad = param.grad
@@ -38,7 +38,7 @@ def writable(params: Iterable[Tensor]) -> Kinds:
 
 
 def multiply(kinds: Kinds, factor: Tensor) -> None:
-    """g = factor g for all. The factor is rounded to the dtype of each gradient, as torch does."""
+    """g = factor g for all. The factor is rounded to the gradient's dtype, as in torch."""
     for grads in kinds:
         torch._foreach_mul_(grads, devices.to_device(factor, grads[0].device, grads[0].dtype))
 
@@ -49,7 +49,8 @@ def inverse(grad_scale: Tensor) -> Tensor:
 
 
 def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
-    """Leaves unscaled gradients behind, as torch's fused optimizers do."""
+    """Writes the unscaled gradients, as torch's fused optimizers do. After an infinity the factor
+    is 1."""
     factor = inv_grad_scale
     if found_inf is not None:
         found = devices.to_device(found_inf, factor.device) != 0
@@ -58,15 +59,15 @@ def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor 
 
 
 def clip_each(kinds: Kinds, limit: float) -> None:
-    """g = g limit / max(norm(g), limit) for each gradient. Nothing waits for a device."""
+    """g = g limit / max(norm(g), limit) for each gradient, with no host sync."""
     for grads in kinds:
         factors = _factors(_norms(grads), limit)
         torch._foreach_mul_(grads, list(factors.to(grads[0].dtype).unbind()))
 
 
 def clip_together(kinds: Kinds, limit: float) -> None:
-    """g = g limit / max(norm, limit), where norm is that of all gradients as one vector. Nothing
-    waits for a device, unless they lie on several."""
+    """g = g limit / max(norm, limit), where norm is that of all gradients as one vector. The host
+    waits only if they are on several devices."""
     if not kinds:
         return
     home = kinds[0][0].device
@@ -75,7 +76,7 @@ def clip_together(kinds: Kinds, limit: float) -> None:
 
 
 def _is_read_only(grad: Tensor) -> bool:
-    """Whether elements share memory (it was expanded), or get another sign only when read."""
+    """Whether elements share memory (an expanded tensor), or are negated only when read."""
     shared = any(
         size > 1 and stride == 0 for size, stride in zip(grad.shape, grad.stride(), strict=True)
     )
@@ -83,15 +84,15 @@ def _is_read_only(grad: Tensor) -> bool:
 
 
 def _factors(norms: Tensor, limit: float) -> Tensor:
-    # A number divided by a tensor would be its reciprocal, rounded, times the number: not 1 where
-    # norm and limit are equal.
+    # torch computes number / tensor as number * (1 / tensor), rounded twice: not 1 where norm and
+    # limit are equal.
     limits = torch.full_like(norms, limit)
     return limits / torch.maximum(norms, limits)
 
 
 def _norms(grads: list[Tensor]) -> Tensor:
-    """The 2-norm of each, in float64 where the device has it. torch's float32 norm of 40M numbers
-    is off by 3e-3 (AMD EPYC, 2026-11-21)."""
+    """The 2-norm of each gradient, in float64 where the device has it. torch's float32 norm of 40M
+    numbers is off by 3e-3 (AMD EPYC, 2026-11-21)."""
     dtype = devices.wide(grads[0].device)
     if not devices.on_host(grads[0]):
         return torch.stack(torch._foreach_norm(grads, 2.0, dtype))

@@ -1,5 +1,4 @@
-"""Hyper-parameters as the float64 numbers that scalars are computed from, on the host or on a
-device."""
+"""Reads hyper-parameters as float64 numbers, on the host or on a device."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ def scalar(value: Any) -> float:
 
 
 def device_scalar(device: torch.device, value: Any) -> float | Tensor:
-    """The same for a computation on `device`: what is not on the host becomes a 0-d tensor there,
-    and nothing is waited for."""
+    """The same for a computation on `device`. A tensor that is not on the host becomes a 0-d tensor
+    on `device`, with no host sync."""
     if isinstance(value, Tensor) and not devices.on_host(value):
         return devices.to_device(value, device, devices.wide(device)).reshape(())
     return scalar(value)
@@ -31,8 +30,8 @@ def device_scalar(device: torch.device, value: Any) -> float | Tensor:
 def for_steps(
     step: float | Tensor, formula: Callable[..., Any]
 ) -> tuple[Callable[[Any], Any], Callable[..., dict[str, Any]]]:
-    """How to read a hyper-parameter, and how to run a formula, at a step whose number is known, or
-    at many that only a device knows."""
+    """Returns two functions: one reads a hyper-parameter, the other runs the formula. `step` is a
+    number, or a tensor with the numbers of many steps on a device."""
     if isinstance(step, Tensor):
         return partial(device_scalar, step.device), on_tensors(formula)
     return scalar, formula
@@ -41,8 +40,8 @@ def for_steps(
 def steps_as_tensors(
     states: Mapping[Any, Any], params: Iterable[Tensor], dtype: torch.dtype
 ) -> None:
-    """Makes tensors of the numbers that old checkpoints have for step counters. What is no number
-    is refused when a step needs it."""
+    """Turns step counters that are numbers, as in old checkpoints, into tensors. Others are left
+    for the next step to check."""
     for param in params:
         state = states.get(param) or {}
         step = state.get("step")

@@ -1,5 +1,5 @@
-"""What hyper-parameters may be. Asked when a group is given, and again at every step, since scripts
-and schedules change them."""
+"""The values that hyper-parameters may have. They are checked when a group is added, and at every
+step, since scripts and schedules change them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Group = dict[str, Any]
 
 
 class Limit(NamedTuple):
-    """The least and the greatest value that is allowed, and how an error says it."""
+    """The smallest and the largest value allowed, and how an error describes them."""
 
     low: float
     high: float
@@ -27,22 +27,22 @@ class Limit(NamedTuple):
 ANY_NUMBER = Limit(-math.inf, math.inf, "a number")
 NOT_NEGATIVE = Limit(0.0, math.inf, "0 or more")
 NOT_POSITIVE = Limit(-math.inf, 0.0, "0 or less")
-POSITIVE = Limit(5e-324, math.inf, "above 0")  # the least number above 0
+POSITIVE = Limit(5e-324, math.inf, "above 0")  # the smallest number above 0
 AT_LEAST_ONE = Limit(1.0, math.inf, "1 or more")
-BETA = Limit(0.0, 1.0 - 2.0**-53, "0 or more and below 1")  # the greatest number below 1
+BETA = Limit(0.0, 1.0 - 2.0**-53, "0 or more and below 1")  # the largest number below 1
 
 
 class Limits:
-    """The limits of an optimizer's hyper-parameters by name; two of them for a pair of numbers."""
+    """The limits of an optimizer's hyper-parameters by name. A pair of numbers has two."""
 
     def __init__(self, **limits: Limit | tuple[Limit, Limit]) -> None:
         self._numbers = [(k, v.low, v.high, v) for k, v in limits.items() if isinstance(v, Limit)]
         self._pairs = [(k, *v) for k, v in limits.items() if not isinstance(v, Limit)]
 
     def check(self, group: Group, name: Callable[[Group], str]) -> None:
-        """Refuses a group with a value outside its limits; `name` says which group that is. The
-        value of a tensor on a device is not read."""
-        # Nearly always floats, and asked at every step: 0.6 us a group (AMD EPYC, 2026-11-26).
+        """Refuses a group with a value outside its limits. `name` gives the group's name for the
+        error. A tensor on a device is not read."""
+        # A fast path for floats, since every step runs it: 0.6 us a group (AMD EPYC, 2026-11-26).
         for key, low, high, limit in self._numbers:
             value = group[key]
             if not (type(value) is float and low <= value <= high):
@@ -61,7 +61,7 @@ class Limits:
 
 
 def _check(group: Group, key: str, limits: tuple[Limit, ...], name: Callable[[Group], str]) -> None:
-    """The same for values that are no floats, and for those that are refused."""
+    """The slow path: for values that are not floats, and for those that are refused."""
     given = group[key]
     try:
         value = check.number(given, key)

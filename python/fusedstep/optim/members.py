@@ -1,5 +1,5 @@
-"""An optimizer's parameters become the members of a plan: everything is checked before a state is
-made."""
+"""Makes the members of a plan from an optimizer's parameters. Everything is checked before a state
+is made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .declared import DeclaredOptimizer, Group, State
 
 
 class CheckedOptimizer(DeclaredOptimizer):
-    """Makes members of a plan, of what a subclass declares."""
+    """Checks parameters and states, and makes members of them."""
 
     def _parameters(self) -> Iterator[tuple[check.Where, Group, Tensor]]:
         for index, group in enumerate(self.param_groups):
@@ -36,8 +36,8 @@ class CheckedOptimizer(DeclaredOptimizer):
         return backend
 
     def _check_and_make_members(self, old: Plan | None) -> list[Member]:
-        """Checks everything first; states are made only when nothing can be refused any more.
-        Members of the `old` plan that only have no gradient for now stay members."""
+        """Checks everything first; then makes the missing states. A member of the `old` plan whose
+        gradient is only absent for now stays a member."""
         layouts = Layouts()
         members = self._check_memory(self._check_members(layouts, old))
         new = [member for member in members if not member.state]
@@ -47,7 +47,8 @@ class CheckedOptimizer(DeclaredOptimizer):
         return members
 
     def _move_counters(self, members: Iterable[Member]) -> None:
-        """Those of a checkpoint may not lie where the group's options want them."""
+        """Moves counters that a checkpoint left elsewhere to the device, if their group counts
+        there."""
         for member in members:
             step, device = member.state["step"], member.layouts[0].device
             on_device = self._counts_on_device(self.param_groups[member.group])
@@ -63,8 +64,8 @@ class CheckedOptimizer(DeclaredOptimizer):
             grad = param.grad
             if grad is None:
                 before = absent.get(id(param)) if absent else None
-                if before is not None and (own := self._that_stays(where, group, before, layouts)):
-                    members.append(own)
+                if before is not None and (kept := self._kept(where, group, before, layouts)):
+                    members.append(kept)
                 continue
             self._check_param(where, group, param, grad)
             found, addresses = check.look_at(where, param, grad, layouts, name)
@@ -86,8 +87,8 @@ class CheckedOptimizer(DeclaredOptimizer):
         return members
 
     def _check_memory(self, members: list[Member]) -> list[Member]:
-        """Refuses members that share memory. One that is absent is left out instead: what is wrong
-        with it is said when its gradient comes."""
+        """Refuses members that share memory. If an absent one may be the cause, all absent ones are
+        left out instead: the error comes when their gradients do."""
         here = [member for member in members if member.addresses[1] or member.is_present]
         if len(here) < len(members) and find_shared(_memory_of(members)) is not None:
             members = here
@@ -95,7 +96,7 @@ class CheckedOptimizer(DeclaredOptimizer):
         return members
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All that a step writes or reads, as an error names it."""
+        """All tensors that a step reads or writes, each with its name for an error."""
         for where, group, param in self._parameters():
             yield str(where), param
             state = self.state.get(param) or {}
@@ -106,7 +107,8 @@ class CheckedOptimizer(DeclaredOptimizer):
 
     def _make_states(self, members: list[Member], layouts: Layouts) -> None:
         """Makes the states of members that have none."""
-        lie: dict[tuple[int, Any], tuple[Layout, ...]] = {}  # of group and layouts, all layouts
+        # (group, layouts of parameter and gradient) -> all layouts, states included.
+        complete: dict[tuple[int, Any], tuple[Layout, ...]] = {}
         for member, step in zip(members, self._new_counters(members), strict=False):
             param, state, grad = member.param, member.state, member.param.grad
             assert grad is not None
@@ -114,16 +116,17 @@ class CheckedOptimizer(DeclaredOptimizer):
             state.update(self._new_state(self.param_groups[member.group], param, grad))
             self.state[param] = state
             alike = member.group, member.layouts
-            if alike not in lie:
+            if alike not in complete:
                 _look_at_states(member, layouts)
-                lie[alike] = member.layouts
+                complete[alike] = member.layouts
             else:
-                member.layouts = lie[alike]
+                member.layouts = complete[alike]
                 addresses = [state[key].data_ptr() for key in member.state_keys]
                 member.addresses = (*member.addresses, *addresses)
 
     def _new_counters(self, members: list[Member]) -> Iterable[int | Tensor]:
-        """A counter for each. Those of one kind are views of one tensor, as the plan needs them."""
+        """A counter for each. Those of one dtype and device are views of one tensor, as the plan
+        needs them."""
         if not self.steps_are_tensors:
             return repeat(0)
         kinds: list[tuple[torch.dtype, torch.device]] = []
@@ -161,16 +164,16 @@ class CheckedOptimizer(DeclaredOptimizer):
             check.check_rms(where, rms_key, state[rms_key], param, name)
 
     def _check_steps(self, bucket: Bucket) -> None:
-        """Refuses counters that were changed in place to what no step can follow."""
+        """Refuses counters that were changed in place to something that is not a step number."""
         for member in bucket.members:
             step = member.state["step"]
             check.check_step(self._where(member), step, member.param, type(self).__name__)
 
-    def _that_stays(
+    def _kept(
         self, where: check.Where, group: Group, before: Member, layouts: Layouts
     ) -> Member | None:
-        """A member without a gradient as it is now, or None if something is wrong with it. That is
-        refused when its gradient comes, and a new plan is made."""
+        """A member without a gradient, with its present layouts and addresses. None if something is
+        wrong with it: the error comes when its gradient does, since that makes a new plan."""
         param, state = before.param, before.state
         shapes = self._state_shapes(group, param)
         same = (before.rule, before.state_keys) == (self._rule(group, param), tuple(shapes))
@@ -182,10 +185,14 @@ class CheckedOptimizer(DeclaredOptimizer):
             self._check_states(where, param, state, shapes)
         except (RuntimeError, TypeError, KeyError, ValueError):
             return None
-        lies, where_it_lies = (found[0], before.layouts[1]), (addresses[0], 0)
-        own = replace(before, group=where.group, layouts=lies, addresses=where_it_lies)
-        _look_at_states(own, layouts)
-        return own
+        kept = replace(
+            before,
+            group=where.group,
+            layouts=(found[0], before.layouts[1]),
+            addresses=(addresses[0], 0),
+        )
+        _look_at_states(kept, layouts)
+        return kept
 
     def _where(self, member: Member) -> check.Where:
         params = self.param_groups[member.group]["params"]
@@ -194,14 +201,14 @@ class CheckedOptimizer(DeclaredOptimizer):
 
 
 def _look_at_states(member: Member, layouts: Layouts) -> None:
-    """Completes what is known of a member's tensors."""
+    """Adds the layouts and addresses of the states to those of parameter and gradient."""
     states = [member.state[key] for key in member.state_keys]
     member.layouts += tuple([layouts.of(state) for state in states])
     member.addresses += tuple([state.data_ptr() for state in states])
 
 
 def _memory_of(members: list[Member]) -> Memory:
-    """Of parameters, their states as far as there are any, and gradients."""
+    """The memory of parameters, of the states that exist already, and of gradients."""
     starts = [member.addresses[0] for member in members]
     extents = [member.layouts[0].extent for member in members]
     for member in members:

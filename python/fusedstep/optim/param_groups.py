@@ -1,4 +1,4 @@
-"""Which parameters of a model decay: two parameter groups for an optimizer."""
+"""Splits a model's parameters into two groups: those that decay and those that do not."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from .. import check
 
-# In a name: bias, in_proj_bias, bias_ih_l0, attention_biases, relative_attention_bias.weight.
+# Matches bias, in_proj_bias, bias_ih_l0, attention_biases, relative_attention_bias.weight.
 BIAS = re.compile(r"(^|[._])bias(es)?\d*([._]|$)", re.IGNORECASE)
-# In the name of a class: LayerNorm, BatchNorm2d, LlamaRMSNorm, T5LayerNORM, GroupNormalization.
+# Matches the classes LayerNorm, BatchNorm2d, LlamaRMSNorm, T5LayerNORM, GroupNormalization.
 NORM = re.compile(r"([Nn]orm|NORM)(alization)?(?![a-z])")
-# Layers that are no normalization, whatever they are called.
+# Layers that are never normalization layers, whatever the names of their subclasses.
 WEIGHTED = (nn.Embedding, nn.EmbeddingBag, nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 
@@ -26,26 +26,26 @@ def param_groups(
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A group that decays, then one that does not, for any optimizer. The first line that matches
-    decides:
+    """Returns a group that decays, then one that does not, for any optimizer. The first line that
+    matches decides:
 
         include matches the name                                 decays
         exclude matches the name                                 does not
         a bias, or a parameter of a normalization layer          does not
         any other parameter                                      decays
 
-    A bias has the word `bias` in its name, those of the modules around it included, as a table of
-    biases has. A normalization layer is a module with the word `norm` in the name of its class or
-    of a base class, as ``LayerNorm`` and ``LlamaRMSNorm``; modules inside it are judged by their
-    own class.
+    A bias has the word `bias` in its full name, which includes the names of the modules around it.
+    A normalization layer is a module with the word `norm` in the name of its class or of a base
+    class, such as ``LayerNorm`` and ``LlamaRMSNorm``. Modules inside it are judged by their own
+    class.
 
-    Groups hold pairs of name and parameter, in the order of ``model.named_parameters()``; what does
-    not require a gradient is left out, and so is an empty group. A tied parameter is there once, by
-    its first name; a line matches if it does for any of its names.
+    Groups hold (name, parameter) pairs, in the order of ``model.named_parameters()``. Parameters
+    that do not require a gradient are left out, and so is an empty group. A tied parameter appears
+    once, under its first name; a line matches if it matches any of its names.
 
     Arguments:
-        weight_decay: of the group that decays, 0 or more; the other one has 0.
-        include: regular expressions, or one, that are searched in the whole name.
+        weight_decay: the decay of the first group, 0 or more. The second one has 0.
+        include: a regular expression or several, searched in the full name.
         exclude: the same.
 
     Example:
@@ -58,7 +58,7 @@ def param_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model should be a torch.nn.Module but is: {type(model).__name__}. Pass the model "
-            "itself, whose modules and names tell what decays, not its parameters."
+            "itself, not its parameters: its modules and names decide what decays."
         )
     weight_decay = check.number(weight_decay, "weight_decay")
     if not (isinstance(weight_decay, Real) and 0.0 <= weight_decay < math.inf):
@@ -85,13 +85,13 @@ def param_groups(
     if not groups:
         raise ValueError(
             f"model has no parameter that requires a gradient: {type(model).__name__}. Unfreeze "
-            "what is to be trained with .requires_grad_() first."
+            "parameters with .requires_grad_() first."
         )
     return groups
 
 
 def _places(model: nn.Module) -> dict[Tensor, list[tuple[str, nn.Module]]]:
-    """All names of each parameter to be trained, with the module that holds it under that name."""
+    """Each parameter to be trained, with all its names and the module that has it by that name."""
     places: dict[Tensor, list[tuple[str, nn.Module]]] = {}
     for prefix, module in _paths(model, "", ()):
         own = module.named_parameters(prefix, recurse=False, remove_duplicate=False)
@@ -104,8 +104,8 @@ def _places(model: nn.Module) -> dict[Tensor, list[tuple[str, nn.Module]]]:
 def _paths(
     module: nn.Module, prefix: str, above: tuple[nn.Module, ...]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Every module by every name it has. torch's own walk does not end where a module holds one
-    that holds it."""
+    """Every module by every name it has. torch's `named_modules` does not end if a module is inside
+    itself."""
     yield prefix, module
     above = (*above, module)
     for name, child in module._modules.items():  # named_children() leaves out second names
@@ -123,7 +123,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[str], bool]:
-    """Whether one of the expressions is found in a name."""
+    """A function that tells whether one of the expressions is found in a name."""
     if patterns is None:
         patterns = ()
     elif isinstance(patterns, str):
@@ -141,6 +141,6 @@ def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[s
         except re.error as error:
             raise ValueError(
                 f"{argument} holds {pattern!r}, which is no regular expression: {error}. Write "
-                "re.escape(...) around a name that is meant as it is."
+                "re.escape(...) around a literal name."
             ) from None
     return lambda name: any(expression.search(name) for expression in expressions)

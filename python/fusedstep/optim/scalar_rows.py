@@ -1,5 +1,5 @@
-"""Rows of scalars for the buckets of a plan: on the host if all that they depend on is there, else
-on the bucket's device, where they are computed by the same formulas."""
+"""Rows of scalars for the buckets of a plan. They are computed on the host if everything they
+depend on is there, else on the bucket's device by the same formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..plan.bucket import Bucket
 from ..plan.plan import Plan
 
 Group = dict[str, Any]
-# A group, its coming step or steps, a parameter's dtype -> the rule's scalars by name.
+# (group, its coming step or steps, dtype of the parameter) -> the rule's scalars by name.
 Scalars = Callable[[Group, Any, torch.dtype], dict[str, Any]]
 
 
@@ -25,8 +25,8 @@ def rows_of(
     waits_for_device: Callable[[Group], bool],
     check_steps: Callable[[Bucket], None],
 ) -> list[Tensor]:
-    """The rows of each bucket, for the coming step. `check_steps` refuses the counters of a bucket
-    if one of those that were read can be no counter."""
+    """The rows of each bucket, for the coming step. If a step below 1 was read, `check_steps` is
+    called to refuse the bucket's counters."""
     assert plan.counters is not None
     there = plan.counted_on_device
     if plan.on_device:
@@ -53,7 +53,7 @@ def rows_of(
 
 
 def _sign(group: Group) -> float:
-    """What a gradient is multiplied by."""
+    """The factor of the gradient: -1 if the step maximizes."""
     return -1.0 if group.get("maximize") else 1.0
 
 
@@ -67,17 +67,17 @@ def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> Tensor:
 
 
 def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Tensor) -> Tensor:
-    """A row for each member, in a number of calls that depends on the groups alone."""
+    """A row for each member. The number of calls depends on the number of groups only."""
     dtype = bucket.members[0].param.dtype
-    # What is known goes to the device as an argument of one launch: it adds to -0, exactly.
+    # One launch writes all numbers that the host knows: it adds them to -0, which is exact.
     rows = step.new_full((1 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
     known: list[tuple[Tensor, float]] = []
     computed: list[tuple[Tensor, Tensor]] = []
     first = 0
     for index, run in groupby(member.group for member in bucket.members):
         last = first + len(list(run))
-        own = scalars(groups[index], step[first:last], dtype)
-        values = (_sign(groups[index]), *bucket.rule.row(own))
+        named = scalars(groups[index], step[first:last], dtype)
+        values = (_sign(groups[index]), *bucket.rule.row(named))
         for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
             if isinstance(value, Tensor):
                 computed.append((row, value.expand_as(row)))

@@ -1,10 +1,8 @@
-"""Parameters of all groups -> buckets of what one launch holds uniform: addresses, sizes, scalar
-rows.
+"""Groups the parameters into buckets, one launch each, and makes their tables of addresses.
 
-Beside the watch, this is the one place that knows how tensors lie in memory. A bucket's tensors
-share a rule, a device and all dtypes, whatever group they come from; what differs between groups
-and step counts is a row of scalars. A backend gets addresses and sizes, and never a tensor that it
-could not walk flat.
+Only this file and the watch know how tensors lie in memory. The tensors of a bucket share a rule, a
+device and all dtypes. They may come from any group: groups and step counts differ only in the row
+of scalars. A backend gets addresses and sizes, of tensors that it can walk flat.
 """
 
 from __future__ import annotations
@@ -24,29 +22,29 @@ from .staging import Stage, is_dense, real
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One parameter of a plan, with the states its rule needs, in the rule's order. Nobody writes
-    it: it is not frozen, because that makes it three times as slow to make."""
+    """One parameter of a plan, with the states its rule needs, in the rule's order. Treat it as
+    read-only: a frozen class would take three times as long to make."""
 
     param: Tensor
     state: dict[str, Any]
     group: int
     rule: str
     state_keys: tuple[str, ...]
-    # Of the parameter, the gradient, and the states in the rule's order. All that a plan knows of
-    # a gradient that is absent for a while is its layout; its address is then 0.
+    # Of the parameter, the gradient, and the states in the rule's order. The address of an absent
+    # gradient is 0; its layout is the last one that was seen.
     layouts: tuple[Layout, ...]
     addresses: tuple[int, ...]
-    rms_key: str | None = None  # where rms(p) is kept, for those who show it
-    source: Tensor | None = None  # whose gradient is taken, if not the parameter's own
+    rms_key: str | None = None  # the key of rms(p) among the states, if the optimizer shows it
+    source: Tensor | None = None  # the tensor whose gradient is used, if it is not `param`
 
     @property
     def owner(self) -> Tensor:
-        """Whose gradient is taken."""
+        """The tensor whose gradient is used."""
         return self.param if self.source is None else self.source
 
     @property
     def is_present(self) -> bool:
-        """Whether it has a gradient, and so takes part in the step."""
+        """Whether it has a gradient. If not, the step leaves it out."""
         return self.owner.grad is not None
 
     @property
@@ -57,13 +55,13 @@ class Member:
 
     def gradient(self) -> Tensor:
         grad = self.owner.grad
-        assert grad is not None, "a member that is not present takes no part"
+        assert grad is not None, "a member without a gradient takes no part"
         return real(grad.resolve_conj())
 
 
 @dataclass
 class Bucket:
-    """What one launch holds: see `csrc/plan.h` for the layout of `table`."""
+    """The members of one launch. `csrc/plan.h` describes the layout of `table`."""
 
     rule: Rule
     kind: str
@@ -76,8 +74,8 @@ class Bucket:
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     rows: Rows = field(default_factory=lambda: Rows([], []))
-    # Whether `table` was written: a backend that keeps a copy elsewhere sets it False once it has
-    # copied. The tensor itself is never replaced, for the watch knows its address.
+    # Whether `table` was written. A backend that copies it to a device sets this to False after the
+    # copy. The tensor is never replaced, because the watch writes to its address.
     table_changed: bool = True
 
     @property
@@ -85,16 +83,16 @@ class Bucket:
         return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
 
     def tensors(self, index: int) -> tuple[Tensor, ...]:
-        """The tensors of one member, as its rule takes them, gradient included."""
+        """The tensors of one member, gradient included, in the order of the rule's slots."""
         member = self.members[index]
         states = [real(member.state[key]) for key in member.state_keys]
-        own = [real(member.param), None, *states]
-        own = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(own)]
-        return tuple(member.gradient() if tensor is None else tensor for tensor in own)
+        slots = [real(member.param), None, *states]
+        slots = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(slots)]
+        return tuple(member.gradient() if tensor is None else tensor for tensor in slots)
 
     def take_presence(self) -> None:
-        """Leaves out the copies of members without a gradient. A gradient that is not copied has
-        its cell from the watch."""
+        """Turns off the copies of members without a gradient. The watch writes the cells of
+        gradients that are not copied."""
         for stage in self.stages:
             stage.present = self.members[stage.member].is_present
             if stage.is_gradient:
@@ -104,16 +102,16 @@ class Bucket:
 
 
 class Kind(NamedTuple):
-    """What members of one rule share whose tensors lie alike."""
+    """What all members with the same rule and the same layouts share."""
 
     bucket: Bucket
-    cells: list[int]  # the bucket's table, as far as it is made
-    is_plain: bool  # whether all their tensors can be walked as they lie
+    cells: list[int]  # the bucket's table so far
+    is_plain: bool  # whether all their tensors can be walked in place
     sizes: tuple[int, ...]  # the last cells of their rows
 
 
 def make_buckets(members: list[Member]) -> list[Bucket]:
-    """Groups the members and lays out each bucket's table. Empty parameters need no work."""
+    """Groups the members and makes each bucket's table. Empty parameters are left out."""
     kinds: dict[tuple[Any, ...], Kind] = {}
     buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]] = {}
     for position, member in enumerate(members):
@@ -149,19 +147,19 @@ def _kind_of(buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]], member: M
     key = (member.rule, kind, param.device, dtypes)
     if key not in buckets:
         buckets[key] = Bucket(RULES[member.rule], kind, param.device, dtypes), []
-    is_plain = grad.strides == param.strides and all(own.is_plain for own in member.layouts)
+    is_plain = grad.strides == param.strides and all(layout.is_plain for layout in member.layouts)
     sizes = [2 * param.count if param.dtype.is_complex else param.count]
     if kind == "matrix":
         rows, cols = param.shape[-2:]
         sizes = [param.count // (rows * cols), rows, cols]
     if kind != "elementwise":
-        sizes.insert(0, 0)  # where rms(p) is kept
+        sizes.insert(0, 0)  # the address of rms(p)
     return Kind(*buckets[key], is_plain, tuple(sizes))
 
 
 def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -> list[int]:
-    """Of each parameter, the address of the table cell that holds its gradient's address, or 0. A
-    copied gradient has none: its copy stays where it is."""
+    """For each parameter, the address of the table cell that holds its gradient's address. It is 0
+    if the gradient is copied, since the copy does not move."""
     cells = {}
     for bucket in buckets:
         base, fields = bucket.table.data_ptr(), bucket.table.shape[1]
@@ -172,17 +170,17 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
 
 
 def _stage_others(bucket: Bucket, member: Member) -> None:
-    """Makes copies of those tensors of the bucket's next member that cannot be walked as they lie.
+    """Makes stages for the tensors of the bucket's next member that cannot be walked in place.
 
-    Elementwise rules walk memory in the parameter's own order, if that is dense; factored ones need
-    rows. States that are not as large as the parameter are rows or columns in plain order.
+    Elementwise rules walk memory in the parameter's order if it is dense. Factored rules need plain
+    rows. States of another shape than the parameter are rows or columns in plain order.
     """
     param, *states = (real(member.param), *(real(member.state[key]) for key in member.state_keys))
     shape, order = param.shape, plain_strides(param.shape)
     if bucket.kind == "elementwise" and is_dense(param):
         order = param.stride()
     grad = member.layouts[1]
-    # Of each slot its shape, its order, the order that it should have, and if it is lazy.
+    # For each slot: its shape, its strides, the strides that it should have, whether it is lazy.
     slots: list[tuple[torch.Size, Any, Any, bool]] = [
         (shape, param.stride(), order, param.is_neg()),
         (shape, () if grad.is_lazy else grad.strides, order, grad.is_lazy),
@@ -209,23 +207,23 @@ def _source(member: Member, slot: int) -> Callable[[], Tensor]:
 
 
 def _collect_rms(bucket: Bucket) -> None:
-    """Makes the members' rms states views of one tensor that the backend writes, and tells the
-    table."""
+    """Makes the members' rms states views of one tensor, and puts their addresses in the table. The
+    backend writes them."""
     keys = [member.rms_key for member in bucket.members]
     if not any(keys):
         return
     numbers = [0.0] * len(keys)
-    where: dict[torch.device, dict[int, Tensor]] = {}  # a number may be on the host, as at first
+    found: dict[torch.device, dict[int, Tensor]] = {}  # some may be on the host
     for index, member in enumerate(bucket.members):
         value = member.state.get(member.rms_key, 0.0) if member.rms_key else 0.0
         if isinstance(value, Tensor):
-            where.setdefault(value.device, {})[index] = value.reshape(())
+            found.setdefault(value.device, {})[index] = value.reshape(())
         else:
             numbers[index] = float(value)
     bucket.rms = torch.tensor(numbers, dtype=bucket.compute_dtype, device=bucket.device)
-    for own in where.values():
-        indices = torch.tensor(list(own), device=bucket.device)
-        bucket.rms[indices] = torch.stack(list(own.values())).to(bucket.rms)
+    for values in found.values():
+        indices = torch.tensor(list(values), device=bucket.device)
+        bucket.rms[indices] = torch.stack(list(values.values())).to(bucket.rms)
     start, size, slot = bucket.rms.data_ptr(), bucket.rms.element_size(), len(bucket.dtypes)
     cells = []
     for index, (member, view) in enumerate(zip(bucket.members, bucket.rms.unbind(), strict=True)):

@@ -1,5 +1,4 @@
-"""Step counters of the parameters in a plan, in the form their peer keeps them: tensors or ints;
-and which of them the host can read without waiting for a device."""
+"""The step counters of a plan's parameters: tensors or ints, as the peer keeps them."""
 
 from __future__ import annotations
 
@@ -13,15 +12,15 @@ from torch import Tensor
 from . import devices
 
 State = dict[str, Any]
-COUNTS = (torch.float32, torch.float64)  # in which torch counts
+COUNTS = (torch.float32, torch.float64)  # the dtypes of torch's counters
 
 
 class TensorCounters:
-    """torch's counters: a 0-d tensor per parameter. Those of a plan become views of one tensor, so
-    that one addition counts them all; saved, loaded or copied they are as good as any others.
+    """torch's counters: a 0-d tensor for each parameter. A plan makes them views of one tensor, so
+    that one addition counts them all. They can be saved, loaded and copied like other tensors.
 
-    Counters on a device stay there: the host reads those of its own, and those of the positions in
-    `waited_for`, whose scalars cannot be computed elsewhere.
+    Counters on a device stay there. The host reads those that it holds. It also waits for those at
+    the positions in `waited_for`, whose scalars can only be computed on the host.
     """
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
@@ -34,7 +33,7 @@ class TensorCounters:
         self._present: list[bool] | None = None
         self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
-        self.home = [(0, 0)] * len(states)  # of each counter: which flat tensor, and where in it
+        self.home = [(0, 0)] * len(states)  # for each counter: which flat tensor, its place in it
         for which, indices in enumerate(self.positions):
             counters = [states[i]["step"] for i in indices]
             flat = _common_tensor(counters)
@@ -50,7 +49,7 @@ class TensorCounters:
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
 
     def hold(self) -> bool:
-        """Whether they are those that were found. The watch looks at tensors."""
+        """Whether they are still those that the plan was made with. The watch checks tensors."""
         return True
 
     def is_on_device(self, position: int) -> bool:
@@ -58,14 +57,14 @@ class TensorCounters:
         return not devices.on_host(self.flats[self.home[position][0]])
 
     def next_of_all(self) -> float | None:
-        """The coming step's number if it is the same for every counter that is read, else None."""
+        """The number of the coming step, or None if the counters that are read differ."""
         if len(self.read) != 1:
             return None
         low, high = torch.aminmax(self.flats[self.read[0]])
         return low.item() + 1.0 if low == high else None
 
     def next_of_each(self) -> list[float]:
-        """The coming step's number of each parameter; 0 where the counter is not read."""
+        """The number of the coming step of each parameter; 0 if its counter is not read."""
         result = [0.0] * len(self.home)
         for which in self.read:
             values = self.flats[which].tolist()
@@ -74,8 +73,8 @@ class TensorCounters:
         return result
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """What gives the coming step's numbers of some parameters on `device`, in their order, and
-        never waits."""
+        """A function that returns a tensor on `device`: the number of the coming step of each
+        parameter in `positions`. It never waits."""
         which = sorted({self.home[i][0] for i in positions})
         start, starts = 0, {}
         for k in which:
@@ -96,12 +95,12 @@ class TensorCounters:
         return next_steps
 
     def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
-        """Counts one step, unless the gradients held an infinity: then it did not take place.
+        """Counts one step, unless the gradients held an infinity: then there was no step.
 
         Arguments:
-            present: by position, who took part; None if all did.
+            present: which parameters took part, by position; None if all did.
         """
-        if present is not self._present:  # a graph could not repeat this copy: it comes before
+        if present is not self._present:  # a graph cannot replay this copy; a warm-up makes it
             self._present, self._took_part = present, self._ones(present)
         for flat, took_part in zip(self.flats, self._took_part, strict=True):
             if found_inf is not None:
@@ -122,9 +121,9 @@ class TensorCounters:
 
 
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
-    """The tensor that these counters are views of, in this order: new ones are made so, and an
-    earlier plan may have made it. A captured graph may count in it, and all later plans have to
-    count there too. None if there is no such tensor."""
+    """The tensor that these counters are views of, in this order, or None. New counters are made as
+    such views, and so are those of an earlier plan. A captured graph may count in that tensor, so
+    later plans must use it too."""
     first, last = counters[0], counters[-1]
     start, size = first.data_ptr(), first.element_size()
     places = range(start, start + size * len(counters), size)
@@ -136,8 +135,8 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
 
 
 def _counting(step: float | Tensor) -> Tensor:
-    """A counter as torch makes them, of a number or of a tensor that cannot count: an integer, or
-    16 bits, where 256 + 1 is 256."""
+    """A counter as torch makes it, from a number or from a tensor that cannot count: in bfloat16
+    256 + 1 is 256, and a float cannot be added to an integer tensor in place."""
     wide = torch.get_default_dtype() == torch.float64
     dtype = torch.float64 if wide else torch.float32
     if isinstance(step, Tensor):
@@ -146,7 +145,7 @@ def _counting(step: float | Tensor) -> Tensor:
 
 
 class IntCounters:
-    """transformers' counters: a Python int per parameter."""
+    """transformers' counters: a Python int for each parameter."""
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
         self.states = states
@@ -154,7 +153,7 @@ class IntCounters:
             state["step"] = int(state["step"])
 
     def hold(self) -> bool:
-        """Whether they are ints still: scripts may put tensors in their place, and floats."""
+        """Whether all are still ints: a script may have put tensors or floats in their place."""
         return {*map(type, [state["step"] for state in self.states])} <= {int}
 
     def is_on_device(self, position: int) -> bool:
@@ -170,8 +169,8 @@ class IntCounters:
         return [state["step"] + 1 for state in self.states]
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
-        """What gives the coming step's numbers of some parameters on `device`, in their order, and
-        never waits."""
+        """A function that returns a tensor on `device`: the number of the coming step of each
+        parameter in `positions`. It never waits."""
 
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
@@ -182,7 +181,7 @@ class IntCounters:
         return next_steps
 
     def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
-        """As TensorCounters does."""
+        """The same as in TensorCounters, except that the host reads `found_inf`."""
         if found_inf is None or not found_inf.item():
             for state in self.states if present is None else compress(self.states, present):
                 state["step"] += 1

@@ -1,4 +1,4 @@
-"""What a CUDA graph can capture of a step, and what is refused because a replay would be wrong."""
+"""Checks whether a CUDA graph can capture a step. Refuses what a replay would get wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .plan import Owner, Plan
 
 
 def check_capture(owner: Owner, plan: Plan) -> bool:
-    """Whether this step is being captured. Refuses what a graph would repeat wrongly."""
+    """Whether this step is being captured. Refuses what a graph would replay wrongly."""
     if not any(map(devices.is_capturing, plan.devices)):
         return False
     for position, member in enumerate(plan.members):
         if not devices.is_capturing(member.param.device):
             raise RuntimeError(
                 f"{owner.name}: {owner.where(member)} takes part in a step that is "
-                "captured, and a graph would not repeat it. Give it an optimizer of its own, and "
+                "captured, but a graph would not replay it. Give it a separate optimizer, and "
                 "step that one outside the graph."
             )
         if plan.counters is not None and not plan.counters.is_on_device(position):
@@ -33,10 +33,12 @@ def refuse_new_plan_while_capturing(
     params: Iterable[tuple[object, Tensor, bool, Any]],
     old: Plan | None,
 ) -> None:
-    """A plan is made on the host, and copied: a graph can only use one that exists.
+    """Raises if the capture would need a new plan, which is made on the host and copied.
 
-    `params` are those with a gradient: how an error names each, itself, whether its counter belongs
-    on the device, and its counter as it is, or None.
+    Arguments:
+        params: for each parameter with a gradient: its name for an error, the parameter, whether
+            its counter belongs on the device, and its counter or None.
+        old: the last plan, which does not hold any more.
     """
     params = list(params)
     on_device = {param.device for _, param, _, _ in params if not devices.on_host(param)}
@@ -47,9 +49,9 @@ def refuse_new_plan_while_capturing(
             raise RuntimeError(_why_not(owner, where))
     if old is not None and old.captured:
         raise RuntimeError(
-            f"{owner.name}: tensors are not where they were in the graph that was captured "
-            "before. Run one warm-up step before capture, outside any graph, or keep gradients in "
-            "place with zero_grad(set_to_none=False)."
+            f"{owner.name}: tensors moved since an earlier graph was captured. Run one warm-up "
+            "step before capture, outside any graph, or keep gradients in place with "
+            "zero_grad(set_to_none=False)."
         )
     raise RuntimeError(
         f"{owner.name}: run one warm-up step before capture: states and work lists must "

@@ -1,4 +1,4 @@
-"""Where tensors lie, what a device can do, and moving numbers there without waiting."""
+"""Which device a tensor is on, what the device can do, and copies to it without waiting."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Whether its numbers can be read without waiting for a device."""
+    """Whether Python can read the tensor without waiting for a device."""
     return tensor.device.type == "cpu"
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether launches on `device` now go into a graph, to run later and perhaps often."""
+    """Whether a CUDA graph is capturing the launches on `device`."""
     if device.type in ("cpu", "meta"):
         return False
     module = torch.get_device_module(device)
-    asks = getattr(module, "is_current_stream_capturing", None)
-    if asks is None:
+    ask = getattr(module, "is_current_stream_capturing", None)
+    if ask is None:
         return False
     with module.device(device):
-        return bool(asks())
+        return bool(ask())
 
 
 def wide(device: torch.device) -> torch.dtype:
@@ -31,5 +31,5 @@ def wide(device: torch.device) -> torch.dtype:
 
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A copy on `device`. Nothing waits, unless the device is the host: it would read too early."""
+    """A copy on `device`. Only a copy to the host waits: it would be read too early."""
     return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")

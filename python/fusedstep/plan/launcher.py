@@ -1,14 +1,14 @@
-"""What every backend offers, and what it makes of a bucket: one call for a step, or phases.
+"""The interface of backends. A bucket's launcher runs a step in one call, or phase by phase.
 
-A rule without sums is one walk over memory. A factored rule (Adafactor) goes through phases:
+An elementwise rule is one walk over memory. A factored rule (Adafactor) has three phases:
 
-    read1      reads the gradients; leaves in `sums` what the rest of the step needs of them
-    finish     column moments; leaves in `sum_u2` the sum of u^2 of each tensor, of the part that is
-               here
-    update     step sizes, then parameters and momentum
+    read1      reads the gradients; leaves in `sums` what the later phases need
+    finish     makes the column moments; leaves in `sum_u2` the sum of u^2 over the part of each
+               tensor that this process holds
+    update     makes the step sizes, then writes parameters and momentum
 
-Between two phases the host may add up these sums over processes that hold parts of the tensors.
-Where nothing is exchanged, `launch` does all phases in one call, and there are no such buffers.
+Between two phases the host may add up these sums over processes that each hold a part of the
+tensors. Without an exchange, `launch` does all phases in one call, and these buffers do not exist.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor
 from . import devices
 from .bucket import Bucket
 
-# Changes tensors in place, as an all-reduce does. Called with the `sums` of all buckets that are
-# exchanged, on all their devices, and later with their `sum_u2`.
+# Adds up tensors over processes in place, as an all-reduce does. It is called with the `sums` of
+# all factored buckets, which may be on several devices, and later with their `sum_u2`.
 Exchange = Callable[[list[Tensor]], None]
 
 
 class StepInputs(NamedTuple):
-    """What changes from step to step. The rows of scalars are float64 and on the host, or on the
-    bucket's device if that is where its counters are: then nothing may wait for them."""
+    """What changes from step to step. The rows of scalars are float64. They are on the host, or on
+    the bucket's device if its counters are there; the host must then not wait for them."""
 
     scalars: Tensor
     inv_grad_scale: Tensor | None = None
@@ -38,10 +38,10 @@ class StepInputs(NamedTuple):
 
 
 class Launcher(ABC):
-    """One bucket, prepared by its backend: carries out its steps. A step changes nothing where
-    `found_inf` is not zero."""
+    """Runs the steps of one bucket, prepared by its backend. A step changes nothing if `found_inf`
+    is not zero."""
 
-    # Of a bucket that is exchanged: see `exchange_buffers`.
+    # Only with an exchange: see `exchange_buffers`.
     sums: Tensor
     sum_u2: Tensor
 
@@ -51,25 +51,25 @@ class Launcher(ABC):
 
     @abstractmethod
     def scratch_bytes(self) -> int:
-        """Memory that is kept between steps, beside the tensors."""
+        """Memory that is kept between steps, without the tensors themselves."""
 
     @abstractmethod
     def launch(self, inputs: StepInputs) -> None:
-        """All phases."""
+        """Runs all phases."""
 
-    def read1(self, inputs: StepInputs) -> None:  # noqa: B027 (nothing to do is an answer)
-        """The first phase of a bucket that is exchanged; nothing for a rule without sums."""
+    def read1(self, inputs: StepInputs) -> None:  # noqa: B027 (not abstract)
+        """The first phase, if there is an exchange. An elementwise rule does nothing here."""
 
     def finish(self, inputs: StepInputs) -> None:  # noqa: B027
-        """The second phase; nothing for a rule without sums."""
+        """The second phase. An elementwise rule does nothing here."""
 
     def update(self, inputs: StepInputs) -> None:
-        """The last phase; for a rule without sums the whole step."""
+        """The last phase. For an elementwise rule this is the whole step."""
         self.launch(inputs)
 
 
 class Backend(ABC):
-    """A way to carry out steps: where it runs, or why it cannot."""
+    """One way to run steps: it knows which devices it runs on, or why it cannot run."""
 
     name: str
 
@@ -79,22 +79,23 @@ class Backend(ABC):
 
     @abstractmethod
     def devices(self) -> tuple[str, ...]:
-        """The types of devices whose tensors it updates."""
+        """The device types whose tensors it updates."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What it was built for and what it runs on, in a line."""
+        """One line: what it was built for and what it runs on."""
 
     @abstractmethod
     def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
-        """Cuts the bucket's tensors into work. Once for each plan."""
+        """Cuts the bucket's tensors into work. It is called once for each plan."""
 
 
 def sums_layout(bucket: Bucket) -> list[int]:
-    """Where the sums of each tensor begin in `Launcher.sums`, and at the end their number.
+    """The index in `Launcher.sums` where the sums of each tensor begin. The last entry is the
+    number of sums.
 
-    matrices   of each matrix: sums of g^2 down the columns, sums of g^2 / row down the columns, the
-               sum of the row moments; then the tensor's sum of p^2
+    matrices   for each matrix: sums of g^2 down the columns, sums of g^2 / row down the columns,
+               the sum of the row moments; then the tensor's sum of p^2
     vectors    the sum of p^2
     """
     starts = [0]
@@ -108,7 +109,7 @@ def sums_layout(bucket: Bucket) -> list[int]:
 
 
 def exchange_buffers(bucket: Bucket) -> tuple[Tensor, Tensor]:
-    """`sums` and `sum_u2` of a bucket: what its phases leave for an exchange."""
+    """The buffers `sums` and `sum_u2` of a bucket, which its phases fill for the exchange."""
     dtype = devices.wide(bucket.device)
     counts = (sums_layout(bucket)[-1], len(bucket.members))
     if bucket.kind == "elementwise":

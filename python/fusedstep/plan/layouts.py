@@ -1,5 +1,5 @@
-"""How tensors lie in memory. To look at a tensor costs more than all else that is done with it when
-a plan is made, so each is looked at once, and tensors that lie alike share what was found."""
+"""How tensors lie in memory: shape, strides, dtype, device. Reading these from a tensor is the
+largest cost of making a plan, so each is read once, and tensors that lie alike share a `Layout`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Layout:
-    """All about a tensor's memory but its address. Layouts are compared by identity.
+    """How a tensor lies in memory, without its address. Layouts are compared by identity.
 
     Attributes:
-        is_lazy: whether its numbers are to be read as negated or conjugate ones.
-        is_plain: whether it is contiguous, and its numbers are those in memory.
-        is_float: whether they are real numbers of a dtype that every backend takes.
+        is_lazy: whether the numbers in memory must be negated or conjugated to read them.
+        is_plain: whether it is contiguous and not lazy.
+        is_float: whether every backend takes its dtype, which is real.
         extent: bytes from the first element to the end of the last one, gaps included.
     """
 
@@ -46,7 +46,7 @@ class Layout:
         self.extent = (1 + gaps) * dtype.itemsize if self.count else 0
 
     def is_of(self, tensor: Tensor) -> bool:
-        """Whether a tensor lies so."""
+        """Whether a tensor has this layout. False for any layout that is not plain."""
         return (
             self.is_plain
             and tensor.shape == self.shape
@@ -58,7 +58,7 @@ class Layout:
 
 
 class Layouts:
-    """The layouts of many tensors, each kept once."""
+    """Gives tensors with equal layouts the same `Layout`."""
 
     def __init__(self) -> None:
         self._known: dict[object, Layout] = {}
@@ -81,7 +81,8 @@ def plain_strides(shape: torch.Size) -> tuple[int, ...]:
 
 
 def same_order(shape: Sequence[int], strides: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether strides mean the same order of elements. In a dimension of size 1 any stride does."""
+    """Whether two strides give the same order of elements. The stride of a dimension of size 1 does
+    not matter."""
     return strides == others or all(
-        size == 1 or own == other for size, own, other in zip(shape, strides, others, strict=True)
+        size == 1 or one == other for size, one, other in zip(shape, strides, others, strict=True)
     )

@@ -1,5 +1,4 @@
-"""The plan: buckets with the launchers that carry them out, made once and used every step for as
-long as no tensor moves."""
+"""The plan: buckets and their launchers, made once and used every step until a tensor moves."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ from .watch import CAME_OR_WENT, ParamLists, watch
 
 @dataclass(frozen=True)
 class Owner:
-    """What a plan is made with by its optimizer or accumulator.
+    """What an optimizer or accumulator gives the plan that it makes.
 
     Attributes:
-        name: how errors begin.
-        choose: the backend for a device; its second argument names a tensor for the refusal.
-        where: how an error names a member.
-        counters: of the steps, as the states keep them; None if nothing is counted.
+        name: the first word of its errors.
+        choose: gives the backend for a device. Its second argument names a tensor for the error.
+        where: gives a member's name for an error.
+        counters: the class of the step counters; None if nothing is counted.
         scalars_on_device: whether rows of scalars can be computed on a device.
-        exchange: adds up the sums of factored buckets over processes; None where each holds all.
+        exchange: adds up the sums of factored buckets over processes; None if nothing is sharded.
     """
 
     name: str
@@ -40,12 +39,12 @@ class Owner:
 
 
 class Plan:
-    """What a step can use again as long as nothing moved: buckets, launchers, counters, a watch.
+    """What a step can use again until a tensor moves: buckets, launchers, counters, a watch.
 
-    Members whose gradient is absent stay in the plan and are left out of the step: experts come and
-    go. `present` says of each member whether it takes part, by position.
+    A member without a gradient stays in the plan, and the step leaves it out, as for the experts
+    that a batch does not use. `present` tells for each member, by position, whether it takes part.
 
-    `on_device` are the positions in `buckets` of those whose scalars can be computed on a device,
+    `on_device` holds the indices of the buckets whose scalars can be computed on a device,
     `counted_on_device` of those whose counters are there too.
     """
 
@@ -58,7 +57,7 @@ class Plan:
         lists: ParamLists,
         state: dict[Tensor, dict[str, Any]],
     ) -> None:
-        # The owner holds the plan: nothing here may hold the owner, who would never be freed.
+        # The owner holds the plan, so a reference back to it would keep it from being freed.
         self.exchange = owner.exchange
         self.members = members
         self.buckets = make_buckets(members)
@@ -93,10 +92,11 @@ class Plan:
         for k in self.on_device:
             if any(map(self.counters.is_on_device, self.buckets[k].positions)):
                 self.counted_on_device.add(k)
-                self.coming_steps(k)  # what it needs on the device is there before a capture
+                self.coming_steps(k)  # uploads its index before any capture
 
     def coming_steps(self, k: int) -> Callable[[], Tensor]:
-        """What gives the coming step's number of each member of bucket `k`, on its device."""
+        """A function that returns the number of the coming step of each member of bucket `k`, on
+        the bucket's device."""
         if k not in self._coming:
             assert self.counters is not None
             bucket = self.buckets[k]
@@ -104,8 +104,8 @@ class Plan:
         return self._coming[k]
 
     def holds(self, lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> bool:
-        """Whether the plan can be used for the coming step. Follows gradients that moved, came or
-        went, but not where a graph reads them: it goes on with the old addresses."""
+        """Whether the plan can be used for the coming step. It follows gradients that moved, came
+        or went, unless a graph captured it: the graph keeps the old addresses."""
         seen = self.watch.check(lists, state)
         if seen == 0:
             return True
@@ -115,7 +115,7 @@ class Plan:
             return False
         if seen & CAME_OR_WENT:
             if any(map(devices.is_capturing, self.devices)):
-                return False  # a graph would go on with what was there in the warm-up
+                return False  # the graph would use the members that the warm-up had
             self._take_presence()
         return True
 
@@ -127,11 +127,11 @@ class Plan:
             bucket.take_presence()
 
     def present_members(self) -> Iterator[Member]:
-        """Those that take part in the step."""
+        """The members that take part in the step."""
         return compress(self.members, self.present)
 
     def count(self, found_inf: Tensor | None) -> None:
-        """Counts a step of those that took part in it."""
+        """Counts a step for the members that took part."""
         if self.counters is not None:
             self.counters.count(found_inf, None if self.all_present else self.present)
 
@@ -141,35 +141,35 @@ class Plan:
         inv_grad_scale: Tensor | None = None,
         found_inf: Tensor | None = None,
     ) -> None:
-        """Carries out a step of every bucket, with its rows of scalars."""
+        """Runs a step of every bucket. `rows` holds each bucket's rows of scalars."""
         torch.autograd.graph.increment_version(self.written)
         inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
         stages = [stage for bucket in self.buckets for stage in bucket.stages]
         for stage in stages:
             stage.copy_in()
         if self.exchange is None:
-            for launcher, own in zip(self.launchers, inputs, strict=True):
-                launcher.launch(own)
+            for launcher, its_inputs in zip(self.launchers, inputs, strict=True):
+                launcher.launch(its_inputs)
         else:
             self._run_in_phases(inputs, self.exchange)
         for stage in stages:
             stage.copy_out()
 
     def _run_in_phases(self, inputs: list[StepInputs], exchange: Exchange) -> None:
-        """Each exchange is one call for all buckets, whatever their number."""
+        """Each exchange is one call for all buckets."""
         work = list(zip(self.launchers, inputs, strict=True))
-        factored = [(own, own_inputs) for own, own_inputs in work if own.bucket.rule.factored]
-        for launcher, own in factored:
-            launcher.read1(own)
+        factored = [pair for pair in work if pair[0].bucket.rule.factored]
+        for launcher, its_inputs in factored:
+            launcher.read1(its_inputs)
         exchange([launcher.sums for launcher, _ in factored])
-        for launcher, own in factored:
-            launcher.finish(own)
+        for launcher, its_inputs in factored:
+            launcher.finish(its_inputs)
         exchange([launcher.sum_u2 for launcher, _ in factored])
-        for launcher, own in work:
-            launcher.update(own)
+        for launcher, its_inputs in work:
+            launcher.update(its_inputs)
 
     def scratch_bytes(self) -> int:
-        """Memory that is used beside the tensors: scratch, and copies of strided tensors."""
+        """Extra memory: scratch, and copies of strided tensors."""
         copies = sum(stage.copy.nbytes for bucket in self.buckets for stage in bucket.stages)
         return copies + sum(launcher.scratch_bytes() for launcher in self.launchers)
 

@@ -1,4 +1,4 @@
-"""Which row of scalars each tensor of a bucket takes: one for each (group, step) that occurs."""
+"""Which row of scalars each tensor of a bucket uses. There is one for each (group, step)."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import torch
 
 
 class Rows:
-    """The rows of one bucket. `row_of` is replaced when it changes, never written: a backend that
-    keeps a copy elsewhere sees from its identity that it has to copy it again.
+    """The rows of one bucket. A change makes a new `row_of` and never writes the old one, so a
+    backend that keeps a copy on a device compares identities to know when to copy again.
 
     Arguments:
-        groups: of each member, the parameter group it comes from.
-        positions: of each member, its place in the plan.
+        groups: the parameter group of each member.
+        positions: the place of each member in the plan.
     """
 
     def __init__(self, groups: list[int], positions: list[int]) -> None:
         self._groups = groups
         self._positions = positions
-        self._names = sorted(set(groups))  # of the groups that occur
+        self._names = sorted(set(groups))  # the groups that occur
         index = {group: row for row, group in enumerate(self._names)}
         self._by_group = [index[group] for group in groups]
         self._by_member = list(range(len(groups)))
-        # (group, step) of each row; none where only a device knows the steps.
+        # (group, step) of each row; empty if only a device knows the steps.
         self.keys: list[tuple[int, float]] = []
         self._taken: list[int] = []
         self.row_of = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def by_group(self, step: float) -> None:
-        """All counters are equal, as at most steps: the rows stay, only their step changes."""
+        """A row for each group, if all counters are equal, as at most steps."""
         self._take(self._by_group)
         self.keys = [(group, step) for group in self._names]
 
     def by_group_and_step(self, steps: list[float], present: list[bool]) -> None:
-        """`steps` are those of the plan's members, by position. Who is not present takes any
-        row."""
-        own = [
+        """A row for each (group, step). `steps` holds the steps of the plan's members, by position.
+        A member that is not present gets any row."""
+        keys = [
             (group, steps[position])
             for group, position in zip(self._groups, self._positions, strict=True)
         ]
         here = [present[position] for position in self._positions]
-        self.keys = sorted(set(compress(own, here))) or own[:1]
+        self.keys = sorted(set(compress(keys, here))) or keys[:1]
         index = {key: row for row, key in enumerate(self.keys)}
-        self._take([index.get(key, 0) for key in own])
+        self._take([index.get(key, 0) for key in keys])
 
     def by_member(self) -> None:
-        """A row for each member: only the device knows which counters are equal."""
+        """A row for each member, since only the device knows which counters are equal."""
         self._take(self._by_member)
         self.keys = []
 

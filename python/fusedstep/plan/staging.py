@@ -1,4 +1,4 @@
-"""Flat copies of tensors that cannot be walked as they lie: strided, expanded, transposed."""
+"""Flat copies of tensors that cannot be walked in place: strided, expanded, transposed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 @dataclass
 class Stage:
-    """A flat copy of a tensor. `source` finds the tensor anew, since gradients come and go."""
+    """A flat copy of a tensor. `source` is a function, because a gradient may be another tensor at
+    each step."""
 
     copy: Tensor
     source: Callable[[], Tensor]
-    member: int  # whose tensor it is, in the bucket
+    member: int  # the index in the bucket of the member that has the tensor
     slot: int
     present: bool = True  # whether the member takes part in the step
 
@@ -33,12 +34,12 @@ class Stage:
 
 
 def real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of reals, as torch's optimizers treat it."""
+    """A complex tensor as pairs of real numbers, as in torch's optimizers. Others as they are."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without gaps, in some order of dimensions."""
+    """Whether the elements fill memory without gaps, in some order of the dimensions."""
     return (
         tensor.is_contiguous()
         or torch.empty_like(tensor, device="meta").stride() == tensor.stride()

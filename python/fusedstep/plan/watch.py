@@ -1,4 +1,4 @@
-"""Tells whether what a plan was made from is still where it was, every step, at little cost."""
+"""The watch: a cheap check at every step whether the tensors are still where the plan saw them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CAME_OR_WENT = 1 << 40  # added to what `check` returns
 
 class Watch(Protocol):
     """`check` returns the number of gradients that moved, plus CAME_OR_WENT if some came or went.
-    Cells of those are written: an address, or 0 for a gradient that went. It returns -1 if anything
-    else is not as it was: parameters, states, shapes, strides, dtypes, a gradient that comes and
-    was not known before, or comes back in another layout. Then some cells may have been written,
-    too, and every later check returns -1.
+    It writes their cells: the address, or 0 for a gradient that went. It returns -1 if anything
+    else changed: parameters, states, shapes, strides, dtypes, a gradient that the plan did not
+    know, or one that comes back in another layout. Some cells may have been written by then. Every
+    later check returns -1 too.
 
-    `present` says of each parameter, in the order of the lists, whether it had a gradient."""
+    `present` tells for each parameter, in the order of the lists, whether it had a gradient."""
 
     def check(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> int: ...
     def present(self) -> bytes: ...
@@ -39,9 +39,13 @@ def watch(
     cells: list[int],
     earlier: Earlier = (),
 ) -> Watch:
-    """Remembers parameters, gradients and the state tensors named by `keys`. `cells` holds for each
-    parameter the address of the table cell of its gradient, or 0; `earlier` how its gradient lay
-    when it was last seen, or None. The caller keeps parameters and state dicts alive."""
+    """Remembers parameters, gradients and the state tensors named by `keys`. The caller keeps
+    parameters and state dicts alive.
+
+    Arguments:
+        cells: for each parameter, the address of the table cell of its gradient, or 0.
+        earlier: for each parameter, the last known layout of an absent gradient, or None.
+    """
     if native.module is not None and _can_watch():
         known = {layout: layout and _in_native_form(layout) for layout in {*earlier}}
         layouts = [known[layout] for layout in earlier]
@@ -50,7 +54,7 @@ def watch(
 
 
 def _in_native_form(layout: Layout) -> Any:
-    """Its dtype as DLPack codes it, whether the gradient is negated, its strides."""
+    """A layout for C++: the dtype in DLPack's codes, whether the gradient is negated, strides."""
     code = 5 if layout.dtype.is_complex else 4 if layout.dtype == torch.bfloat16 else 2
     bits = 8 * layout.dtype.itemsize
     return native.module.Watch.Layout(code, bits, _is_negated(layout), layout.strides)
@@ -64,7 +68,7 @@ EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 def _can_watch() -> bool:
-    """Whether C++ can read tensors where they lie. It finds out once how they do."""
+    """Whether C++ can read tensor headers in memory. The first call lets it learn how."""
     if native.module.can_watch():
         return True
     if EXCHANGE is None or not hasattr(torch, "_lazy_clone"):
@@ -74,9 +78,10 @@ def _can_watch() -> bool:
 
 
 def samples() -> list[tuple[Any, ...]]:
-    """Tensors of all kinds of sizes, strides, dtypes and flags. With each the addresses of its C++
-    object, of its storage and of the data; whether it is negated, conjugated, and copied only when
-    it is written; its number of dimensions, and a number that stands for all its facts."""
+    """Tensors with many sizes, strides, dtypes and flags, for C++ to learn from. Each comes with
+    the addresses of its C++ object, its storage and its data; whether it is negated, conjugated,
+    and lazy (copied on its first write); its number of dimensions; and a number that is equal for
+    tensors that are alike."""
     tensors: list[Tensor] = []
     for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1,) * 6):
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.complex64):
@@ -115,7 +120,7 @@ def samples() -> list[tuple[Any, ...]]:
 
 
 class PythonWatch:
-    """The same without C++ or with a torch older than 2.10: right, but ten times slower."""
+    """The same without C++, or with a torch older than 2.10. It is ten times slower."""
 
     def __init__(
         self,
@@ -158,14 +163,14 @@ class PythonWatch:
         return bytes(seen.is_there for seen in self.grads)
 
     def _look(self, param_lists: ParamLists, state: dict[Tensor, dict[str, Any]]) -> list[Any]:
-        """All but the gradients."""
+        """Everything that must not change: all except the gradients."""
         fixed: list[Any] = [len(param_lists)]
         for params in param_lists:
             fixed.append(len(params))
             for param in params:
                 fixed += (id(param), param.data_ptr(), _layout(param))
         for key, values in state.items():
-            if not isinstance(values, dict):  # something of the user's own
+            if not isinstance(values, dict):  # something that the user put there
                 fixed.append(id(key))
                 continue
             fixed += (id(key), id(values), len(values))
@@ -178,7 +183,7 @@ class PythonWatch:
 
 
 class _Gradient:
-    """One parameter's gradient: its layout, if it is known, and where it was last."""
+    """The gradient of one parameter: its layout, if known, and its last address."""
 
     def __init__(self, param: Tensor, earlier: Layout | None) -> None:
         grad = param.grad
@@ -191,11 +196,11 @@ class _Gradient:
         elif earlier is not None:
             facts = (param.shape, earlier.strides, earlier.dtype, param.device)
             self.layout = (*facts, _is_negated(earlier), False)
-            # Somewhere as aligned as plans take it for while it is absent.
+            # Any address that is a multiple of 16: plans take an absent gradient for aligned.
             self.address = 16 if param.numel() else 0
 
     def follow(self, grad: Tensor | None) -> bool:
-        """Whether a plan survives it."""
+        """Takes the gradient's new address. False if the plan does not hold any more."""
         self.is_there = grad is not None
         if grad is None:
             return True

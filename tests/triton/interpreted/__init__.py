@@ -1,1 +1,1 @@
-"""Triton's kernels under its interpreter, which needs a run of its own."""
+"""Tests of Triton's kernels under its interpreter, which needs a separate run."""

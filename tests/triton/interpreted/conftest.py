@@ -1,9 +1,8 @@
-"""Triton decides at its import whether it interprets: these tests have a process of their own.
+"""Triton decides at import whether it interprets, so these tests need a separate process:
 
     TRITON_INTERPRET=1 python -m pytest tests/triton/interpreted
 
-Without the variable nothing here is collected, so that nothing here seems to have been run; nor
-with a Triton that is too old for the kernels.
+Without the variable, or with a Triton that is too old for the kernels, no test here is collected.
 """
 
 import os

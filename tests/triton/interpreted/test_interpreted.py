@@ -1,7 +1,7 @@
 """Triton's kernels, interpreted with numpy: elementwise rules have the reference's bits, factored
-ones are as near to float64 as the reference is.
+ones are as near to float64 as the reference.
 
-A program takes about 1.5 ms, so tensors are as small as every kind of work allows.
+A program takes about 1.5 ms, so tensors are as small as possible for each kind of work.
 """
 
 import pytest
@@ -17,7 +17,7 @@ from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, sta
 from tests.support.problems import Problem
 from tests.support.rule_cases import FACTORED, is_factored
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns about inf and nan
 
 F32, BF16, F16, F64 = DTYPES
 ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
@@ -29,23 +29,23 @@ MATRICES = [
     (5, 0, 3),
     (1, 9),
     (9, 1),
-    (32, 16),  # rows of 16 elements: aligned
+    (32, 16),  # aligned rows of 16 elements
     (33, 17),
     (258, 40),  # two blocks of rows
     (2, 17, 20),  # a batch
-    (3, 5, 7),  # and one of tiny matrices
-    (2, 2064),  # longer rows than are finished at once
+    (3, 5, 7),  # a batch of tiny matrices
+    (2, 2064),  # rows too long to finish at once
 ]
 LONG = [
     (cut.VECTOR_UNIT + 1,),
-    (2049, 9),  # two blocks of rows, of narrow columns
+    (2049, 9),  # two blocks of short rows
     (257, 1030),
     (cut.TINY_MATRICES + 1, 3, 3),
     (2, 300, 40),
     (1, 70000),
 ]
 # A tile is one row: 256 rows are added one after the other.
-ROW_BY_ROW = [(256, 3000), (257, 8200)]  # the second in several blocks, too
+ROW_BY_ROW = [(256, 3000), (257, 8200)]  # the second in several blocks
 
 
 def test_the_shapes_reach_every_kind_of_work():
@@ -99,7 +99,7 @@ def test_ten_steps(case, dtype):
 
 
 def give_states_other_dtypes(optimizer, params, step):
-    """Behind the first step; a run in float64 keeps what it has."""
+    """After the first step. A float64 run keeps its dtypes."""
     dtypes = sorted({param.dtype for param in params}, key=str)
     for index, param in enumerate(params if step == 1 else ()):
         for key, value in optimizer.state[param].items():
@@ -141,9 +141,9 @@ def test_strange_numbers_in_elementwise_rules(case, value):
 @pytest.mark.parametrize("value", STRANGE)
 @each([CASE["adafactor"], CASE["adafactor-part-capped"], CASE["hf-adafactor-scaled"]])
 def test_strange_numbers_in_factored_rules_make_the_same_elements_strange(case, value):
-    """The same nan and infinities as in the reference. Finite numbers may differ as much as two
-    orders of a sum of at most 153 terms do, a few units; of the largest, as some are differences.
-    There is no exact result: float64 has room for all of this."""
+    """The same nans and infinities as in the reference. Finite numbers may differ by a few units,
+    as two orders of a sum of at most 153 terms do, relative to the largest number, since some are
+    differences. There is no exact result to compare with: in float64 nothing overflows."""
     problem = Problem(case, [(7,), (9, 17), (3, 5, 7)], prepare=strange(value))
     (ours, params), (reference, others) = problem.run("triton"), problem.run("reference")
     for p, q in zip(params, others, strict=True):
@@ -226,13 +226,13 @@ def test_every_case_with_an_exchange(case, dtype):
 
 @pytest.mark.parametrize("rows", [600, 300])
 def test_an_exchange_that_changes_nothing_changes_no_bit(rows):
-    """Where units leave sums in any case: the same numbers are added up in the same order."""
+    """Matrices of several units leave sums in any case, so the order of sums is the same."""
     problem = Problem(CASE["hf-adafactor-momentum"], [(rows, 300), (7,), (20_000,)])
     with_one = exchange.exchanged(problem, exchange.FakeAllReduce()).run("triton")
     assert_same(*with_one, *problem.run("triton"))
 
 
-# Faults, for which the bounds are narrow enough.
+# Faults. They show that the bounds are narrow enough.
 
 
 @pytest.mark.parametrize("scalar", ["beta2", "rho", "decay_fixed"])
@@ -265,7 +265,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
         real(kernel, programs - less, arguments, warps)
 
     def spoiled(self, count, dtype):
-        """Else memory that an earlier test gave back may hold the very sums that are left out."""
+        """Memory from an earlier test may hold the very sums that are left out, so it is filled."""
         taken = scratch(self, count, dtype)
         return taken.fill_(float("nan")) if dtype.is_floating_point else taken
 

@@ -1,4 +1,4 @@
-"""Triton's kernels where weight decay takes most of a parameter."""
+"""Triton's kernels with a weight decay that takes most of a parameter."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tests.support.cases import each
 from tests.support.decays import STRONG
 from tests.support.problems import Problem
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of inf and nan
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns about inf and nan
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
