@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-import fusedstep.accumulate
+import fusedstep.plan.plan
 from fusedstep.accumulate import GradientAccumulator
 from fusedstep.backends.cpu import CpuLauncher
 from fusedstep.plan.watch import PythonWatch
@@ -19,7 +19,7 @@ from tests.support.cases import DTYPES, make_params, set_grads
 @pytest.mark.parametrize("watch", [None, PythonWatch])
 def test_no_plan_is_made_anew_while_only_gradients_move(watch, monkeypatch):
     if watch:
-        monkeypatch.setattr(fusedstep.accumulate, "watch", watch)
+        monkeypatch.setattr(fusedstep.plan.plan, "watch", watch)
     params, calls = of_dtype(torch.float32)
     accumulator = run(params, calls[:1])
     plan, addresses, kept = accumulator._plan, _addresses(accumulator), []

@@ -59,7 +59,7 @@ class Recorder(Backend):
 
     def __init__(self):
         self.launched = []
-        self.rows = []  # for each launch, the rows of its members
+        self.rows = []  # of each launch: a row for each member with a gradient
 
     def why_absent(self):
         return ""
@@ -81,7 +81,8 @@ class RecordingLauncher(Launcher):
     def launch(self, inputs):
         self.backend.launched.append((self.bucket, inputs.scalars))
         if inputs.scalars.device.type == "cpu":
-            self.backend.rows.append(inputs.scalars[self.bucket.rows.row_of])
+            present = [member.is_present for member in self.bucket.members]
+            self.backend.rows.append(inputs.scalars[self.bucket.rows.row_of[present]])
 
     read1 = finish = update = launch
 

@@ -23,7 +23,8 @@ def device_scalar(device: torch.device, value: Any) -> float | Tensor:
     """The same for a computation on `device`. A tensor that is not on the host becomes a 0-d tensor
     on `device`, with no host sync."""
     if isinstance(value, Tensor) and not devices.on_host(value):
-        return devices.to_device(value, device, devices.wide(device)).reshape(())
+        moved = devices.to_device(value, device, devices.wide(device))
+        return moved.reshape(()) if moved.dim() else moved
     return scalar(value)
 
 

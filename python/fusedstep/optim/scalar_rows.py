@@ -80,7 +80,7 @@ def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Te
         values = (_sign(groups[index]), *bucket.rule.row(named))
         for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
             if isinstance(value, Tensor):
-                computed.append((row, value.expand_as(row)))
+                computed.append((row, value if value.dim() else value.expand_as(row)))
             else:
                 known.append((row, float(value)))
         first = last
