@@ -50,7 +50,7 @@ SIZES_OF: dict[str, cut.UnitSizes] = {
     OURS_TRITON: import_module("fusedstep.kernels.blocks").UNIT_SIZES,
 }
 TRAINER, DEFAULTS, TORCH = "adafactor-hf-trainer", "adafactor-hf-defaults", "adafactor-torch"
-ONE_READ = ("STATISTICS", "WIDE")  # kinds of work that are a first read
+ONE_READ = ("STATISTICS", "COLUMN_SUMS")  # kinds of work that are a first read
 # Kinds of work that have nothing to do, and so are not launched.
 IDLE = {TRAINER: {"SUM_U2", "SQUARES"}, DEFAULTS: {"SUM_U2", "STORE_RMS"}, TORCH: {"STORE_RMS"}}
 

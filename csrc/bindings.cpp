@@ -114,15 +114,15 @@ class Bucket {
   }
 
   // Runs one phase: 0, or 0 to 2 for an exchanged bucket.
-  void launch(int64_t row_of, int64_t scalars, int64_t row_length, double grad_scale, int64_t threads,
-              int64_t phase) {
+  void launch(int64_t scalar_row_of, int64_t scalars, int64_t row_length, double grad_scale,
+              int64_t threads, int64_t phase) {
     launch_.first_round = work_.phases.at(phase), launch_.end_round = work_.phases.at(phase + 1);
-    require(row_of), require(scalars);
+    require(scalar_row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);
     launch_.scratch = scratch_.get();
     launch_.thread_scratch = thread_scratch_.get();
-    launch_.row_of = reinterpret_cast<const int64_t*>(row_of);
+    launch_.scalar_row_of = reinterpret_cast<const int64_t*>(scalar_row_of);
     launch_.scalars = reinterpret_cast<const double*>(scalars);
     launch_.row_length = row_length;
     launch_.grad_scale = grad_scale;

@@ -32,7 +32,7 @@ struct LaunchArgs {
   int64_t dtypes[kMaxSlots] = {};
   const int64_t* table = nullptr;
   int64_t fields = 0;
-  const int64_t* row_of = nullptr;
+  const int64_t* scalar_row_of = nullptr;
   const double* scalars = nullptr;
   int64_t row_length = 0;
   const int64_t* entries = nullptr;

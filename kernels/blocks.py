@@ -2,8 +2,8 @@
 
 None has been measured on a GPU yet. They come from what Triton 3.7.1's compilers report for sm_80,
 sm_90, sm_100 and gfx942 (2026-11-21): no spills, and registers for 512 threads on a multiprocessor,
-except for unaligned rows, float64, and WIDE tiles. Nothing is tuned at run time: kernels write in
-place, so they must not run twice.
+except for unaligned rows, float64, and COLUMN_SUMS tiles. Nothing is tuned at run time: kernels
+write in place, so they must not run twice.
 """
 
 from __future__ import annotations
@@ -77,8 +77,11 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     }
     if name in by_name:
         return by_name[name]
-    if name in ("ROW_SUMS", "WIDE"):  # one row: offsets of a second one may not fit in 32 bits
-        most = 255 if name == "WIDE" and width < 8192 else None
+    if name in (
+        "ROW_SUMS",
+        "COLUMN_SUMS",
+    ):  # one row: offsets of a second one may not fit in 32 bits
+        most = 255 if name == "COLUMN_SUMS" and width < 8192 else None
         return Block(width, width, max(4, width // 512), most)
     if name == "STATISTICS":
         tile = 2048 if item_bytes == 8 else 4096

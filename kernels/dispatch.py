@@ -14,7 +14,7 @@ def phase(
     entries,
     table,
     cuts,
-    row_of,  # each tensor's row of scalars
+    scalar_row_of,  # each tensor's row of scalars
     scalars,
     controls,  # inverse gradient scale, found_inf
     partials,
@@ -22,7 +22,7 @@ def phase(
     UPDATE: tl.constexpr,
     CFG: tl.constexpr,
 ):
-    args = (table, cuts, row_of, scalars, controls, partials, sums)
+    args = (table, cuts, scalar_row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)
@@ -38,7 +38,7 @@ def item(args, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
         matrix.row_sums(args, at, unit, CFG)
     elif CFG.KIND == "ROWS":
         matrix.row_moments(args, at, unit, CFG)
-    elif CFG.KIND == "STATISTICS" or CFG.KIND == "WIDE":
+    elif CFG.KIND == "STATISTICS" or CFG.KIND == "COLUMN_SUMS":
         matrix.statistics(args, at, unit, CFG)
     elif CFG.KIND == "SQUARES":
         matrix_elements.squares(args, at, unit, CFG)

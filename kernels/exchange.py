@@ -17,7 +17,7 @@ def exchange_phase(
     entries,
     table,
     cuts,
-    row_of,
+    scalar_row_of,
     scalars,
     controls,
     partials,
@@ -27,7 +27,7 @@ def exchange_phase(
     CFG: tl.constexpr,
 ):
     """Like `dispatch.phase`, for the kinds of work of an exchange."""
-    args = (table, cuts, row_of, scalars, controls, partials, sums)
+    args = (table, cuts, scalar_row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)

@@ -108,7 +108,7 @@ class TritonLauncher(work.DeviceLauncher):
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
             "partials": self.scratch(layout.partials, bucket.compute_dtype),
-            "sums": self.scratch(layout.sums, self.tables.wide),
+            "sums": self.scratch(layout.sums, self.tables.scalar_dtype),
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
         launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
@@ -155,7 +155,7 @@ class TritonLauncher(work.DeviceLauncher):
             KIND=kind.name,
             DTYPES=tuple(work.codes_of(bucket, TYPES)),
             T=TYPES[bucket.compute_dtype],
-            W=TYPES[self.tables.wide],
+            W=TYPES[self.tables.scalar_dtype],
             VECTOR=bucket.kind == "vector",
             MOMENTUM=momentum if momentum < len(bucket.dtypes) else 0,
             ALIGNED=aligned,

@@ -131,8 +131,8 @@ def mean_of_rows(args, tensor, batch, rows, CFG: tl.constexpr):
 @triton.jit
 def statistics(args, tensor, unit, CFG: tl.constexpr):
     """Row moments of a unit, and its sums of g^2 and g^2 / row down the columns. A unit with all
-    rows of its matrix also makes the column moments. For WIDE rows, which are longer than a tile,
-    ROWS has already made the row moments."""
+    rows of its matrix also makes the column moments. COLUMN_SUMS is for rows longer than a tile:
+    ROWS has already made their moments."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.aligned_size(table_row, memory.COLS, CFG)
@@ -158,7 +158,7 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
         # Rows past the end add nothing: their squares are zero and their moment is one.
         moment_at = row_at + row + tl.arange(0, CFG.HEIGHT)
         moment = tl.load(moment_at, row_ok, other=1.0).to(CFG.T)
-        if CFG.KIND != "WIDE":
+        if CFG.KIND != "COLUMN_SUMS":
             # The threads that load a row's moment also add up the row, so all of them have loaded
             # it before one stores it.
             mean_square = div(tl.sum(square, 1), cols.to(CFG.T))
@@ -169,12 +169,12 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
             least_of_lane = tl.minimum(least_of_lane, least_or_inf(moment, row_ok))
         s += square
         h += square * rules.inverse(moment)[:, None]
-    if CFG.KIND != "WIDE":
+    if CFG.KIND != "COLUMN_SUMS":
         least_row = tl.min(least_of_lane, 0).to(CFG.W)
         store_rows(args, tensor, batch * blocks + block, tl.sum(sum_of_lane, 0), least_row)
     col = left + tl.arange(0, CFG.WIDTH)
     if (blocks == 1) & (CFG.WIDTH <= memory.FLAT_WIDTH):
-        if CFG.KIND == "WIDE":
+        if CFG.KIND == "COLUMN_SUMS":
             mean = mean_of_rows(args, tensor, batch, rows, CFG)
         else:
             mean = div(tl.sum(sum_of_lane, 0), rows.to(CFG.W)).to(CFG.T)

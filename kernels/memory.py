@@ -1,7 +1,7 @@
 """Where a unit of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
 
-`args` is what all units of a launch share: table, cuts, row_of, scalars, controls, partials, sums
-(see `launch.py`). Only this file reads it.
+`args` is what all units of a launch share: table, cuts, scalar_row_of, scalars, controls, partials,
+sums (see `launch.py`). Only this file reads it.
 """
 
 import triton

@@ -30,7 +30,7 @@ def waves(
     counters,  # of tickets, then those that entries name
     table,
     cuts,
-    row_of,
+    scalar_row_of,
     scalars,
     controls,
     partials,
@@ -38,7 +38,7 @@ def waves(
     UPDATE: tl.constexpr,
     CFGS: tl.constexpr,  # one for each kind of work, by number
 ):
-    args = (table, cuts, row_of, scalars, controls, partials, sums)
+    args = (table, cuts, scalar_row_of, scalars, controls, partials, sums)
     if tl.load(controls + 1) == 0:
         done = counters + 1
         ticket = tl.atomic_add(counters, 1, sem="relaxed")

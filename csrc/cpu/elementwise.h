@@ -19,7 +19,7 @@ template <class Rule, class T>
 Rule rule_of(const LaunchArgs& launch, int64_t tensor) {
   Rule rule;
   static_assert(sizeof(Rule) % sizeof(T) == 0, "a rule holds nothing but scalars");
-  const double* row = launch.scalars + launch.row_of[tensor] * launch.row_length;
+  const double* row = launch.scalars + launch.scalar_row_of[tensor] * launch.row_length;
   T field[sizeof(Rule) / sizeof(T)];
   for (size_t k = 0; k < sizeof(Rule) / sizeof(T); ++k) field[k] = T(row[1 + k]);
   std::memcpy(&rule, field, sizeof(Rule));
@@ -28,7 +28,7 @@ Rule rule_of(const LaunchArgs& launch, int64_t tensor) {
 
 template <class T>
 T gradient_scale(const LaunchArgs& launch, int64_t tensor) {
-  return T(launch.grad_scale) * T(launch.scalars[launch.row_of[tensor] * launch.row_length]);
+  return T(launch.grad_scale) * T(launch.scalars[launch.scalar_row_of[tensor] * launch.row_length]);
 }
 
 // `own` are the parameter and its states.
@@ -45,7 +45,7 @@ void walk_elementwise(const LaunchArgs& launch, const Entry& entry) {
   const Rule rule = rule_of<Rule, T>(launch, entry.tensor);
   const T scale = gradient_scale<T>(launch, entry.tensor);
   const int64_t elements = tensor[ElementwiseRow::kStates + States];
-  const int64_t end = std::min<int64_t>(entry.index + kPiece, elements);
+  const int64_t end = std::min<int64_t>(entry.index + kCpuRun, elements);
   T g_buffer[kElements], own_buffer[1 + States][kElements];
 
   auto slot_of = [](int k) { return k == 0 ? ElementwiseRow::kP : ElementwiseRow::kStates + k - 1; };
@@ -55,7 +55,7 @@ void walk_elementwise(const LaunchArgs& launch, const Entry& entry) {
   bool direct = scale == T(1);
   for (int slot = 0; slot < ElementwiseRow::kStates + States; ++slot)
     direct &= launch.dtypes[slot] == dtype_of<T>();
-  const int64_t stride = direct ? kPiece : kElements;
+  const int64_t stride = direct ? kCpuRun : kElements;
 
   for (int64_t i = entry.index; i < end; i += stride) {
     const int64_t n = std::min(stride, end - i);

@@ -131,7 +131,7 @@ struct ExchangedVector : VectorTensor<T, Momentum> {
 
   void statistics(int64_t piece) const {
     Base::statistics(piece);
-    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    const int64_t begin = piece * kCpuRun, end = std::min<int64_t>(begin + kCpuRun, cut.batch);
     if (this->sums_late()) sums.p[piece] = this->parameter_squares(begin, end);
   }
   void pack_columns(int64_t) const {}

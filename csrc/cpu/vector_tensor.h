@@ -37,7 +37,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
 
   // Sums go tile by tile, so this computes v and u a tile at a time.
   void read_piece(int64_t piece, double& p, double& u) const {
-    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    const int64_t begin = piece * kCpuRun, end = std::min<int64_t>(begin + kCpuRun, cut.batch);
     p = this->scaled() ? parameter_squares(begin, end) : 0.0;
     u = 0.0;
     for (int64_t i = begin; i < end; i += kTile) {
@@ -58,7 +58,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
   }
 
   void update_piece(int64_t piece, const double* step, double& p, const char* = nullptr) const {
-    const int64_t begin = piece * kPiece, end = std::min<int64_t>(begin + kPiece, cut.batch);
+    const int64_t begin = piece * kCpuRun, end = std::min<int64_t>(begin + kCpuRun, cut.batch);
     const T step_size = T(step[0]), decay = T(step[1]);
     T p_buffer[kTile], g_buffer[kTile], v_buffer[kTile], m_buffer[kTile];
     if (this->sums_late()) p = parameter_squares(begin, end);

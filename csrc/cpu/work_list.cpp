@@ -5,7 +5,7 @@ namespace fusedstep {
 namespace {
 
 // Elements in a run of small tensors: enough to hide the cost of taking it, few enough to balance.
-constexpr int64_t kRun = kPiece / 2;
+constexpr int64_t kRun = kCpuRun / 2;
 
 MatrixCut cut_of(const LaunchArgs& launch, int64_t tensor) {
   const int64_t* row = launch.table + tensor * launch.fields;
@@ -50,8 +50,8 @@ WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors) {
   int64_t elements = 0;
   for (int64_t t = 0; t < tensors; ++t) {
     const int64_t n = launch.table[t * launch.fields + elementwise_slots(launch.fields)];
-    for (int64_t i = 0; i < n; i += kPiece) {
-      const int64_t taken = std::min<int64_t>(kPiece, n - i);
+    for (int64_t i = 0; i < n; i += kCpuRun) {
+      const int64_t taken = std::min<int64_t>(kCpuRun, n - i);
       work.add(kUpdate, t, i);
       elements += taken;
       if (elements >= kRun) work.end_run(), elements = 0;

@@ -23,10 +23,10 @@ struct MatrixCut {
 
   MatrixCut(int64_t batch, int64_t rows, int64_t cols) : batch(batch), rows(rows), cols(cols) {
     const int64_t area = rows * cols;
-    blocked = area > kPiece;
+    blocked = area > kCpuRun;
     blocks = (rows + kBlock - 1) / kBlock;
     tiles = (cols + kTile - 1) / kTile;
-    per_piece = blocked || area == 0 ? 1 : std::max<int64_t>(1, kPiece / area);
+    per_piece = blocked || area == 0 ? 1 : std::max<int64_t>(1, kCpuRun / area);
     pieces = blocked ? batch * blocks : (batch + per_piece - 1) / per_piece;
   }
 

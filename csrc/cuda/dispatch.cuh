@@ -23,7 +23,7 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
-  if constexpr (kUnit == Unit::kWide) statistics<G, V, Rows::kKnown, kBatch>(tensor, unit);
+  if constexpr (kUnit == Unit::kColumnSums) statistics<G, V, Rows::kKnown, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kTiny) tiny_read(tensor, unit);
   if constexpr (kUnit == Unit::kVector) vector_read(tensor, unit);
   if constexpr (kUnit == Unit::kSquares) squares<P>(tensor, unit);
@@ -44,7 +44,7 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
 // Blocks that should fit on a multiprocessor. More blocks leave fewer registers for a thread.
 template <Unit kUnit, int P, int M, bool Wide>
 constexpr int kResident =
-    kUnit == Unit::kStatistics || kUnit == Unit::kWide || kUnit == Unit::kRowSums ||
+    kUnit == Unit::kStatistics || kUnit == Unit::kColumnSums || kUnit == Unit::kRowSums ||
             kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
             kUnit == Unit::kColumnsExchanged || kUnit == Unit::kSumU2 ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide

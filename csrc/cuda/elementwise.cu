@@ -24,9 +24,9 @@ bool are(const int32_t* dtypes, int p, int g, int s) {
 
 // The kernel for the bucket's dtypes if the rule lists them, else the kernel for any dtypes.
 template <int Rule, int... P, int... G, int... S>
-Kernel of_dtypes(bool wide, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
+Kernel of_dtypes(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
   constexpr int kAnyStates = kOfStates<Rule, kAny>;
-  if (wide) return instance<Rule, kAny, kAny, kAnyStates, true>();
+  if (in_double) return instance<Rule, kAny, kAny, kAnyStates, true>();
   Kernel found = instance<Rule, kAny, kAny, kAnyStates, false>();
   ((are<Rule>(dtypes, P, G, S) ? void(found = instance<Rule, P, G, kOfStates<Rule, S>, false>())
                                : void()),
@@ -35,10 +35,10 @@ Kernel of_dtypes(bool wide, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...
 }
 
 template <int... Rules>
-Kernel of_rule(int rule, bool wide, const int32_t* dtypes, RuleList<Rules...>) {
+Kernel of_rule(int rule, bool in_double, const int32_t* dtypes, RuleList<Rules...>) {
   Kernel found;
   ((rule == Rules
-        ? void(found = of_dtypes<Rules>(wide, dtypes, typename RuleOf<Rules, float>::dtypes()))
+        ? void(found = of_dtypes<Rules>(in_double, dtypes, typename RuleOf<Rules, float>::dtypes()))
         : void()),
    ...);
   return found;
@@ -46,8 +46,8 @@ Kernel of_rule(int rule, bool wide, const int32_t* dtypes, RuleList<Rules...>) {
 
 }  // namespace
 
-Kernel elementwise_kernel(int rule, bool wide, const int32_t* dtypes) {
-  return of_rule(rule, wide, dtypes, ElementwiseRules());
+Kernel elementwise_kernel(int rule, bool in_double, const int32_t* dtypes) {
+  return of_rule(rule, in_double, dtypes, ElementwiseRules());
 }
 
 }  // namespace fusedstep::cuda

@@ -75,8 +75,8 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
       if constexpr (!Wide)
         if (width > 8 * kThreads) return of_gradient<Unit::kStatistics, 2, Wide>(gradient);
       return of_gradient<Unit::kStatistics, 1, Wide>(gradient);
-    case Unit::kWide:
-      return of_gradient<Unit::kWide, 1, Wide>(gradient);
+    case Unit::kColumnSums:
+      return of_gradient<Unit::kColumnSums, 1, Wide>(gradient);
     case Unit::kTiny:
       return of_any<Unit::kTiny, Wide>();
     case Unit::kVector:
@@ -122,10 +122,10 @@ Kernel waves_of(bool momentum) {
 
 }  // namespace
 
-Kernel phase_kernel(Unit unit, bool momentum, bool wide, int width, bool aligned,
+Kernel phase_kernel(Unit unit, bool momentum, bool in_double, int width, bool aligned,
                     const int32_t* dtypes) {
-  return wide ? find<true>(unit, momentum, width, aligned, dtypes)
-              : find<false>(unit, momentum, width, aligned, dtypes);
+  return in_double ? find<true>(unit, momentum, width, aligned, dtypes)
+                   : find<false>(unit, momentum, width, aligned, dtypes);
 }
 
 Kernel waves_kernel(bool momentum, const int32_t* dtypes) {

@@ -15,11 +15,11 @@ constexpr bool is_dtype(int code) {
 }
 
 struct KernelArgs {
-  const int64_t* table;    // a row for each tensor, see csrc/plan.h
-  const int64_t* row_of;   // each tensor's row of scalars
-  const double* scalars;   // the gradient's sign, then the rule's
-  const double* controls;  // inverse gradient scale, found_inf
-  const int32_t* entries;  // of the work list: pairs (tensor, unit); see kWaveEntry for waves
+  const int64_t* table;          // a row for each tensor, see csrc/plan.h
+  const int64_t* scalar_row_of;  // each tensor's row of scalars
+  const double* scalars;         // the gradient's sign, then the rule's
+  const double* controls;        // inverse gradient scale, found_inf
+  const int32_t* entries;        // of the work list: pairs (tensor, unit); see kWaveEntry for waves
   const Cut* cuts;
   void* partials;     // sums of units, in the compute type
   double* sums;       // other sums

@@ -84,9 +84,9 @@ std::string why_unusable(int device) {
   return "";
 }
 
-Bucket::Bucket(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields,
+Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtypes, int fields,
                int row_length, int device)
-    : rule_(rule), wide_(wide), kind_(kind), device_(device) {
+    : rule_(rule), in_double_(in_double), kind_(kind), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
   const int sizes = kind == 0   ? ElementwiseRow::kSizes
@@ -122,9 +122,10 @@ void Bucket::set_exchange(int64_t sums, int64_t sum_u2) {
 
 void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
   const bool momentum = kRules[rule_].states > 0;
-  const Kernel kernel = Unit(unit) == Unit::kElementwise
-                            ? elementwise_kernel(rule_, wide_, args_.dtypes)
-                            : phase_kernel(Unit(unit), momentum, wide_, width, aligned, args_.dtypes);
+  const Kernel kernel =
+      Unit(unit) == Unit::kElementwise
+          ? elementwise_kernel(rule_, in_double_, args_.dtypes)
+          : phase_kernel(Unit(unit), momentum, in_double_, width, aligned, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for " + name_of(unit) + " of this rule");
   if (count < 1 || count > INT32_MAX)
@@ -134,7 +135,7 @@ void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t cou
 }
 
 bool Bucket::has_waves() const {
-  const bool matrices = kind_ == 1 && !wide_;
+  const bool matrices = kind_ == 1 && !in_double_;
   return matrices && waves_kernel(kRules[rule_].states > 0, args_.dtypes).function != nullptr;
 }
 
@@ -155,13 +156,13 @@ void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_c
   launches_.insert(launches_.begin(), {kWaves, kernel, entries, count, count < most ? count : most});
 }
 
-void Bucket::launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
-                    int64_t idle) const {
+void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls,
+                    int64_t stream, int64_t idle) const {
   const OnDevice on(device_);
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
   KernelArgs args = args_;
   args.table = at<int64_t>(table);
-  args.row_of = at<int64_t>(row_of);
+  args.scalar_row_of = at<int64_t>(scalar_row_of);
   args.scalars = at<double>(scalars);
   args.controls = at<double>(controls);
   for (const KernelLaunch& next : launches_) {

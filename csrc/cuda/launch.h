@@ -28,7 +28,7 @@ std::string why_unusable(int device);
 class Bucket {
  public:
   // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors.
-  Bucket(int rule, bool wide, int kind, const std::vector<int>& dtypes, int fields, int row_length,
+  Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtypes, int fields, int row_length,
          int device);
 
   void set_scratch(int64_t cuts, int64_t partials, int64_t sums);
@@ -42,7 +42,7 @@ class Bucket {
   // Adds one launch for all work on some matrices, before the other launches.
   void waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters);
   // Runs a step, except the units whose bits are set in `idle`.
-  void launch(int64_t table, int64_t row_of, int64_t scalars, int64_t controls, int64_t stream,
+  void launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls, int64_t stream,
               int64_t idle) const;
 
  private:
@@ -53,7 +53,7 @@ class Bucket {
   };
 
   int rule_;
-  bool wide_;
+  bool in_double_;
   int kind_, device_;
   KernelArgs args_ = {};
   int64_t n_counters_ = 0;

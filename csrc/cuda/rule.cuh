@@ -7,7 +7,7 @@
 namespace fusedstep::cuda {
 
 __device__ __forceinline__ const double* scalars_of(const KernelArgs& args, int64_t tensor) {
-  return args.scalars + args.row_of[tensor] * args.row_length;
+  return args.scalars + args.scalar_row_of[tensor] * args.row_length;
 }
 
 // The rule with its scalars, rounded once. The compiler drops loads of unused fields.

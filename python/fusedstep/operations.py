@@ -81,7 +81,7 @@ def sqrt(x: Tensor) -> Tensor:
     numbers and for one in seventy float64 numbers (torch 2.13 with MKL, 2026-11-21)."""
     if x.dtype == torch.float64:
         return _sqrt_float64(x)
-    return x.to(devices.wide(x.device)).sqrt().to(x.dtype)
+    return x.to(devices.widest_float(x.device)).sqrt().to(x.dtype)
 
 
 def _sqrt_float64(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provi
 
 def test_predictions_for_cuda_count_the_launches_of_its_own_units():
     """As the plan makes them: STATISTICS, COLUMNS, FINISH, UPDATE and STORE_RMS if a row fits in a
-    block; ROW_SUMS, ROWS and WIDE instead of STATISTICS for longer rows."""
+    block; ROW_SUMS, ROWS and COLUMN_SUMS instead of STATISTICS for longer rows."""
     launches = {
         row.chosen.name: row.launches
         for row in ROWS

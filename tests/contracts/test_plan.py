@@ -207,7 +207,7 @@ def test_parameters_that_fell_behind_have_rows_of_their_own():
             params[1].grad = params[2].grad = None
         opt.step()
     (bucket,) = opt._plan.buckets
-    keys = [bucket.rows.keys[row] for row in bucket.rows.row_of.tolist()]
+    keys = [bucket.rows.keys[row] for row in bucket.rows.scalar_row_of.tolist()]
     assert keys == [(0, 3.0), (0, 2.0), (1, 2.0), (1, 3.0)]
     assert len(bucket.rows.keys) == 4
     for p in params:

@@ -63,7 +63,7 @@ def test_stages_launch_their_own_kinds_of_work_once(simulator, monkeypatch):
     after_read1, after_finish = seen
     counts = launched(simulator)
     assert not {"waves", "TINY", "COLUMNS", "FINISH"} & {name.split()[0] for name in counts}
-    assert {"ROWS", "STATISTICS", "WIDE", "PACK_COLUMNS", "PACK_SQUARES"} <= after_read1
+    assert {"ROWS", "STATISTICS", "COLUMN_SUMS", "PACK_COLUMNS", "PACK_SQUARES"} <= after_read1
     assert after_finish - after_read1 == {"COLUMNS_EXCHANGED", "SUM_U2", "TOTAL_U2"}
     last = {name.split()[0] for name in counts} - after_finish
     assert last == {"FINISH_EXCHANGED", "UPDATE"}

@@ -115,8 +115,8 @@ def test_scalars_and_controls_are_float64(module):
     optimizer = fusedstep.optim.AdamW(groups, backend="recorded")
     found = []
 
-    def read(work, table, row_of, scalars, controls, *_):
-        found.append(numbers_at(row_of, 2, ctypes.c_int64))
+    def read(work, table, scalar_row_of, scalars, controls, *_):
+        found.append(numbers_at(scalar_row_of, 2, ctypes.c_int64))
         found.append(numbers_at(scalars, 2 * work.row_length, ctypes.c_double))
         found.append(numbers_at(controls, 2, ctypes.c_double))
 

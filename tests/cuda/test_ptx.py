@@ -220,7 +220,7 @@ def test_a_matrix_that_is_said_to_be_aligned_and_is_not_is_found():
         Problem(ADAFACTOR, [(64, 64)], offset=1).run("simcuda")
 
 
-SHARING = "ROW_SUMS ROWS STATISTICS WIDE SQUARES SUM_U2 FINISH UPDATE TINY VECTOR"
+SHARING = "ROW_SUMS ROWS STATISTICS COLUMN_SUMS SQUARES SUM_U2 FINISH UPDATE TINY VECTOR"
 
 
 @pytest.mark.parametrize("kind", SHARING.split())

@@ -18,7 +18,7 @@ from fusedstep.rules import RULES
 
 SIZES_OF = {"triton": blocks.UNIT_SIZES, "cuda": fusedstep.backends.cuda.UNIT_SIZES}
 each_backend = pytest.mark.parametrize("unit_sizes", SIZES_OF.values(), ids=SIZES_OF)
-BY_UNIT_ROWS = ("STATISTICS", "WIDE", "ROW_SUMS")
+BY_UNIT_ROWS = ("STATISTICS", "COLUMN_SUMS", "ROW_SUMS")
 OF_TENSORS = ("FINISH", "STORE_RMS", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED")
 
 

@@ -199,7 +199,7 @@ def test_only_what_changed_is_copied_again(case, uploaded, backend):
         uploaded.clear()
         optimizer.step()
         assert optimizer._plan.buckets == [bucket]
-        own = {id(bucket.table): "table", id(bucket.rows.row_of): "row_of"}
+        own = {id(bucket.table): "table", id(bucket.rows.scalar_row_of): "scalar_row_of"}
         return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
 
     for _ in range(3):  # a row for each group, which changes at every step
@@ -208,7 +208,7 @@ def test_only_what_changed_is_copied_again(case, uploaded, backend):
     assert copied() == ["scalars", "table"]
     assert copied() == ["scalars"]
     optimizer.state[params[0]]["step"] += 5
-    assert copied() == ["row_of", "scalars"]
+    assert copied() == ["scalar_row_of", "scalars"]
     assert copied() == ["scalars"]
 
 

@@ -41,7 +41,7 @@ def budget_column(launch, target):
 TILES_OF = {
     "ROW_SUMS": ("g", "", 1),
     "STATISTICS": ("g", "", 3),
-    "WIDE": ("g", "", 3),
+    "COLUMN_SUMS": ("g", "", 3),
     "SQUARES": ("p", "", 1),
     "SUM_U2": ("g", "", 1),
     "UPDATE": ("pgm", "pm", 1),

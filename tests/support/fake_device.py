@@ -82,7 +82,7 @@ class RecordingLauncher(Launcher):
         self.backend.launched.append((self.bucket, inputs.scalars))
         if inputs.scalars.device.type == "cpu":
             present = [member.is_present for member in self.bucket.members]
-            self.backend.rows.append(inputs.scalars[self.bucket.rows.row_of[present]])
+            self.backend.rows.append(inputs.scalars[self.bucket.rows.scalar_row_of[present]])
 
     read1 = finish = update = launch
 

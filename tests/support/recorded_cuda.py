@@ -45,8 +45,8 @@ class Bucket:
         assert not self.phases
         self.in_waves = numbers_at(entries, cut.WAVE_ENTRY * count), n_counters
 
-    def launch(self, table, row_of, scalars, controls, stream, idle):
-        self.module.launched.append((self, (table, row_of, scalars, controls), stream, idle))
+    def launch(self, table, scalar_row_of, scalars, controls, stream, idle):
+        self.module.launched.append((self, (table, scalar_row_of, scalars, controls), stream, idle))
         if self.module.fails:
             raise RuntimeError(self.module.fails)
 

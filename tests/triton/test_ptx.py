@@ -222,13 +222,15 @@ def test_a_tensor_that_is_said_to_be_aligned_and_is_not_is_found(case):
 
 
 @triton.jit
-def without_tail(chunks, table, row_of, scalars, controls, UPDATE: tl.constexpr, CFG: tl.constexpr):
+def without_tail(
+    chunks, table, scalar_row_of, scalars, controls, UPDATE: tl.constexpr, CFG: tl.constexpr
+):
     """The elementwise walker with a fault: it takes the last chunk for a full one."""
     SLOTS: tl.constexpr = len(CFG.DTYPES)
     SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0)
     cells = table + tl.load(chunks + 2 * program) * (SLOTS + 1)
-    row = scalars + tl.load(row_of + tl.load(chunks + 2 * program)) * (1 + SCALARS)
+    row = scalars + tl.load(scalar_row_of + tl.load(chunks + 2 * program)) * (1 + SCALARS)
     values = ()
     for k in tl.static_range(SCALARS):
         values = values + (tl.load(row + 1 + k).to(CFG.T),)  # noqa: RUF005

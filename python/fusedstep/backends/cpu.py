@@ -89,7 +89,7 @@ class CpuLauncher(Launcher):
         if found_inf is not None and found_inf.item():
             return
         self._work.launch(
-            self.bucket.rows.row_of.data_ptr(),
+            self.bucket.rows.scalar_row_of.data_ptr(),
             scalars.data_ptr(),
             scalars.shape[1],
             1.0 if inv_grad_scale is None else inv_grad_scale.item(),

@@ -23,7 +23,7 @@ from .cpu import DTYPE_CODES, RULE_IDS
 
 WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
-STEP_ARGS = ("table", "row_of", "scalars", "controls")
+STEP_ARGS = ("table", "scalar_row_of", "scalars", "controls")
 UNIT_SIZES = UnitSizes(
     row_widths=(4096, 8192),  # 512 threads, with 8 or 16 columns each
     wide_row_widths=(2048,),  # with 4

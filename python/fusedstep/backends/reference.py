@@ -16,7 +16,7 @@ from ..operations import bind
 from ..plan import devices
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
-from ..rules.layout import BLOCK, GROUP, LANES, PIECE, TILE
+from ..rules.layout import BLOCK, CPU_RUN, GROUP, LANES, TILE
 
 
 class ReferenceBackend(Backend):
@@ -91,7 +91,7 @@ class ReferenceLauncher(Launcher):
         # Scalars on a device stay tensors: the host never reads them.
         on_host = devices.on_host(scalars)
         rows = scalars.tolist() if on_host else [row.unbind() for row in scalars.unbind()]
-        for index, row in enumerate(self.bucket.rows.row_of.tolist()):
+        for index, row in enumerate(self.bucket.rows.scalar_row_of.tolist()):
             if not self.bucket.members[index].is_present:
                 continue
             yield kinds[self.bucket.kind](self.bucket, index, rows[row], inputs)
@@ -192,11 +192,11 @@ class MatrixStep(FactoredStep):
         return in_order(in_piece.flatten())
 
     def _blocked(self) -> bool:
-        return self.rows * self.cols > PIECE
+        return self.rows * self.cols > CPU_RUN
 
     def _per_piece(self) -> int:
         """How many matrices a piece has."""
-        return 1 if self._blocked() else max(1, PIECE // (self.rows * self.cols))
+        return 1 if self._blocked() else max(1, CPU_RUN // (self.rows * self.cols))
 
     def finish(self) -> None:
         rule, dtype = self.rule, self.p.dtype
@@ -239,7 +239,7 @@ class VectorStep(FactoredStep):
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    return in_order(row_sums(_cut(x.flatten() * x.flatten(), PIECE)))
+    return in_order(row_sums(_cut(x.flatten() * x.flatten(), CPU_RUN)))
 
 
 def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -258,7 +258,7 @@ def row_sums(x: Tensor) -> Tensor:
     lanes = terms[..., 0, :]
     for k in range(1, terms.shape[-2]):
         lanes = lanes + terms[..., k, :]
-    return in_order(fold(lanes, -1).to(devices.wide(x.device)))
+    return in_order(fold(lanes, -1).to(devices.widest_float(x.device)))
 
 
 def column_sums(x: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def column_sums(x: Tensor) -> Tensor:
     block = groups[..., 0]
     for k in range(1, groups.shape[-1]):
         block = block + groups[..., k]
-    return in_order(block.to(devices.wide(x.device)))
+    return in_order(block.to(devices.widest_float(x.device)))
 
 
 def fold(x: Tensor, dim: int) -> Tensor:

@@ -11,7 +11,7 @@ kind           unit                        makes
 ROW_SUMS       rows x chunk                sums of g^2 along the rows of a chunk
 ROWS           rows of several chunks      row
 STATISTICS     rows                        row; sums of g^2 and of g^2 / row down the columns
-WIDE           rows x chunk                the sums down the columns
+COLUMN_SUMS    rows x chunk                the sums down the columns
 TINY, VECTOR   tiny matrices, a piece      all moments, sums of u^2 and p^2
 SQUARES        a few rows x chunk          sum of p^2, if the step depends on it
 COLUMNS        a run of columns            col, from the units' sums; its part of sum(u^2)
@@ -47,7 +47,7 @@ PHASES = {
     "ROW_SUMS": 0,
     "ROWS": 1,
     "STATISTICS": 2,
-    "WIDE": 2,
+    "COLUMN_SUMS": 2,
     "TINY": 2,
     "VECTOR": 2,
     "SQUARES": 2,
@@ -236,7 +236,7 @@ class Layout:
         work = {kind("STATISTICS", chunk): units}
         if cut.chunks > 1:
             work = {kind("ROWS"): batch * cut.row_blocks}
-            work[kind("ROW_SUMS", chunk)] = work[kind("WIDE", chunk)] = units
+            work[kind("ROW_SUMS", chunk)] = work[kind("COLUMN_SUMS", chunk)] = units
         if self.is_exchanged:
             work[kind("PACK_COLUMNS")] = work[kind("COLUMNS_EXCHANGED")] = cut.u_count
         elif not flat:

@@ -48,14 +48,17 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Tables:
-    """A bucket's tables that can change between steps: `table`, `row_of`, `scalars`, `controls`."""
+    """The tables of a bucket that can change between steps: `table`, `scalar_row_of`, `scalars`,
+    `controls`."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.device = bucket.device
-        self.wide = devices.wide(bucket.device)
-        self.table = self.row_of = torch.empty(0, device=self.device)
-        self.row_of_host: Tensor | None = None  # what `row_of` is a copy of
-        self.idle = upload(torch.tensor([1.0, 0.0], dtype=self.wide, device="cpu"), self.device)
+        self.scalar_dtype = devices.widest_float(bucket.device)
+        self.table = self.scalar_row_of = torch.empty(0, device=self.device)
+        self.scalar_row_of_host: Tensor | None = None  # what `scalar_row_of` is a copy of
+        self.idle = upload(
+            torch.tensor([1.0, 0.0], dtype=self.scalar_dtype, device="cpu"), self.device
+        )
         # A graph reads page-locked memory at every replay, and a capture cannot allocate any.
         self.for_graph: Tensor | None = None
         if self.device.type in GPUS:
@@ -69,14 +72,14 @@ class Tables:
         found_inf: Tensor | None,
     ) -> dict[str, Tensor]:
         """The arguments of the kernels for one step."""
-        if self.row_of_host is not bucket.rows.row_of:
-            self.row_of_host = bucket.rows.row_of
-            self.row_of = upload(bucket.rows.row_of, self.device)
+        if self.scalar_row_of_host is not bucket.rows.scalar_row_of:
+            self.scalar_row_of_host = bucket.rows.scalar_row_of
+            self.scalar_row_of = upload(bucket.rows.scalar_row_of, self.device)
         on_host = scalars.device.type == "cpu"
-        rows = scalars.to(self.wide)
+        rows = scalars.to(self.scalar_dtype)
         return {
             "table": self._table(bucket),
-            "row_of": self.row_of,
+            "scalar_row_of": self.scalar_row_of,
             "scalars": upload(rows, self.device) if on_host else rows,
             "controls": self._controls(inv_grad_scale, found_inf),
         }
@@ -102,11 +105,11 @@ class Tables:
             [
                 default
                 if value is None
-                else devices.to_device(value.reshape(()), self.device, self.wide)
+                else devices.to_device(value.reshape(()), self.device, self.scalar_dtype)
                 for default, value in zip(self.idle.unbind(), given, strict=True)
             ]
         )
 
     def held(self) -> tuple[Tensor, ...]:
         """The tensors it keeps on the device."""
-        return self.table, self.row_of, self.idle
+        return self.table, self.scalar_row_of, self.idle

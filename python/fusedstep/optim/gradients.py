@@ -45,7 +45,7 @@ def multiply(kinds: Kinds, factor: Tensor) -> None:
 
 def inverse(grad_scale: Tensor) -> Tensor:
     """1 / grad_scale, in float64 where the device has it."""
-    return grad_scale.to(devices.wide(grad_scale.device)).reciprocal()
+    return grad_scale.to(devices.widest_float(grad_scale.device)).reciprocal()
 
 
 def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor | None) -> None:
@@ -71,7 +71,7 @@ def clip_together(kinds: Kinds, limit: float) -> None:
     if not kinds:
         return
     home = kinds[0][0].device
-    norms = [devices.to_device(_norms(grads), home, devices.wide(home)) for grads in kinds]
+    norms = [devices.to_device(_norms(grads), home, devices.widest_float(home)) for grads in kinds]
     multiply(kinds, _factors(torch.linalg.vector_norm(torch.cat(norms)), limit))
 
 
@@ -93,7 +93,7 @@ def _factors(norms: Tensor, limit: float) -> Tensor:
 def _norms(grads: list[Tensor]) -> Tensor:
     """The 2-norm of each gradient, in float64 where the device has it. torch's float32 norm of 40M
     numbers is off by 3e-3 (AMD EPYC, 2026-11-21)."""
-    dtype = devices.wide(grads[0].device)
+    dtype = devices.widest_float(grads[0].device)
     if not devices.on_host(grads[0]):
         return torch.stack(torch._foreach_norm(grads, 2.0, dtype))
     pieces = [

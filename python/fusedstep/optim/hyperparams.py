@@ -23,7 +23,7 @@ def device_scalar(device: torch.device, value: Any) -> float | Tensor:
     """The same for a computation on `device`. A tensor that is not on the host becomes a 0-d tensor
     on `device`, with no host sync."""
     if isinstance(value, Tensor) and not devices.on_host(value):
-        moved = devices.to_device(value, device, devices.wide(device))
+        moved = devices.to_device(value, device, devices.widest_float(device))
         return moved.reshape(()) if moved.dim() else moved
     return scalar(value)
 

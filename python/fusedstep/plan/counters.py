@@ -81,7 +81,7 @@ class TensorCounters:
             starts[k] = start
             start += len(self.flats[k])
         places = [starts[k] + place for k, place in map(self.home.__getitem__, positions)]
-        first, dtype = places[0], devices.wide(device)
+        first, dtype = places[0], devices.widest_float(device)
         consecutive = places == list(range(first, first + len(places)))
         index = None if consecutive else torch.tensor(places, device=device)
 
@@ -175,7 +175,7 @@ class IntCounters:
         def next_steps() -> Tensor:
             values = [self.states[i]["step"] + 1 for i in positions]
             return devices.to_device(
-                torch.tensor(values, dtype=devices.wide(device), device="cpu"), device
+                torch.tensor(values, dtype=devices.widest_float(device), device="cpu"), device
             )
 
         return next_steps

@@ -23,7 +23,7 @@ def is_capturing(device: torch.device) -> bool:
         return bool(ask())
 
 
-def wide(device: torch.device) -> torch.dtype:
+def widest_float(device: torch.device) -> torch.dtype:
     """The dtype of scalars and long sums: float64 where the device has it."""
     if device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64:
         return torch.float32

@@ -110,7 +110,7 @@ def sums_layout(bucket: Bucket) -> list[int]:
 
 def exchange_buffers(bucket: Bucket) -> tuple[Tensor, Tensor]:
     """The buffers `sums` and `sum_u2` of a bucket, which its phases fill for the exchange."""
-    dtype = devices.wide(bucket.device)
+    dtype = devices.widest_float(bucket.device)
     counts = (sums_layout(bucket)[-1], len(bucket.members))
     if bucket.kind == "elementwise":
         counts = (0, 0)

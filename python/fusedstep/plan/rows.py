@@ -8,8 +8,8 @@ import torch
 
 
 class Rows:
-    """The rows of one bucket. A change makes a new `row_of` and never writes the old one, so a
-    backend that keeps a copy on a device compares identities to know when to copy again.
+    """The rows of one bucket. A change makes a new `scalar_row_of` and never writes the old one, so
+    a backend that keeps a copy on a device compares identities to know when to copy again.
 
     Arguments:
         groups: the parameter group of each member.
@@ -26,7 +26,7 @@ class Rows:
         # (group, step) of each row; empty if only a device knows the steps.
         self.keys: list[tuple[int, float]] = []
         self._taken: list[int] = []
-        self.row_of = torch.empty(0, dtype=torch.int64, device="cpu")
+        self.scalar_row_of = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def by_group(self, step: float) -> None:
         """A row for each group, if all counters are equal, as at most steps."""
@@ -52,5 +52,5 @@ class Rows:
 
     def _take(self, rows: list[int]) -> None:
         if rows is not self._taken and rows != self._taken:
-            self.row_of = torch.tensor(rows, dtype=torch.int64, device="cpu")
+            self.scalar_row_of = torch.tensor(rows, dtype=torch.int64, device="cpu")
         self._taken = rows

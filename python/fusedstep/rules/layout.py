@@ -10,8 +10,9 @@ down a column  blocks of BLOCK rows; in a block groups of GROUP rows, folded, th
                block sums are added in float64, in order
 fold           x[k] + x[k + n/2] until one is left
 
-A thread takes up to PIECE elements at a time: a whole tensor, several small matrices, or a part of
-a vector. A larger matrix is cut into its blocks. A tensor's pieces are added in float64, in order.
+A thread takes up to CPU_RUN elements at a time: a whole tensor, several small matrices, or a part
+of a vector. A larger matrix is cut into its blocks. A tensor's pieces are added in float64, in
+order.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LANES = 16
 TILE = 1024
 GROUP = 8
 BLOCK = 256
-PIECE = 65536
+CPU_RUN = 65536
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
 

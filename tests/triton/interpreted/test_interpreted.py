@@ -252,7 +252,17 @@ def test_a_scalar_that_is_off_by_a_part_in_a_hundred_thousand_is_seen(scalar, mo
         Problem(case, [(33, 17)]).check()
 
 
-SUMS = ["STATISTICS", "COLUMNS", "SQUARES", "SUM_U2", "FINISH", "VECTOR", "TINY", "WIDE", "ROWS"]
+SUMS = [
+    "STATISTICS",
+    "COLUMNS",
+    "SQUARES",
+    "SUM_U2",
+    "FINISH",
+    "VECTOR",
+    "TINY",
+    "COLUMN_SUMS",
+    "ROWS",
+]
 
 
 @pytest.mark.parametrize("kind", [*SUMS, "ROW_SUMS", "UPDATE", "VECTOR_UPDATE", "TINY_UPDATE"])
@@ -273,7 +283,7 @@ def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     scratch = work.DeviceLauncher.scratch
     monkeypatch.setattr(work.DeviceLauncher, "scratch", spoiled)
     shapes = {"VECTOR": [(cut.VECTOR_UNIT + 9,)], "TINY": [(cut.TINY_MATRICES + 1, 2, 2)]}
-    wide = [(2, 2064)] if kind in ("WIDE", "ROWS", "ROW_SUMS") else [(300, 40)]
+    wide = [(2, 2064)] if kind in ("COLUMN_SUMS", "ROWS", "ROW_SUMS") else [(300, 40)]
     problem = Problem(CASE["adafactor-part-capped"], shapes.get(kind.split("_")[0], wide))
     with pytest.raises(AssertionError, match="floors"):
         problem.check()
