@@ -97,7 +97,7 @@ class Bucket {
     launch_.rounds = work_.rounds.data();
     launch_.scratch_of = work_.scratch_of.data();
     launch_.thread_bytes = work_.thread_bytes;
-    if (work_.phases.size() == 1) work_.end_phase();
+    if (work_.stages.size() == 1) work_.end_stage();
   }
 
   // Allocates what a launch on `threads` threads needs, so that no step fails half done.
@@ -113,10 +113,10 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  // Runs one phase: 0, or 0 to 2 for an exchanged bucket.
+  // Runs one stage: 0, or 0 to 2 for an exchanged bucket.
   void launch(int64_t scalar_row_of, int64_t scalars, int64_t row_length, double grad_scale,
-              int64_t threads, int64_t phase) {
-    launch_.first_round = work_.phases.at(phase), launch_.end_round = work_.phases.at(phase + 1);
+              int64_t threads, int64_t stage) {
+    launch_.first_round = work_.stages.at(stage), launch_.end_round = work_.stages.at(stage + 1);
     require(scalar_row_of), require(scalars);
     py::gil_scoped_release unlocked;
     reserve(threads);

@@ -7,8 +7,8 @@ namespace fusedstep {
 
 constexpr int kMaxSlots = 6;
 
-// An exchanged bucket is launched in phases. Each phase is a range of rounds. Between phases, the
-// host adds up `exchange` over processes. Other buckets have one phase and no such memory.
+// An exchanged bucket is launched in stages. Each stage is a range of rounds. Between stages, the
+// host adds up `exchange` over processes. Other buckets have one stage and no such memory.
 struct Exchange {
   double* sums = nullptr;  // what read 1 leaves; tensor t's start at sums_of[t]
   const int64_t* sums_of = nullptr;
@@ -38,7 +38,7 @@ struct LaunchArgs {
   const int64_t* entries = nullptr;
   const int64_t* runs = nullptr;
   const int64_t* rounds = nullptr;
-  int64_t first_round = 0, end_round = 0;  // of this phase
+  int64_t first_round = 0, end_round = 0;  // of this stage
   Exchange exchange;
   char* scratch = nullptr;  // for sums of pieces; tensor t's start at scratch_of[t]
   const int64_t* scratch_of = nullptr;

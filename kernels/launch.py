@@ -111,7 +111,7 @@ class TritonLauncher(work.DeviceLauncher):
             "sums": self.scratch(layout.sums, self.tables.scalar_dtype),
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
-        launches = [self._in_waves(bucket, factored, shared)] if factored.runs else []
+        launches = [self._in_waves(bucket, factored, shared)] if factored.tensors_of_waves else []
         return launches + [self._phase(bucket, todo, shared) for todo in factored.work_lists]
 
     def _phase(self, bucket: Bucket, todo: work.WorkList, shared: dict[str, Any]) -> KernelLaunch:
@@ -134,7 +134,7 @@ class TritonLauncher(work.DeviceLauncher):
     ) -> KernelLaunch:
         kinds = factored.kinds_in_waves()
         number = {kind: index for index, kind in enumerate(kinds)}
-        items = entries_of_waves(factored.layout, factored.runs, number)
+        items = entries_of_waves(factored.layout, factored.tensors_of_waves, number)
         entries = torch.tensor(items, dtype=torch.int32, device="cpu")
         counters = self.scratch(factored.counters(), torch.int32)
         arguments = {

@@ -1,4 +1,4 @@
-// A factored step in three phases: read 1, finish, update. Between them, the host adds up sums over
+// A factored step in three stages: read 1, finish, update. Between them, the host adds up sums over
 // processes. `sums_layout` in plan/launcher.py gives the layout of the sums in host memory.
 // Additions have the same order as in one call, so an exchange that changes nothing changes no bit.
 #pragma once

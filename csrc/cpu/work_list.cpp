@@ -110,7 +110,7 @@ WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
 }
 
 WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
-  const std::vector<std::vector<int64_t>> phases = {{kStatistics, kPackColumns, kPackTensor},
+  const std::vector<std::vector<int64_t>> stages = {{kStatistics, kPackColumns, kPackTensor},
                                                     {kColumns, kSumU2, kTotalU2},
                                                     {kStepSize, kUpdate, kStoreRms}};
   WorkList work;
@@ -125,7 +125,7 @@ WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
     const int64_t h = cuts[t].batch * cuts[t].cols * item;  // small_h of ExchangedMatrix
     work.scratch_bytes += (h + 63) / 64 * 64;
   }
-  for (const auto& kinds : phases) {
+  for (const auto& kinds : stages) {
     for (int64_t kind : kinds) {
       int64_t taken = 0;  // elements of this run
       for (int64_t t = 0; t < tensors; ++t) {
@@ -141,7 +141,7 @@ WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
       }
       work.end_round();
     }
-    work.end_phase();
+    work.end_stage();
   }
   return work;
 }

@@ -71,7 +71,7 @@ struct Sums {
 struct WorkList {
   std::vector<Entry> entries;
   std::vector<int64_t> runs{0}, rounds{0}, scratch_of;
-  std::vector<int64_t> phases{0};  // the first round of each phase, then the end
+  std::vector<int64_t> stages{0};  // the first round of each stage, then the end
   int64_t scratch_bytes = 0, thread_bytes = 0;
 
   void add(int64_t kind, int64_t tensor, int64_t index) { entries.push_back({kind, tensor, index}); }
@@ -82,7 +82,7 @@ struct WorkList {
     end_run();
     if (int64_t(runs.size()) - 1 > rounds.back()) rounds.push_back(runs.size() - 1);
   }
-  void end_phase() { phases.push_back(int64_t(rounds.size()) - 1); }
+  void end_stage() { stages.push_back(int64_t(rounds.size()) - 1); }
 };
 
 WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors);

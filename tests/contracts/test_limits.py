@@ -158,10 +158,10 @@ def test_a_number_in_another_form_is_that_number(value):
     assert torch.equal(*runs)
 
 
-def test_a_tensor_on_a_device_is_not_read(away, monkeypatch):
+def test_a_tensor_on_a_device_is_not_read(on_device, monkeypatch):
     params = make_params([(2, 3)])
     lr = torch.tensor(0.25)
     optimizer = ADAMW(params, lr=lr, backend="reference")
-    away(only=[lr])
+    on_device(only=[lr])
     monkeypatch.setattr(torch.Tensor, "item", None)
     optimizer._check_group(optimizer.param_groups[0])

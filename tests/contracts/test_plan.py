@@ -121,7 +121,7 @@ def test_nothing_is_made_anew_when_only_gradients_move(make):
 
 def assert_tables_hold_addresses(plan):
     for bucket in plan.buckets:
-        assert not bucket.stages
+        assert not bucket.staged
         for member, row in zip(bucket.members, bucket.table.tolist(), strict=True):
             tensors = [
                 member.param,

@@ -147,8 +147,8 @@ def test_gradients_that_require_gradients_are_added_as_numbers():
         accumulator()
     (own,) = accumulator.gradients
     assert torch.equal(own, 6 * param.detach() ** 2)
-    (stage,) = accumulator._plan.buckets[0].stages  # for the gradient that had to be copied
-    assert not own.requires_grad and not stage.copy.requires_grad
+    (staged,) = accumulator._plan.buckets[0].staged  # for the gradient that had to be copied
+    assert not own.requires_grad and not staged.copy.requires_grad
 
 
 # Arguments.

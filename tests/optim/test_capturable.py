@@ -24,12 +24,12 @@ from tests.support.fake_device import (
 
 
 @each_option
-def test_scalars_of_a_device_are_those_of_the_host(name, away, recorder):
+def test_scalars_of_a_device_are_those_of_the_host(name, on_device, recorder):
     """A power beta^t may differ by one unit in the last place, 2^-53. 1 - beta^t is at least
     1 - beta. Few roundings follow."""
     found = []
     for far in (False, True):
-        away(far)
+        on_device(far)
         params = make_params([(3,), (4, 5), (2,), (6,)] * 3)
         optimizer = make(name, params, "recorder", capturable=far)
         recorder.rows = []
@@ -56,8 +56,10 @@ def test_scalars_of_a_device_are_those_of_the_host(name, away, recorder):
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each_torch
-def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, away):
-    (host, host_params), (far, far_params) = on_both_ways(name, SHAPES, dtype, away, scaled=scaled)
+def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, on_device):
+    (host, host_params), (far, far_params) = on_both_ways(
+        name, SHAPES, dtype, on_device, scaled=scaled
+    )
     assert any(torch.is_tensor(s["step"]) for s in far.state.values())
     assert far._plan.counted_on_device or name == "adamw-only-lr"
     for p, q in zip(host_params, far_params, strict=True):
@@ -74,8 +76,8 @@ def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, awa
 
 
 @each_torch
-def test_a_scale_on_a_device_may_have_a_dimension(name, away):
-    away()
+def test_a_scale_on_a_device_may_have_a_dimension(name, on_device):
+    on_device()
     runs = []
     for shape in ((), (1,)):
         params = make_params(SHAPES)
@@ -90,10 +92,12 @@ def test_a_scale_on_a_device_may_have_a_dimension(name, away):
     assert all(state["step"] == 2 for state in runs[1][0].state.values())
 
 
-def test_an_lr_on_a_device_goes_with_counters_of_the_host(away):
+def test_an_lr_on_a_device_goes_with_counters_of_the_host(on_device):
     """Tensor and int counters, while some parameters fall behind."""
     for name in ("adamw-only-lr", "old-adamw-lr"):
-        (host, host_params), (far, far_params) = on_both_ways(name, SHAPES, torch.float32, away)
+        (host, host_params), (far, far_params) = on_both_ways(
+            name, SHAPES, torch.float32, on_device
+        )
         assert {s["step"].item() if torch.is_tensor(s["step"]) else s["step"]
                 for s in far.state.values()} == {4, 5}  # fmt: skip
         for p, q in zip(host_params, far_params, strict=True):
@@ -101,16 +105,16 @@ def test_an_lr_on_a_device_goes_with_counters_of_the_host(away):
             assert host.state[p]["step"] == far.state[q]["step"]
 
 
-def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(away):
+def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(on_device):
     twins = []
     for kind in ("numbers", "tensors"):
-        away(False)
+        on_device(False)
         params = make_params(SHAPES)
         lr = tensor(0.03)
         optimizer = ADAMW(params, lr=0.05, backend="reference")
         for step in range(6):
             if kind == "tensors":
-                away(only=[lr, *params])  # the counters stay on the host
+                on_device(only=[lr, *params])  # the counters stay on the host
             optimizer.param_groups[0]["lr"] = 0.05 if step % 3 else 0.03
             if kind == "tensors" and not step % 3:
                 optimizer.param_groups[0]["lr"] = lr
@@ -155,25 +159,25 @@ def a_counted_step(optimizer, params, scaled=False):
 
 @each_option
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
-def test_nothing_is_read_from_a_device(name, scaled, away, recorder):
+def test_nothing_is_read_from_a_device(name, scaled, on_device, recorder):
     if scaled and name.startswith("old"):
         pytest.skip("its counters are Python numbers, so found_inf must be read")
     for backend in ("recorder", "reference"):
-        away()
+        on_device()
         params = make_params(SHAPES)
         calls = a_counted_step(make(name, params, backend), params, scaled)
         assert not calls.waits()
 
 
-def test_the_count_of_calls_sees_a_read(away):
-    away(False)
+def test_the_count_of_calls_sees_a_read(on_device):
+    on_device(False)
     params = make_params(SHAPES)
     assert a_counted_step(make("adamw", params, capturable=False), params).waits()
 
 
 @each_option
-def test_calls_for_scalars_grow_with_the_groups_alone(name, away, recorder):
-    away()
+def test_calls_for_scalars_grow_with_the_groups_alone(name, on_device, recorder):
+    on_device()
     counts = []
     for n in (3, 60):
         params = make_params(n * [(3,), (4,)])

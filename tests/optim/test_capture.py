@@ -140,9 +140,9 @@ def move_gradients(params):
         param.grad = param.grad.clone()
 
 
-def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturing):
+def test_a_captured_plan_is_given_up_when_gradients_move(on_device, recorder, capturing):
     """The graph still reads the addresses that it was captured with."""
-    away()
+    on_device()
     params = make_params([(3,), (4, 5)])
     optimizer = ADAMW(params, capturable=True, backend="recorder")
     set_grads(params, 0)
@@ -166,8 +166,10 @@ def test_a_captured_plan_is_given_up_when_gradients_move(away, recorder, capturi
     assert flat.tolist() == [3.0, 3.0]
 
 
-def test_a_plan_whose_gradients_moved_after_capture_is_never_used_again(away, recorder, capturing):
-    away()
+def test_a_plan_whose_gradients_moved_after_capture_is_never_used_again(
+    on_device, recorder, capturing
+):
+    on_device()
     params = make_params([(3,), (4, 5)])
     optimizer = ADAMW(params, capturable=True, backend="recorder")
     set_grads(params, 0)

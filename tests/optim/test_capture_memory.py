@@ -105,8 +105,10 @@ def test_a_backend_is_told_when_a_cell_of_the_table_was_written(recorder):
 
 @pytest.mark.parametrize("carry", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @each_torch
-def test_a_copy_of_a_captured_optimizer_goes_on_by_itself(name, carry, away, recorder, capturing):
-    away()
+def test_a_copy_of_a_captured_optimizer_goes_on_by_itself(
+    name, carry, on_device, recorder, capturing
+):
+    on_device()
     params = make_params(SHAPES)
     optimizer = make(name, params, "reference")
     set_grads(params, 0)

@@ -95,8 +95,8 @@ def recorder(monkeypatch):
 
 
 @pytest.fixture
-def away(monkeypatch):
-    """Lets all tensors, or those in `only`, count as on a device. `away(False)` ends it."""
+def on_device(monkeypatch):
+    """Lets all tensors, or those in `only`, count as on a device. `on_device(False)` ends it."""
 
     def switch(on=True, only=None):
         on_host = REAL_ON_HOST if not on else lambda t: only and not any(t is x for x in only)
@@ -156,10 +156,10 @@ def run(optimizer, params, rounds, scaled=False, first=0):
         optimizer.step()
 
 
-def on_both_ways(name, shapes, dtype, away, rounds=5, scaled=False):
+def on_both_ways(name, shapes, dtype, on_device, rounds=5, scaled=False):
     runs = []
     for far in (False, True):
-        away(far)
+        on_device(far)
         params = make_params(shapes, dtype)
         optimizer = make(name, params, capturable=far)
         run(optimizer, params, rounds, scaled)

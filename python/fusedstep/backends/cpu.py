@@ -84,7 +84,7 @@ class CpuLauncher(Launcher):
     def update(self, inputs: StepInputs) -> None:
         self._run(inputs, 2 if self.bucket.rule.factored else 0)
 
-    def _run(self, inputs: StepInputs, phase: int) -> None:
+    def _run(self, inputs: StepInputs, stage: int) -> None:
         scalars, inv_grad_scale, found_inf = inputs
         if found_inf is not None and found_inf.item():
             return
@@ -94,5 +94,5 @@ class CpuLauncher(Launcher):
             scalars.shape[1],
             1.0 if inv_grad_scale is None else inv_grad_scale.item(),
             torch.get_num_threads(),
-            phase,
+            stage,
         )

@@ -79,9 +79,9 @@ class CudaLauncher(work.DeviceLauncher):
         )
         if self.is_exchanged:
             self.native.set_exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
-        if factored.runs:
+        if factored.tensors_of_waves:
             number = {kind: UNITS.index(kind.name) for kind in factored.kinds_in_waves()}
-            items = waves.entries(layout, factored.runs, number)
+            items = waves.entries(layout, factored.tensors_of_waves, number)
             entries = self.upload(torch.tensor(items, dtype=torch.int32, device="cpu"))
             counters = self.scratch(factored.counters(), torch.int32)
             self.native.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))

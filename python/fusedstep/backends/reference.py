@@ -42,7 +42,7 @@ class ReferenceLauncher(Launcher):
 
     def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
         super().__init__(backend, bucket)
-        self._under_way: list[OneStep] = []  # kept between phases
+        self._under_way: list[OneStep] = []  # kept between stages
         if exchanged:
             self.sums, self.sum_u2 = exchange_buffers(bucket)
             self._starts = sums_layout(bucket)
@@ -98,7 +98,7 @@ class ReferenceLauncher(Launcher):
 
 
 class OneStep:
-    """One tensor's step: its old values, and the results of each phase."""
+    """One tensor's step: its old values, and the results of each stage."""
 
     sums: Tensor  # in the layout of `sums_layout`
     sum_u2: Tensor
@@ -144,7 +144,7 @@ class OneStep:
 
 
 class ElementwiseStep(OneStep):
-    """A rule without sums: one phase does all."""
+    """A rule without sums: one stage does all."""
 
     def update(self) -> None:
         self.store(self.rule.update(self.p, self.g, *self.states))

@@ -140,15 +140,17 @@ class Factored(NamedTuple):
     """How the tensors of a bucket of a factored rule are cut."""
 
     layout: Layout
-    runs: list[list[int]]  # the tensors of each wave
+    tensors_of_waves: list[list[int]]  # the tensors of each wave
     work_lists: list[WorkList]  # for the other tensors, in order
 
     def kinds_in_waves(self) -> list[Kind]:
-        return sorted({kind for run in self.runs for i in run for kind in self.layout.work[i]})
+        return sorted(
+            {kind for run in self.tensors_of_waves for i in run for kind in self.layout.work[i]}
+        )
 
     def counters(self) -> int:
         """How many counters the waves need: tickets, one for each tensor, one for each wave."""
-        return 1 + len(self.layout.cuts) + len(self.runs)
+        return 1 + len(self.layout.cuts) + len(self.tensors_of_waves)
 
 
 def factored(

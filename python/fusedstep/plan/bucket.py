@@ -17,7 +17,7 @@ from torch import Tensor
 from ..rules import RULES, Rule
 from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
-from .staging import Stage, is_dense, real
+from .staging import StagedCopy, is_dense, real
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +69,7 @@ class Bucket:
     dtypes: tuple[torch.dtype, ...]
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
-    stages: list[Stage] = field(default_factory=list)
+    staged: list[StagedCopy] = field(default_factory=list)
     copies: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by member and slot
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
@@ -93,11 +93,11 @@ class Bucket:
     def take_presence(self) -> None:
         """Turns off the copies of members without a gradient. The watch writes the cells of
         gradients that are not copied."""
-        for stage in self.stages:
-            stage.present = self.members[stage.member].is_present
-            if stage.is_gradient:
-                address = stage.copy.data_ptr() if stage.present else 0
-                self.table[stage.member, stage.slot] = address
+        for own in self.staged:
+            own.present = self.members[own.member].is_present
+            if own.is_gradient:
+                address = own.copy.data_ptr() if own.present else 0
+                self.table[own.member, own.slot] = address
                 self.table_changed = True
 
 
@@ -170,7 +170,7 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
 
 
 def _stage_others(bucket: Bucket, member: Member) -> None:
-    """Makes stages for the tensors of the bucket's next member that cannot be walked in place.
+    """Makes staged copies of the tensors of the bucket's next member that cannot be walked in place.
 
     Elementwise rules walk memory in the parameter's order if it is dense. Factored rules need plain
     rows. States of another shape than the parameter are rows or columns in plain order.
@@ -194,7 +194,7 @@ def _stage_others(bucket: Bucket, member: Member) -> None:
             dtype, device = bucket.dtypes[slot], bucket.device
             copy = torch.empty_strided(size, want, dtype=dtype, device=device)
             bucket.copies[index, slot] = copy
-            bucket.stages.append(Stage(copy, _source(member, slot), index, slot))
+            bucket.staged.append(StagedCopy(copy, _source(member, slot), index, slot))
 
 
 def _source(member: Member, slot: int) -> Callable[[], Tensor]:

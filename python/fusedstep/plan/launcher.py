@@ -1,14 +1,14 @@
-"""The interface of backends. A bucket's launcher runs a step in one call, or phase by phase.
+"""The interface of backends. A bucket's launcher runs a step in one call, or stage by stage.
 
-An elementwise rule is one walk over memory. A factored rule (Adafactor) has three phases:
+An elementwise rule is one walk over memory. A factored rule (Adafactor) has three stages:
 
-    read1      reads the gradients; leaves in `sums` what the later phases need
+    read1      reads the gradients; leaves in `sums` what the later stages need
     finish     makes the column moments; leaves in `sum_u2` the sum of u^2 over the part of each
                tensor that this process holds
     update     makes the step sizes, then writes parameters and momentum
 
-Between two phases the host may add up these sums over processes that each hold a part of the
-tensors. Without an exchange, `launch` does all phases in one call, and these buffers do not exist.
+Between two stages the host may add up these sums over processes that each hold a part of the
+tensors. Without an exchange, `launch` does all stages in one call, and these buffers do not exist.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ class Launcher(ABC):
 
     @abstractmethod
     def launch(self, inputs: StepInputs) -> None:
-        """Runs all phases."""
+        """Runs all stages."""
 
     def read1(self, inputs: StepInputs) -> None:  # noqa: B027 (not abstract)
-        """The first phase, if there is an exchange. An elementwise rule does nothing here."""
+        """The first stage, if there is an exchange. An elementwise rule does nothing here."""
 
     def finish(self, inputs: StepInputs) -> None:  # noqa: B027
-        """The second phase. An elementwise rule does nothing here."""
+        """The second stage. An elementwise rule does nothing here."""
 
     def update(self, inputs: StepInputs) -> None:
-        """The last phase. For an elementwise rule this is the whole step."""
+        """The last stage. For an elementwise rule this is the whole step."""
         self.launch(inputs)
 
 
@@ -109,7 +109,7 @@ def sums_layout(bucket: Bucket) -> list[int]:
 
 
 def exchange_buffers(bucket: Bucket) -> tuple[Tensor, Tensor]:
-    """The buffers `sums` and `sum_u2` of a bucket, which its phases fill for the exchange."""
+    """The buffers `sums` and `sum_u2` of a bucket, which its stages fill for the exchange."""
     dtype = devices.widest_float(bucket.device)
     counts = (sums_layout(bucket)[-1], len(bucket.members))
     if bucket.kind == "elementwise":

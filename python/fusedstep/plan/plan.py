@@ -144,18 +144,18 @@ class Plan:
         """Runs a step of every bucket. `rows` holds each bucket's rows of scalars."""
         torch.autograd.graph.increment_version(self.written)
         inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
-        stages = [stage for bucket in self.buckets for stage in bucket.stages]
-        for stage in stages:
-            stage.copy_in()
+        staged = [own for bucket in self.buckets for own in bucket.staged]
+        for own in staged:
+            own.copy_in()
         if self.exchange is None:
             for launcher, its_inputs in zip(self.launchers, inputs, strict=True):
                 launcher.launch(its_inputs)
         else:
-            self._run_in_phases(inputs, self.exchange)
-        for stage in stages:
-            stage.copy_out()
+            self._run_in_stages(inputs, self.exchange)
+        for own in staged:
+            own.copy_out()
 
-    def _run_in_phases(self, inputs: list[StepInputs], exchange: Exchange) -> None:
+    def _run_in_stages(self, inputs: list[StepInputs], exchange: Exchange) -> None:
         """Each exchange is one call for all buckets."""
         work = list(zip(self.launchers, inputs, strict=True))
         factored = [pair for pair in work if pair[0].bucket.rule.factored]
@@ -170,7 +170,7 @@ class Plan:
 
     def scratch_bytes(self) -> int:
         """Extra memory: scratch, and copies of strided tensors."""
-        copies = sum(stage.copy.nbytes for bucket in self.buckets for stage in bucket.stages)
+        copies = sum(own.copy.nbytes for bucket in self.buckets for own in bucket.staged)
         return copies + sum(launcher.scratch_bytes() for launcher in self.launchers)
 
 

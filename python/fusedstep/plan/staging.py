@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass
-class Stage:
+class StagedCopy:
     """A flat copy of a tensor. `source` is a function, because a gradient may be another tensor at
     each step."""
 
