@@ -170,7 +170,7 @@ def gradient_cells(buckets: Iterable[Bucket], param_lists: list[list[Tensor]]) -
 
 
 def _stage_others(bucket: Bucket, member: Member) -> None:
-    """Makes staged copies of the tensors of the bucket's next member that cannot be walked in place.
+    """Copies the tensors of the bucket's next member that cannot be walked in place.
 
     Elementwise rules walk memory in the parameter's order if it is dense. Factored rules need plain
     rows. States of another shape than the parameter are rows or columns in plain order.
