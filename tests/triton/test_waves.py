@@ -40,15 +40,16 @@ def test_waves_have_the_results_of_the_reference(case):
         Problem(case, SHAPES).check()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_order_in_which_programs_run_changes_no_bit(seed):
+def test_the_order_in_which_programs_run_changes_no_bit():
+    problem = Problem(PART_CAPPED, SHAPES, steps=1)
     with on_ptx():
-        expected = Problem(PART_CAPPED, SHAPES).run("triton")
-    with on_ptx(schedule=seed):
-        assert_same(*Problem(PART_CAPPED, SHAPES).run("triton"), *expected)
+        expected = problem.run("triton")
+    for seed in range(3):
+        with on_ptx(schedule=seed):
+            assert_same(*problem.run("triton"), *expected)
 
 
-@pytest.mark.parametrize("absent", [{0}, {1, 3, 5}, set(range(IN_WAVES))], ids=str)
+@pytest.mark.parametrize("absent", [{1, 3, 5}, set(range(IN_WAVES))], ids=str)
 def test_nobody_waits_for_a_tensor_without_a_gradient(absent):
     """Its items are counted as if they were done."""
     with on_ptx():
@@ -117,16 +118,15 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_fault_is_found(name, monkeypatch):
+def test_planted_faults_are_found_and_nothing_else(monkeypatch):
     # There are so many programs that some start in a later wave, with no earlier item.
     monkeypatch.setattr(tables, "processors", lambda device: 40)
-    plant, message = PLANTED[name]
     problem = Problem(PART_CAPPED, 6 * [(66, 1024)], steps=1)
     with on_ptx(schedule=1):
         problem.run("triton")
-    with on_ptx(schedule=1, plant=plant), pytest.raises(Fault, match=message):
-        problem.run("triton")
+    for plant, message in PLANTED.values():
+        with on_ptx(schedule=1, plant=plant), pytest.raises(Fault, match=message):
+            problem.run("triton")
 
 
 def test_the_switch_says_what_it_takes(monkeypatch):
