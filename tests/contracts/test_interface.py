@@ -1,8 +1,6 @@
 """To a script, a config or a scheduler, our classes look like their peers."""
 
-import gc
 import inspect
-import weakref
 
 import pytest
 import torch
@@ -22,6 +20,7 @@ from tests.support.cases import (
     set_grads,
     states,
 )
+from tests.support.garbage import assert_freed
 
 ADAMW, TORCH_ADAMW = fusedstep.optim.AdamW, torch.optim.AdamW
 ADAFACTOR, TORCH_ADAFACTOR = fusedstep.optim.Adafactor, torch.optim.Adafactor
@@ -248,9 +247,7 @@ def test_other_strings_are_refused_by_name(optimizer, options):
 
 @each(CASES)
 def test_an_optimizer_is_freed_without_the_garbage_collector(case):
-    gc.collect()
-    gc.disable()
-    try:
+    def make():
         params = make_params(SHAPES)
         optimizer = case.make(params)
         for step in range(2):
@@ -258,12 +255,9 @@ def test_an_optimizer_is_freed_without_the_garbage_collector(case):
             optimizer.step()
         optimizer.load_state_dict(optimizer.state_dict())
         optimizer.step()
-        gone, param_gone = weakref.ref(optimizer), weakref.ref(params[1])
-        del optimizer, params
-        assert gone() is None
-        assert param_gone() is None
-    finally:
-        gc.enable()
+        return optimizer, params
+
+    assert_freed(make)
 
 
 def test_old_adamw_warns_as_it_did():

@@ -1,7 +1,6 @@
 """The cost of a call of GradientAccumulator: launches, calls of torch, plans and memory are
 counted."""
 
-import gc
 import weakref
 
 import pytest
@@ -14,6 +13,7 @@ from fusedstep.plan.watch import PythonWatch
 from tests.support.accumulating import of_dtype, run
 from tests.support.calls import Calls
 from tests.support.cases import DTYPES, make_params, set_grads
+from tests.support.garbage import assert_freed
 
 
 @pytest.mark.parametrize("watch", [None, PythonWatch])
@@ -88,15 +88,10 @@ def test_a_call_frees_the_gradients_and_writes_nothing_but_its_sums():
 
 
 def test_it_is_freed_without_the_garbage_collector():
-    gc.collect()
-    gc.disable()
-    try:
+    def make():
         params, calls = of_dtype(torch.bfloat16)
         accumulator = run(params, calls)
         accumulator.hand_over()
-        gone, param_gone = weakref.ref(accumulator), weakref.ref(params[1])
-        del accumulator, params
-        assert gone() is None
-        assert param_gone() is None
-    finally:
-        gc.enable()
+        return accumulator, params
+
+    assert_freed(make)

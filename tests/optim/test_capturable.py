@@ -1,11 +1,9 @@
 """Steps with counters on a device never wait, and have the same results as with host counters."""
 
-import collections
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.calls import Calls
 from tests.support.cases import DTYPES, assert_same, make_params, same_bits, set_grads, states
 from tests.support.fake_device import (
     ADAMW,
@@ -129,22 +127,6 @@ def test_an_lr_may_become_a_tensor_of_a_device_and_a_number_again(on_device):
 
 
 # Waits and calls.
-
-
-class Calls(TorchDispatchMode):
-    """Counts the torch operators that are called while it is active."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = collections.Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-    def waits(self):
-        words = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique")
-        return [name for name in self.count if name.split(".")[1] in words]
 
 
 def a_counted_step(optimizer, params, scaled=False):

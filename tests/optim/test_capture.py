@@ -1,9 +1,6 @@
 """What a CUDA graph may capture of a step, and what is refused. There are no graphs here, only
 streams that claim to be captured."""
 
-import gc
-import weakref
-
 import pytest
 import torch
 
@@ -18,6 +15,7 @@ from tests.support.fake_device import (
     SHAPES,
     to_meta,
 )
+from tests.support.garbage import assert_freed
 
 # Graphs.
 
@@ -40,19 +38,14 @@ def test_a_captured_plan_lives_as_long_as_the_optimizer(kind, ready, capturing, 
 
 
 def test_a_captured_optimizer_is_freed_without_the_garbage_collector(ready, capturing, recorder):
-    gc.collect()
-    gc.disable()
-    try:
+    def make():
         optimizer, params = ready()
         capturing.add("meta")
         optimizer.step()
         recorder.launched.clear()
-        gone, param_gone = weakref.ref(optimizer), weakref.ref(params[1])
-        del optimizer, params
-        assert gone() is None
-        assert param_gone() is None
-    finally:
-        gc.enable()
+        return optimizer, params
+
+    assert_freed(make)
 
 
 def test_a_first_step_cannot_be_captured(ready, capturing):

@@ -15,3 +15,8 @@ class Calls(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count[str(func)] += 1
         return func(*args, **(kwargs or {}))
+
+    def waits(self):
+        """The names of those that wait for a device."""
+        words = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique")
+        return [name for name in self.count if name.split(".")[1] in words]
