@@ -93,7 +93,14 @@ def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
     assert len(set(rates[0])) > 1  # the step size follows the size of the parameters
 
 
-@pytest.mark.parametrize("name", [kind.value for kind in fusedstep.hf.SchedulerType])
+# Each takes seconds, so `make test` trains with those that need more than the numbers of steps.
+EVERY = [
+    kind.value if kind.value in FURTHER else pytest.param(kind.value, marks=pytest.mark.slow)
+    for kind in fusedstep.hf.SchedulerType
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_adamw_with_every_schedule(tmp_path, name):
     further = FURTHER.get(name)
     more = EVALUATES if name in METRIC else {}

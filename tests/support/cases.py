@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,20 +218,33 @@ def make_params(
     shapes: list[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Params:
     """Parameters around 1. Every dtype gets the same numbers, which are rounded to bfloat16."""
+    numbers = _random(shapes, seed)
+    return [torch.nn.Parameter(x.to(dtype, copy=True)) for x in numbers]
+
+
+def _random(shapes: Iterable[Sequence[int]], seed: int, scale: float = 1.0) -> list[Tensor]:
+    """Do not write them: the same numbers are given again."""
+    kept = tuple(map(tuple, shapes))
+    make = _made if sum(map(math.prod, kept)) < 2_000_000 else _made.__wrapped__
+    return make(kept, seed, scale)
+
+
+@functools.lru_cache(maxsize=100)  # most tests take the same few seeds
+def _made(shapes: tuple[tuple[int, ...], ...], seed: int, scale: float) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     numbers = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    return [torch.nn.Parameter(x.to(torch.bfloat16).to(dtype)) for x in numbers]
+    return [(x * scale).to(torch.bfloat16) for x in numbers]
 
 
 def set_grads(params: Params, seed: int, scale: float = 0.01) -> None:
     """Gradients with zero rows and zero columns. Every dtype gets the same numbers."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    for param in params:
-        grad = torch.randn(param.shape, generator=generator, dtype=torch.float64) * scale
+    numbers = _random([param.shape for param in params], 1000 + seed, scale)
+    for param, number in zip(params, numbers, strict=True):
+        grad = number.to(param.dtype, copy=True)
         if grad.dim() >= 2 and min(grad.shape[-2:]) > 2:
             grad[..., 1, :] = 0
             grad[..., 2] = 0
-        param.grad = grad.to(torch.bfloat16).to(param.dtype)
+        param.grad = grad
 
 
 def states(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Any]:
