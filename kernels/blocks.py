@@ -49,7 +49,8 @@ class Chunk(NamedTuple):
 
 
 def elementwise(item_bytes: int) -> Chunk:
-    """`item_bytes` is of the widest dtype. A thread has at least 16 bytes of every slot."""
+    """`item_bytes` is of the widest dtype. A thread has at least 16 bytes of every slot, or
+    8 of a 16-bit slot beside float64."""
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 

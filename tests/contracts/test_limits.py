@@ -6,63 +6,10 @@ import math
 import pytest
 import torch
 
-import fusedstep.hf
-import fusedstep.optim
 from tests.support.cases import QUIET, make_params, set_grads
+from tests.support.wrong_values import ADAFACTOR, ADAMW, HF, OLD_ADAMW, WRONG, nan
 
-nan = math.nan
-ADAMW, ADAFACTOR = fusedstep.optim.AdamW, fusedstep.optim.Adafactor
-OLD_ADAMW, WEIGHT_DECAY = fusedstep.hf.AdamW, fusedstep.hf.AdamWeightDecay
-HF = fusedstep.hf.Adafactor
 FIXED = {"lr": 0.1, "relative_step": False}
-BETAS = [
-    ("betas", (1.5, 0.9), r"betas\[0\] should be 0 or more and below 1 but is: 1.5"),
-    ("betas", (0.9, 1.0), r"betas\[1\] should be 0 or more and below 1 but is: 1.0"),
-    ("betas", (0.9, nan), r"betas\[1\] should be a number but is: nan"),
-    ("betas", (0.9,), r"betas should be two numbers but is: \(0.9,\)"),
-    ("betas", 0.9, "betas should be two numbers but is: 0.9"),
-]
-LR = [
-    ("lr", nan, "lr should be a number but is: nan"),
-    ("lr", -0.1, "lr should be 0 or more but is: -0.1"),
-    ("lr", "fast", "lr should be a number but is: 'fast'"),
-    ("lr", torch.tensor([0.1, 0.2]), r"lr should be one number but is: a tensor of shape \(2,\)"),
-    ("lr", torch.tensor(nan), "lr should be a number but is: nan"),
-    ("lr", torch.tensor(-1.0), r"lr should be 0 or more but is: "),
-]
-EPS = [
-    ("eps", 1e-8, "eps should be two numbers but is: 1e-08"),
-    ("eps", (-1.0, 1e-3), r"eps\[0\] should be 0 or more but is: -1.0"),
-    ("eps", (1e-30, nan), r"eps\[1\] should be a number but is: nan"),
-]
-DECAY = [("weight_decay", nan, "weight_decay should be a number but is: nan")]
-NO_DECAY = [("weight_decay", -0.1, "weight_decay should be 0 or more but is: -0.1")]
-SMALL = [("eps", -1.0, "eps should be 0 or more but is: -1.0"), ("eps", None, "eps should be one")]
-WRONG = {
-    ADAMW: [*LR, *BETAS, *DECAY, *NO_DECAY, *SMALL, ("lr", None, "lr should be one number")],
-    OLD_ADAMW: [*LR, *BETAS, *DECAY, *SMALL],
-    WEIGHT_DECAY: [*LR, *BETAS, *DECAY, *SMALL],
-    ADAFACTOR: [
-        *LR,
-        *EPS,
-        *DECAY,
-        *NO_DECAY,
-        ("beta2_decay", 0.5, "beta2_decay should be 0 or less but is: 0.5"),
-        ("beta2_decay", nan, "beta2_decay should be a number but is: nan"),
-        ("d", 0.5, "d should be 1 or more but is: 0.5"),
-    ],
-    HF: [
-        *LR,
-        *EPS,
-        *DECAY,
-        ("eps", (None, 1e-3), r"eps\[0\] should be one number but is: None"),
-        ("clip_threshold", 0.0, "clip_threshold should be above 0 but is: 0.0"),
-        ("clip_threshold", nan, "clip_threshold should be a number but is: nan"),
-        ("decay_rate", 0.8, "decay_rate should be 0 or less but is: 0.8"),
-        ("beta1", 1.5, "beta1 should be 0 or more and below 1 but is: 1.5"),
-        ("beta1", nan, "beta1 should be a number but is: nan"),
-    ],
-}
 TABLE = [(kind, *wrong) for kind, rows in WRONG.items() for wrong in rows]
 each_wrong = pytest.mark.parametrize(
     ("kind", "key", "value", "said"),

@@ -1,6 +1,7 @@
 """Rules for the tests themselves: what they may import, and what belongs in which folder."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support import budgets
 from tests.support.cases import CASES
 from tests.support.fake_device import OPTIONS as ON_A_DEVICE
 from tests.support.rule_cases import CASE_OF, ELEMENTWISE, FACTORED, rule_of
+from tests.support.wrong_values import WRONG
 
 TESTS = Path(__file__).parents[1]
 TOOLS = ("ptxrun", "simcuda")
@@ -116,15 +118,33 @@ def test_every_rule_has_a_case():
     assert not missing, f"add a case to tests/support/cases.py for: {sorted(missing)}"
 
 
-def test_every_optimizer_of_the_package_has_a_case():
+def subclasses(own):
+    return {own}.union(*map(subclasses, own.__subclasses__()))
+
+
+def optimizers():
+    """The optimizers of the package, from base to subclass."""
     declared = {c for c in subclasses(FusedOptimizer) if c.__module__.startswith("fusedstep.")}
-    missing = {c for c in declared if c._rule is not FusedOptimizer._rule}
-    missing -= {case.ours for case in CASES}
+    return {c for c in declared if c._rule is not FusedOptimizer._rule}
+
+
+def test_every_optimizer_of_the_package_has_a_case():
+    missing = optimizers() - {case.ours for case in CASES}
     assert not missing, f"add a case to tests/support/cases.py for: {missing}"
 
 
-def subclasses(own):
-    return {own}.union(*map(subclasses, own.__subclasses__()))
+def test_every_optimizer_can_be_imported_from_its_folder_and_is_in_readme():
+    readme = (TESTS.parent / "README.md").read_text()
+    for own in optimizers():
+        folder = own.__module__.rpartition(".")[0]
+        names = import_module(folder).__all__
+        assert own.__name__ in names, f"add {own.__name__} to __all__ of {folder}"
+        assert f"`{folder}.{own.__name__}`" in readme, f"add {folder}.{own.__name__} to README.md"
+
+
+def test_every_optimizer_refuses_wrong_values():
+    missing = optimizers() - set(WRONG)
+    assert not missing, f"add wrong values to tests/support/wrong_values.py for: {missing}"
 
 
 def test_every_optimizer_that_counts_on_a_device_has_options_there():

@@ -119,11 +119,12 @@ def measured_registers(found):
 def narrow(launch, target, facts):
     if not launch["ALIGNED"] or launch.kind in WITHOUT_TILES:
         return ""
+    # Of 8 bytes: on NVIDIA, also numbers of the tables, and 16-bit slots beside float64.
     least = 8 if target == "gfx942" else 16
-    expected = expected_accesses(launch, target)
-    found = [
-        Counter({k: n for k, n in c.items() if k >= least}) for c in (facts.loads, facts.stores)
-    ]
+    expected, found = (
+        [Counter({k: n for k, n in c.items() if k >= least}) for c in accesses]
+        for accesses in (expected_accesses(launch, target), (facts.loads, facts.stores))
+    )
     # LLVM unrolls the loop over the blocks of a chunk if it is short.
     for times in {1, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
         if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
