@@ -113,6 +113,7 @@ def run(monkeypatch, tmp_path):
     return command
 
 
+@pytest.mark.slow
 def test_the_kernel_confirms_the_sum_on_a_large_list(run, monkeypatch, tmp_path):
     """Everything that a provider allocates is seen, by torch and by us."""
     monkeypatch.setattr(memory, "PARAMETER_DTYPES", ("bfloat16",))

@@ -280,6 +280,7 @@ def test_a_process_that_dies_ends_those_that_wait_for_it():
         in_processes(die_or_wait, [(0,)], limit=0.1)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does():
     own = Settings(**TINY, steps=6, micro_batches=2, dtype="float64")
     report = bench.train.run(own, [OURS], ddp=True, text=TEXT)

@@ -57,7 +57,15 @@ def run_python(text):
     return done.stdout
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("adamw", "hf-adafactor-momentum")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_a_step_of_64_million_elements_makes_no_large_temporary(name):
     """In a new process, the first step raises the peak by its states, the second not at all."""
     before, first, second, states, size = map(int, run_python(PEAK.format(name=name)).split())

@@ -91,7 +91,7 @@ def test_schedule_has_no_warm_up_by_default(run):
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():
-    words = [sys.executable, "-m", "fusedstep", "schedule", "linear", "--steps", "20000"]
+    words = [sys.executable, "-m", "fusedstep", "schedule", "linear", "--steps", "5000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
         assert own.stdout.readline() == "step lr\n"
         own.stdout.close()

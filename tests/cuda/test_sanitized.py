@@ -113,6 +113,7 @@ def weakened():
 RACE = r"WARNING: ThreadSanitizer: data race|simcuda: divergent __syncthreads"
 
 
+@pytest.mark.slow
 def test_there_is_no_race_and_what_is_planted_is_one():
     csrc, removed = weakened()
     fault = str(removed.index("statistics barrier 1"))
