@@ -77,7 +77,7 @@ def test_what_can_be_learned_is_learned(model):
 # Ours and the peer.
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["gpt", "t5"])
 def test_ours_differs_from_the_peer_by_roundings_only(model, optimizer, dtype, monkeypatch):

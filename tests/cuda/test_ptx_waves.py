@@ -16,7 +16,7 @@ pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 pytestmark = pytest.mark.usefixtures("nvcc")
 
 CASE = {case.name: case for case in CASES}
-ADAFACTOR, PART_CAPPED = CASE["hf-adafactor"], CASE["adafactor-part-capped"]
+PART_CAPPED = CASE["adafactor-part-capped"]
 # Matrices of one unit and of several, a batch. Tiny matrices and a vector, which go in phases.
 SHAPES = [(64, 64), (200, 48), (40, 520), (2, 35, 64), (33, 17), (4, 5, 3), (5,)]
 
@@ -30,14 +30,14 @@ def _waves(monkeypatch):
     monkeypatch.setattr(waves, "WAVE_BYTES", 20_000)
 
 
-@each([ADAFACTOR, PART_CAPPED, CASE["hf-adafactor-momentum"], CASE["hf-adafactor-trainer"]])
+@each([PART_CAPPED, CASE["hf-adafactor-momentum"]])
 def test_waves_have_the_bits_of_the_simulator(case):
     launches = check(Problem(case, SHAPES))
     (own,) = (name for name in launches.of_kernel if name.startswith("waves"))
     assert launches.of_kernel[own]["ld.global.128"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_order_in_which_blocks_run_changes_no_bit(seed):
     problem = Problem(PART_CAPPED, SHAPES[:4], steps=1)
     with on_simulator():

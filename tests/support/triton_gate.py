@@ -35,9 +35,13 @@ def compiled(pool, launches, target):
     return [(launch, target, job.result()) for launch, job in zip(launches, jobs, strict=True)]
 
 
-def found_on(pool, target):
-    """The facts about every launch, for a target."""
+def found_on(pool, target, usual=False):
+    """The facts about every launch, for a target. Only of aligned tensors of the most common dtypes
+    if `usual`."""
     factored = [name for name, rule in RULES.items() if rule.factored]
+    if usual:
+        launches = record(pool, RULES, MIXES[:2], [True])
+        return compiled(pool, without_twins(launches), target)
     launches = record(pool, RULES, mixes_for(target, True), [True])
     # The extra work of an exchange does not depend on the momentum.
     launches += record(pool, factored[:1], mixes_for(target, True), [True], exchanged=[True])

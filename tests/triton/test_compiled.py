@@ -3,6 +3,7 @@ registers within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -38,9 +39,15 @@ from tests.support.triton_gate import (  # noqa: E402
     record,
 )
 
-# All four take minutes, so `make test` checks one of them.
-EACH = [pytest.param(target, marks=[pytest.mark.slow] * (target != "sm_90")) for target in TARGETS]
-each_target = pytest.mark.parametrize("target", EACH)
+# All launches for all four take many minutes. `make test` checks the usual ones for one of them.
+each_gate = pytest.mark.parametrize(
+    "gate", ["usual", *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS)],
+    indirect=True,
+)  # fmt: skip
+each_target = pytest.mark.parametrize(
+    "target",
+    [pytest.param(target, marks=[pytest.mark.slow] * (target != "sm_90")) for target in TARGETS],
+)
 SINCE_3_7 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
 with_the_pinned_triton = pytest.mark.skipif(
     not SINCE_3_7, reason=f"the budgets are of {BUDGETS.measured_with}"
@@ -54,62 +61,56 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def gate(pool):
-    """A function: target -> the facts of every launch. Each target is compiled once."""
-    found = {}
-
-    def get(target):
-        if target not in found:
-            found[target] = found_on(pool, target)
-        return found[target]
-
-    return get
+def found(pool):
+    """A function: target, or "usual" -> the facts of its launches. Each is compiled once."""
+    return functools.cache(
+        lambda name: found_on(pool, "sm_90", True) if name == "usual" else found_on(pool, name)
+    )
 
 
-@each_target
-def test_nothing_spills(gate, target):
-    assert not complaints(spills, gate(target))
+@pytest.fixture
+def gate(found, request):
+    return found(request.param)
 
 
-@with_the_pinned_triton
-@each_target
-def test_registers_stay_in_their_budget(gate, target):
-    assert not complaints(over_budget, gate(target))
+@each_gate
+def test_nothing_spills(gate):
+    assert not complaints(spills, gate)
 
 
 @with_the_pinned_triton
-@pytest.mark.parametrize(
-    ("columns", "targets"),
-    [
-        ("sm_90", ["sm_90"]),
-        pytest.param("NVIDIA", ["sm_80", "sm_100"], marks=pytest.mark.slow),
-        pytest.param("gfx942", ["gfx942"], marks=pytest.mark.slow),
-    ],
-)
-def test_no_budget_is_larger_than_it_has_to_be(gate, columns, targets):
+@each_gate
+def test_registers_stay_in_their_budget(gate):
+    assert not complaints(over_budget, gate)
+
+
+@with_the_pinned_triton
+@pytest.mark.slow
+def test_no_budget_is_larger_than_it_has_to_be(found):
     """So that a regression of 10 % shows."""
-    measured = measured_registers(itertools.chain(*map(gate, targets)))
-    assert not BUDGETS.differences(measured, columns)
+    measured = measured_registers(itertools.chain(*map(found, TARGETS)))
+    assert not BUDGETS.differences(measured)
 
 
-@each_target
-def test_tiles_move_16_bytes_at_a_time(gate, target):
-    assert not complaints(narrow, gate(target))
+@each_gate
+def test_tiles_move_16_bytes_at_a_time(gate):
+    assert not complaints(narrow, gate)
 
 
-@each_target
-def test_arithmetic_is_exact(gate, target):
-    if target == "gfx942" and not SINCE_3_7:
+@each_gate
+def test_arithmetic_is_exact(gate):
+    if gate[0][1] == "gfx942" and not SINCE_3_7:
         pytest.skip("Triton before 3.7 spells AMD's roots and quotients out, in fma")
-    assert not complaints(inexact, gate(target))
+    assert not complaints(inexact, gate)
 
 
-@each_target
-def test_no_sum_is_atomic(gate, target):
-    assert not complaints(adds_atomically, gate(target))
+@each_gate
+def test_no_sum_is_atomic(gate):
+    assert not complaints(adds_atomically, gate)
 
 
-def test_every_kind_of_work_and_rule_is_compiled(gate):
+@pytest.mark.slow
+def test_every_kind_of_work_and_rule_is_compiled(found):
     """The shapes here reach every kind of work that cut.py can make."""
     possible = {4: set(), 8: set()}
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
@@ -121,7 +122,7 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
                 layout.add_matrices(batch, rows, cols)
             kinds.update(kind for work in layout.work for kind in work)
         assert {kind.name for kind in kinds} == {*cut.PHASES, *cut.EXCHANGED_PHASES}
-    launches = [launch for launch, *_ in gate("sm_90")]
+    launches = [launch for launch, *_ in found("sm_90")]
     for dtypes, item_bytes in (("fp32", 4), ("bf16", 4), ("fp64", 8)):
         for aligned in (True, False) if item_bytes == 4 else (True,):
             own = [
@@ -130,9 +131,9 @@ def test_every_kind_of_work_and_rule_is_compiled(gate):
                 if launch["DTYPES"][0] == dtypes
                 and (launch["ALIGNED"] == aligned or launch.kind in WITHOUT_TILES)
             ]
-            found = {(launch["KIND"], launch["WIDTH"]) for launch in own}
+            compiled_kinds = {(launch["KIND"], launch["WIDTH"]) for launch in own}
             for kind in possible[item_bytes]:
-                assert any(kind.name == n and kind.width in (w, 0) for n, w in found), kind
+                assert any(kind.name == n and kind.width in (w, 0) for n, w in compiled_kinds), kind
             # Some rules have no 16-bit parameters, since those are sums.
             rules = {
                 name

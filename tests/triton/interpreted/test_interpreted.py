@@ -71,7 +71,7 @@ def test_elementwise_rules_in_other_dtypes(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F64], ids=str)
-@each([CASE["adafactor"], CASE["hf-adafactor-momentum"]])
+@each([CASE["hf-adafactor-momentum"]])
 def test_factored_rules_in_other_dtypes(case, dtype):
     Problem(case, [(7,), (9, 1), (33, 17), (258, 40), (3, 5, 7)], (dtype,)).check()
 
@@ -139,7 +139,7 @@ def test_strange_numbers_in_elementwise_rules(case, value):
 
 
 @pytest.mark.parametrize("value", STRANGE)
-@each([CASE["adafactor"], CASE["adafactor-part-capped"], CASE["hf-adafactor-scaled"]])
+@each([CASE["adafactor-part-capped"], CASE["hf-adafactor-scaled"]])
 def test_strange_numbers_in_factored_rules_make_the_same_elements_strange(case, value):
     """The same nans and infinities as in the reference. Finite numbers may differ by a few units,
     as two orders of a sum of at most 153 terms do, relative to the largest number, since some are
@@ -212,7 +212,7 @@ def test_a_tensor_without_a_gradient_is_left_alone(case):
 EXCHANGED = [(7,), (1, 9), (9, 1), (33, 17), (258, 40), (2, 17, 20), (3, 5, 7), (2, 2064)]
 
 
-@each([CASE[name] for name in ("adafactor", "adafactor-part-capped", "hf-adafactor-trainer")])
+@each([CASE["adafactor-part-capped"]])
 def test_stages_with_an_exchange_between_them(case):
     exchange.check(Problem(case, EXCHANGED), "triton")
 
@@ -224,7 +224,7 @@ def test_every_case_with_an_exchange(case, dtype):
     exchange.check(Problem(case, EXCHANGED, (dtype,)), "triton")
 
 
-@pytest.mark.parametrize("rows", [600, 300])
+@pytest.mark.parametrize("rows", [pytest.param(600, marks=pytest.mark.slow), 300])
 def test_an_exchange_that_changes_nothing_changes_no_bit(rows):
     """Matrices of several units leave sums in any case, so the order of sums is the same."""
     problem = Problem(CASE["hf-adafactor-momentum"], [(rows, 300), (7,), (20_000,)])
@@ -239,15 +239,15 @@ def test_an_exchange_that_changes_nothing_changes_no_bit(rows):
 def test_a_scalar_that_is_off_by_a_part_in_a_hundred_thousand_is_seen(scalar, monkeypatch):
     case = CASE["adafactor-decay-maximize"]
     place = 1 + fusedstep.rules.adafactor.SCALARS.index(scalar)
-    real = launch.launch
+    real = launch.TritonLauncher.launch
 
-    def wrong(bucket, scalars, *rest):
-        scalars = scalars.clone()
+    def wrong(launcher, inputs):
+        scalars = inputs.scalars.clone()
         scalars[:, place] *= 1 + 1e-5
-        real(bucket, scalars, *rest)
+        real(launcher, inputs._replace(scalars=scalars))
 
     Problem(case, [(33, 17)]).check()
-    monkeypatch.setattr(launch, "launch", wrong)
+    monkeypatch.setattr(launch.TritonLauncher, "launch", wrong)
     with pytest.raises(AssertionError, match="floors"):
         Problem(case, [(33, 17)]).check()
 
