@@ -15,6 +15,7 @@ from bench.contestants import NUDGED, OPTIMIZERS, OURS, PAIR, PEER
 from bench.settings import Settings
 from bench.training import Saving, train
 from fusedstep.schedules.draw import curves
+from tests.support.sweeps import sweep
 
 TEXT = "".join(chr(97 + (7 * k * k + k // 5) % 23) for k in range(3000))
 TINY = {"width": 32, "layers": 1, "context": 8, "batch": 4, "evaluate_every": 2, "threads": 1}
@@ -77,7 +78,7 @@ def test_what_can_be_learned_is_learned(model):
 # Ours and the peer.
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", sweep(["float32", "float64"], ["float32"]))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["gpt", "t5"])
 def test_ours_differs_from_the_peer_by_roundings_only(model, optimizer, dtype, monkeypatch):

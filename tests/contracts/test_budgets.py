@@ -14,11 +14,12 @@ from fusedstep.backends.cpu import CpuLauncher
 from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
+from tests.support.sweeps import sweep
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", sweep([torch.bfloat16, torch.float32], [torch.bfloat16]), ids=str)
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
 def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype):
@@ -59,12 +60,7 @@ def run_python(text):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        if name in ("adamw", "hf-adafactor-momentum")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in OPTIMIZERS
-    ],
+    sweep(OPTIMIZERS, ["hf-adafactor-momentum"]),
 )
 def test_a_step_of_64_million_elements_makes_no_large_temporary(name):
     """In a new process, the first step raises the peak by its states, the second not at all."""

@@ -11,6 +11,7 @@ from tests.support import absent_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits
 from tests.support.cuda_on_cpu import check, launched
 from tests.support.problems import Problem
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.usefixtures("simulator", "in_waves")
 
@@ -24,7 +25,12 @@ IN_PHASES = [(33, 17), (2, 8200), (40, 4104), (3, 5000), (4, 5, 3), (5,)]
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-@each([PART_CAPPED, MOMENTUM])
+@each(
+    sweep(
+        [PART_CAPPED, MOMENTUM, CASE["hf-adafactor"], CASE["hf-adafactor-trainer"]],
+        [PART_CAPPED, MOMENTUM],
+    )
+)
 def test_waves_are_as_near_to_float64_as_the_reference(case, dtype, simulator):
     check(Problem(case, IN_WAVES + IN_PHASES, (dtype,)))
     assert simulator.memsets() == 2
@@ -40,7 +46,9 @@ def test_every_case_in_waves(case, dtype, seed, simulator):
     check(Problem(case, IN_WAVES + IN_PHASES, (dtype,), steps=3))
 
 
-@pytest.mark.parametrize("absent", [{1, 3, 5}, set(range(7))], ids=str)
+@pytest.mark.parametrize(
+    "absent", sweep([{0}, {1, 3, 5}, {6}, set(range(7))], [{1, 3, 5}]), ids=str
+)
 @each([PART_CAPPED, MOMENTUM])
 def test_nobody_waits_for_a_tensor_without_a_gradient(case, absent, simulator):
     """Its entries are counted as if they were done."""
@@ -48,7 +56,9 @@ def test_nobody_waits_for_a_tensor_without_a_gradient(case, absent, simulator):
     assert simulator.memsets() == 4
 
 
-@pytest.mark.parametrize(("seed", "resident"), [(0, 1), (1, 3), (2, 0)])
+@pytest.mark.parametrize(
+    ("seed", "resident"), sweep([(0, 1), (1, 3), (2, 0), (3, 24), (4, 2)], [(0, 1), (2, 0)])
+)
 @each([PART_CAPPED, MOMENTUM])
 def test_the_order_in_which_blocks_run_changes_no_bit(case, seed, resident, simulator):
     expected = Problem(case, IN_WAVES).run("simcuda")

@@ -8,6 +8,7 @@ import transformers.optimization as peer
 
 import fusedstep.hf
 import fusedstep.optim
+from tests.support.sweeps import sweep
 
 STEPS, SAVED, WARMUP = 6, 3, 2
 # What a schedule needs in addition to the numbers of steps.
@@ -93,14 +94,12 @@ def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
     assert len(set(rates[0])) > 1  # the step size follows the size of the parameters
 
 
-# Each takes seconds, so `make test` trains with those that need more than the numbers of steps.
-EVERY = [
-    kind.value if kind.value in FURTHER else pytest.param(kind.value, marks=pytest.mark.slow)
-    for kind in fusedstep.hf.SchedulerType
-]
+# Each takes seconds.
+EVERY = [kind.value for kind in fusedstep.hf.SchedulerType]
+USUAL = ("greedy", "reduce_lr_on_plateau", "warmup_stable_decay", "linear")
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", sweep(EVERY, USUAL))
 def test_adamw_with_every_schedule(tmp_path, name):
     further = FURTHER.get(name)
     more = EVALUATES if name in METRIC else {}

@@ -1,5 +1,7 @@
 """Steps with counters on a device never wait, and have the same results as with host counters."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from tests.support.fake_device import (
     tensor,
     to_meta,
 )
+from tests.support.sweeps import sweep
 
 # The numbers.
 
@@ -52,7 +55,12 @@ def test_scalars_of_a_device_are_those_of_the_host(name, on_device, recorder):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "scaled"), [*((dtype, False) for dtype in DTYPES), (torch.float32, True)], ids=str
+    ("dtype", "scaled"),
+    sweep(
+        itertools.product(DTYPES, (False, True)),
+        [(torch.float32, True), (torch.bfloat16, False), (torch.float64, False)],
+    ),
+    ids=str,
 )
 @each_torch
 def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, on_device):

@@ -16,6 +16,7 @@ from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.problems import Problem
 from tests.support.rule_cases import FACTORED, is_factored
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns about inf and nan
 
@@ -59,7 +60,10 @@ def test_the_shapes_reach_every_kind_of_work():
         assert {kind.name for work in layout.work for kind in work} == set(cut.PHASES)
 
 
-@each([ACCUMULATE, *CASES])
+USUAL = ("adafactor", "adafactor-part-capped", "hf-adafactor-momentum", "hf-adafactor-trainer")
+
+
+@each(sweep([ACCUMULATE, *CASES], [*ELEMENTWISE, *(CASE[name] for name in USUAL)]))
 def test_float32(case):
     Problem(case, VECTORS + MATRICES).check()
 
@@ -71,7 +75,7 @@ def test_elementwise_rules_in_other_dtypes(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F64], ids=str)
-@each([CASE["hf-adafactor-momentum"]])
+@each(sweep([CASE["adafactor"], CASE["hf-adafactor-momentum"]], [CASE["hf-adafactor-momentum"]]))
 def test_factored_rules_in_other_dtypes(case, dtype):
     Problem(case, [(7,), (9, 1), (33, 17), (258, 40), (3, 5, 7)], (dtype,)).check()
 
@@ -139,7 +143,12 @@ def test_strange_numbers_in_elementwise_rules(case, value):
 
 
 @pytest.mark.parametrize("value", STRANGE)
-@each([CASE["adafactor-part-capped"], CASE["hf-adafactor-scaled"]])
+@each(
+    sweep(
+        [CASE["adafactor"], CASE["adafactor-part-capped"], CASE["hf-adafactor-scaled"]],
+        [CASE["adafactor-part-capped"]],
+    )
+)
 def test_strange_numbers_in_factored_rules_make_the_same_elements_strange(case, value):
     """The same nans and infinities as in the reference. Finite numbers may differ by a few units,
     as two orders of a sum of at most 153 terms do, relative to the largest number, since some are
@@ -212,7 +221,7 @@ def test_a_tensor_without_a_gradient_is_left_alone(case):
 EXCHANGED = [(7,), (1, 9), (9, 1), (33, 17), (258, 40), (2, 17, 20), (3, 5, 7), (2, 2064)]
 
 
-@each([CASE["adafactor-part-capped"]])
+@each(sweep(FACTORED, [CASE["adafactor-part-capped"]]))
 def test_stages_with_an_exchange_between_them(case):
     exchange.check(Problem(case, EXCHANGED), "triton")
 
@@ -224,7 +233,7 @@ def test_every_case_with_an_exchange(case, dtype):
     exchange.check(Problem(case, EXCHANGED, (dtype,)), "triton")
 
 
-@pytest.mark.parametrize("rows", [pytest.param(600, marks=pytest.mark.slow), 300])
+@pytest.mark.parametrize("rows", sweep([600, 300], [300]))
 def test_an_exchange_that_changes_nothing_changes_no_bit(rows):
     """Matrices of several units leave sums in any case, so the order of sums is the same."""
     problem = Problem(CASE["hf-adafactor-momentum"], [(rows, 300), (7,), (20_000,)])

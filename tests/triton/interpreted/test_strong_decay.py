@@ -6,14 +6,15 @@ import torch
 from tests.support.cases import each
 from tests.support.decays import STRONG
 from tests.support.problems import Problem
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns about inf and nan
 
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)],
-    ids=["float32", "float64"],
+    sweep([torch.float32, torch.float64], [torch.float32]),
+    ids=str,
 )
 @each(STRONG)
 def test_strong_decays(case, dtype):
