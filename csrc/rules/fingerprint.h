@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "1f976a8f2539e09b";
+constexpr char kFingerprint[] = "8ca34a8a50f244b5";
 
 }  // namespace fusedstep

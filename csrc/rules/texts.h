@@ -9,7 +9,8 @@ namespace {
 
 template <class T>
 FUSEDSTEP_INLINE T decayed(T p, T decay) {
-  T kept = where(decay < number<T>(0.0), -number<T>(0.0), p) - decay * p;
+  T whole = where(decay < number<T>(0.0), number<T>(0.0), number<T>(1.0));
+  T kept = whole * p - decay * p;
   return where(kept == kept, kept, p);
 }
 

@@ -13,7 +13,8 @@ from .numbers import where
 def decayed(p, decay):
     """p after decay; a negative decay is minus the factor. If p is infinite the difference is nan,
     even without decay: p stays as it is, as with the factor."""
-    kept = where(decay < 0.0, -0.0, p) - decay * p  # -0 - x is exactly -x, for zeros too
+    whole = where(decay < 0.0, 0.0, 1.0)
+    kept = whole * p - decay * p
     return where(kept == kept, kept, p)
 
 
