@@ -60,7 +60,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
         stored = new_moment(old, div(s, rows.to(CFG.T)), decay_rates, CFG.DTYPES[3])
         tl.store(col_at + j, stored, ok)
         moment = stored.to(CFG.T)
-        sum_u2 += rules.col_energy(h, moment, mean).to(CFG.W)
+        sum_u2 += rules.col_sum_u2(h, moment, mean).to(CFG.W)
         least_col = tl.minimum(least_col, least_or_inf(moment, ok))
     tl.debug_barrier()
     cap = scalars.get(scalar_row, scalars.CAP, CFG.T)

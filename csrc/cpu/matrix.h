@@ -194,7 +194,7 @@ FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, con
   for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
   round_to_storage(x.dtypes[3], x.col_at(column), width, col);
   FUSEDSTEP_INDEPENDENT
-  for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_energy(T(h[j]), col[j], mean);
+  for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_sum_u2(T(h[j]), col[j], mean);
   T least = T(INFINITY);
   for (int64_t j = 0; j < width; ++j) least = col[j] < least ? col[j] : least;
   smallest = least;

@@ -23,7 +23,7 @@ struct Columns {
   // A column's moment and part of sum(u^2), from the mean of its g^2 and the sum of its g^2 / row.
   __device__ __forceinline__ void finish(int64_t col, T mean_square, T h) {
     const T moment = tensor.update_moment(slot, col, mean_square);
-    sum_u2 += double(tensor.rule().col_energy(h, moment, mean));
+    sum_u2 += double(tensor.rule().col_sum_u2(h, moment, mean));
     if (double(moment) < least) least = double(moment);
   }
 

@@ -42,19 +42,20 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
 }
 
 // Blocks that should fit on a multiprocessor. More blocks leave fewer registers for a thread.
-template <Unit kUnit, int P, int M, bool Wide>
+template <Unit kUnit, int P, int M, bool InDouble>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kColumnSums || kUnit == Unit::kRowSums ||
             kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
             kUnit == Unit::kColumnsExchanged || kUnit == Unit::kSumU2 ||
-            (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || Wide
+            (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || InDouble
         ? 1
         : 2;
 
 // One kind of work, one block per entry. A step launches the phases one after another.
-template <Unit kUnit, int P, int G, int M, int V, bool Wide>
-__global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, Wide>) phase(const KernelArgs args) {
-  using T = std::conditional_t<Wide, double, float>;
+template <Unit kUnit, int P, int G, int M, int V, bool InDouble>
+__global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
+    phase(const KernelArgs args) {
+  using T = std::conditional_t<InDouble, double, float>;
   constexpr int kBatch = G == kAny ? 1 : 2;
   if (found_inf(args)) return;
   const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);

@@ -5,9 +5,9 @@
 namespace fusedstep::cuda {
 namespace {
 
-template <int Rule, int P, int G, int S, bool Wide>
+template <int Rule, int P, int G, int S, bool InDouble>
 Kernel instance() {
-  return {elementwise<Rule, P, G, S, Wide>, kElementwiseThreads, 0};
+  return {elementwise<Rule, P, G, S, InDouble>, kElementwiseThreads, 0};
 }
 
 // The dtype of the states, or kNone for a rule without states.

@@ -69,7 +69,7 @@ struct TinyMatrix {
       }
       const T moment = tensor.update_moment(col, j, div(s, T(rows)));
       if (moment < least_col) least_col = moment;
-      sum_u2 += double(tensor.rule().col_energy(h, moment, mean));
+      sum_u2 += double(tensor.rule().col_sum_u2(h, moment, mean));
     }
     if (!tensor.rule().is_capped(least_row, least_col, mean)) return sum_u2;
     sum_u2 = 0.0;

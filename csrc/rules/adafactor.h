@@ -50,7 +50,7 @@ struct Adafactor {
     return div(number<T>(1.0), row);
   }
 
-  FUSEDSTEP_INLINE T col_energy(T h, T col, T mean) const {
+  FUSEDSTEP_INLINE T col_sum_u2(T h, T col, T mean) const {
     return div(mean * h, col);
   }
 

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "8ca34a8a50f244b5";
+constexpr char kFingerprint[] = "097ec2aee14c3cc0";
 
 }  // namespace fusedstep

@@ -44,13 +44,17 @@ def test_backend_equals_reference_on_strange_numbers(case, value):
     assert_same(*ours, *run(case, "reference", torch.float32, prepare=strange))
 
 
+@pytest.mark.parametrize("every", sweep([1, 2], [2]))
 @each(CASES)
-def test_mixed_dtypes_equal_reference(case):
-    """One list has parameters of every dtype. Some states have another dtype than the parameter."""
+def test_mixed_dtypes_equal_reference(case, every):
+    """One list has parameters of every dtype, in all shapes or in every second one. Some states have
+    another dtype than the parameter."""
 
     def mixed(backend):
         params = [
-            p for k, dtype in enumerate(DTYPES) for p in make_params(SHAPES[k % 2 :: 2], dtype, k)
+            p
+            for k, dtype in enumerate(DTYPES)
+            for p in make_params(SHAPES[k % every :: every], dtype, k)
         ]
         optimizer = case.make(params, backend=backend)
         for step in range(3):

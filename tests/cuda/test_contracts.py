@@ -264,13 +264,13 @@ def small(shapes):
     return sum(torch.Size(shape).numel() for shape in shapes) < 60_000
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(shapes=ANY_SHAPES.filter(small), dtypes=DTYPE_LISTS, offset=st.integers(0, 2))
 def test_any_shapes_of_elementwise_rules(shapes, dtypes, offset):
     check(Problem(CASE["adamw-amsgrad"], shapes, dtypes, offset=offset, steps=2))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(
     shapes=ANY_SHAPES.filter(small),
     dtype=st.sampled_from(DTYPES),

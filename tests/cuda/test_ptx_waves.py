@@ -31,7 +31,10 @@ def _waves(monkeypatch):
     monkeypatch.setattr(waves, "WAVE_BYTES", 20_000)
 
 
-@each(sweep([CASE["hf-adafactor"], PART_CAPPED, CASE["hf-adafactor-momentum"]], [PART_CAPPED]))
+EVERY = [CASE[f"hf-adafactor{name}"] for name in ("", "-momentum", "-trainer")] + [PART_CAPPED]
+
+
+@each(sweep(EVERY, [PART_CAPPED]))
 def test_waves_have_the_bits_of_the_simulator(case):
     launches = check(Problem(case, SHAPES))
     (own,) = (name for name in launches.of_kernel if name.startswith("waves"))

@@ -18,6 +18,7 @@ from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.gpu_runs import WAVES
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
 from tests.support.rule_cases import FACTORED, is_factored
+from tests.support.sweeps import sweep
 
 CASE = {case.name: case for case in CASES}
 ADAFACTOR, SCALED = CASE["adafactor"], CASE["hf-adafactor-scaled"]
@@ -135,7 +136,7 @@ def optional(case):
     return {"SQUARES"} if case.options.get("scale_parameter", True) else {"STORE_RMS"}
 
 
-@pytest.mark.parametrize("copies", [1, 40])
+@pytest.mark.parametrize("copies", sweep([1, 10, 150], [1, 10]))
 @each(CASES)
 def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, backend):
     backend.cut_small_units()

@@ -149,7 +149,7 @@ def hasty(kind: str, field: int) -> Any:
 NEED, GATE_NEED = 3, 5
 TSAN = {
     "columns do not wait for their sums": hasty("COLUMNS", NEED),
-    "energy does not wait for the columns": hasty("SUM_U2", NEED),
+    "sum_u2 does not wait for the columns": hasty("SUM_U2", NEED),
     "the step size does not wait for its sums": hasty("FINISH", NEED),
     "an update does not wait for the step size": hasty("UPDATE", NEED),
     "a wave does not wait for the memory of another": hasty("STATISTICS", GATE_NEED),

@@ -77,7 +77,14 @@ def test_a_momentum():
         Problem(CASE["hf-adafactor-momentum"], [(7,), (33, 17)]).check()
 
 
-@pytest.mark.parametrize(("case", "arch"), [(ADAMW, 80), (ADAFACTOR, 100)], ids=str)
+@pytest.mark.parametrize(
+    ("case", "arch"),
+    sweep(
+        [(case, arch) for case in (ADAMW, ADAFACTOR) for arch in (80, 100)],
+        [(ADAMW, 80), (ADAFACTOR, 100)],
+    ),
+    ids=str,
+)
 def test_other_architectures(case, arch):
     with on_ptx(arch):
         Problem(case, [(7,), (33, 17)]).check()
@@ -131,9 +138,10 @@ def test_tensors_may_lie_at_any_address(slot):
             problem.check()
 
 
+@pytest.mark.parametrize("steps", sweep([1, 2], [1]))
 @each([ADAMW, PART_CAPPED])
-def test_the_order_of_programs_changes_no_bit(case):
-    problem = Problem(case, [(7,), (33, 17), (300, 40), (3, 5, 7), (2, 2064)], steps=1)
+def test_the_order_of_programs_changes_no_bit(case, steps):
+    problem = Problem(case, [(7,), (33, 17), (300, 40), (3, 5, 7), (2, 2064)], steps=steps)
     with on_ptx():
         in_turns = problem.run("triton")
     for seed in range(3):

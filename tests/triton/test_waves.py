@@ -19,6 +19,7 @@ ADAFACTOR, PART_CAPPED = CASE["hf-adafactor"], CASE["adafactor-part-capped"]
 # Matrices of one unit and of several, a batch. Then two matrices and a vector that go in phases.
 SHAPES = [(64, 64), (200, 48), (80, 1024), (2, 70, 64), (96, 48), (33, 17), (40, 16), (5,)]
 IN_WAVES = 5
+EVERY = [ADAFACTOR, PART_CAPPED, CASE["hf-adafactor-momentum"], CASE["hf-adafactor-trainer"]]
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +36,18 @@ def work_list(optimizer):
     return own, [tuple(entry) for entry in own.arguments["entries"].tolist()]
 
 
-@each(sweep([ADAFACTOR, PART_CAPPED, CASE["hf-adafactor-momentum"]], [PART_CAPPED]))
+@each(sweep(EVERY, [PART_CAPPED]))
 def test_waves_have_the_results_of_the_reference(case):
     with on_ptx():
         Problem(case, SHAPES).check()
 
 
-def test_the_order_in_which_programs_run_changes_no_bit():
-    problem = Problem(PART_CAPPED, SHAPES, steps=1)
+@pytest.mark.parametrize("steps", sweep([1, 2], [1]))
+def test_the_order_in_which_programs_run_changes_no_bit(steps):
+    problem = Problem(PART_CAPPED, SHAPES, steps=steps)
     with on_ptx():
         expected = problem.run("triton")
-    for seed in range(2):
+    for seed in range(3):
         with on_ptx(schedule=seed):
             assert_same(*problem.run("triton"), *expected)
 

@@ -207,13 +207,13 @@ class MatrixStep(FactoredStep):
         self.col = _stored(rule.second_moment(col, mean_square), self.dtypes[3])
         mean = rule.floored_mean((sum_row / self.rows).to(dtype))
         # Only this process's rows; an exchange adds up the others.
-        energy = row_sums(rule.col_energy(self.own_h.to(dtype), self.col, mean))
+        sum_u2 = row_sums(rule.col_sum_u2(self.own_h.to(dtype), self.col, mean))
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
-        energy = torch.where(capped[:, 0], exact, energy)
-        self.sum_u2 = in_order(in_order(energy, self._per_piece()))
+        sum_u2 = torch.where(capped[:, 0], exact, sum_u2)
+        self.sum_u2 = in_order(in_order(sum_u2, self._per_piece()))
         self.u = u.reshape(self.p.shape)
 
     def update(self) -> None:

@@ -88,7 +88,7 @@ def inverse(row):
     return div(1.0, row)
 
 
-def col_energy(h, col, mean):
+def col_sum_u2(h, col, mean):
     return div(mean * h, col)
 
 
@@ -198,7 +198,7 @@ _SHARED = (
     is_capped,
     precondition,
     inverse,
-    col_energy,
+    col_sum_u2,
     rms,
     finish,
 )
