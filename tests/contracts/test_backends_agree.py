@@ -47,7 +47,7 @@ def test_backend_equals_reference_on_strange_numbers(case, value):
 @pytest.mark.parametrize("every", sweep([1, 2], [2]))
 @each(CASES)
 def test_mixed_dtypes_equal_reference(case, every):
-    """One list has parameters of every dtype, in all shapes or in every second one. Some states have
+    """One list has parameters of every dtype, in all shapes or every second one. Some states have
     another dtype than the parameter."""
 
     def mixed(backend):
