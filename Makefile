@@ -15,10 +15,15 @@ GPU_PARTS ?= facts tests sanitizer bench waves memory scaling train profile
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules build budgets info clean
+.PHONY: bench bench-peers bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules build budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
+
+PEERS := .venv-peers
+bench-peers: ## races steps against every other public optimizer, installed into .venv-peers; output in bench/out/peers
+	$(MAKE) VENV=$(PEERS) EXTRA=bench,peers $(PEERS)/built
+	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m bench.step --out bench/out/peers
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -10,13 +10,14 @@ from bench.providers import COMPILED, ONLY_ASKED, Entry, Training, by_torch, laz
 
 # What transformers' Trainer passes for optim="adafactor".
 TRAINER: dict[str, Any] = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+DEEPSPEED = ("deepspeed.ops.adam", "DeepSpeedCPUAdam")
 
 RULES = {
     "adamw": Entry(
         "AdamW",
         rule="adamw",
         ours="fusedstep.optim.AdamW",
-        settings={"lr": 1e-3},
+        settings={"lr": 1e-3, "weight_decay": 0.01},  # some peers have no decay by default
         peers={
             **by_torch("AdamW", "torch-fused", "torch-foreach", "torch-plain"),
             **by_torch("AdamW", "torch-capturable", COMPILED),
@@ -24,9 +25,14 @@ RULES = {
             "flashoptim": lazily("flashoptim", "FlashAdamW"),
             "torchao": lazily("torchao.optim", "_AdamW"),
             "torchao-8bit": lazily("torchao.optim", "AdamW8bit"),
+            "torchao-4bit": lazily("torchao.optim", "AdamW4bit"),
+            "bitsandbytes": lazily("bitsandbytes.optim", "AdamW"),
+            "bitsandbytes-8bit": lazily("bitsandbytes.optim", "AdamW8bit"),
             "apex": lazily("apex.optimizers", "FusedAdam"),
             "transformer-engine": lazily("transformer_engine.pytorch.optimizers", "FusedAdam"),
-            "deepspeed-cpu": lazily("deepspeed.ops.adam", "DeepSpeedCPUAdam"),
+            # It never updates a transposed parameter: it steps on a copy. No list here has one.
+            "deepspeed-cpu": lazily(*DEEPSPEED),
+            "deepspeed-cpu-low-states": lazily(*DEEPSPEED, fp32_optimizer_states=False),
         },
         capturable=True,
         on_models=True,
@@ -40,6 +46,7 @@ RULES = {
         peers={
             "transformers": lazily("transformers.optimization", "Adafactor"),
             "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit"),
+            "pytorch-optimizer": lazily("pytorch_optimizer", "AdaFactor"),
         },
         on_models=True,
         training=Training(lr=3e-3, name="hf-adafactor-trainer"),

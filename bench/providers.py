@@ -25,7 +25,7 @@ COMPILED = "torch-compiled"
 
 NOT_ON_CPUS = {OURS_TRITON, OURS_CAPTURABLE, "torch-capturable"}
 # On GPUs we skip torch-plain to save memory: nobody would choose it there.
-NOT_ON_GPUS = {"torch-plain", "deepspeed-cpu"}
+NOT_ON_GPUS = {"torch-plain", "deepspeed-cpu", "deepspeed-cpu-low-states"}
 # Raced only if somebody asks: compiling takes longer than all other races together, and the
 # reference is there to be right, not fast.
 ONLY_ASKED = {COMPILED, OURS_REFERENCE}
