@@ -22,6 +22,7 @@ class Outcome:
     """Seconds of a step for each contestant. Entries with the same index are from one round."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    floor_seconds: list[float] = field(default_factory=list)  # empty: the floor was not measured
     host_seconds: dict[str, list[float]] = field(default_factory=dict)
     launches: dict[str, int] = field(default_factory=dict)
     extra_bytes: dict[str, int] = field(default_factory=dict)

@@ -50,13 +50,19 @@ class Cpu:
     # Each race has a process of its own. Otherwise memory that one race leaves in the allocator
     # spares a peer in the next race new pages, which are half of its time.
     shares_process = False
-    legend = ""
+    measures_floor = True
+    floor_is = "the time of a bare kernel over the same bytes"
+    legend = """
+The floor is the time of a bare kernel (csrc/cpu/floor.cpp), measured in the same rounds. It reads
+what the rule must read and writes in place what the rule must write: the same bytes in as many
+streams, by the same threads. But it computes nothing. A copy is no floor on a CPU, because it also
+fetches the lines that it overwrites. A list that fits the caches stays there, for the floor too."""
 
     def why_absent(self) -> str:
         return ""
 
     def prepare(self, held_bytes: int, host_bound: bool) -> None:
-        """Does nothing. A list that fits a cache is measured in cache: `of copy` then shows it."""
+        """Does nothing. A list that fits a cache is measured in cache, and so is its floor."""
 
     def sample(self, step: Step, repeats: int) -> Sample:
         begin = time.perf_counter()
@@ -111,7 +117,10 @@ class Cuda:
     # All races share a process: no page is new after the warm-up, and starting a process takes
     # longer than a race.
     shares_process = True
+    measures_floor = False
+    floor_is = "the same bytes at copy speed"
     legend = f"""
+The floor is the same bytes at the speed of tensor.copy_. No bare kernel was measured on a GPU.
 fusedstep runs the backend that the line above names; fusedstep-triton runs Triton's.
 On the GPU, ms is the longer of two times: the device's, between events around several steps in a
 row, and the host's. host ms: until opt.step() returned; the device may still be at work then. "L2

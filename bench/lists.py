@@ -10,7 +10,12 @@ import torch
 if TYPE_CHECKING:
     from fusedstep.rules import Rule
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 MEBI = 1 << 20
 
 

@@ -9,7 +9,13 @@ from bench.table import Row, race_key
 OURS_COLOR, PEER_COLOR, FLOOR_COLOR = "#d1495b", "#a9b4c6", "#1d3557"
 
 
-def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
+def label(row: Row) -> str:
+    ratio = f" ({row.ratio:.3g}x)" if row.ratio and row.provider != OURS else ""
+    share = f", {row.share_of_floor:.0%} of floor" if row.share_of_floor else ""
+    return f"{row.ms:.3g} ms{ratio}{share}"
+
+
+def plot(rows: list[Row], headline: str, floor_is: str, path: Path) -> None:
     """Draws the rows that have times."""
     import matplotlib
 
@@ -34,16 +40,11 @@ def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
             times = [row.ms or 0.0 for row in group]
             colors = [OURS_COLOR if row.provider.startswith(OURS) else PEER_COLOR for row in group]
             bars = panel.barh([row.provider for row in group], times, color=colors, height=0.72)
-            ratios = [
-                f"  ({row.ratio:.3g}x)" if row.ratio and row.provider != OURS else ""
-                for row in group
-            ]
-            labels = [f"{ms:.3g} ms{ratio}" for ms, ratio in zip(times, ratios, strict=True)]
+            labels = [label(row) for row in group]
             paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
             panel.bar_label(bars, labels, padding=4, fontsize=8, bbox=paper)
             lowest = min(times)
-            if not group[0].us_per_parameter:
-                floor = group[0].floor_bytes / copy * 1e3
+            if floor := group[0].floor_ms:
                 lowest = min(lowest, floor)
                 panel.axvline(floor, color=FLOOR_COLOR, linestyle="--", linewidth=1.2, zorder=2)
             # On a log axis bars need a left end, and their labels need room on the right.
@@ -58,7 +59,7 @@ def plot(rows: list[Row], headline: str, copy: float, path: Path) -> None:
             panel.set_title("  ".join((*key, group[0].note)), fontsize=9, loc="left")
             panel.tick_params(labelsize=8)
             panel.spines[["top", "right"]].set_visible(False)
-    title = "One optimizer step in ms, log scale; dashed: the fewest bytes at copy speed"
+    title = f"One optimizer step in ms, log scale; dashed: the floor, {floor_is}"
     figure.suptitle("\n".join((title, *headline.split("; "))), fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

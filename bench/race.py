@@ -11,6 +11,7 @@ from bench.apart import Failed, one_by_one
 from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, Step
 from bench.extra import extra_bytes, launches
+from bench.floor import FLOOR, Floor
 from bench.lists import DTYPES, parameters
 from bench.optimizers import RULES
 from bench.progress import Progress
@@ -82,10 +83,16 @@ def run(race: Race, options: Options, progress: Progress) -> Outcome:
             steps[name] = builds[name](parameters(values)).step
         except Exception as error:  # a provider that cannot be built gets a row with the reason
             failures[name] = reason(error)
+    if steps and device.measures_floor:
+        try:
+            steps[FLOOR] = Floor(values, RULES[race.rule].rule)
+        except Exception as error:  # without the C++ module the others can still race
+            failures[FLOOR] = reason(error)
     del values
     held_bytes = race.chosen.held_bytes(RULES[race.rule].rule, DTYPES[race.dtype])
     device.prepare(held_bytes, race.chosen.host_bound)
     outcome = take_turns(steps, options.rounds, options.budget, device, progress.on_round)
+    outcome.floor_seconds = outcome.seconds.pop(FLOOR, [])
     outcome.failures |= failures
     for name in outcome.seconds if options.extras else ():
         with suppress(Exception):  # a provider that we cannot profile keeps its time

@@ -20,8 +20,9 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->\n)", re.DOTALL)
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16"}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 
+COPY_SPEED = "the same bytes at copy speed"  # the floor of results that do not name it
 Results = dict[str, Any]
 
 
@@ -76,16 +77,25 @@ def step(name: str = "step", *, gpu: bool = False) -> str:
     races: dict[tuple[str, str, str], dict[str, Results]] = {}
     for row in timed:
         races.setdefault((row["rule"], row["list"], row["dtype"]), {})[row["provider"]] = row
+    has_floor = "floor" in results  # older results have not
     lines = []
     for (rule, chosen, dtype), by_provider in races.items():
         if OURS not in by_provider:
             continue
+        own = by_provider[OURS]
         who = [RULES[rule].label, f"{label_of(chosen)}, {DTYPES[dtype]}"]
         ratios = [
             f"{by_provider[name]['ratio']:.3g} x" if name in by_provider else "" for name in names
         ]
-        lines.append([*who, f"{by_provider[OURS]['ms']:.3g} ms", *ratios])
-    return source_of(folder, results, f"{name}.md") + table(["rule", "list", OURS, *names], lines)
+        ours = [f"{own['ms']:.3g} ms"]
+        if has_floor:
+            ours.append(f"{own['share_of_floor']:.0%}" if own["share_of_floor"] else "")
+        lines.append([*who, *ours, *ratios])
+    above, headings = source_of(folder, results, f"{name}.md"), ["rule", "list", OURS]
+    if has_floor:
+        above += f"of floor: the floor over our time. The floor is {results['floor']}.\n\n"
+        headings.append("of floor")
+    return above + table([*headings, *names], lines)
 
 
 def memory() -> str:
@@ -141,8 +151,13 @@ def scaling() -> str:
     found = newest("scaling")
     if found is None:
         return "Not measured yet.\n"
-    picture = (found[0] / "scaling.png").relative_to(ROOT)
-    return f"![a step's time against elements and tensors]({picture})\n"
+    folder, results = found
+    picture = (folder / "scaling.png").relative_to(ROOT)
+    floor = results.get("floor", COPY_SPEED)
+    return (
+        f"The dashed line is the floor: {floor}.\n\n"
+        f"![a step's time against elements and tensors]({picture})\n"
+    )
 
 
 BLOCKS = {

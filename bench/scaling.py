@@ -99,15 +99,20 @@ def main() -> int:
     copy, disturbed = 0.0, False
 
     def write() -> str:
-        page = markdown(finished, report.headline(copy), copy)
+        page = markdown(finished, report.headline(copy), device.floor_is)
         rows = [
-            {"axis": curve.axis, "size": size, "floor_ms": row.floor_bytes / copy * 1e3}
-            | asdict(row)
+            {"axis": curve.axis, "size": size} | asdict(row)
             for curve, sizes in finished.items()
             for size, rows in sizes.items()
             for row in rows
         ]
-        report.write(page, rows, copy_bytes_a_second=copy, copy_disturbed=disturbed)
+        report.write(
+            page,
+            rows,
+            copy_bytes_a_second=copy,
+            copy_disturbed=disturbed,
+            floor=device.floor_is,
+        )
         return page
 
     try:
@@ -125,7 +130,9 @@ def main() -> int:
         report.interrupt()
 
     if finished:
-        report.finish(write(), lambda path: draw(finished, report.headline(copy), copy, path))
+        report.finish(
+            write(), lambda path: draw(finished, report.headline(copy), device.floor_is, path)
+        )
     all_rows = [row for sizes in finished.values() for rows in sizes.values() for row in rows]
     ours_failed = any(row.provider.startswith(OURS) and row.ms is None for row in all_rows)
     return 130 if report.interrupted else int(ours_failed)

@@ -9,7 +9,7 @@ from bench.scaling_table import Curves
 MARKERS = "os^Dvx"
 
 
-def draw(curves: Curves, headline: str, copy: float, path: Path) -> None:
+def draw(curves: Curves, headline: str, floor_is: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rules = list(dict.fromkeys(curve.rule for curve in curves))
@@ -22,8 +22,9 @@ def draw(curves: Curves, headline: str, copy: float, path: Path) -> None:
             panel.set_visible(False)
         for panel, curve in zip(panels, row, strict=False):
             sizes = curves[curve]
-            floors = [rows[0].floor_bytes / copy * 1e3 for rows in sizes.values()]
-            panel.plot(list(sizes), floors, "--", color=FLOOR_COLOR, linewidth=1.2, label="floor")
+            floors = {size: ms for size, rows in sizes.items() if (ms := rows[0].floor_ms)}
+            at, line = list(floors), list(floors.values())
+            panel.plot(at, line, "--", color=FLOOR_COLOR, linewidth=1.2, label="floor")
             # Draw ours last, so that no peer hides them.
             for place, name in reversed(list(enumerate(curve.names))):
                 points = [
@@ -50,7 +51,7 @@ def draw(curves: Curves, headline: str, copy: float, path: Path) -> None:
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(fontsize=7, frameon=False)
-    title = "One optimizer step in ms; dashed: the fewest bytes at copy speed"
+    title = f"One optimizer step in ms; dashed: the floor, {floor_is}"
     figure.suptitle("\n".join((title, *headline.split("; "))), fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

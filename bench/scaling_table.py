@@ -10,8 +10,7 @@ from bench.table import Row
 
 LEGEND = """\
 ms: median time of one whole opt.step(); in brackets how many times as long as fusedstep's, from
-paired rounds. floor: the fewest bytes that the rule must move (bench/lists.py), at the measured
-speed of tensor.copy_. Small lists can be faster, because they stay in caches."""
+paired rounds. The floor is {floor_is}: the fewest that the rule must move (bench/lists.py)."""
 
 
 def square(elements: int) -> ParameterList:
@@ -53,14 +52,14 @@ def power(size: int) -> str:
     return f"2^{exponent}" if size == 1 << exponent and exponent >= 10 else str(size)
 
 
-def markdown(curves: Curves, headline: str, copy: float) -> str:
-    lines = ["# A step's time against size", "", headline, "", LEGEND]
+def markdown(curves: Curves, headline: str, floor_is: str) -> str:
+    lines = ["# A step's time against size", "", headline, "", LEGEND.format(floor_is=floor_is)]
     for curve, sizes in curves.items():
         lines += ["", f"## {curve}", ""]
         lines.append(f"| {curve.axis} | floor | {', ms | '.join(curve.names)}, ms | note |")
         lines.append("|" + "--:|" * (2 + len(curve.names)) + ":--|")
         for size, rows in sizes.items():
-            floor = f"{rows[0].floor_bytes / copy * 1e3:.3g}"
+            floor = "-" if rows[0].floor_ms is None else f"{rows[0].floor_ms:.3g}"
             cells = [power(size), floor, *map(time_and_ratio, rows), note_of(rows)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

@@ -1,5 +1,5 @@
 """`python -m bench.step`: races whole optimizer steps of fusedstep and its peers over lists of
-parameters. It shows time, bytes a second against a copy, launches, host time and extra memory."""
+parameters. It shows time, the share of the floor, launches, host time and extra memory."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from bench.clock import Outcome, copy_bandwidth
 from bench.command import Report, checked, command_options, names_of, positive
 from bench.devices import Device
 from bench.lists import DTYPES, LISTS
-from bench.optimizers import HERE, RULES
+from bench.optimizers import ABSENT, HERE, RULES
 from bench.plot import plot
 from bench.progress import Progress
 from bench.providers import OURS, Race
@@ -72,6 +72,15 @@ def counted(rows: list[Row], outcome: Outcome) -> list[Row]:
     ]
 
 
+def absent_note(asked: argparse.Namespace) -> str:
+    """Says who would race, too, if they were installed."""
+    if asked.providers != list(HERE):
+        return ""
+    names = [name for rule in asked.rules for name in RULES[rule].providers_on(asked.device)]
+    absent = ", ".join(dict.fromkeys(name for name in names if name in ABSENT))
+    return f"Not installed, so not raced: {absent}." if absent else ""
+
+
 def is_timed(rows: list[Row]) -> bool:
     """Whether there is anything to count."""
     return any(row.ms for row in rows)
@@ -96,12 +105,14 @@ def main() -> int:
         """Sorts the rows by rule, writes them, and returns them and what stands above the table."""
         by_rule = sorted(found, key=lambda race: (asked.rules.index(race.rule), races.index(race)))
         rows = [row for race in by_rule for row in found[race]]
-        above = "\n\n".join(filter(None, (report.headline(copy), cut_note(races, found))))
+        notes = (report.headline(copy), cut_note(races, found), absent_note(asked))
+        above = "\n\n".join(filter(None, notes))
         report.write(
             markdown(rows, above, device),
             [asdict(row) for row in rows],
             copy_bytes_a_second=copy,
             copy_disturbed=disturbed,
+            floor=device.floor_is,
         )
         return rows, above
 
@@ -130,7 +141,7 @@ def main() -> int:
     if found:
         rows, above = write()
         page = f"{above}\n\n{text(rows)}\n\n{LEGEND}{device.legend}"
-        report.finish(page, lambda path: plot(rows, report.headline(copy), copy, path))
+        report.finish(page, lambda path: plot(rows, report.headline(copy), device.floor_is, path))
     ours_failed = any(row.provider.startswith(OURS) and row.ms is None for row in rows)
     return 130 if report.interrupted else int(ours_failed)
 

@@ -6,22 +6,23 @@ from dataclasses import dataclass
 
 from bench.clock import Outcome
 from bench.devices import Device
+from bench.floor import FLOOR
 from bench.lists import DTYPES
 from bench.optimizers import RULES
 from bench.providers import OURS, Race
 
 HEADINGS = (
-    *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "of copy"),
-    *("ratio", "us/param", "launches", "extra MB", "rounds", "rejected", "note"),
+    *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "floor ms"),
+    *("of floor", "ratio", "us/param", "launches", "extra MB", "rounds", "rejected", "note"),
 )
 LEFT_ALIGNED = {"rule", "list", "dtype", "provider", "note"}
 
 LEGEND = """\
 ms: median time of one whole opt.step(). ratio: how many times as long as fusedstep, as the median
 of paired rounds; above 1 is slower. GB/s: the fewest bytes that the rule must move
-(bench/lists.py), divided by that time. of copy: this speed over that of tensor.copy_. It can be
-above 100 %, if the list fits the caches, or because a step writes in place: a copy also fetches the
-lines that it overwrites. us/param: host time for each parameter, from 1200 tensors of one element.
+(bench/lists.py), divided by that time. floor ms: the least time that these bytes take. of floor:
+the floor over the time of the step, so 100 % is the best that there can be. us/param: host time for
+each parameter, from 1200 tensors of one element.
 launches: kernels on a GPU; on a CPU the torch operators that a step calls, and our own launches.
 extra MB: the most memory that a step needs beside parameters, gradients and states. rejected:
 rounds that do not count, because other processes used the CPU. If most rounds were like that, the
@@ -40,7 +41,8 @@ class Row:
     ms: float | None = None
     quartiles_ms: tuple[float, float] | None = None
     gigabytes_a_second: float | None = None
-    share_of_copy: float | None = None
+    floor_ms: float | None = None
+    share_of_floor: float | None = None
     ratio: float | None = None
     us_per_parameter: float | None = None
     rounds: int = 0
@@ -52,7 +54,7 @@ class Row:
 
 
 def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[Row]:
-    """`copy` is the copy bandwidth in bytes a second."""
+    """`copy` is the copy bandwidth in bytes a second. It gives the floor where none is measured."""
     chosen = race.chosen
     rule, dtype = RULES[race.rule].rule, DTYPES[race.dtype]
     floor = chosen.floor_bytes(rule, dtype)
@@ -60,12 +62,18 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
     who = (race.rule, chosen.name, race.dtype)
     size = (len(chosen.shapes), chosen.elements, floor)
     ours = outcome.seconds.get(OURS)
+    floors = outcome.floor_seconds
+    if not (device.measures_floor or chosen.host_bound):
+        floors = [floor / copy] * max(map(len, outcome.seconds.values()), default=1)
+    floor_ms = statistics.median(floors) * 1e3 if floors else None
+    disturbed = f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else ""
+    no_floor = f"no floor: {outcome.failures[FLOOR]}" if FLOOR in outcome.failures else ""
     rows = []
     for name in race.names:
         seconds = outcome.seconds.get(name)
         if not seconds:
             note = outcome.failures.get(name, "failed: no round was finished")
-            rows.append(Row(*who, name, *size, note=note))
+            rows.append(Row(*who, name, *size, floor_ms=floor_ms, note=note))
             continue
         median = statistics.median(seconds)
         on_host = outcome.host_seconds.get(name)
@@ -80,18 +88,26 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
                 ms=median * 1e3,
                 quartiles_ms=(low * 1e3, high * 1e3),
                 gigabytes_a_second=None if chosen.host_bound else floor / median / 1e9,
-                share_of_copy=None if chosen.host_bound else floor / median / copy,
-                ratio=statistics.median(map(float.__truediv__, seconds, ours)) if ours else None,
+                floor_ms=floor_ms,
+                share_of_floor=paired_ratio(floors, seconds),
+                ratio=paired_ratio(seconds, ours),
                 us_per_parameter=median * 1e6 / len(chosen.shapes) if chosen.host_bound else None,
                 rounds=len(seconds),
                 rejected=0 if outcome.disturbed else outcome.rejected,
-                note=f"disturbed in {outcome.rejected} rounds" if outcome.disturbed else cache_note,
+                note="; ".join(filter(None, (disturbed, cache_note, no_floor))),
                 host_ms=statistics.median(on_host) * 1e3 if on_host else None,
                 launches=outcome.launches.get(name),
                 extra_bytes=outcome.extra_bytes.get(name),
             )
         )
     return rows
+
+
+def paired_ratio(seconds: list[float], others: list[float] | None) -> float | None:
+    """The median over rounds of a time over another's in the same round."""
+    if not seconds or not others:
+        return None
+    return statistics.median(map(float.__truediv__, seconds, others))
 
 
 def cut_note(races: list[Race], found: Mapping[Race, list[Row]]) -> str:
@@ -121,7 +137,8 @@ def cells(row: Row) -> tuple[str, ...]:
         "{:.3f}..{:.3f}".format(*quartiles) if quartiles else "-",
         shown(row.host_ms, "{:.3f}"),
         shown(row.gigabytes_a_second, "{:.1f}"),
-        shown(row.share_of_copy, "{:.0%}"),
+        shown(row.floor_ms, "{:.3f}"),
+        shown(row.share_of_floor, "{:.0%}"),
         shown(row.ratio, "{:.2f}"),
         shown(row.us_per_parameter, "{:.2f}"),
         shown(row.launches, "{}"),

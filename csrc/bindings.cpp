@@ -137,6 +137,43 @@ class Bucket {
   int64_t threads_ = 0;
 };
 
+// The benchmark's floor over tensors whose elements have `item_bytes` bytes. The caller owns the
+// table of elementwise rows, which outlives it.
+class Floor {
+ public:
+  Floor(int64_t item_bytes, int64_t table, int64_t tensors, int64_t fields)
+      : walk_(kLevels[active_level].find_floor(item_bytes)) {
+    require(table);
+    if (walk_ == nullptr)
+      throw std::invalid_argument("item_bytes should be 2, 4 or 8 but is: " +
+                                  std::to_string(item_bytes));
+    const int64_t slots = elementwise_slots(fields);
+    if (slots < ElementwiseRow::kStates || slots > kMaxSlots)
+      throw std::invalid_argument("fields should be from " +
+                                  std::to_string(ElementwiseRow::kStates + ElementwiseRow::kSizes) +
+                                  " to " + std::to_string(kMaxSlots + ElementwiseRow::kSizes) +
+                                  " but is: " + std::to_string(fields));
+    launch_.table = reinterpret_cast<const int64_t*>(table);
+    launch_.fields = fields;
+    work_ = elementwise_work(launch_, tensors);
+    launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
+    launch_.runs = work_.runs.data();
+    launch_.rounds = work_.rounds.data();
+    launch_.end_round = int64_t(work_.rounds.size()) - 1;
+  }
+
+  void walk(int64_t threads) {
+    py::gil_scoped_release unlocked;
+    launch_.threads = threads;
+    carry_out(launch_, walk_);
+  }
+
+ private:
+  Walk walk_;
+  LaunchArgs launch_;
+  WorkList work_;
+};
+
 Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
                  std::vector<int64_t> cells, const Watch::Layouts& earlier) {
   Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells), earlier);
@@ -165,6 +202,10 @@ PYBIND11_MODULE(_native, module) {
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
+  py::class_<Floor>(module, "Floor")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("item_bytes"), py::arg("table"),
+           py::arg("tensors"), py::arg("fields"))
+      .def("walk", &Floor::walk);
   module.def("can_watch", &Watch::is_ready);
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());

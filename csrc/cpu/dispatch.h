@@ -10,9 +10,13 @@ using Walk = void (*)(const LaunchArgs& launch, const Entry& entry, char* thread
 // The walker of a launch's rule and compute type, or null if there is none.
 using FindWalk = Walk (*)(const LaunchArgs& launch);
 
+// The walker of the benchmark's floor, for elements of this many bytes, or null if there is none.
+using FindFloor = Walk (*)(int64_t item_bytes);
+
 struct Level {
   const char* name;
   FindWalk find;
+  FindFloor find_floor;
   bool (*runs_here)();
 };
 

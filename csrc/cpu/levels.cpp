@@ -4,17 +4,20 @@
 namespace fusedstep {
 
 Walk walk_baseline(const LaunchArgs& launch);
+Walk walk_baseline_floor(int64_t item_bytes);
 #if defined(__x86_64__)
 Walk walk_avx2(const LaunchArgs& launch);
+Walk walk_avx2_floor(int64_t item_bytes);
 Walk walk_avx512(const LaunchArgs& launch);
+Walk walk_avx512_floor(int64_t item_bytes);
 #endif
 
 const Level kLevels[] = {
 #if defined(__x86_64__)
-    {"avx512", walk_avx512, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
-    {"avx2", walk_avx2, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+    {"avx512", walk_avx512, walk_avx512_floor, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+    {"avx2", walk_avx2, walk_avx2_floor, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
 #endif
-    {"baseline", walk_baseline, [] { return true; }},
+    {"baseline", walk_baseline, walk_baseline_floor, [] { return true; }},
 };
 const int kLevelCount = sizeof(kLevels) / sizeof(kLevels[0]);
 

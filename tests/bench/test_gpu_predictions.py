@@ -113,6 +113,7 @@ class Fake:
     def cache_note(self, held_bytes, host_bound):
         return "L2 flushed"
 
+    measures_floor = False
     legend = ""
 
 
