@@ -4,14 +4,14 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.providers import OURS
-from bench.table import Row, race_key
+from bench.table import Row, percent, race_key
 
 OURS_COLOR, PEER_COLOR, FLOOR_COLOR = "#d1495b", "#a9b4c6", "#1d3557"
 
 
 def label(row: Row) -> str:
     ratio = f" ({row.ratio:.3g}x)" if row.ratio and row.provider != OURS else ""
-    share = f", {row.share_of_floor:.0%} of floor" if row.share_of_floor else ""
+    share = f", {percent(row.share_of_floor)} of floor" if row.share_of_floor else ""
     return f"{row.ms:.3g} ms{ratio}{share}"
 
 
@@ -50,7 +50,7 @@ def plot(rows: list[Row], headline: str, floor_is: str, path: Path) -> None:
             # On a log axis bars need a left end, and their labels need room on the right.
             spread = max(times) / lowest * 2
             panel.set_xscale("log")
-            panel.set_xlim(lowest / 2, max(times) * spread**0.6)
+            panel.set_xlim(lowest / 2, max(times) * spread**0.8)
             digits = (1.0, 2.0, 5.0) if spread < 30 else (1.0,)
             panel.xaxis.set_major_locator(ticker.LogLocator(subs=digits))
             panel.xaxis.set_major_formatter("{x:g}")
@@ -59,8 +59,8 @@ def plot(rows: list[Row], headline: str, floor_is: str, path: Path) -> None:
             panel.set_title("  ".join((*key, group[0].note)), fontsize=9, loc="left")
             panel.tick_params(labelsize=8)
             panel.spines[["top", "right"]].set_visible(False)
-    title = f"One optimizer step in ms, log scale; dashed: the floor, {floor_is}"
-    figure.suptitle("\n".join((title, *headline.split("; "))), fontsize=9)
+    title = ("One optimizer step in ms, log scale", f"dashed: the floor, {floor_is}")
+    figure.suptitle("\n".join((*title, *headline.split("; "))), fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -13,6 +13,7 @@ from bench.contestants import PEER
 from bench.lists import LISTS
 from bench.optimizers import PROVIDERS, RULES
 from bench.providers import OURS
+from bench.table import percent
 from bench.train_table import ENDS
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +90,7 @@ def step(name: str = "step", *, gpu: bool = False) -> str:
         ]
         ours = [f"{own['ms']:.3g} ms"]
         if has_floor:
-            ours.append(f"{own['share_of_floor']:.0%}" if own["share_of_floor"] else "")
+            ours.append(percent(own["share_of_floor"]))
         lines.append([*who, *ours, *ratios])
     above, headings = source_of(folder, results, f"{name}.md"), ["rule", "list", OURS]
     if has_floor:

@@ -51,7 +51,7 @@ def draw(curves: Curves, headline: str, floor_is: str, path: Path) -> None:
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(fontsize=7, frameon=False)
-    title = f"One optimizer step in ms; dashed: the floor, {floor_is}"
-    figure.suptitle("\n".join((title, *headline.split("; "))), fontsize=9)
+    title = ("One optimizer step in ms", f"dashed: the floor, {floor_is}")
+    figure.suptitle("\n".join((*title, *headline.split("; "))), fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -126,6 +126,11 @@ def cut_note(races: list[Race], found: Mapping[Race, list[Row]]) -> str:
     return " ".join(notes)
 
 
+def percent(share: float | None) -> str:
+    """A small share with one digit more: peers on small lists are far from the floor."""
+    return "-" if share is None else f"{share:.{int(share < 0.1)}%}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     def shown(value: float | None, form: str) -> str:
         return "-" if value is None else form.format(value)
@@ -138,7 +143,7 @@ def cells(row: Row) -> tuple[str, ...]:
         shown(row.host_ms, "{:.3f}"),
         shown(row.gigabytes_a_second, "{:.1f}"),
         shown(row.floor_ms, "{:.3f}"),
-        shown(row.share_of_floor, "{:.0%}"),
+        percent(row.share_of_floor),
         shown(row.ratio, "{:.2f}"),
         shown(row.us_per_parameter, "{:.2f}"),
         shown(row.launches, "{}"),

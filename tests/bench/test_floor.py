@@ -17,7 +17,7 @@ from bench.plot import label
 from bench.providers import OURS, Race, lazily
 from bench.scaling_table import Curve
 from bench.scaling_table import markdown as scaling_page
-from bench.table import markdown, rows_of, text
+from bench.table import markdown, percent, rows_of, text
 from fusedstep import native
 from fusedstep.rules import RULES as PACKAGE_RULES
 
@@ -119,6 +119,7 @@ def test_the_share_is_the_median_of_paired_rounds():
     shown = text([ours, fused])
     assert "of floor" in shown and "floor ms" in shown and "75%" in shown and "of copy" not in shown
     assert label(fused).endswith(" ms (1x), 75% of floor") and label(ours) == "4 ms, 50% of floor"
+    assert [percent(share) for share in (None, 1.02, 0.1, 0.0123)] == ["-", "102%", "10%", "1.2%"]
 
 
 def test_a_list_that_is_bound_by_the_host_has_a_floor_on_a_cpu_only(monkeypatch):
