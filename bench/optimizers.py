@@ -10,6 +10,12 @@ from bench.providers import COMPILED, ONLY_ASKED, Entry, Training, by_torch, laz
 
 # What transformers' Trainer passes for optim="adafactor".
 TRAINER: dict[str, Any] = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+# They share names of settings and defaults, except that the last one has momentum by default.
+LIKE_TRANSFORMERS = {
+    "transformers": lazily("transformers.optimization", "Adafactor"),
+    "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit"),
+    "pytorch-optimizer": lazily("pytorch_optimizer", "AdaFactor", betas=(None, 0.999)),
+}
 DEEPSPEED = ("deepspeed.ops.adam", "DeepSpeedCPUAdam")
 
 RULES = {
@@ -30,7 +36,7 @@ RULES = {
             "bitsandbytes-8bit": lazily("bitsandbytes.optim", "AdamW8bit"),
             "apex": lazily("apex.optimizers", "FusedAdam"),
             "transformer-engine": lazily("transformer_engine.pytorch.optimizers", "FusedAdam"),
-            # It never updates a transposed parameter: it steps on a copy. No list here has one.
+            # It never updates a transposed parameter, because it steps on a copy. No list has one.
             "deepspeed-cpu": lazily(*DEEPSPEED),
             "deepspeed-cpu-low-states": lazily(*DEEPSPEED, fp32_optimizer_states=False),
         },
@@ -43,11 +49,7 @@ RULES = {
         rule="adafactor",
         ours="fusedstep.hf.Adafactor",
         settings=TRAINER,
-        peers={
-            "transformers": lazily("transformers.optimization", "Adafactor"),
-            "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit"),
-            "pytorch-optimizer": lazily("pytorch_optimizer", "AdaFactor"),
-        },
+        peers=LIKE_TRANSFORMERS,
         on_models=True,
         training=Training(lr=3e-3, name="hf-adafactor-trainer"),
     ),
@@ -55,7 +57,7 @@ RULES = {
         "Adafactor, transformers' (defaults)",
         rule="adafactor",
         ours="fusedstep.hf.Adafactor",
-        peers={"transformers": lazily("transformers.optimization", "Adafactor")},
+        peers=LIKE_TRANSFORMERS,
         training=Training(lr=None, name="hf-adafactor"),
     ),
     "adafactor-torch": Entry(
