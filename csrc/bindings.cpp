@@ -11,6 +11,7 @@
 #include "cpu/threads.h"
 #include "cpu/work_list.h"
 #include "rules/facts.h"
+#include "versions.h"
 #include "watch.h"
 
 namespace py = pybind11;
@@ -19,6 +20,7 @@ namespace fusedstep {
 namespace {
 
 int active_level = -1;
+Versions versions;
 
 void use_level(const std::string& name) {
   for (int k = 0; k < kLevelCount; ++k) {
@@ -174,9 +176,10 @@ class Floor {
   WorkList work_;
 };
 
-Watch make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
-                 std::vector<int64_t> cells, const Watch::Layouts& earlier) {
-  Watch watch(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(), std::move(cells), earlier);
+std::unique_ptr<Watch> make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
+                                  std::vector<int64_t> cells, const Watch::Layouts& earlier) {
+  auto watch = std::make_unique<Watch>(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(),
+                                       std::move(cells), earlier);
   if (PyErr_Occurred()) throw py::error_already_set();
   return watch;
 }
@@ -210,6 +213,10 @@ PYBIND11_MODULE(_native, module) {
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());
   });
+  module.def("learn_to_increment", [](int64_t function, py::object sample) {
+    return versions.learn(function, sample.ptr());
+  });
+  module.def("increment_versions", [](py::list tensors) { versions.increment(tensors.ptr()); });
   py::class_<Watch> watch(module, "Watch");
   py::class_<Watch::Layout>(watch, "Layout")
       .def(py::init<int64_t, int64_t, bool, std::vector<int64_t>>());

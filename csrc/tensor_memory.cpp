@@ -17,6 +17,8 @@ bool is_one_bit(int64_t mask) { return mask != 0 && (mask & (mask - 1)) == 0; }
 
 }  // namespace
 
+TensorMemory memory;
+
 DlFromObject dl_from_object(PyObject* exchange_api) {
   const void* api = PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api");
   PyErr_Clear();
@@ -60,6 +62,8 @@ bool TensorMemory::learn(PyObject* list, DlFromObject from_object) {
   for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list); ++k) samples.emplace_back(PyList_GET_ITEM(list, k));
   known_ = !samples.empty() && find_storage(samples) && find_sizes(samples, from_object) &&
            find_flags(samples) && tells_apart(samples, from_object);
+  PyErr_Clear();
+  if (!known_ || !find_gradients(samples)) grad_ = 0;
   PyErr_Clear();
   return known_;
 }
@@ -105,9 +109,23 @@ bool TensorMemory::find_flags(const Samples& samples) {
       negated_ &= x.negated ? word : ~word;
       conjugated_ &= x.conjugated ? word : ~word;
     }
-    if (is_one_bit(negated_) && is_one_bit(conjugated_)) return true;
+    if (is_one_bit(negated_) && is_one_bit(conjugated_))
+      return storage_ < first_word() && first_word() < sizes_ - 8;
   }
   return false;
+}
+
+std::vector<int64_t> TensorMemory::words(const char* body, int64_t ndim) const {
+  std::vector<int64_t> row(2 * kWords);
+  auto take = [&](int64_t place) {
+    const int64_t k = (place - first_word()) / 8;
+    row[k] = at<int64_t>(body, place), row[kWords + k] = -1;
+  };
+  row[0] = at<int64_t>(storage(body), deleter_);
+  take(sizes_ - 8);
+  for (int64_t d = 0; d < ndim; ++d) take(sizes_ + 8 * d), take(strides_ + 8 * d);
+  for (int64_t place = tail() + 8; place <= flags_; place += 8) take(place);
+  return row;
 }
 
 bool TensorMemory::tells_apart(const Samples& samples, DlFromObject from_object) const {
@@ -115,12 +133,54 @@ bool TensorMemory::tells_apart(const Samples& samples, DlFromObject from_object)
   for (const Sample& x : samples) {
     const bool plain = x.ndim <= kMaxDims;
     DlTensor t;
-    if (from_object(x.tensor, &t) == 0 && is_plain(x.body, t) != plain) return false;
+    if (from_object(x.tensor, &t) == 0) {
+      const int64_t bytes = t.address() - x.data;
+      if (is_plain(x.body, t) != plain || (t.data && offset(x.body) * t.bits / 8 != bytes))
+        return false;
+    }
     seen.push_back(plain ? words(x.body, x.ndim) : std::vector<int64_t>());
+    if (plain) seen.back().push_back(offset(x.body));
     for (size_t k = 0; plain && k + 1 < seen.size(); ++k)
       if (seen[k] == seen.back() && samples[k].facts != x.facts) return false;
   }
   return true;
+}
+
+// A holder is null for tensors that never needed a gradient, such as the first sample, and set for
+// all that have one. In it, the word of the gradient must be right for every sample.
+bool TensorMemory::find_gradients(const Samples& samples) {
+  std::vector<const char*> gradients;
+  size_t found = 0;
+  for (const Sample& x : samples) {
+    PyObject* grad = PyObject_GetAttrString(x.tensor, "grad");
+    if (grad == nullptr) return false;
+    gradients.push_back(grad == Py_None ? nullptr : body(grad));
+    Py_DECREF(grad);
+    PyTypeObject* type = Py_TYPE(x.tensor);
+    if (grad == Py_None || type == types_[0] || type == types_[1]) continue;
+    if (found == 2) return false;
+    types_[found++] = type;
+    Py_INCREF(type);
+  }
+  for (holder_ = storage_ + 8; holder_ < sizes_ - 8; holder_ += 8) {
+    auto held_by = [&](size_t k) { return at<const char*>(samples[k].body, holder_); };
+    bool right = held_by(0) == nullptr;
+    for (size_t k = 0; k < samples.size(); ++k)
+      right = right && (gradients[k] == nullptr || held_by(k) != nullptr);
+    for (grad_ = 8; right && grad_ < 128; grad_ += 8) {
+      const char* none = nullptr;
+      bool all = true;
+      for (size_t k = 0; k < samples.size(); ++k) {
+        if (held_by(k) == nullptr) continue;
+        const char* word = at<const char*>(held_by(k), grad_);
+        if (gradients[k] == nullptr && none == nullptr) none = word;
+        all = all && word == (gradients[k] == nullptr ? none : gradients[k]);
+      }
+      no_gradient_ = none;
+      if (found == 2 && all && none != nullptr) return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace fusedstep

@@ -49,6 +49,8 @@ class Watch {
   // Raises a Python exception if a tensor cannot be read.
   Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
         std::vector<int64_t> cells, const Layouts& earlier);
+  ~Watch();
+  Watch(const Watch&) = delete;
 
   // `check` adds this to its result if a gradient appeared or disappeared.
   static constexpr int64_t kCameOrWent = int64_t(1) << 40;
@@ -63,15 +65,18 @@ class Watch {
  private:
   // A tensor as it was last seen. Tensors that are alike share rows.
   struct Seen {
-    PyObject* object;
+    PyObject* object;    // null for a gradient
+    const char* holder;  // of a gradient that is read in place, else null
     const char *body, *storage;
-    int64_t data;    // address of the storage's data; without a row of words, of the tensor
-    int32_t words;   // a row: its type, its address minus the data's, dimensions, then its words
+    int64_t address;
+    int32_t words;   // a row: its type, bytes of an element, its words; -1 if DLPack is asked
     int32_t layout;  // a row: what DLPack says about it
   };
+  // A state dict. Dicts with the same keys in the same order share a row.
   struct Dict {
     PyObject* object;
-    const char* keys;
+    const char* table;  // where it keeps keys and values
+    int32_t keys;       // a row: its length; then for each entry its key, and whether we look at it
   };
   struct Recorder;
   struct Comparer;
@@ -83,21 +88,20 @@ class Watch {
   void note(Seen& seen, PyObject* object, const DlTensor& t);
   bool record(PyObject* object);
   void record_absent(const Seen& param, const std::optional<Layout>& layout);
-  int64_t address_of(const Seen& seen) const {
-    return seen.data + (seen.words < 0 ? 0 : words_.at(seen.words)[1]);
-  }
-  // Whether a tensor is unchanged except for its address, which goes to `address`.
-  bool matches(Seen& seen, PyObject* object, int64_t& address);
-  bool matches_in_full(Seen& seen, PyObject* object, int64_t& address);
+  int32_t keys_in(PyObject* dict);
+  // Whether a tensor is unchanged except for its address, which is noted.
+  bool matches(Seen& seen, const char* body);
+  bool matches_in_full(Seen& seen, PyObject* object);
 
   DlFromObject from_object_;
-  std::vector<PyObject*> keys_;
+  PyObject* keys_;                // a tuple
+  std::vector<PyObject*> names_;  // the keys of state dicts, kept alive, so none takes their address
   std::vector<int64_t> cells_;
   std::vector<int64_t> facts_;  // everything except tensors
   std::vector<Seen> seen_;
   std::vector<Dict> dicts_;
   std::string present_;
-  Rows words_, layouts_;
+  Rows words_, layouts_, dict_keys_;
   bool over_ = false;  // something changed: the plan is no longer valid
 };
 

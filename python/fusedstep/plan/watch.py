@@ -78,7 +78,7 @@ def _can_watch() -> bool:
 
 
 def samples() -> list[tuple[Any, ...]]:
-    """Tensors with many sizes, strides, dtypes and flags, for C++ to learn from. Each comes with
+    """Tensors with many sizes, strides, dtypes, flags and gradients, for C++ to learn from. Each comes with
     the addresses of its C++ object, its storage and its data; whether it is negated, conjugated,
     and lazy (copied on its first write); its number of dimensions; and a number that is equal for
     tensors that are alike."""
@@ -92,11 +92,15 @@ def samples() -> list[tuple[Any, ...]]:
             dense = negated.as_strided(shape, tensors[-1].stride())
             tensors += [part, part.real, part.imag, part.conj(), negated, dense, dense.conj()]
             tensors.append(torch.nn.Parameter(part.real))
+            tensors[-1].grad = part.real.clone()
             tensors.append(torch.nn.Parameter(part.real))
             tensors[-1].data = dense
     table = torch.zeros(4, 6, device="cpu")
     tensors += [table, table.t(), table[1:3], table[:2], table[:, 2:4], table[0], table[1:2, :1]]
     tensors += [table[0, :1].expand(3), torch.nn.Parameter(table), torch.empty(3, device="meta")]
+    tensors += [torch.zeros(3, device="cpu"), torch.zeros(3, device="cpu", requires_grad=True)]
+    for tensor in tensors[-2:]:
+        tensor.grad = torch.zeros(3, device="cpu")
     found = [(tensor, tensor.untyped_storage().data_ptr(), False) for tensor in tensors]
     for _ in range(3):
         whole = torch.zeros(3, device="cpu")
