@@ -19,10 +19,11 @@ long version_of(PyObject* tensor) {
 bool Versions::learn(int64_t function, PyObject* sample) {
   if (function == 0 || !memory.known()) return false;
   const long before = version_of(sample);
+  if (before < 0) return false;
   const char* body = memory.body(sample);
   const Bump bump = reinterpret_cast<Bump>(function);
   bump(body);
-  if (before < 0 || version_of(sample) != before + 1) return false;
+  if (version_of(sample) != before + 1) return false;
   bump_ = bump;
   return true;
 }

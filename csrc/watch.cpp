@@ -304,11 +304,12 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
       continue;
     }
     const int64_t* keys = visit.dict(value);
-    if (keys == nullptr || PyDict_Size(value) != *keys++) return false;
+    if (keys == nullptr || PyDict_Size(value) != *keys) return false;
     PyObject *name, *entry;
-    for (Py_ssize_t place = 0; PyDict_Next(value, &place, &name, &entry); keys += 2) {
-      if (number(name) != keys[0]) return false;
-      if (keys[1] && !visit.entry(entry)) return false;
+    Py_ssize_t place = 0;
+    for (const int64_t* end = keys + 1 + 2 * *keys; ++keys < end;) {
+      if (!PyDict_Next(value, &place, &name, &entry) || number(name) != keys[0]) return false;
+      if (*++keys && !visit.entry(entry)) return false;
     }
   }
   return true;

@@ -71,7 +71,7 @@ class FusedOptimizer(CheckedOptimizer):
             rows = rows_of(
                 plan, self.param_groups, self._scalars, self._waits_for_device, self._check_steps
             )
-            self._prepare_gradients(list(plan.present_members()))
+            self._prepare_gradients(plan.present_members)
             self._launch(plan, rows, grad_scale, found_inf)
         return loss
 
@@ -87,7 +87,7 @@ class FusedOptimizer(CheckedOptimizer):
         plan.run(rows, inv_grad_scale, found_inf)
         plan.count(found_inf)
         if inv_grad_scale is not None:
-            params = (member.param for member in plan.present_members())
+            params = (member.param for member in plan.present_members)
             gradients.unscale(params, inv_grad_scale, found_inf)
 
     def _from_scaler(self, name: str) -> Tensor | None:

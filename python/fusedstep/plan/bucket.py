@@ -73,7 +73,7 @@ class Bucket:
     copies: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by member and slot
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
-    rows: Rows = field(default_factory=lambda: Rows([], []))
+    rows: Rows = field(default_factory=lambda: Rows([], [], 0))
     # Whether `table` was written. A backend that copies it to a device sets this to False after the
     # copy. The tensor is never replaced, because the watch writes to its address.
     table_changed: bool = True
@@ -129,7 +129,8 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
         bucket.members.append(member)
         bucket.positions.append(position)
     for bucket, cells in buckets.values():
-        bucket.rows = Rows([member.group for member in bucket.members], bucket.positions)
+        groups = [member.group for member in bucket.members]
+        bucket.rows = Rows(groups, bucket.positions, len(members))
         table = torch.tensor(cells, dtype=torch.int64, device="cpu")
         bucket.table = table.view(len(bucket.members), -1)
         for (index, slot), copy in bucket.copies.items():

@@ -30,7 +30,7 @@ class TensorCounters:
             if not isinstance(step, Tensor) or step.dtype not in COUNTS:
                 step = state["step"] = _counting(step)
             kinds.setdefault((step.dtype, step.device), []).append(index)
-        self._present: list[bool] | None = None
+        self._present: bytes | None = None
         self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
         self.home = [(0, 0)] * len(states)  # for each counter: which flat tensor, its place in it
@@ -60,16 +60,18 @@ class TensorCounters:
         """The number of the coming step, or None if the counters that are read differ."""
         if len(self.read) != 1:
             return None
-        low, high = torch.aminmax(self.flats[self.read[0]])
-        return low.item() + 1.0 if low == high else None
+        low, high = [end.item() for end in torch.aminmax(self.flats[self.read[0]])]
+        return low + 1.0 if low == high else None
 
     def next_of_each(self) -> list[float]:
         """The number of the coming step of each parameter; 0 if its counter is not read."""
         result = [0.0] * len(self.home)
         for which in self.read:
-            values = self.flats[which].tolist()
+            values = (self.flats[which].double() + 1.0).tolist()
+            if len(values) == len(result):
+                return values  # in the members' order
             for index, value in zip(self.positions[which], values, strict=True):
-                result[index] = value + 1.0
+                result[index] = value
         return result
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
@@ -94,7 +96,7 @@ class TensorCounters:
 
         return next_steps
 
-    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+    def count(self, found_inf: Tensor | None, present: bytes | None = None) -> None:
         """Counts one step, unless the gradients held an infinity: then there was no step.
 
         Arguments:
@@ -108,15 +110,15 @@ class TensorCounters:
                 took_part = found_none * took_part
             flat.add_(took_part)
 
-    def _ones(self, present: list[bool] | None) -> list[float | Tensor]:
+    def _ones(self, present: bytes | None) -> list[float | Tensor]:
         """What a step adds to each flat tensor: 1 where a parameter took part."""
         if present is None:
             return [1.0 for _ in self.flats]
+        ones = torch.frombuffer(bytearray(present), dtype=torch.uint8)
         added: list[float | Tensor] = []
         for flat, positions in zip(self.flats, self.positions, strict=True):
-            ones = [float(present[position]) for position in positions]
-            on_host = torch.tensor(ones, dtype=flat.dtype, device="cpu")
-            added.append(devices.to_device(on_host, flat.device))
+            own = ones if len(positions) == len(ones) else ones[positions]
+            added.append(devices.to_device(own.to(flat.dtype), flat.device))
         return added
 
 
@@ -180,7 +182,7 @@ class IntCounters:
 
         return next_steps
 
-    def count(self, found_inf: Tensor | None, present: list[bool] | None = None) -> None:
+    def count(self, found_inf: Tensor | None, present: bytes | None = None) -> None:
         """The same as in TensorCounters, except that the host reads `found_inf`."""
         if found_inf is None or not found_inf.item():
             for state in self.states if present is None else compress(self.states, present):

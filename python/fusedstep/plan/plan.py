@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -14,6 +14,7 @@ from . import devices
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .counters import IntCounters, TensorCounters
 from .launcher import Backend, Exchange, StepInputs
+from .versions import increment_of
 from .watch import CAME_OR_WENT, ParamLists, watch
 
 
@@ -42,7 +43,8 @@ class Plan:
     """What a step can use again until a tensor moves: buckets, launchers, counters, a watch.
 
     A member without a gradient stays in the plan, and the step leaves it out, as for the experts
-    that a batch does not use. `present` tells for each member, by position, whether it takes part.
+    that a batch does not use. `present` tells for each member, by position, whether it takes part;
+    `present_members` are those that do.
 
     `on_device` holds the indices of the buckets whose scalars can be computed on a device,
     `counted_on_device` of those whose counters are there too.
@@ -61,10 +63,9 @@ class Plan:
         self.exchange = owner.exchange
         self.members = members
         self.buckets = make_buckets(members)
-        self._take_presence()
-        places = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
-        self.devices = {self.buckets[k].device for k in places}
-        self.on_device = places if owner.scalars_on_device else []
+        on_devices = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
+        self.devices = {self.buckets[k].device for k in on_devices}
+        self.on_device = on_devices if owner.scalars_on_device else []
         self.groups = [frozenset(m.group for m in bucket.members) for bucket in self.buckets]
         self.counters: TensorCounters | IntCounters | None = None
         self.counted_on_device: set[int] = set()
@@ -84,6 +85,11 @@ class Plan:
         absent = {id(m.owner): m.layouts[1] for m in members if not m.addresses[1]}
         earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
         self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
+        self._params = [member.param for member in members]
+        self._increment_versions = increment_of(self._params)
+        places = {id(param): k for k, param in enumerate(p for params in lists for p in params)}
+        self._places = [places[id(member.owner)] for member in members]  # among the watch's
+        self._take_presence()
 
     def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
         hosted = set(range(len(self.buckets))).difference(self.on_device)
@@ -117,18 +123,18 @@ class Plan:
             if any(map(devices.is_capturing, self.devices)):
                 return False  # the graph would use the members that the warm-up had
             self._take_presence()
+            for bucket in self.buckets:
+                bucket.take_presence()
         return True
 
     def _take_presence(self) -> None:
-        self.present = [member.is_present for member in self.members]
-        self.all_present = all(self.present)
-        self.written = [member.param for member in self.present_members()]
-        for bucket in self.buckets:
-            bucket.take_presence()
-
-    def present_members(self) -> Iterator[Member]:
-        """The members that take part in the step."""
-        return compress(self.members, self.present)
+        seen = self.watch.present()
+        if self._places != list(range(len(seen))):
+            seen = bytes(map(seen.__getitem__, self._places))
+        self.present = seen
+        self.all_present = 0 not in self.present
+        self.present_members = list(compress(self.members, self.present))
+        self._written = list(compress(self._params, self.present))
 
     def count(self, found_inf: Tensor | None) -> None:
         """Counts a step for the members that took part."""
@@ -142,7 +148,7 @@ class Plan:
         found_inf: Tensor | None = None,
     ) -> None:
         """Runs a step of every bucket. `rows` holds each bucket's rows of scalars."""
-        torch.autograd.graph.increment_version(self.written)
+        self._increment_versions(self._written)
         inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
         for own in staged:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import compress
+from array import array
+from itertools import compress, repeat
+from typing import Any
 
 import torch
 
@@ -14,11 +16,13 @@ class Rows:
     Arguments:
         groups: the parameter group of each member.
         positions: the place of each member in the plan.
+        n_members: the number of the plan's members.
     """
 
-    def __init__(self, groups: list[int], positions: list[int]) -> None:
+    def __init__(self, groups: list[int], positions: list[int], n_members: int) -> None:
         self._groups = groups
         self._positions = positions
+        self._is_whole_plan = positions == list(range(n_members))
         self._names = sorted(set(groups))  # the groups that occur
         index = {group: row for row, group in enumerate(self._names)}
         self._by_group = [index[group] for group in groups]
@@ -33,17 +37,21 @@ class Rows:
         self._take(self._by_group)
         self.keys = [(group, step) for group in self._names]
 
-    def by_group_and_step(self, steps: list[float], present: list[bool]) -> None:
+    def by_group_and_step(self, steps: list[float], present: bytes) -> None:
         """A row for each (group, step). `steps` holds the steps of the plan's members, by position.
         A member that is not present gets any row."""
-        keys = [
-            (group, steps[position])
-            for group, position in zip(self._groups, self._positions, strict=True)
-        ]
-        here = [present[position] for position in self._positions]
-        self.keys = sorted(set(compress(keys, here))) or keys[:1]
-        index = {key: row for row, key in enumerate(self.keys)}
-        self._take([index.get(key, 0) for key in keys])
+        own, here = steps, present
+        if not self._is_whole_plan:
+            own = [steps[position] for position in self._positions]
+            here = bytes(map(present.__getitem__, self._positions))
+        # Numbers are hashed three times as fast as pairs, and mostly there is one group.
+        keys: list[Any] = (
+            own if len(self._names) == 1 else list(zip(self._groups, own, strict=True))
+        )
+        used = sorted({*compress(keys, here)}) or keys[:1]
+        index = {key: row for row, key in enumerate(used)}
+        self._take(list(map(index.get, keys, repeat(0))))
+        self.keys = [(self._names[0], step) for step in used] if keys is own else used
 
     def by_member(self) -> None:
         """A row for each member, since only the device knows which counters are equal."""
@@ -52,5 +60,5 @@ class Rows:
 
     def _take(self, rows: list[int]) -> None:
         if rows is not self._taken and rows != self._taken:
-            self.scalar_row_of = torch.tensor(rows, dtype=torch.int64, device="cpu")
+            self.scalar_row_of = torch.frombuffer(array("q", rows), dtype=torch.int64)
         self._taken = rows

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import native
 
@@ -29,7 +30,9 @@ def increment_of(tensors: list[Tensor]) -> Increment:
 def _can_increment() -> bool:
     if native.module is None or not native.module.can_watch():
         return False
-    return bool(native.module.learn_to_increment(_function(), torch.zeros(1, device="cpu")))
+    with torch.inference_mode(False), _disable_current_modes():
+        sample = torch.zeros(1, device="cpu")
+        return bool(native.module.learn_to_increment(_function(), sample))
 
 
 def _function() -> int:

@@ -78,10 +78,10 @@ def _can_watch() -> bool:
 
 
 def samples() -> list[tuple[Any, ...]]:
-    """Tensors with many sizes, strides, dtypes, flags and gradients, for C++ to learn from. Each comes with
-    the addresses of its C++ object, its storage and its data; whether it is negated, conjugated,
-    and lazy (copied on its first write); its number of dimensions; and a number that is equal for
-    tensors that are alike."""
+    """Tensors with many sizes, strides, dtypes, flags and gradients, for C++ to learn from. Each
+    comes with the addresses of its C++ object, its storage and its data; whether it is negated,
+    conjugated, and lazy (copied on its first write); its number of dimensions; and a number that is
+    equal for tensors that are alike."""
     tensors: list[Tensor] = []
     for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1,) * 6):
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.complex64):
