@@ -307,9 +307,9 @@ bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
     if (keys == nullptr || PyDict_Size(value) != *keys) return false;
     PyObject *name, *entry;
     Py_ssize_t place = 0;
-    for (const int64_t* end = keys + 1 + 2 * *keys; ++keys < end;) {
-      if (!PyDict_Next(value, &place, &name, &entry) || number(name) != keys[0]) return false;
-      if (*++keys && !visit.entry(entry)) return false;
+    for (int64_t k = 0; k < keys[0]; ++k) {
+      if (!PyDict_Next(value, &place, &name, &entry) || number(name) != keys[1 + 2 * k]) return false;
+      if (keys[2 + 2 * k] && !visit.entry(entry)) return false;
     }
   }
   return true;
