@@ -1,0 +1,122 @@
+// Records parameters, gradients and states for a watch.
+#include "watch_walk.h"
+
+namespace fusedstep {
+
+int32_t Rows::place(const std::vector<int64_t>& row) {
+  const auto [found, is_new] = places_.try_emplace(row, int32_t(numbers_.size()));
+  if (is_new) numbers_.insert(numbers_.end(), row.begin(), row.end());
+  return found->second;
+}
+
+// Records where a tensor is. Its layout is already in `seen`.
+void Watch::note(Seen& seen, PyObject* object, const DlTensor& t) {
+  seen.body = memory.body(object), seen.storage = nullptr;
+  seen.address = t.address(), seen.words = -1;
+  if (!memory.is_plain(seen.body, t) || t.data == nullptr) return;
+  seen.storage = memory.storage(seen.body);
+  std::vector<int64_t> row = {number(Py_TYPE(object)), t.bits / 8};
+  const std::vector<int64_t> words = memory.words(seen.body, t.ndim);
+  row.insert(row.end(), words.begin(), words.end());
+  seen.words = words_.place(row);
+}
+
+bool Watch::record(PyObject* object) {
+  DlTensor t;
+  if (from_object_(object, &t) != 0) return false;
+  std::vector<int64_t> layout;
+  visit_layout(object, t, [&](int64_t value) { return layout.push_back(value), true; });
+  seen_.push_back({});
+  seen_.back().object = object;
+  seen_.back().layout = layouts_.place(layout);
+  note(seen_.back(), object, t);
+  return true;
+}
+
+// The keys of a dict, in order.
+int32_t Watch::keys_in(PyObject* dict) {
+  std::vector<int64_t> row = {PyDict_Size(dict)};
+  PyObject *key, *value;
+  for (Py_ssize_t position = 0; PyDict_Next(dict, &position, &key, &value);) {
+    const int is_ours = PySequence_Contains(keys_, key);
+    row.insert(row.end(), {number(key), is_ours == 1});
+  }
+  const size_t known = dict_keys_.count();
+  const int32_t place = dict_keys_.place(row);
+  if (dict_keys_.count() > known) {
+    for (Py_ssize_t position = 0; PyDict_Next(dict, &position, &key, &value);) {
+      Py_INCREF(key);
+      names_.push_back(key);
+    }
+  }
+  return place;
+}
+
+// Records an absent gradient: its layout if known, on its parameter's device.
+void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout) {
+  Seen seen{};
+  seen.words = seen.layout = -1;
+  if (layout) {
+    const int64_t* own = layouts_.at(param.layout);
+    const int64_t ndim = own[0] >> 16;
+    std::vector<int64_t> row = {layout->code | layout->bits << 8 | ndim << 16, own[1],
+                                memory.flags_of(layout->negated)};
+    bool empty = false;
+    for (int64_t d = 0; d < ndim; ++d) {
+      row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
+      empty |= own[3 + 2 * d] == 0;
+    }
+    seen.layout = layouts_.place(row);
+    seen.address = empty ? 0 : 16;  // aligned, as plans assume of absent gradients
+  }
+  seen_.push_back(seen);
+}
+
+struct Watch::Recorder {
+  Watch& watch;
+  const Layouts& earlier;
+
+  bool operator()(int64_t value) { return watch.facts_.push_back(value), true; }
+  const int64_t* dict(PyObject* object) {
+    watch.dicts_.push_back({object, table_of(object), watch.keys_in(object)});
+    return watch.dict_keys_.at(watch.dicts_.back().keys);
+  }
+  bool tensor(PyObject* object) { return watch.record(object); }
+  bool entry(PyObject* object) {
+    if (PyLong_Check(object) || PyFloat_Check(object)) return (*this)(number(object));
+    return (*this)(kTensor) && tensor(object);
+  }
+  bool gradient(PyObject* param, size_t index) {
+    const Owned object = grad_of(param);
+    if (!object) return false;
+    const bool present = object.get() != Py_None;
+    watch.present_.push_back(present);
+    const Seen own = watch.seen_.back();
+    if (!present)
+      watch.record_absent(own, index < earlier.size() ? earlier[index] : std::nullopt);
+    else if (!watch.record(object.get()))
+      return false;
+    // Read in place only what the getter returns too.
+    const char* holder = memory.has_plain_gradient(param) ? memory.holder(own.body) : nullptr;
+    const bool same = memory.gradient(holder) == (present ? memory.body(object.get()) : nullptr);
+    watch.seen_.back().object = nullptr;
+    watch.seen_.back().holder = same ? holder : nullptr;
+    return true;
+  }
+};
+
+Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
+             std::vector<int64_t> cells, const Layouts& earlier)
+    : from_object_(dl_from_object(exchange_api)), keys_(keys), cells_(std::move(cells)) {
+  Py_INCREF(keys_);
+  Recorder recorder{*this, earlier};
+  if (!walk(param_lists, state, recorder) && !PyErr_Occurred())
+    PyErr_SetString(PyExc_TypeError, "param groups hold something else than lists of tensors");
+}
+
+Watch::~Watch() {
+  for (PyObject* name : names_) Py_DECREF(name);
+  Py_DECREF(keys_);
+}
+
+}  // namespace fusedstep
