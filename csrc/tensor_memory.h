@@ -80,19 +80,23 @@ class TensorMemory {
            reinterpret_cast<const char*>(t.strides) == body + strides_ && storage(body) != nullptr;
   }
   // The words of tensors that are alike, wherever their data are: in `row`, kWords values, then as many
-  // masks. The first word is the deleter of the data, which copy-on-write changes.
+  // masks. The first value is the deleter of the data, which copy-on-write changes.
   std::vector<int64_t> words(const char* body, int64_t ndim) const;
-  // Without branches, because they would take longer than the words that they leave out.
+  // Pairs of words and no branches: leaving out some words would take longer than comparing all.
   bool has_words(const char* body, const char* storage, const int64_t* row) const {
-    const int64_t* words = reinterpret_cast<const int64_t*>(body + first_word());
-    int64_t differs = at<int64_t>(storage, deleter_) ^ row[0];
-    for (int k = 1; k < kWords; ++k) differs |= (words[k] ^ row[k]) & row[kWords + k];
-    return differs == 0;
+    const Pair* words = reinterpret_cast<const Pair*>(body + first_word());
+    const Pair* values = reinterpret_cast<const Pair*>(row);
+    const Pair* masks = reinterpret_cast<const Pair*>(row + kWords);
+    Pair differs = {at<int64_t>(storage, deleter_) ^ row[0], 0};
+#pragma GCC unroll 9
+    for (int k = 0; k < kWords / 2; ++k) differs |= (words[k] ^ values[k]) & masks[k];
+    return (differs[0] | differs[1]) == 0;
   }
   // Elements from the beginning of the storage's data. It is not one of the words.
   int64_t offset(const char* body) const { return at<int64_t>(body, tail()); }
 
  private:
+  using Pair = int64_t __attribute__((vector_size(16), aligned(8), may_alias));
   struct Sample;
   using Samples = std::vector<Sample>;
 
