@@ -44,7 +44,7 @@ class Rows:
         if not self._is_whole_plan:
             own = [steps[position] for position in self._positions]
             here = bytes(map(present.__getitem__, self._positions))
-        # Numbers are hashed three times as fast as pairs, and mostly there is one group.
+        # Mostly there is one group. Numbers are hashed faster than pairs.
         keys: list[Any] = (
             own if len(self._names) == 1 else list(zip(self._groups, own, strict=True))
         )
