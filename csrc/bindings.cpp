@@ -72,7 +72,7 @@ void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtype
   if (int64_t(dtypes.size()) != slots) refuse("the number of dtypes" + of_rule, dtypes.size(), slots);
   if (fields != slots + sizes) refuse("the length of a table's row" + of_rule, fields, slots + sizes);
   for (int64_t dtype : dtypes)
-    if (dtype < kFloat32 || dtype > kFloat64)
+    if (dtype < 0 || dtype >= int64_t(std::size(kItemBytes)))
       throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
                                   std::to_string(dtype));
 }

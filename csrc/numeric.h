@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #if defined(__CUDACC__)
 #define FUSEDSTEP_INLINE __host__ __device__ __forceinline__
@@ -26,13 +25,10 @@ namespace fusedstep {
 // Unnamed: the linker must not share this code between files built for different instruction sets.
 namespace {
 
-// A literal of a rule text in the compute type T. If T is a vector, all lanes hold it.
+// A literal of a rule text in the compute type.
 template <class T>
 FUSEDSTEP_INLINE T number(double x) {
-  if constexpr (std::is_arithmetic_v<T>)
-    return T(x);
-  else
-    return -T{} + std::decay_t<decltype(T{}[0])>(x);
+  return T(x);
 }
 
 FUSEDSTEP_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
@@ -54,7 +50,6 @@ FUSEDSTEP_INLINE T minimum(T a, T b) {
   return ((a < b) | (a != a)) ? a : b;
 }
 
-// The condition is a bool, or a bool per lane if T is a vector.
 template <class C, class T>
 FUSEDSTEP_INLINE T where(C condition, T a, T b) {
   return condition ? a : b;

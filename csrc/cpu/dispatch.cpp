@@ -2,7 +2,6 @@
 // FUSEDSTEP_LEVEL as the function's name. dispatch_factored.cpp has the factored rules.
 #include "dispatch.h"
 
-#include "../rules.h"
 #include "elementwise.h"
 
 namespace fusedstep {
@@ -11,16 +10,10 @@ Walk FUSEDSTEP_FACTORED(const LaunchArgs& launch, bool momentum);
 
 namespace {
 
-template <int Rule, class T>
-void elementwise(const LaunchArgs& launch, const Entry& entry, char*) {
-  using Own = RuleOf<Rule, T>;
-  walk_elementwise<typename Own::type, T, Own::kStates>(launch, entry);
-}
-
 template <class T, int... Rules>
 Walk find_elementwise(int64_t rule, RuleList<Rules...>) {
   Walk found = nullptr;
-  ((rule == Rules ? void(found = elementwise<Rules, T>) : void()), ...);
+  ((rule == Rules ? void(found = walk_elementwise<Rules, T>) : void()), ...);
   return found;
 }
 

@@ -13,6 +13,7 @@ namespace {
 template <class T, bool Momentum>
 struct FactoredTensor {
   const LaunchArgs& launch;
+  const int64_t number;   // of the tensor in the launch
   const int64_t* tensor;  // the row of the table
   Adafactor<T> rule;
   Adafactor<double> tensor_rule;
@@ -22,6 +23,7 @@ struct FactoredTensor {
 
   FactoredTensor(const LaunchArgs& launch, int64_t t, int slots)
       : launch(launch),
+        number(t),
         tensor(launch.table + t * launch.fields),
         rule(rule_of<Adafactor<T>, T>(launch, t)),
         tensor_rule(rule_of<Adafactor<double>, double>(launch, t)),

@@ -18,20 +18,22 @@ struct Matrix {
   const char* g;
   int64_t rows, cols;
   T grad_scale;
-  bool at_once;  // the update directly follows read 1
+  bool at_once;    // the update directly follows read 1
+  int64_t tensor;  // in the launch
+  int64_t number;  // of the matrix in its tensor
+  T* converted;    // room for a group of the gradient's rows
 
   char* row_at(int64_t i) const { return row + i * item_bytes(dtypes[2]); }
   char* col_at(int64_t j) const { return col + j * item_bytes(dtypes[3]); }
   int64_t offset(int slot, int64_t i, int64_t j) const {
     return (i * cols + j) * item_bytes(dtypes[slot]);
   }
+  Place place(int64_t i, int64_t j) const { return {tensor, (number * rows + i) * cols + j}; }
+  Place row_place(int64_t i) const { return {tensor, number * rows + i}; }
+  Place col_place(int64_t j) const { return {tensor, number * cols + j}; }
 };
 
-// Rows summed side by side. One chain of additions waits on its own latency; eight rows are more
-// streams than the hardware prefetches. 2 beats 1, 4 and 8 (AMD EPYC, 2026-11-21).
-constexpr int kAbreast = 2;
-
-// Up to kGroup rows of p or g in storage type S. Missing rows are zeros.
+// Up to kGroup rows in storage type S. Missing rows are zeros.
 template <class T, class S>
 struct RowGroup {
   const S* first;
@@ -47,14 +49,29 @@ struct RowGroup {
 
   template <class N>
   FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {
-    if (r >= count) return Lanes<T>{};
-    const S* from = first + r * cols + j;
-    if constexpr (std::is_same_v<N, int64_t>)
-      return widen_partial<T>(from, n) * scale;
-    else
-      return widen_lanes<T>(from) * scale;
+    if (r >= count) return Lanes<T>(T(0));
+    return widen<T>(first + r * cols + j, n) * Lanes<T>(scale);
   }
 };
+
+// Rows of the gradient, from row i on. If S is T, it may be stored in any dtype.
+template <class T, class S>
+FUSEDSTEP_INLINE RowGroup<T, S> gradient_rows(const Matrix<T>& x, int64_t i, int64_t end) {
+  RowGroup<T, S> group(x.g + x.offset(MatrixRow::kG, i, 0), x.cols, end - i, x.grad_scale);
+  if constexpr (std::is_same_v<S, T>)
+    group.first = load(x.dtypes[MatrixRow::kG], reinterpret_cast<const char*>(group.first),
+                       group.count * x.cols, x.converted);
+  return group;
+}
+
+// Calls `function` with a null pointer of the gradient's storage type: that of the parameter, or T
+// for any other. More kinds of loops would take long to compile.
+template <class T, class Function>
+FUSEDSTEP_INLINE auto with_gradient_storage(const Matrix<T>& x, Function&& function) {
+  const Dtype own = x.dtypes[MatrixRow::kP];
+  if (x.dtypes[MatrixRow::kG] == own) return with_parameter_storage<T>(own, function);
+  return function(static_cast<const T*>(nullptr));
+}
 
 // Prefetches memory. The hardware follows neither eight rows nor a jump to the next small tensor.
 inline void fetch_lines(const char* from, int64_t bytes) {
@@ -64,7 +81,7 @@ inline void fetch_lines(const char* from, int64_t bytes) {
 // Adds the parameter's squares, row by row, to the sum of their block or piece.
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
-  with_storage(x.dtypes[0], [&](auto* storage) {
+  with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* storage) {
     using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
     for (int64_t i = begin; i < end; ++i) {
       double total[1];
@@ -89,61 +106,49 @@ FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse
                                   N n, T* s, T* h) {
   const ColumnSums<T> sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
     const Lanes<T> g = group(r, j, n);
-    return ColumnSums<T>{g * g, g * g * inverse[r]};
+    return ColumnSums<T>{g * g, g * g * Lanes<T>(inverse[r])};
   });
-  if constexpr (std::is_same_v<N, int64_t>) {
-    for (int64_t k = 0; k < n; ++k) s[j + k] += sums.s[k], h[j + k] += sums.h[k];
-  } else {
-    put(s + j, get<Lanes<T>>(s + j) + sums.s);
-    put(h + j, get<Lanes<T>>(h + j) + sums.h);
-  }
+  narrow(s + j, widen<T>(s + j, n) + sums.s, n, Place{});
+  narrow(h + j, widen<T>(h + j, n) + sums.h, n, Place{});
 }
 
 // Read 1 of the rows begin..end of one block: makes `row` and the block's part of the column sums.
 // Returns the smallest `row`.
 template <class T, class S, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
-  constexpr std::integral_constant<int64_t, kLanes> all;
   std::fill(s, s + x.cols, T(0));
   std::fill(h, h + x.cols, T(0));
   double smallest = INFINITY;
   for (int64_t i = begin; i < end; i += kGroup) {
-    const RowGroup<T, S> group(x.g + x.offset(1, i, 0), x.cols, end - i, x.grad_scale);
+    const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
-    for (int first = 0; first < kGroup; first += kAbreast) {
-      auto rows = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA { return group(first + r, j, n); };
-      double part[kAbreast];
-      row_square_sums<T>(x.cols, rows, part);
-      for (int r = 0; r < kAbreast; ++r) total[first + r] = part[r];
-    }
+    row_square_sums<T>(x.cols, group, total);
 
     T buffer[kGroup], inverse[kGroup] = {};
     T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
     for (int r = 0; r < group.count; ++r)
       row[r] = rule.second_moment(row[r], T(total[r] / double(x.cols)));
-    round_to_storage(x.dtypes[2], x.row_at(i), group.count, row);
+    round_to_storage(x.dtypes[2], x.row_at(i), group.count, row, x.row_place(i));
     for (int r = 0; r < group.count; ++r) {
       inverse[r] = rule.inverse(row[r]);
       if (row[r] < smallest) smallest = row[r];
     }
 
     // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's.
-    const S* next = reinterpret_cast<const S*>(x.g + x.offset(1, i + kGroup, 0));
-    int64_t j = 0;
-    for (; j + kLanes <= x.cols; j += kLanes) {
+    const S* next = group.first + kGroup * x.cols;
+    by_lanes(x.cols, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
       if (!x.at_once)
         for (int r = 0; r < kGroup; ++r) __builtin_prefetch(next + r * x.cols + j);
-      add_columns(group, inverse, j, all, s, h);
-    }
-    if (j < x.cols) add_columns(group, inverse, j, x.cols - j, s, h);
+      add_columns(group, inverse, j, n, s, h);
+    });
   }
   return smallest;
 }
 
 template <class T, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
-  return with_storage(x.dtypes[1], [&](auto* storage) {
+  return with_gradient_storage(x, [&](auto* storage) {
     using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
     return read_block<T, S>(rule, x, begin, end, s, h);
   });
@@ -160,7 +165,7 @@ double least_row_of(const Matrix<T>& x) {
   T buffer[kTile], least = T(INFINITY);
   for (int64_t i = 0; i < x.rows; i += kTile) {
     const int64_t n = std::min<int64_t>(kTile, x.rows - i);
-    const T* row = load(x.dtypes[MatrixRow::kRow], x.row_at(i), n, T(1), buffer);
+    const T* row = load(x.dtypes[MatrixRow::kRow], x.row_at(i), n, buffer);
     for (int64_t k = 0; k < n; ++k) least = row[k] < least ? row[k] : least;
   }
   return double(least);
@@ -192,13 +197,13 @@ FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, con
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
-  round_to_storage(x.dtypes[3], x.col_at(column), width, col);
+  round_to_storage(x.dtypes[3], x.col_at(column), width, col, x.col_place(column));
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_sum_u2(T(h[j]), col[j], mean);
   T least = T(INFINITY);
   for (int64_t j = 0; j < width; ++j) least = col[j] < least ? col[j] : least;
   smallest = least;
-  return double(tile_sum(u2, width));
+  return double(tile_sum<T>(u2, width));
 }
 
 // The same, from the sums of all blocks.

@@ -23,7 +23,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)),
         factor(reinterpret_cast<T*>(thread_scratch)) {
     this->elements = cut.batch * cut.rows * cut.cols;
-    partial = factor + cut.cols;
+    partial = factor + (converts_gradient(launch) ? 1 + kGroup : 1) * cut.cols;
   }
 
   Matrix<T> matrix(int64_t b) const {
@@ -31,8 +31,9 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
     };
     const int64_t area = cut.rows * cut.cols;
-    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows), at(3, cut.cols),  nullptr,
-                at(1, area),   cut.rows,    cut.cols,        this->grad_scale, cut.at_once()};
+    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows),  at(3, cut.cols),  nullptr,
+                at(1, area),   cut.rows,    cut.cols,         this->grad_scale, cut.at_once(),
+                this->number,  b,           factor + cut.cols};
     if (Momentum) x.m = at(MatrixRow::kMomentum, area);
     return x;
   }

@@ -26,8 +26,10 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
   }
 
+  Place place(int64_t i) const { return {this->number, i}; }
+
   double parameter_squares(int64_t begin, int64_t end) const {
-    return with_storage(launch.dtypes[0], [&](auto* storage) {
+    return with_parameter_storage<T>(launch.dtypes[0], [&](auto* storage) {
       using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
       double total[1];
       row_square_sums<T>(end - begin, RowGroup<T, S>(at(0, begin), 0, 1, T(1)), total);
@@ -43,17 +45,20 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     for (int64_t i = begin; i < end; i += kTile) {
       const int64_t n = std::min<int64_t>(kTile, end - i);
       T g_buffer[kTile], v_buffer[kTile], square[kTile];
-      const T* g = load<T>(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
+      const T* g = load(launch.dtypes[1], at(1, i), n, g_buffer);
       T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
       FUSEDSTEP_INDEPENDENT
-      for (int64_t j = 0; j < n; ++j) v[j] = rule.second_moment(v[j], g[j] * g[j]);
-      round_to_storage(launch.dtypes[2], at(2, i), n, v);
+      for (int64_t j = 0; j < n; ++j) {
+        const T scaled = g[j] * this->grad_scale;
+        v[j] = rule.second_moment(v[j], scaled * scaled);
+      }
+      round_to_storage(launch.dtypes[2], at(2, i), n, v, place(i));
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) {
-        const T update = rule.precondition(g[j], rule.col_factor(v[j]));
+        const T update = rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j]));
         square[j] = update * update;
       }
-      u += double(tile_sum(square, n));
+      u += double(tile_sum<T>(square, n));
     }
   }
 
@@ -65,21 +70,23 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     for (int64_t i = begin; i < end; i += kTile) {
       const int64_t n = std::min<int64_t>(kTile, end - i);
       T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
-      const T* g = load(launch.dtypes[1], at(1, i), n, this->grad_scale, g_buffer);
-      const T* v = load(launch.dtypes[2], at(2, i), n, T(1), v_buffer);
+      const T* g = load(launch.dtypes[1], at(1, i), n, g_buffer);
+      const T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
       if constexpr (Momentum) {
         constexpr int kM = VectorRow::kMomentum;
         T* m = load(launch.dtypes[kM], at(kM, i), n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], m[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
-        store(launch.dtypes[kM], at(kM, i), n, m);
+          rule.update(p[j], m[j], rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j])),
+                      step_size, decay);
+        store(launch.dtypes[kM], at(kM, i), n, m, place(i));
       } else {
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
-          rule.update(p[j], rule.precondition(g[j], rule.col_factor(v[j])), step_size, decay);
+          rule.update(p[j], rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j])),
+                      step_size, decay);
       }
-      store(launch.dtypes[0], at(0, i), n, p);
+      store(launch.dtypes[0], at(0, i), n, p, place(i));
     }
   }
 

@@ -17,8 +17,9 @@ MatrixCut cut_of(const LaunchArgs& launch, int64_t tensor) {
 
 int64_t thread_bytes_of(const LaunchArgs& launch, const MatrixCut& cut, int64_t item) {
   if (launch.vectors) return 0;
-  const int64_t partials = cut.blocked ? 0 : 2 * cut.blocks * cut.cols;
-  return (partials + cut.cols) * item + 64;
+  const int64_t partial_rows = cut.blocked ? 0 : 2 * cut.blocks;
+  const int64_t group = converts_gradient(launch) ? kGroup : 0;
+  return (1 + group + partial_rows) * cut.cols * item + 64;  // column factors come first
 }
 
 // How many entries of a kind a tensor has, if it is read piece by piece.
@@ -94,10 +95,13 @@ WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
     }
     work.scratch_bytes = std::max(work.scratch_bytes, bytes);
     for (int64_t kind : kinds) {
+      // Read 2 goes backwards, to find in the cache what read 1 left there.
+      const bool backwards = kind == kUpdate;
       for (size_t k = first; k < last; ++k) {
-        const int64_t n = entries_of(kind, cut_of(launch, large[k]));
+        const int64_t t = large[backwards ? first + last - 1 - k : k];
+        const int64_t n = entries_of(kind, cut_of(launch, t));
         for (int64_t index = 0; index < n; ++index) {
-          work.add(kind, large[k], index);
+          work.add(kind, t, backwards ? n - 1 - index : index);
           if (!is_of_tensor(kind)) work.end_run();
         }
       }

@@ -35,6 +35,12 @@ struct MatrixCut {
   bool at_once() const { return pieces == 1 && !blocked; }
 };
 
+// Whether a gradient is stored otherwise than its parameter. Then its rows are converted in groups,
+// in a thread's scratch.
+inline bool converts_gradient(const LaunchArgs& launch) {
+  return launch.dtypes[MatrixRow::kG] != launch.dtypes[MatrixRow::kP];
+}
+
 // Tiles of columns that one entry finishes.
 constexpr int64_t kColumnTiles = 4;
 

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "097ec2aee14c3cc0";
+constexpr char kFingerprint[] = "a4c521a3bb420e2f";
 
 }  // namespace fusedstep

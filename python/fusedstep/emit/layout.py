@@ -22,6 +22,8 @@ def layout_header() -> str:
         for name, value in vars(layout).items()
         if name.isupper() and isinstance(value, int)
     ]
+    sizes = ", ".join(map(str, layout.ITEM_BYTES))
+    constants.append(f"constexpr int kItemBytes[] = {{{sizes}}};  // by the code of a dtype")
     rows = [ROW, *(_row(kind) for kind in layout.SLOTS)]
     parts = ["\n".join([CONSTANTS, *constants]), "\n".join(rows), *_slots_of()]
     return header("Constants shared with Python.", ["../numeric.h"], parts, unnamed=True)

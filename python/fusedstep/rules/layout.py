@@ -23,7 +23,9 @@ GROUP = 8
 BLOCK = 256
 CPU_RUN = 65536
 
+# The codes of dtypes, and the bytes of a number, by code.
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
+ITEM_BYTES = (4, 2, 2, 8)
 
 # Kinds of work in the CPU's work list. Rules without sums use only UPDATE. The last line is for
 # exchanged buckets.

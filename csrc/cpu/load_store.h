@@ -1,0 +1,128 @@
+// Reads and writes stored numbers: kLanes at a time or fewer in registers (`widen`, `narrow`), or short
+// runs through a buffer, for loops that take any mix of dtypes (`load`, `store`).
+#pragma once
+
+#include "storage.h"
+
+namespace fusedstep {
+namespace {
+
+// How many numbers a function takes: kAll lanes, known to the compiler, or the first n < kLanes.
+using All = std::integral_constant<int64_t, kLanes>;
+constexpr All kAll;
+
+// Copies the first n < 2 * kBlock numbers in two blocks, which may overlap.
+template <int kBlock, class S>
+FUSEDSTEP_INLINE void copy_blocks(S* to, const S* from, int64_t n) {
+  if constexpr (kBlock > 1)
+    if (n < kBlock) return copy_blocks<kBlock / 2>(to, from, n);
+  using Block = Vector<char, kBlock * sizeof(S)>;
+  const Block first = get<Block>(from), last = get<Block>(from + n - kBlock);
+  put(to, first);
+  put(to + n - kBlock, last);
+}
+
+// Copies the first n numbers of kLanes, from or to an array of kLanes. A vector load must wait for
+// single stores to the same memory. For matrices with few columns, this wait takes most of the
+// time. Masked instructions avoid it; elsewhere there are few stores.
+template <class S>
+FUSEDSTEP_INLINE void copy_first(S* to, const S* from, int64_t n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __mmask16 first = __mmask16((1u << n) - 1);
+  if constexpr (sizeof(S) == 4)
+    return _mm512_mask_storeu_ps(to, first, _mm512_maskz_loadu_ps(first, from));
+  else if constexpr (sizeof(S) == 2)
+    return _mm256_mask_storeu_epi16(to, first, _mm256_maskz_loadu_epi16(first, from));
+#endif
+  copy_blocks<kLanes / 2>(to, from, n);
+}
+
+// n stored numbers. The lanes after them are zeros, which change no sum.
+template <class T, class S, class N = All>
+FUSEDSTEP_INLINE Lanes<T> widen(const S* from, N n = kAll) {
+  if constexpr (std::is_same_v<N, All>) {
+    return Storage<S>::template widen<T>(from);
+  } else {
+    S whole[kLanes] = {};
+    copy_first(whole, from, n);
+    return Storage<S>::template widen<T>(whole);
+  }
+}
+
+// Stores the first n numbers of x, rounded.
+template <class Rounding = NearestEven, class T, class S, class N>
+FUSEDSTEP_INLINE void narrow(S* to, const Lanes<T>& x, N n, const Place& place) {
+  if constexpr (std::is_same_v<N, All>) {
+    Storage<S>::template narrow<Rounding>(to, x, place);
+  } else {
+    S whole[kLanes];
+    Storage<S>::template narrow<Rounding>(whole, x, place);
+    copy_first(to, whole, n);
+  }
+}
+
+// x with zeros in the lanes after the first n.
+template <class T, class N>
+FUSEDSTEP_INLINE Lanes<T> first_lanes(const Lanes<T>& x, N n) {
+  if constexpr (std::is_same_v<N, All>) return x;
+  T all[kLanes];
+  put_lanes(all, x);
+  return widen<T>(all, n);
+}
+
+// Calls `function(i, count)` for all of n numbers, kLanes at a time.
+template <class Function>
+FUSEDSTEP_INLINE void by_lanes(int64_t n, Function&& function) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) function(i, kAll);
+  if (i < n) function(i, n - i);
+}
+
+template <class T>
+__attribute__((noinline)) void load_copy(Dtype dtype, const char* from, int64_t n, T* to) {
+  with_storage(dtype, [&](auto* type) FUSEDSTEP_LAMBDA {
+    const auto* stored = reinterpret_cast<decltype(type)>(from);
+    by_lanes(n, [&](int64_t i, auto count)
+                    FUSEDSTEP_LAMBDA { narrow(to + i, widen<T>(stored + i, count), count, Place{}); });
+  });
+}
+
+template <class Rounding, class T>
+__attribute__((noinline)) void store_copy(Dtype dtype, char* to, int64_t n, const T* x,
+                                          const Place& place) {
+  with_storage(dtype, [&](auto* type) FUSEDSTEP_LAMBDA {
+    auto* stored = reinterpret_cast<std::remove_const_t<std::remove_pointer_t<decltype(type)>>*>(to);
+    by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
+      narrow<Rounding>(stored + i, widen<T>(x + i, count), count, place.plus(i));
+    });
+  });
+}
+
+// The n numbers at `from`: in place if they have the compute type, else in `buffer`.
+template <class T>
+FUSEDSTEP_INLINE const T* load(Dtype dtype, const char* from, int64_t n, T* buffer) {
+  if (dtype == dtype_of<T>()) return reinterpret_cast<const T*>(from);
+  load_copy(dtype, from, n, buffer);
+  return buffer;
+}
+
+template <class T>
+FUSEDSTEP_INLINE T* load(Dtype dtype, char* from, int64_t n, T* buffer) {
+  return const_cast<T*>(load(dtype, static_cast<const char*>(from), n, buffer));
+}
+
+// Rounds `x`, which came from `load`, and stores it back in the tensor.
+template <class Rounding = NearestEven, class T>
+FUSEDSTEP_INLINE void store(Dtype dtype, char* to, int64_t n, const T* x, const Place& place) {
+  if (reinterpret_cast<const char*>(x) != to) store_copy<Rounding>(dtype, to, n, x, place);
+}
+
+// Stores `x` and rounds it to the stored value: a step uses factored moments as they are stored.
+template <class T>
+FUSEDSTEP_INLINE void round_to_storage(Dtype dtype, char* to, int64_t n, T* x, const Place& place) {
+  store(dtype, to, n, x, place);
+  if (dtype != dtype_of<T>()) load_copy(dtype, to, n, x);
+}
+
+}  // namespace
+}  // namespace fusedstep
