@@ -1,0 +1,1 @@
+"""The C++ walkers of CPUs, on processors that this machine is not."""
