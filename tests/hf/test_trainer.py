@@ -76,7 +76,9 @@ def assert_resumes(folder, make_optimizers, **more):
     return whole, log, trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"warmup_init": True}, {"beta1": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "options", sweep([{}, {"warmup_init": True}, {"beta1": 0.9}], [{"warmup_init": True}]), ids=str
+)
 def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
     def ours(model):
         optimizer = fusedstep.hf.Adafactor(model.parameters(), **options)
@@ -96,7 +98,7 @@ def test_adafactor_that_chooses_its_own_step_size(tmp_path, options):
 
 # Each takes seconds.
 EVERY = [kind.value for kind in fusedstep.hf.SchedulerType]
-USUAL = ("greedy", "reduce_lr_on_plateau", "warmup_stable_decay", "linear")
+USUAL = ("greedy", "reduce_lr_on_plateau")
 
 
 @pytest.mark.parametrize("name", sweep(EVERY, USUAL))

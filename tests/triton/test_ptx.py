@@ -42,7 +42,7 @@ VECTORS = [(), (1,), (0,), (7,), (16,), (1025,), (4097,)]
 MATRICES = [(32, 16), (33, 17), (300, 40), (2, 17, 20), (3, 5, 7), (2, 2064), (1, 9), (9, 1)]
 
 
-@each(sweep([ADAMW, ADAFACTOR, PART_CAPPED], [ADAMW, PART_CAPPED]))
+@each(sweep([ADAMW, ADAFACTOR, PART_CAPPED], [PART_CAPPED]))
 def test_every_kind_of_work_has_the_results_of_the_reference(case):
     with on_ptx():
         Problem(case, VECTORS + (MATRICES if case is not ADAMW else [(64, 64), (33, 17)])).check()
@@ -65,7 +65,7 @@ def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
 
 
 # hf's states of bfloat16 parameters are float32.
-@pytest.mark.parametrize("dtype", [BF16, F64], ids=str)
+@pytest.mark.parametrize("dtype", sweep([BF16, F64], [BF16]), ids=str)
 def test_factored_rules_in_other_dtypes(dtype):
     with on_ptx() as counted:
         Problem(ADAFACTOR, [(7,), (33, 17)], (dtype,)).check()
@@ -124,7 +124,9 @@ def test_parameters_of_other_dtypes_and_groups_with_other_options():
         Problem(CASE["hf-adafactor-scaled"], 6 * [(33, 17)], (F32, BF16), groups=groups).check()
 
 
-@pytest.mark.parametrize("slot", ["param", "grad", "exp_avg_sq", "exp_avg_sq_row"])
+@pytest.mark.parametrize(
+    "slot", sweep(["param", "grad", "exp_avg_sq", "exp_avg_sq_row"], ["grad", "exp_avg_sq_row"])
+)
 def test_tensors_may_lie_at_any_address(slot):
     """From the second step on; parameters from the start."""
     for case in (ADAMW, ADAFACTOR):
@@ -257,7 +259,9 @@ def test_a_kernel_that_forgets_the_tail_is_found():
             Problem(ADAMW, [(4095,)]).run("triton")
 
 
-@pytest.mark.parametrize("kind", ["STATISTICS", "COLUMNS", "SQUARES", "FINISH"])
+@pytest.mark.parametrize(
+    "kind", sweep(["STATISTICS", "COLUMNS", "SQUARES", "FINISH"], ["STATISTICS", "FINISH"])
+)
 def test_sums_that_were_not_written_are_seen(kind):
     """Scratch starts as nan in these tests."""
 
