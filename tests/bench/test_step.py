@@ -114,6 +114,7 @@ def hears_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_finished_rows(tmp_path):
     words = ["--rules", "adamw", "--lists", "host", "10x8M", "--providers", OURS, "--out", tmp_path]
     begun = subprocess.Popen(

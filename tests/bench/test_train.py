@@ -237,6 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_run():
         losses(lr=1e38, clip=float("inf"), steps=9)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_shown_and_the_other_is_kept(command, monkeypatch, tmp_path):
     monkeypatch.setenv("FUSEDSTEP_BACKEND", "cuda")  # which cannot step on CPU tensors
     status, table, _ = command("--steps", 3, *TINY_OPTIONS)

@@ -60,7 +60,7 @@ def test_the_shapes_reach_every_kind_of_work():
         assert {kind.name for work in layout.work for kind in work} == set(cut.PHASES)
 
 
-USUAL = ("adafactor", "adafactor-part-capped", "hf-adafactor-momentum", "hf-adafactor-trainer")
+USUAL = ("adafactor-part-capped", "hf-adafactor-momentum", "hf-adafactor-trainer")
 
 
 @each(sweep([ACCUMULATE, *CASES], [*ELEMENTWISE, *(CASE[name] for name in USUAL)]))
