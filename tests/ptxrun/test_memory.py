@@ -250,7 +250,9 @@ def test_blocks_and_grids_have_three_axes() -> None:
     assert x.tolist() == list(range(120))
 
 
-@pytest.mark.parametrize("schedule", [None, 1, 2])
+@pytest.mark.parametrize(
+    "schedule", [None, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_a_standstill_is_told_from_a_long_wait(schedule: int | None) -> None:
     """CTA 0 counts to 3000 without a change of memory, and then sets the flag for the others."""
     body = (

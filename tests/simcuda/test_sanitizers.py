@@ -69,7 +69,7 @@ def test_asan_and_ubsan_report(fault):
     check_report("asan", [options], report)
 
 
-@pytest.mark.parametrize(("seed", "resident"), [(0, 2), (7, 0)])
+@pytest.mark.parametrize(("seed", "resident"), [(0, 2), pytest.param(7, 0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", TSAN)
 def test_tsan_reports_whatever_the_schedule(fault, seed, resident):
     options, report = TSAN[fault]

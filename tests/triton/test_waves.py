@@ -42,7 +42,8 @@ def test_waves_have_the_results_of_the_reference(case):
         Problem(case, SHAPES).check()
 
 
-@pytest.mark.parametrize("steps", sweep([1, 2], [1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2])
 def test_the_order_in_which_programs_run_changes_no_bit(steps):
     problem = Problem(PART_CAPPED, SHAPES, steps=steps)
     with on_ptx():

@@ -279,7 +279,13 @@ SUMS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [*SUMS, "ROW_SUMS", "UPDATE", "VECTOR_UPDATE", "TINY_UPDATE"])
+@pytest.mark.parametrize(
+    "kind",
+    sweep(
+        [*SUMS, "ROW_SUMS", "UPDATE", "VECTOR_UPDATE", "TINY_UPDATE"],
+        ["COLUMNS", "SUM_U2", "TINY", "ROWS", "UPDATE", "VECTOR_UPDATE"],
+    ),
+)
 def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
     real, left_out = launch.run, []
 

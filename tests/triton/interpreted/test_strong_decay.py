@@ -16,6 +16,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns
     sweep([torch.float32, torch.float64], [torch.float32]),
     ids=str,
 )
-@each(STRONG)
+@each(sweep(STRONG, STRONG[::2]))
 def test_strong_decays(case, dtype):
     Problem(case, [(7,), (33, 17), (3, 5, 7)], (dtype,)).check()
