@@ -16,7 +16,7 @@ from bench.readme import RESULTS
 
 # README shows the memory of these.
 COMPARED = (OURS, OURS_TRITON, "torch-fused", "torch-foreach", "transformers")
-# The commands, with arguments that keep the whole run under about six minutes on two cores.
+# The commands, with arguments that keep the whole run at six to twelve minutes on two cores.
 COMMANDS = {
     "step": "",
     "scaling": "--quick",

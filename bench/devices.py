@@ -45,7 +45,7 @@ class Cpu:
     kind = "cpu"
     lists = ("10x8M", "68M", "small", "tiny", "host")
     copy_elements = 1 << 26
-    budget = 4.0  # seconds of timed rounds a race, so that `make bench` takes about six minutes
+    budget = 4.0  # seconds of timed rounds a race, so that `make bench` takes six to twelve minutes
     race_seconds: float | None = None  # a race that takes longer is given up
     # Each race has a process of its own. Otherwise memory that one race leaves in the allocator
     # spares a peer in the next race new pages, which are half of its time.

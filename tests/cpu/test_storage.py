@@ -9,7 +9,6 @@ from fusedstep.backends.cpu import DTYPE_CODES, RULE_IDS
 from tests.support.cases import DTYPES
 
 F32, BF16, F16, F64 = DTYPES
-pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
 
 
 def stored(numbers, scale, dtype):

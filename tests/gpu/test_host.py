@@ -285,9 +285,6 @@ def test_a_read_from_such_a_device_is_seen():
         torch.empty((), device="meta").item()
 
 
-# Memory.
-
-
 @pytest.mark.parametrize("dtype", sweep([torch.bfloat16, torch.float32], [torch.bfloat16]), ids=str)
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer

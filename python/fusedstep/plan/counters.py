@@ -67,7 +67,7 @@ class TensorCounters:
         """The number of the coming step of each parameter; 0 if its counter is not read."""
         result = [0.0] * len(self.home)
         for which in self.read:
-            values = (self.flats[which].double() + 1.0).tolist()
+            values = (self.flats[which].cpu().double() + 1.0).tolist()  # MPS has no float64
             if len(values) == len(result):
                 return values  # in the members' order
             for index, value in zip(self.positions[which], values, strict=True):
