@@ -19,14 +19,20 @@ UNIT_SIZES = cut.UnitSizes(
     flat_width=2048,
     element_widths=(32, 256, 512),
     unit=cut.Height(256, 256),
+    # So many fit on 128 multiprocessors: an H100 has 132.
+    programs={32: 256, 256: 256, 1024: 1024, 2048: 512, 4096: 256, 8192: 128},
+    least_elements=16384,
     # All running units must fit in L2. The kernel for waves has no tiles for other widths.
     wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 2048)),
     wave_cols=(33, 4096),
     waves_ahead=1,
     update_elements=32768,
+    update_programs=512,
+    least_update_elements=4096,
     padded=True,
 )
 WAVE_WARPS = 8
+WHOLE_ROW = 1024  # tiles of so many columns or more: a program's threads share one row at a time
 
 
 class Block(NamedTuple):
@@ -54,8 +60,15 @@ def elementwise(item_bytes: int) -> Chunk:
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
-def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
-    """`item_bytes` is of the compute dtype."""
+def factored(
+    kind: cut.Kind,
+    item_bytes: int,
+    aligned: bool,
+    momentum: bool = False,
+    stored_bytes: int = 4,
+) -> Block:
+    """`item_bytes` is of the compute dtype, `stored_bytes` of the widest slot with the parameter's
+    shape."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
     registers: int | None = 64 if light else 128
@@ -85,10 +98,17 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         most = 255 if name == "COLUMN_SUMS" and width < 8192 else None
         return Block(width, width, max(4, width // 512), most)
     if name == "STATISTICS":
+        if item_bytes == 4 and width >= WHOLE_ROW:
+            # A thread has 16 columns of two rows. With fewer, it would take part in the sums of
+            # more rows for the same number of elements.
+            return Block(width, 2 * width, width // 512, 128 if aligned else None)
         tile = 2048 if item_bytes == 8 else 4096
         return Block(width, max(width, tile), 16 if width == 8192 else 8)
     if name == "SQUARES":
         registers = None
     if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
-    return Block(width, 2048 if aligned or width < 512 else 1024, 8, registers)
+    tile = 2048 if aligned or width < 512 else 1024
+    if name == "UPDATE" and width == 512 and aligned and stored_bytes == 2:
+        tile = 4096  # as many bytes in flight as with 4-byte numbers
+    return Block(width, tile, 8, registers)

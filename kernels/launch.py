@@ -166,4 +166,6 @@ class TritonLauncher(work.DeviceLauncher):
 
 def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:
     momentum = bool(bucket.rule.states)
-    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum)
+    # The moments of a matrix, slots 2 and 3, are small.
+    stored = max(dtype.itemsize for k, dtype in enumerate(bucket.dtypes) if k not in (2, 3))
+    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum, stored)

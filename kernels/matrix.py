@@ -145,8 +145,14 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
     scale = memory.gradient_scale(args, tensor, CFG)
     g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols + left
     row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
-    s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
-    h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
+    # If the threads of a program hold whole rows, a thread's columns are the same in all rows of a
+    # tile, and it adds them up at once. That saves registers.
+    if CFG.WIDTH >= memory.WHOLE_ROW:
+        s = tl.full((CFG.WIDTH,), 0.0, CFG.T)
+        h = tl.full((CFG.WIDTH,), 0.0, CFG.T)
+    else:
+        s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
+        h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     sum_of_lane = tl.full((CFG.HEIGHT,), 0.0, CFG.W)
     least_of_lane = tl.full((CFG.HEIGHT,), float("inf"), CFG.T)
     # Load two tiles ahead into shared memory.
@@ -167,8 +173,16 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
             moment = tl.where(row_ok, stored.to(CFG.T), 1.0)
             sum_of_lane += tl.where(row_ok, moment, 0.0).to(CFG.W)
             least_of_lane = tl.minimum(least_of_lane, least_or_inf(moment, row_ok))
-        s += square
-        h += square * rules.inverse(moment)[:, None]
+        weighted = square * rules.inverse(moment)[:, None]
+        if CFG.WIDTH >= memory.WHOLE_ROW:
+            s += tl.sum(square, 0)
+            h += tl.sum(weighted, 0)
+        else:
+            s += square
+            h += weighted
+    if CFG.WIDTH < memory.WHOLE_ROW:
+        s = tl.sum(s, 0)
+        h = tl.sum(h, 0)
     if CFG.KIND != "COLUMN_SUMS":
         least_row = tl.min(least_of_lane, 0).to(CFG.W)
         store_rows(args, tensor, batch * blocks + block, tl.sum(sum_of_lane, 0), least_row)
@@ -179,13 +193,12 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
         else:
             mean = div(tl.sum(sum_of_lane, 0), rows.to(CFG.W)).to(CFG.T)
             mean = rules.floored_mean(mean, scalars.get(scalar_row, scalars.MEAN_FLOOR, CFG.T))
-        mean_square = div(tl.sum(s, 0), rows.to(CFG.T))
-        h_sum = tl.sum(h, 0)
-        finish_columns(args, tensor, batch, chunk, col, mean, mean_square, h_sum, CFG)
+        mean_square = div(s, rows.to(CFG.T))
+        finish_columns(args, tensor, batch, chunk, col, mean, mean_square, h, CFG)
     else:
         out = memory.partials(args, tensor) + (batch * blocks + block) * 2 * cols
-        tl.store(out + col, tl.sum(s, 0), col < cols)
-        tl.store(out + cols + col, tl.sum(h, 0), col < cols)
+        tl.store(out + col, s, col < cols)
+        tl.store(out + cols + col, h, col < cols)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from . import blocks, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
 FLAT_WIDTH = tl.constexpr(blocks.UNIT_SIZES.flat_width)
+WHOLE_ROW = tl.constexpr(blocks.WHOLE_ROW)
 VECTOR_UNIT = tl.constexpr(layout.VECTOR_UNIT)
 
 

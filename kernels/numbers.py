@@ -7,6 +7,10 @@ plain division and square root are approximate in float32, exact in float64.
 import triton
 import triton.language as tl
 
+from fusedstep.backends.triton import is_interpreted
+
+INTERPRETED = tl.constexpr(is_interpreted())
+
 
 @triton.jit
 def sqrt(x):
@@ -48,11 +52,11 @@ def where_in_float64(condition, a, b):
 
 @triton.jit
 def round_to_storage(x, dtype: tl.constexpr):
-    """Rounds `x` as torch does: to float32, then to the nearest `dtype`, ties to even. bfloat16
-    is rounded in integers, because Triton's interpreter truncates. nan becomes torch's nan."""
+    """Rounds `x` as torch does: to float32, then to the nearest `dtype`, ties to even. Triton's
+    interpreter truncates to bfloat16, so there it is rounded in integers."""
     if dtype == tl.float64:
         return x.to(tl.float64)
-    elif dtype == tl.bfloat16:
+    elif dtype == tl.bfloat16 and INTERPRETED:
         bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
         high = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         high = tl.where(x != x, 0x7FC0, high)

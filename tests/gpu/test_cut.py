@@ -184,7 +184,7 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     width = min(cols, own.chunk_cols)
     assert own.unit_rows % 16 == 0 and own.unit_rows * width >= 65536
     assert own.unit_rows <= 256 if width >= 2048 else own.unit_rows * width <= 256 * 8192
-    assert own.update_rows >= 16 and own.update_rows * width <= max(65536, 16 * width)
+    assert own.update_rows >= 8 and own.update_rows * width <= 131_072
     # Threads hold all columns of a unit, and float64 numbers are twice as large.
     assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
     assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, 64))
@@ -204,6 +204,38 @@ def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_
     layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4)
     layout.add_matrices(1, rows, cols)
     assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
+
+
+@each_backend
+@settings(deadline=None)
+@given(shapes_of_matrices, st.integers(1, 10**9), st.sampled_from([4, 8]))
+def test_a_small_bucket_has_low_units_and_a_large_one_high_units(
+    unit_sizes, sizes, others, item_bytes
+):
+    elements = sizes[0] * sizes[1] * sizes[2]
+
+    def cut_beside(others):
+        layout = cut.Layout(unit_sizes, item_bytes, elements=elements + others)
+        layout.add_matrices(*sizes)
+        return layout.cuts[0]
+
+    some, most = cut_beside(others), cut_beside(10**12)
+    assert most == cut_beside(10**13)
+    assert 0 <= some.unit_rows <= most.unit_rows
+    assert some.update_rows <= most.update_rows
+    assert some.row_blocks <= most.row_blocks * 256
+
+
+@each_backend
+@pytest.mark.parametrize("shape", [(4096, 4096), (11008, 4096), (4096, 11008), (50257, 768)])
+def test_a_single_matrix_gives_work_to_most_multiprocessors(unit_sizes, shape):
+    layout = cut.Layout(unit_sizes, 4, elements=shape[0] * shape[1])
+    layout.add_matrices(1, *shape)
+    (own,) = layout.cuts
+    programs = unit_sizes.programs[own.chunk_cols]
+    rounds = own.row_blocks * own.chunks / programs
+    assert 0.85 <= rounds / round(rounds) <= 132 / 128  # an H100 has 132 multiprocessors
+    assert own.update_blocks * own.chunks >= unit_sizes.update_programs
 
 
 @pytest.mark.parametrize("item_bytes", [2, 4, 8])

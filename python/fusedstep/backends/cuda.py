@@ -31,11 +31,15 @@ UNIT_SIZES = UnitSizes(
     flat_width=8192,
     element_widths=(1,),  # a block takes rows of any width
     unit=Height(256, 2048),  # a unit leaves two sums per column: below 2 % of bfloat16 traffic
+    programs=dict.fromkeys((2048, 4096, 8192), 128),  # one on most of an H100's multiprocessors
+    least_elements=16384,
     # All running units must fit in L2.
     wave_unit={item_bytes: Height(16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
     wave_cols=(1, 4096),  # what the kernel for waves supports
     waves_ahead=2,  # start reading two waves early to hide latency
-    update_elements=65536,
+    update_elements=131072,
+    update_programs=256,
+    least_update_elements=8192,
     padded=False,
 )
 

@@ -1,9 +1,14 @@
-"""Cuts the tensors of a factored rule into work, by shape alone, and places their sums in scratch.
+"""Cuts the tensors of a factored rule into work, and places their sums in scratch.
 
 A matrix is cut into units of whole rows. Rows too long for a tile are cut into chunks too; their
 sums are then known one phase later. A few long rows are also cut into chunks, for parallelism. Many
 tiny matrices share a unit, one matrix per thread. A vector is cut into pieces. This is plain
 Python: no tensor, no Triton.
+
+Tall units leave fewer sums to add up. But a bucket with few elements needs low ones: a single
+4096 x 4096 matrix in units of 256 rows would keep 16 of 132 multiprocessors busy. So the height of
+a unit depends on the shapes of the whole bucket. It does not depend on the GPU, so that one list
+gives the same bits on all of them.
 
 Triton and C++ use the same units of work and tables, with different `UnitSizes`.
 
@@ -41,6 +46,9 @@ TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
 CHUNK = 8192  # elements of a C++ block, for elementwise rules
 WAVE_ENTRY = 8  # numbers in an entry of the waves, see waves.py
+# With so many units for each program, it does not matter much that some programs get one more.
+MANY_ROUNDS = 4
+ROW_STEP = 8  # the height of a low unit is a multiple of this
 
 # Work of one phase runs in any order, after all work of the phase before.
 PHASES = {
@@ -157,21 +165,33 @@ class UnitSizes:
     chunk_cols: int  # at most, if no tile holds a row
     flat_width: int  # the widest tile that can hold all rows and finish its columns
     element_widths: tuple[int, ...]  # widths of tiles that hold any elements
-    unit: Height  # of a unit of the first read
+    unit: Height  # of a unit of the first read, at most
+    programs: dict[int, int]  # units of the first read that run at a time, by width of tile
+    least_elements: int  # in a unit of the first read: what a program loads at once
     wave_unit: dict[int, Height]  # the same in waves, by a gradient's bytes per element
     wave_cols: tuple[int, int]  # fewest and most columns of a matrix that can go in waves
     waves_ahead: int  # waves whose first reads come before a wave's second read
-    update_elements: int  # elements in a unit of the second read
+    update_elements: int  # in a unit of the second read, at most
+    update_programs: int  # units of the second read that run at a time
+    least_update_elements: int  # in a unit of the second read
     padded: bool  # whether a short row costs as much as a full tile
 
 
 class Layout:
     """The cuts of a bucket's tensors, the work on each, and the scratch they share. `item_bytes` is
-    the size of a number of the compute dtype. `fusedstep.plan.launcher.sums_layout` gives the
-    layout of an exchanged bucket's buffer."""
+    the size of a number of the compute dtype, `elements` the size of all tensors of the bucket;
+    None if there are enough for units of full height. `fusedstep.plan.launcher.sums_layout` gives
+    the layout of an exchanged bucket's buffer."""
 
-    def __init__(self, unit_sizes: UnitSizes, item_bytes: int, exchanged: bool = False) -> None:
+    def __init__(
+        self,
+        unit_sizes: UnitSizes,
+        item_bytes: int,
+        exchanged: bool = False,
+        elements: int | None = None,
+    ) -> None:
         self.unit_sizes = unit_sizes
+        self.elements = elements
         self.is_exchanged = exchanged
         self.row_widths = unit_sizes.wide_row_widths if item_bytes == 8 else unit_sizes.row_widths
         self.cuts: list[Cut] = []
@@ -191,14 +211,36 @@ class Layout:
         if batch > 1 and rows * cols <= TINY_ELEMENTS and not self.is_exchanged:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
-            self._add_blocks(batch, rows, cols, height or self.unit_sizes.unit)
+            self._add_blocks(batch, rows, cols, height)
 
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, 1)
 
-    def _add_blocks(self, batch: int, rows: int, cols: int, height: Height) -> None:
+    def _unit_rows(self, tile: int, width: int, most: int) -> int:
+        """How many rows a unit of the first read has, `most` at most: of about `width` columns, in
+        tiles of `tile`. If the bucket is small, all programs get as many units of one height."""
+        sizes = self.unit_sizes
+        if self.elements is None:
+            return most
+        of_a_row = sizes.programs[tile] * width  # in a row of each program's unit
+        rounds = ceil_div(self.elements, of_a_row * most)
+        if rounds >= MANY_ROUNDS:
+            return most
+        wanted = max(self.elements // (of_a_row * rounds), sizes.least_elements // width)
+        return min(most, ROW_STEP * max(2, ceil_div(wanted, ROW_STEP)))
+
+    def _update_rows(self, width: int) -> int:
+        """The same for the second read."""
+        sizes = self.unit_sizes
+        elements = sizes.update_elements
+        if self.elements is not None:
+            share = max(self.elements // sizes.update_programs, sizes.least_update_elements)
+            elements = min(share, elements)
+        return max(ROW_STEP, elements // width)
+
+    def _add_blocks(self, batch: int, rows: int, cols: int, height: Height | None) -> None:
         unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
         chunk = holding(cols, self.row_widths)
         if cols > widest:
@@ -206,7 +248,9 @@ class Layout:
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers per column: with 256 rows, below two percent of what it read.
         # It also leaves a few more per unit, so units of narrow matrices have more rows.
-        cut.unit_rows = height.of(chunk if unit_sizes.padded else min(cols, chunk))
+        most = (height or unit_sizes.unit).of(chunk if unit_sizes.padded else min(cols, chunk))
+        width = ceil_div(cols, ceil_div(cols, chunk))
+        cut.unit_rows = most if height else self._unit_rows(chunk, width, most)
         if self.is_exchanged and rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
         cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
@@ -217,7 +261,7 @@ class Layout:
         cut.chunks = ceil_div(cols, chunk)
         cut.tiles = cut.chunks if flat else ceil_div(cols, COLUMNS_WIDTH)
         width = chunk if unit_sizes.padded else min(cols, chunk)
-        cut.update_rows = max(16, unit_sizes.update_elements // width)
+        cut.update_rows = self._update_rows(width)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
         units = batch * cut.row_blocks * cut.chunks
         updates = batch * cut.update_blocks * cut.chunks

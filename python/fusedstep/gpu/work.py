@@ -162,7 +162,8 @@ def factored(
 ) -> Factored:
     """Cuts all tensors. `wave_candidates` go in waves if their shape allows it and nothing is
     exchanged."""
-    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged)
+    elements = sum(member.param.numel() for member in bucket.members)
+    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, elements)
     wave_candidates = set() if exchanged else wave_candidates
     in_waves: list[int] = []
     item_bytes = bucket.dtypes[1].itemsize
