@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from fusedstep.gpu import cut
 
+COLUMNS_WIDTH = 64
 UNIT_SIZES = cut.UnitSizes(
     row_widths=(32, 256, 1024, 2048, 4096, 8192),
     wide_row_widths=(32, 256, 1024, 2048, 4096),
     chunk_cols=8192,
     flat_width=2048,
+    column_widths=(COLUMNS_WIDTH,),
     element_widths=(32, 256, 512),
     unit=cut.Height(256, 256),
     # So many fit on 128 multiprocessors: an H100 has 132.
@@ -78,13 +80,13 @@ def factored(
         registers = 72  # with 64, ptxas for sm_100 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),
-        "COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        "COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         "TINY": Block(cut.TINY_MATRICES, 0, 8, registers),
         "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8, registers),
         "VECTOR": Block(2048, cut.VECTOR_UNIT, 8, registers),
         "VECTOR_UPDATE": Block(2048, cut.VECTOR_UNIT, 8, registers),
-        "PACK_COLUMNS": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
-        "COLUMNS_EXCHANGED": Block(cut.COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        "PACK_COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
+        "COLUMNS_EXCHANGED": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         **{name: Block(1024, 0, 8, 64) for name in ("PACK_SQUARES", "TOTAL_U2")},
         **{name: Block(1024, 0, 8, 64) for name in ("FINISH", "FINISH_EXCHANGED")},
         "STORE_RMS": Block(1024, 0, 8, 64),

@@ -8,6 +8,7 @@ disk, and notices a changed text only in an argument.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton.language as tl
 
@@ -33,3 +34,9 @@ class FactoredConfig:
     ALIGNED: bool  # addresses are multiples of 16 bytes, rows of 16 elements
     WIDTH: int  # columns of a tile, or elements of a vector on chip at a time
     HEIGHT: int  # rows of a tile
+
+
+def name_with_kind(specialized: Any) -> str:
+    """A kernel's name in profiles: which work it does, on tiles of which width."""
+    config = specialized.constants["CFG"]
+    return f"phase_{config.KIND}_{config.WIDTH}"

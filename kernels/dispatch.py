@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 
 from . import matrix, matrix_elements, memory, tensor, tiny, vector
+from .config import name_with_kind
 
 
-@triton.jit
+@triton.jit(repr=name_with_kind)
 def phase(
     entries,
     table,

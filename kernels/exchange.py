@@ -9,10 +9,11 @@ import triton.language as tl
 
 from . import matrix, memory, rules, scalars
 from . import tensor as whole
+from .config import name_with_kind
 from .numbers import div
 
 
-@triton.jit
+@triton.jit(repr=name_with_kind)
 def exchange_phase(
     entries,
     table,

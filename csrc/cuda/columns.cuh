@@ -83,28 +83,42 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
 template <class T, class Meanwhile, class Take>
 __device__ __forceinline__ void sums_of_units(const FactoredTensor<T>& tensor, int64_t matrix,
                                               int64_t tile, Meanwhile meanwhile, Take take) {
-  constexpr int kGroups = kThreads / kColumnsWidth;
+  constexpr int kAtOnce = 4;  // units whose sums a thread loads before it adds the first
   const Cut& cut = tensor.cut;
   const int64_t cols = tensor.cols();
-  const int column = thread() % kColumnsWidth, group = thread() / kColumnsWidth;
-  const int64_t col = tile * kColumnsWidth + column;
-  const T* partials = tensor.partials() + matrix * cut.row_blocks * 2 * cols;
+  const int width = int(cut.tile_cols), groups = kThreads / width, blocks = int(cut.row_blocks);
+  const int column = thread() % width, group = thread() / width;
+  const int64_t col = tile * width + column;
+  const T* from = tensor.partials() + matrix * blocks * 2 * cols + col;
   double s = 0.0, h = 0.0;
   if (col < cols) {
-    for (int64_t block = group; block < cut.row_blocks; block += kGroups) {
-      s += double(partials[block * 2 * cols + col]);
-      h += double(partials[block * 2 * cols + cols + col]);
+#pragma unroll 1
+    for (int block = group; block < blocks; block += kAtOnce * groups) {
+      T own_s[kAtOnce], own_h[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t own = block + k * groups;
+        own_s[k] = own_h[k] = T(0);
+        if (own >= blocks) break;
+        own_s[k] = from[own * 2 * cols];
+        own_h[k] = from[own * 2 * cols + cols];
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        s += double(own_s[k]);
+        h += double(own_h[k]);
+      }
     }
   }
-  double* groups = reinterpret_cast<double*>(shared().work);
-  groups[2 * thread()] = s;
-  groups[2 * thread() + 1] = h;
+  double* of_groups = reinterpret_cast<double*>(shared().work);
+  of_groups[2 * thread()] = s;
+  of_groups[2 * thread() + 1] = h;
   meanwhile();
   __syncthreads();
   if (group == 0 && col < cols) {
-    for (int other = 1; other < kGroups; ++other) {
-      s += groups[2 * (other * kColumnsWidth + column)];
-      h += groups[2 * (other * kColumnsWidth + column) + 1];
+    for (int other = 1; other < groups; ++other) {
+      s += of_groups[2 * (other * width + column)];
+      h += of_groups[2 * (other * width + column) + 1];
     }
     take(col, s, h);
   }

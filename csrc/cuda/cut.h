@@ -8,7 +8,6 @@
 namespace fusedstep::cuda {
 
 constexpr int kChunk = 8192;  // elements in a unit of an elementwise rule
-constexpr int kColumnsWidth = 64;  // columns that a unit finishes
 constexpr int kTinyElements = 64;  // at most, of a matrix that one thread takes
 constexpr int kTinyMatrices = 512;  // in a unit
 constexpr int kVectorUnit = 16384;  // elements of a vector in a unit
@@ -69,6 +68,7 @@ struct Cut {
   int64_t chunk_cols;  // columns of a unit
   int64_t chunks;
   int64_t tiles;  // units that finish a matrix's columns
+  int64_t tile_cols;  // columns of each
   int64_t update_rows;
   int64_t update_blocks;
   int64_t exchange_at;

@@ -45,8 +45,6 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
 template <Unit kUnit, int P, int M, bool InDouble>
 constexpr int kResident =
     kUnit == Unit::kStatistics || kUnit == Unit::kColumnSums || kUnit == Unit::kRowSums ||
-            kUnit == Unit::kColumns || kUnit == Unit::kPackColumns ||
-            kUnit == Unit::kColumnsExchanged || kUnit == Unit::kSumU2 ||
             (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || InDouble
         ? 1
         : 2;

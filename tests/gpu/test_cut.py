@@ -38,7 +38,7 @@ def boxes(layout, index, kind, sizes):
         if kind.name == "ROWS":
             chunks, width = 1, cols
         if "COLUMNS" in kind.name:
-            parts, height, chunks, width = 1, rows, own.tiles, cut.COLUMNS_WIDTH
+            parts, height, chunks, width = 1, rows, own.tiles, own.tile_cols
         matrix, block = divmod(unit // chunks, parts)
         top, left = block * height, unit % chunks * width
         assert matrix < batch and left < cols, "an empty unit"
@@ -187,7 +187,8 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     assert own.update_rows >= 8 and own.update_rows * width <= 131_072
     # Threads hold all columns of a unit, and float64 numbers are twice as large.
     assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
-    assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, 64))
+    assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, own.tile_cols))
+    assert own.row_blocks == 1 or own.tile_cols in (64, 128, 256)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ UNIT_SIZES = UnitSizes(
     wide_row_widths=(2048,),  # with 4
     chunk_cols=4096,
     flat_width=8192,
+    column_widths=(256, 128, 64),
     element_widths=(1,),  # a block takes rows of any width
     unit=Height(256, 2048),  # a unit leaves two sums per column: below 2 % of bfloat16 traffic
     programs=dict.fromkeys((2048, 4096, 8192), 128),  # one on most of an H100's multiprocessors

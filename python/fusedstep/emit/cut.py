@@ -22,7 +22,6 @@ namespace fusedstep::cuda {
 
 CONSTANTS = {
     "kChunk": (cut.CHUNK, "elements in a unit of an elementwise rule"),
-    "kColumnsWidth": (cut.COLUMNS_WIDTH, "columns that a unit finishes"),
     "kTinyElements": (cut.TINY_ELEMENTS, "at most, of a matrix that one thread takes"),
     "kTinyMatrices": (cut.TINY_MATRICES, "in a unit"),
     "kVectorUnit": (cut.VECTOR_UNIT, "elements of a vector in a unit"),

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
 
-COLUMNS_WIDTH = 64
+SUMS_AT_ONCE = 4096  # that a program of COLUMNS adds up, if its tile is not the narrowest
 TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
 TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
@@ -96,6 +96,7 @@ class Cut:
     chunk_cols: int = 0  # columns of a unit
     chunks: int = 0
     tiles: int = 0  # units that finish a matrix's columns
+    tile_cols: int = 0  # columns of each
     update_rows: int = 0
     update_blocks: int = 0
     exchange_at: int = 0
@@ -164,6 +165,7 @@ class UnitSizes:
     wide_row_widths: tuple[int, ...]  # the same for float64
     chunk_cols: int  # at most, if no tile holds a row
     flat_width: int  # the widest tile that can hold all rows and finish its columns
+    column_widths: tuple[int, ...]  # columns of a unit of COLUMNS, the most first
     element_widths: tuple[int, ...]  # widths of tiles that hold any elements
     unit: Height  # of a unit of the first read, at most
     programs: dict[int, int]  # units of the first read that run at a time, by width of tile
@@ -231,6 +233,11 @@ class Layout:
         wanted = max(self.elements // (of_a_row * rounds), sizes.least_elements // width)
         return min(most, ROW_STEP * max(2, ceil_div(wanted, ROW_STEP)))
 
+    def _tile_cols(self, row_blocks: int) -> int:
+        """How many columns a unit of COLUMNS finishes: fewer if it adds up more sums for each."""
+        widths = self.unit_sizes.column_widths
+        return next((w for w in widths if w * row_blocks <= SUMS_AT_ONCE), widths[-1])
+
     def _update_rows(self, width: int) -> int:
         """The same for the second read."""
         sizes = self.unit_sizes
@@ -259,7 +266,8 @@ class Layout:
             chunk = min(unit_sizes.flat_width, chunk)
         cut.chunk_cols = chunk
         cut.chunks = ceil_div(cols, chunk)
-        cut.tiles = cut.chunks if flat else ceil_div(cols, COLUMNS_WIDTH)
+        cut.tile_cols = chunk if flat else self._tile_cols(cut.row_blocks)
+        cut.tiles = ceil_div(cols, cut.tile_cols)
         width = chunk if unit_sizes.padded else min(cols, chunk)
         cut.update_rows = self._update_rows(width)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
