@@ -16,7 +16,7 @@ from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend
 from fusedstep.rules.layout import SLOTS
 
-from . import blocks, exchange, waves
+from . import again, blocks, exchange, waves
 from .config import ElementwiseConfig, FactoredConfig
 from .dispatch import phase
 from .elementwise import elementwise
@@ -31,9 +31,10 @@ TYPES = {
 WAVES = "FUSEDSTEP_TRITON_WAVES"
 
 
-def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
-    """Makes a launch; every launch uses this. Arithmetic is exact: nothing is fused."""
-    kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
+def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Makes a launch; the first of every kernel uses this. Returns the compiled kernel. Arithmetic
+    is exact: nothing is fused."""
+    return kernel[(programs,)](**arguments, **options, enable_fp_fusion=False)
 
 
 def options_of(device: torch.device, warps: int, registers: int | None = None) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class TritonLauncher(work.DeviceLauncher):
         with tables.on_device(bucket.device):
             super().__init__(backend, bucket, exchanged)
             self.launches = self._launches(bucket)
+            self.kept_kernels = again.KeptKernels()
 
     def _launches(self, bucket: Bucket) -> list[KernelLaunch]:
         make = self._elementwise if bucket.kind == "elementwise" else self._factored
@@ -69,11 +71,17 @@ class TritonLauncher(work.DeviceLauncher):
         return make(bucket, work.by_alignment(bucket, columns))
 
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
-        for kind, kernel, programs, arguments, options, counters in self.launches:
+        kept = self.kept_kernels
+        kept.begin(current, stream)
+        for index, (kind, kernel, programs, own, options, counters) in enumerate(self.launches):
             if counters is not None:
                 counters.zero_()
-            if kind is None or kind.name not in idle:
-                run(kernel, programs, {**arguments, **current}, options)
+            if kind is not None and kind.name in idle:
+                continue
+            if not kept.launch(index):
+                arguments = {**own, **current}
+                compiled = run(kernel, programs, arguments, options)
+                kept.keep(index, kernel, compiled, programs, arguments)
 
     def _elementwise(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))

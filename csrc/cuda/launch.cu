@@ -47,6 +47,23 @@ class OnDevice {
   bool changed_ = false;
 };
 
+// torch has a CUDA runtime of its own, but the current device is the thread's, in the driver.
+void check_device(int device) {
+  int current = 0;
+  check(cudaGetDevice(&current), "cudaGetDevice");
+  if (current != device)
+    throw std::runtime_error("device " + std::to_string(current) +
+                             " is current, but the tensors are on " + std::to_string(device));
+}
+
+// Loads a kernel now. CUDA would load it at its first launch, which may be in a capture: the step
+// before may have had no work for it.
+void load(const Kernel& kernel, int unit) {
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel.function);
+  if (status != cudaSuccess) fail(status, name_of(unit) + " could not be loaded");
+}
+
 template <class T>
 const T* at(int64_t address) {
   return reinterpret_cast<const T*>(address);
@@ -131,6 +148,8 @@ void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t cou
   if (count < 1 || count > INT32_MAX)
     throw std::invalid_argument(name_of(unit) + " has " + std::to_string(count) +
                                 " entries, and one launch can have 1 to 2147483647");
+  check_device(device_);
+  load(kernel, unit);
   launches_.push_back({unit, kernel, entries, count, count});
 }
 
@@ -143,7 +162,8 @@ void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_c
   const Kernel kernel = waves_kernel(kRules[rule_].states > 0, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for WAVES of these dtypes");
-  const OnDevice on(device_);
+  check_device(device_);
+  load(kernel, kWaves);
   int processors = 0, resident = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_),
         "cudaDeviceGetAttribute");
@@ -158,7 +178,7 @@ void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_c
 
 void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls,
                     int64_t stream, int64_t idle) const {
-  const OnDevice on(device_);
+  check_device(device_);
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
   KernelArgs args = args_;
   args.table = at<int64_t>(table);

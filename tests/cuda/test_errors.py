@@ -94,6 +94,23 @@ def test_a_device_without_code_for_it_is_refused_with_the_reason(simulator):
     assert backend.why_absent() == ""
 
 
+def test_kernels_are_loaded_when_a_bucket_is_made(simulator):
+    """Not at their first launch, which may be in a capture."""
+    adamw = simulated()[0].Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
+    simulator.inject_error(NO_CODE, "cudaFuncGetAttributes")
+    said = "ELEMENTWISE could not be loaded: cudaErrorNoKernelImageForDevice"
+    with pytest.raises(RuntimeError, match=said):
+        adamw.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
+    adamw.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
+
+
+def test_the_device_of_the_tensors_must_be_current(simulator):
+    elsewhere = simulated()[0].Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 1)
+    said = "device 0 is current, but the tensors are on 1"
+    with pytest.raises(RuntimeError, match=said):
+        elsewhere.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
+
+
 def test_a_driver_that_is_too_old_or_absent_is_no_exception(simulator):
     module = simulated()[0]
     simulator.inject_error(TOO_OLD, "cudaGetDeviceCount")

@@ -180,3 +180,17 @@ def test_a_plan_whose_gradients_moved_after_capture_is_never_used_again(
         param.grad = grad
     optimizer.step()
     assert optimizer._plan is not graph
+
+
+def test_a_step_asks_once_whether_it_is_captured(meta, monkeypatch):
+    """For each device, whatever the number of buckets."""
+    asked = []
+    monkeypatch.setattr(devices, "is_capturing", lambda device: asked.append(device) or False)
+    params = to_meta(make_params([(3,), (4, 5)]))
+    optimizer = ADAFACTOR(params, capturable=True, backend="recorder")
+    optimizer.step()
+    assert len(optimizer._plan.buckets) == 2
+    for _ in range(2):
+        asked.clear()
+        optimizer.step()
+        assert asked == [torch.device("meta")]

@@ -85,7 +85,7 @@ class CpuLauncher(Launcher):
         self._run(inputs, 2 if self.bucket.rule.factored else 0)
 
     def _run(self, inputs: StepInputs, stage: int) -> None:
-        scalars, inv_grad_scale, found_inf = inputs
+        scalars, inv_grad_scale, found_inf = inputs[:3]
         if found_inf is not None and found_inf.item():
             return
         self._work.launch(

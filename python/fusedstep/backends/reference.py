@@ -105,7 +105,7 @@ class OneStep:
 
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
         self.index = index
-        _, inv_grad_scale, self.found_inf = inputs
+        _, inv_grad_scale, self.found_inf = inputs[:3]
         sign, *values = row
         self.rule = bind(bucket.rule, values)
         compute = bucket.compute_dtype

@@ -70,22 +70,29 @@ class Tables:
         scalars: Tensor,
         inv_grad_scale: Tensor | None,
         found_inf: Tensor | None,
+        capturing: bool = False,
     ) -> dict[str, Tensor]:
         """The arguments of the kernels for one step."""
         if self.scalar_row_of_host is not bucket.rows.scalar_row_of:
+            if capturing:  # page-locked memory for the copy cannot be allocated now
+                raise RuntimeError(
+                    "the step that is captured takes its learning rate, decay or step counts from "
+                    "other places than the step before it. Run one warm-up step before capture, "
+                    "with the same options and the same devices of lr and counters."
+                )
             self.scalar_row_of_host = bucket.rows.scalar_row_of
             self.scalar_row_of = upload(bucket.rows.scalar_row_of, self.device)
         on_host = scalars.device.type == "cpu"
         rows = scalars.to(self.scalar_dtype)
         return {
-            "table": self._table(bucket),
+            "table": self._table(bucket, capturing),
             "scalar_row_of": self.scalar_row_of,
             "scalars": upload(rows, self.device) if on_host else rows,
             "controls": self._controls(inv_grad_scale, found_inf),
         }
 
-    def _table(self, bucket: Bucket) -> Tensor:
-        if devices.is_capturing(self.device):
+    def _table(self, bucket: Bucket, capturing: bool) -> Tensor:
+        if capturing:
             # The graph gets its own copy: gradients may move later. A new plan is made then, and
             # the graph keeps this plan, so one table for graphs is enough.
             assert self.for_graph is not None

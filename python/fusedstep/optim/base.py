@@ -64,7 +64,9 @@ class FusedOptimizer(CheckedOptimizer):
             raise
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
         plan = self._current_plan(param_lists(self))
-        if plan.devices and not plan.captured and check_capture(self._owner(), plan):
+        capturing = any(map(devices.is_capturing, plan.devices))
+        if capturing and not plan.captured:
+            check_capture(self._owner(), plan)
             plan.captured = True
             self._captured.append(plan)
         if plan.counters is not None:
@@ -72,7 +74,7 @@ class FusedOptimizer(CheckedOptimizer):
                 plan, self.param_groups, self._scalars, self._waits_for_device, self._check_steps
             )
             self._prepare_gradients(plan.present_members)
-            self._launch(plan, rows, grad_scale, found_inf)
+            self._launch(plan, rows, grad_scale, found_inf, capturing)
         return loss
 
     def _launch(
@@ -81,10 +83,11 @@ class FusedOptimizer(CheckedOptimizer):
         rows: list[Tensor],
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
+        capturing: bool,
     ) -> None:
         assert plan.counters is not None
         inv_grad_scale = None if grad_scale is None else gradients.inverse(grad_scale)
-        plan.run(rows, inv_grad_scale, found_inf)
+        plan.run(rows, inv_grad_scale, found_inf, capturing)
         plan.count(found_inf)
         if inv_grad_scale is not None:
             params = (member.param for member in plan.present_members)

@@ -12,10 +12,8 @@ from .counters import IntCounters
 from .plan import Owner, Plan
 
 
-def check_capture(owner: Owner, plan: Plan) -> bool:
-    """Whether this step is being captured. Refuses what a graph would replay wrongly."""
-    if not any(map(devices.is_capturing, plan.devices)):
-        return False
+def check_capture(owner: Owner, plan: Plan) -> None:
+    """Called when a step is captured. Refuses what a graph would replay wrongly."""
     for position, member in enumerate(plan.members):
         if not devices.is_capturing(member.param.device):
             raise RuntimeError(
@@ -25,7 +23,6 @@ def check_capture(owner: Owner, plan: Plan) -> bool:
             )
         if plan.counters is not None and not plan.counters.is_on_device(position):
             raise RuntimeError(_why_not(owner, owner.where(member)))
-    return True
 
 
 def refuse_new_plan_while_capturing(

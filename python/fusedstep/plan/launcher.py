@@ -35,6 +35,7 @@ class StepInputs(NamedTuple):
     scalars: Tensor
     inv_grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
+    capturing: bool = False  # whether a CUDA graph captures the step
 
 
 class Launcher(ABC):

@@ -146,10 +146,12 @@ class Plan:
         rows: list[Tensor],
         inv_grad_scale: Tensor | None = None,
         found_inf: Tensor | None = None,
+        capturing: bool = False,
     ) -> None:
-        """Runs a step of every bucket. `rows` holds each bucket's rows of scalars."""
+        """Runs a step of every bucket. `rows` holds each bucket's rows of scalars. `capturing`
+        tells whether a graph captures the step."""
         self._increment_versions(self._written)
-        inputs = [StepInputs(scalars, inv_grad_scale, found_inf) for scalars in rows]
+        inputs = [StepInputs(scalars, inv_grad_scale, found_inf, capturing) for scalars in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
         for own in staged:
             own.copy_in()
