@@ -193,6 +193,18 @@ def replays() -> Lines:
     return lines
 
 
+def one_step(backend: str) -> None:
+    """Two steps, for a profiler."""
+    chosen = ParameterList("counted", ((8192, 2048),) * 12)
+    params = parameters(chosen.tensors(torch.bfloat16, "cuda"))
+    optimizer = RULES[TRAINER].providers_on("cuda")[OURS_TRITON if backend == "triton" else OURS](
+        params
+    )
+    for _ in range(2):
+        optimizer.step()
+    torch.cuda.synchronize()
+
+
 EXPERIMENTS = {"phases": phases, "unit_sizes": unit_sizes, "host": host, "replays": replays}
 
 
@@ -200,11 +212,15 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m bench.first", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--out", type=Path, help="a folder for first.json")
+    parser.add_argument("--one-step", choices=("cuda", "triton"), help="only two steps")
     asked = parser.parse_args()
     device = DEVICES["cuda"]
     if reason := device.why_absent():
         print(reason, file=sys.stderr)
         return 1
+    if asked.one_step:
+        one_step(asked.one_step)
+        return 0
     facts = device.facts()
     print(device.title(facts))
     copy, _ = copy_bandwidth(device, lambda *_: None)

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from bench.assemble import assemble
-from bench.parts import BUILD, ROOT, Parts, program
+from bench.parts import ROOT, Parts, program
 
 KINDS = ("values", "graphs", "budgets", "sizes", "accumulate")
 TESTS = [f"tests/gpu/test_{kind}.py" for kind in KINDS]
@@ -31,19 +31,22 @@ MORE_OPTIONS = {"memcheck": ["--report-api-errors", "no"]}
 TERMINATED = 128 + signal.SIGTERM
 # We leave out transformers' defaults: they are the Trainer's settings and one more kernel.
 SCALED = ("--rules", "adamw", "adafactor-hf-trainer", "adafactor-torch")
-PARTS = ("facts", "tests", "sanitizer", "bench", "waves", "memory", "scaling", "train", "profile")
-# Seconds, twenty minutes together. A part that runs out of time keeps what it has measured. These
-# are estimates from counts, and from times on two cores (AMD EPYC, 2026-11-21), with 3.5 s for each
-# process that imports torch. None was measured on a GPU.
+# `first` is all that a new kind of GPU should show before anything else.
+FIRST = ("facts", "tests", "experiments", "counters", "sanitizer")
+PARTS = (*FIRST, "bench", "memory", "scaling", "train", "profile")
+# What the profiler of the GPU's counters shows of each kernel.
+SECTIONS = ("SpeedOfLight", "WarpStateStats", "SchedulerStats", "MemoryWorkloadAnalysis")
+# Seconds. A part that runs out of time keeps what it has measured.
 LIMITS = {
     "build": 130,  # 98 s on two cores, for three architectures
     "facts": 30,  # three short commands, one of which imports torch
     "tests": 300,  # compiling Triton's kernels, on all cores
+    "experiments": 90,
+    "counters": 60,
     # Two steps without it, 10 s each, but 40 s for Triton if no test has compiled its 78 kernels;
     # eight with it, at about 17 s.
     "sanitizer": 185,
     "bench": 270,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
-    "waves": 55,  # 6 races at 3 + 1.5 s in two processes; copies 5 s; what Triton compiles
     "memory": 70,  # 13 processes at 5 s
     "scaling": 55,  # 9 curves of 3 sizes at 1.3 s, in one process; copies 5 s
     "train": 60,  # 4 processes of 150 steps, at most 60 ms each
@@ -54,12 +57,15 @@ LIMITS = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    add("--parts", nargs="+", choices=(*PARTS, "first"), default=list(PARTS))
     add("--out", type=Path, help="default: bench/results/DATE-GPU")
     add("--workers", type=int, default=12, help="test processes, if pytest-xdist is installed")
     for name, seconds in LIMITS.items():
-        add(f"--{name}-seconds", type=int, default=seconds)
-    return parser.parse_args()
+        note = "0: use what is in build/gpu" if name == "build" else None
+        add(f"--{name}-seconds", type=int, default=seconds, help=note)
+    asked = parser.parse_args()
+    asked.parts = [own for part in asked.parts for own in (FIRST if part == "first" else (part,))]
+    return asked
 
 
 def no_gpu() -> str:
@@ -89,7 +95,8 @@ def tests(parts: Parts, seconds: float, workers: int) -> None:
         command += ["-n", str(max(1, min(workers, os.cpu_count() or 1)))]
     if importlib.util.find_spec("pytest_timeout"):  # a kernel may wait for ever
         command += ["--timeout=200", "--timeout-method=thread"]
-    parts.run("tests", command, seconds)
+    # The processes fill all cores. The reference would start threads of its own in each of them.
+    parts.run("tests", command, seconds, OMP_NUM_THREADS="1")
 
 
 def sanitizer(parts: Parts, seconds: float) -> None:
@@ -130,17 +137,17 @@ def measure(parts: Parts, name: str, seconds: float, *words: str) -> None:
     parts.run(name, [*command, "--out", os.path.relpath(parts.out, ROOT)], seconds)
 
 
-def waves(parts: Parts, seconds: float) -> None:
-    """Races matrices in one launch. This way of launching is off until it proves faster."""
-    from bench.optimizers import RULES
-    from bench.providers import OURS, OURS_TRITON
-
-    race = [sys.executable, "-m", "bench.step", "--device", "cuda"]
-    race += ["--out", os.path.relpath(parts.out / "waves", ROOT), "--providers", OURS, OURS_TRITON]
-    race += ["--lists", "llama-1b", "4096x4096", "--dtypes", "bfloat16"]
-    race += ["--rules", *(rule for rule, entry in RULES.items() if entry.factored)]
-    on = {f"FUSEDSTEP_{backend.upper()}_WAVES": "1" for backend in BACKENDS}
-    parts.run("waves", race, seconds, **on)
+def counters(parts: Parts, seconds: float) -> None:
+    """Reads the GPU's counters for each kernel of a step, for both backends."""
+    profiler = program("ncu")
+    if profiler is None:
+        parts.note("counters", "skipped: no ncu")
+        return
+    options = ["--clock-control", "none", "--kernel-name", "regex:phase", "--launch-skip", "5"]
+    options += ["--launch-count", "6", *(word for own in SECTIONS for word in ("--section", own))]
+    for backend in BACKENDS:
+        command = [profiler, *options, sys.executable, "-m", "bench.first", "--one-step", backend]
+        parts.run(f"counters-{backend}", command, seconds / 2)
 
 
 def main() -> int:
@@ -156,14 +163,20 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # Parts then ends what it runs
     parts = Parts(out)
-    assemble(parts, asked.build_seconds)
-    sys.path.append(str(BUILD))  # `waves` asks the package which rules are factored
+    if asked.build_seconds > 0:
+        assemble(parts, asked.build_seconds)
+    out_here = ["--out", os.path.relpath(out, ROOT)]
     stages = {
         "facts": lambda: facts(parts, asked.facts_seconds),
         "tests": lambda: tests(parts, asked.tests_seconds, asked.workers),
+        "experiments": lambda: parts.run(
+            "experiments",
+            [sys.executable, "-m", "bench.first", *out_here],
+            asked.experiments_seconds,
+        ),
+        "counters": lambda: counters(parts, asked.counters_seconds),
         "sanitizer": lambda: sanitizer(parts, asked.sanitizer_seconds),
         "bench": lambda: measure(parts, "step", asked.bench_seconds),
-        "waves": lambda: waves(parts, asked.waves_seconds),
         "memory": lambda: measure(parts, "memory", asked.memory_seconds),
         "scaling": lambda: measure(parts, "scaling", asked.scaling_seconds, *SCALED),
         "train": lambda: measure(parts, "train", asked.train_seconds, "--steps", "150"),

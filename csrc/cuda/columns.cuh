@@ -94,11 +94,10 @@ __device__ __forceinline__ void sums_of_units(const FactoredTensor<T>& tensor, i
   if (col < cols) {
 #pragma unroll 1
     for (int block = group; block < blocks; block += kAtOnce * groups) {
-      T own_s[kAtOnce], own_h[kAtOnce];
+      T own_s[kAtOnce] = {}, own_h[kAtOnce] = {};
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         const int64_t own = block + k * groups;
-        own_s[k] = own_h[k] = T(0);
         if (own >= blocks) break;
         own_s[k] = from[own * 2 * cols];
         own_h[k] = from[own * 2 * cols + cols];

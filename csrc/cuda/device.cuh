@@ -51,8 +51,24 @@ __device__ __forceinline__ void add_release(int32_t* counter, int32_t amount) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(amount) : "memory");
 }
 
+// Kernels of a step follow one another closely: each may be scheduled when all blocks of the one
+// before have started, and then waits until that one has ended and its writes are visible.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #else
 
+inline void let_next_kernel_start() {}
+inline void wait_for_kernel_before() {}
 inline Shared& shared() { return *reinterpret_cast<Shared*>(sim::shared_memory()); }
 template <class T>
 T* pointer(int64_t address) {

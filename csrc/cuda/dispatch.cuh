@@ -49,12 +49,15 @@ constexpr int kResident =
         ? 1
         : 2;
 
-// One kind of work, one block per entry. A step launches the phases one after another.
+// One kind of work, one block per entry. A step launches the phases one after another. Every block
+// waits, even if it then does nothing: the kernel after the next one relies on it.
 template <Unit kUnit, int P, int G, int M, int V, bool InDouble>
 __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
     phase(const KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
   constexpr int kBatch = G == kAny ? 1 : 2;
+  let_next_kernel_start();
+  wait_for_kernel_before();
   if (found_inf(args)) return;
   const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
   carry_out<kUnit, P, G, M, V, kBatch, T>(args, entry[0], entry[1]);

@@ -64,6 +64,29 @@ void load(const Kernel& kernel, int unit) {
   if (status != cudaSuccess) fail(status, name_of(unit) + " could not be loaded");
 }
 
+// Whether a kernel can be scheduled before the one that it waits for has ended.
+bool can_overlap(int device) {
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "cudaDeviceGetAttribute");
+  return major >= 9;
+}
+
+// With `overlaps`, see wait_for_kernel_before.
+cudaError_t start(const Kernel& kernel, int64_t blocks, const KernelArgs& args, cudaStream_t queue,
+                  bool overlaps) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  const cudaLaunchConfig_t config = {dim3(unsigned(blocks)),
+                                     dim3(unsigned(kernel.threads)),
+                                     size_t(kernel.shared_bytes),
+                                     queue,
+                                     &early,
+                                     overlaps ? 1u : 0u};
+  return cudaLaunchKernelEx(&config, kernel.function, args);
+}
+
 template <class T>
 const T* at(int64_t address) {
   return reinterpret_cast<const T*>(address);
@@ -124,6 +147,7 @@ Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtype
   args_.fields = fields;
   args_.row_length = row_length;
   args_.vectors = kind == 2;
+  can_overlap_ = can_overlap(device);
 }
 
 void Bucket::set_scratch(int64_t cuts, int64_t partials, int64_t sums) {
@@ -185,6 +209,7 @@ void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64
   args.scalar_row_of = at<int64_t>(scalar_row_of);
   args.scalars = at<double>(scalars);
   args.controls = at<double>(controls);
+  bool follows = false;  // a kernel of this step; others do not know that somebody may wait
   for (const KernelLaunch& next : launches_) {
     if (next.unit == kWaves)
       check(cudaMemsetAsync(args.counters, 0, n_counters_ * sizeof(int32_t), queue),
@@ -193,11 +218,8 @@ void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64
       continue;
     args.entries = at<int32_t>(next.entries);
     args.count = next.count;
-    void* arguments[] = {&args};
-    const Kernel& kernel = next.kernel;
-    const cudaError_t status =
-        cudaLaunchKernel(kernel.function, dim3(unsigned(next.blocks)), dim3(kernel.threads), arguments,
-                         kernel.shared_bytes, queue);
+    const cudaError_t status = start(next.kernel, next.blocks, args, queue, follows && can_overlap_);
+    follows = true;
     if (status != cudaSuccess)
       fail(status,
            name_of(next.unit) + " could not be launched on " + std::to_string(next.blocks) + " blocks",

@@ -55,6 +55,7 @@ class Bucket {
   int rule_;
   bool in_double_;
   int kind_, device_;
+  bool can_overlap_ = false;
   KernelArgs args_ = {};
   int64_t n_counters_ = 0;
   std::vector<KernelLaunch> launches_;

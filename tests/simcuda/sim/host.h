@@ -60,6 +60,22 @@ struct cudaFuncAttributes {
   int maxDynamicSharedSizeBytes, preferredShmemCarveout;
 };
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+union cudaLaunchAttributeValue {
+  int programmaticStreamSerializationAllowed;
+};
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+struct cudaLaunchConfig_t {
+  dim3 grid, block;  // CUDA's names for them are macros here
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
 namespace sim {
 
 struct Launch {
@@ -94,6 +110,15 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, vo
   };
   return sim::launch(
       {sim::address_of(kernel), grid, block, shared, stream, arguments[0], sizeof(Argument), call});
+}
+
+// Launches with attributes. The simulator runs kernels one after another, with any attributes.
+template <class Argument>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Argument),
+                               Argument argument) {
+  void* arguments[] = {&argument};
+  return cudaLaunchKernel(kernel, config->grid, config->block, arguments, config->dynamicSmemBytes,
+                          config->stream);
 }
 
 template <class Kernel>
