@@ -65,10 +65,17 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 
+// Makes the compiler keep a number in a register. Without it, a number that is cheap to make from
+// others that are still there may be made again at each use.
+__device__ __forceinline__ void keep(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void keep(double& x) { asm volatile("" : "+d"(x)); }
+
 #else
 
 inline void let_next_kernel_start() {}
 inline void wait_for_kernel_before() {}
+template <class T>
+void keep(T&) {}
 inline Shared& shared() { return *reinterpret_cast<Shared*>(sim::shared_memory()); }
 template <class T>
 T* pointer(int64_t address) {
