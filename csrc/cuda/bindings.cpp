@@ -15,6 +15,7 @@ namespace fusedstep::cuda {
 
 PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   module.attr("CHUNK") = kChunk;
+  module.attr("VALUES") = kValues;
   module.attr("FINGERPRINT") = fingerprint();
   module.def("device_count", &device_count);
   module.def("built_for", &built_for);

@@ -17,9 +17,9 @@ template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
   // Two places for this test: rows of 8192 columns leave no spare register, and for each kind of
   // gradient one of the places spills (nvcc 13.0, sm_80 and sm_90).
-  if (G != kAny && !has_gradient(args.table + index * args.fields)) return;
+  if (G == kAny && !has_gradient(args.table + index * args.fields)) return;
   const FactoredTensor<T> tensor(args, index);
-  if (G == kAny && !has_gradient(tensor.table_row)) return;
+  if (G != kAny && !has_gradient(tensor.table_row)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
@@ -53,7 +53,7 @@ constexpr int kResident =
 // waits, even if it then does nothing: the kernel after the next one relies on it.
 template <Unit kUnit, int P, int G, int M, int V, bool InDouble>
 __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
-    phase(const KernelArgs args) {
+    phase(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
   constexpr int kBatch = G == kAny ? 1 : 2;
   let_next_kernel_start();
@@ -83,7 +83,7 @@ __device__ __forceinline__ void carry_out_one(const KernelArgs& args, Unit kind,
 //
 // D is the dtype of parameters and gradients. All are aligned, with at most 4096 columns.
 template <int D, int M>
-__global__ void __launch_bounds__(kThreads, 1) waves(const KernelArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) waves(const __grid_constant__ KernelArgs args) {
   if (found_inf(args)) return;
   for (;;) {
     if (thread() == 0) {

@@ -23,7 +23,8 @@ __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&stat
 
 // P, G and S are the dtypes of the parameter, the gradient and all states (kNone without states).
 template <int Rule, int P, int G, int S, bool InDouble>
-__global__ void __launch_bounds__(kElementwiseThreads, 2) elementwise(const KernelArgs args) {
+__global__ void __launch_bounds__(kElementwiseThreads, 2)
+    elementwise(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
   constexpr int kStates = RuleOf<Rule, T>::kStates;
   constexpr int kRoom = kStates > 0 ? kStates : 1;  // no array is empty

@@ -14,10 +14,14 @@ constexpr bool is_dtype(int code) {
   return code == kFloat32 || code == kBfloat16 || code == kFloat16 || code == kFloat64;
 }
 
+// How many numbers of scalars a launch takes by value: 8 rows of Adafactor's, so mostly all. Every
+// launch copies them, used or not, so there is no room for more.
+constexpr int kValues = 120;
+
 struct KernelArgs {
   const int64_t* table;          // a row for each tensor, see csrc/plan.h
   const int64_t* scalar_row_of;  // each tensor's row of scalars
-  const double* scalars;         // the gradient's sign, then the rule's
+  const double* scalars;         // rows: the gradient's sign, then the rule's. Null: in `values`
   const double* controls;        // inverse gradient scale, found_inf
   const int32_t* entries;        // of the work list: pairs (tensor, unit); see kWaveEntry for waves
   const Cut* cuts;
@@ -30,6 +34,8 @@ struct KernelArgs {
   int32_t dtypes[kMaxSlots];
   double* exchange;  // sums that the host may add up over processes, see exchange.cuh
   double* sum_u2;    // the same, one per tensor
+  double values[kValues];
 };
+static_assert(sizeof(KernelArgs) <= 4096, "what a kernel takes with every driver and device");
 
 }  // namespace fusedstep::cuda

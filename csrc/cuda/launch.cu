@@ -1,6 +1,7 @@
 // Launches a bucket's kernels on a stream. Nothing here allocates device memory or waits.
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <stdexcept>
 
 #include "../rules/facts.h"
@@ -201,13 +202,15 @@ void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_c
 }
 
 void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls,
-                    int64_t stream, int64_t idle) const {
+                    int64_t stream, int64_t idle, int64_t values) const {
   check_device(device_);
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
   KernelArgs args = args_;
   args.table = at<int64_t>(table);
   args.scalar_row_of = at<int64_t>(scalar_row_of);
-  args.scalars = at<double>(scalars);
+  if (values > kValues) throw std::invalid_argument("too many scalars for a launch");
+  args.scalars = values > 0 ? nullptr : at<double>(scalars);
+  if (values > 0) std::memcpy(args.values, at<double>(scalars), size_t(values) * sizeof(double));
   args.controls = at<double>(controls);
   bool follows = false;  // a kernel of this step; others do not know that somebody may wait
   for (const KernelLaunch& next : launches_) {

@@ -41,9 +41,10 @@ class Bucket {
   bool has_waves() const;
   // Adds one launch for all work on some matrices, before the other launches.
   void waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters);
-  // Runs a step, except the units whose bits are set in `idle`.
+  // Runs a step, except the units whose bits are set in `idle`. The bucket's device is current. If
+  // `values` is not 0, so many numbers at `scalars` are on the host, and go with each launch.
   void launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls, int64_t stream,
-              int64_t idle) const;
+              int64_t idle, int64_t values) const;
 
  private:
   struct KernelLaunch {

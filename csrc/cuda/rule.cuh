@@ -6,8 +6,10 @@
 
 namespace fusedstep::cuda {
 
+// Kernels take their arguments as __grid_constant__, so that the address of `values` makes no copy.
 __device__ __forceinline__ const double* scalars_of(const KernelArgs& args, int64_t tensor) {
-  return args.scalars + args.scalar_row_of[tensor] * args.row_length;
+  const double* rows = args.scalars != nullptr ? args.scalars : args.values;
+  return rows + args.scalar_row_of[tensor] * args.row_length;
 }
 
 // The rule with its scalars, rounded once. The compiler drops loads of unused fields.

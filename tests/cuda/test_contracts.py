@@ -247,11 +247,35 @@ def test_nothing_is_prepared_or_allocated_again_in_a_later_step(
             optimizer.step()
         assert optimizer._plan.launchers is launchers
         assert [[x.data_ptr() for x in own.kept] for own in launchers] == kept
-        assert len(uploaded) == len(launchers)  # scalars
+        assert not uploaded  # launches take the scalars by value
         assert simulator.memsets() == (waves_on == "1" and case is not ADAMW)
         counts.append(dict(calls.count))
     assert counts[0] == counts[1] == counts[2]
     assert not [name for name in counts[0] if "empty" in name or "zeros" in name]
+
+
+@pytest.mark.parametrize("n_groups", [1, 3, 40])
+@each([ADAMW, PART_CAPPED, MOMENTUM])
+def test_scalars_by_value_and_in_memory_give_the_same_bits(n_groups, case, simulator, monkeypatch):
+    """Each group has rows of its own. Those of 40 groups are too many to go by value."""
+    module, found, uploaded = simulated()[0], [], []
+    real = tables.upload
+    monkeypatch.setattr(tables, "upload", lambda x, d: uploaded.append(x.dtype) or real(x, d))
+    for most in (module.VALUES, 0):
+        monkeypatch.setattr(module, "VALUES", most)
+        params = make_params([(7,), (9, 5)] * n_groups)
+        groups = [
+            {"params": params[2 * k : 2 * k + 2], "lr": 1e-3 * (k + 1)} for k in range(n_groups)
+        ]
+        optimizer = case.make(groups, backend="simcuda")
+        for step in range(3):
+            set_grads(params, step)
+            uploaded.clear()
+            optimizer.step()
+        length = 1 + len(optimizer._plan.buckets[0].rule.scalars)
+        assert (F64 in uploaded) == (n_groups * length > most)
+        found.append((optimizer, params))
+    assert_same(*found[0], *found[1])
 
 
 # Any shape.

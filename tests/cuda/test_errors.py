@@ -132,6 +132,8 @@ def test_the_module_itself_refuses_what_no_launch_can_be():
     adamw.add(kinds["ELEMENTWISE"], 0, False, 0, 2**31 - 1)
     with pytest.raises(ValueError, match="too many slots"):
         module.Bucket(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
+    with pytest.raises(ValueError, match="too many scalars for a launch"):
+        adamw.launch(0, 0, 0, 0, 0, 0, module.VALUES + 1)
     for code in (-1, 4, 7):
         with pytest.raises(ValueError, match=f"slot 2 has the dtype code {code}, but kernels know"):
             module.Bucket(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)

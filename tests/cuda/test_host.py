@@ -130,6 +130,20 @@ def test_scalars_and_controls_are_float64(module):
     assert (scalars[0], scalars[len(scalars) // 2]) == (1.0, -1.0)
 
 
+def test_scalars_go_by_value_if_a_launch_has_room(module):
+    seen = []
+
+    def see(work, table, scalar_row_of, scalars, controls, stream, idle, values):
+        seen.append((values, numbers_at(scalars, work.row_length, ctypes.c_double)[0]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded_cuda.Bucket, "launch", see)
+        for n_groups in (1, 2, module.VALUES):
+            started(CASE["adamw"], n_groups * [(3,)], n_groups * ({},))
+    length = module.made[-1].row_length
+    assert seen == [(length, 1.0), (2 * length, 1.0), (0, 1.0)]
+
+
 def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, monkeypatch):
     here, guarded, recorded = [types.SimpleNamespace(cuda_stream=77)], [], []
 

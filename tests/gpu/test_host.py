@@ -203,14 +203,16 @@ def test_only_what_changed_is_copied_again(case, uploaded, backend):
         own = {id(bucket.table): "table", id(bucket.rows.scalar_row_of): "scalar_row_of"}
         return sorted(own.get(id(tensor), "scalars") for tensor in uploaded)
 
-    for _ in range(3):  # a row for each group, which changes at every step
-        assert copied() == ["scalars"]
+    # A row for each group, which changes at every step. CUDA's launches take it by value.
+    always = ["scalars"] if backend.name == "triton" else []
+    for _ in range(3):
+        assert copied() == always
     params[1].grad = params[1].grad.clone()
-    assert copied() == ["scalars", "table"]
-    assert copied() == ["scalars"]
+    assert copied() == [*always, "table"]
+    assert copied() == always
     optimizer.state[params[0]]["step"] += 5
-    assert copied() == ["scalar_row_of", "scalars"]
-    assert copied() == ["scalars"]
+    assert copied() == ["scalar_row_of", *always]
+    assert copied() == always
 
 
 @each(CASES)

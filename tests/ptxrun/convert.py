@@ -13,7 +13,7 @@ from . import floats
 from .bits import moved_by
 from .decode import TYPES, WORD, Action, Decoder, Type, instruction
 from .faults import Fault
-from .syntax import LOCAL_WINDOW, SHARED_WINDOW
+from .syntax import LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW
 
 Array = NDArray[Any]
 
@@ -194,9 +194,9 @@ def convert_address(d: Decoder) -> Action:
     space = d.take("global", "shared", "local", "param", "shared::cta")
     type_ = d.type()
     d.finish(2)
-    if space is None or space == "param" or type_.bits != 64:
+    if space is None or type_.bits != 64:
         raise d.unknown()
-    window = {"global": 0, "local": LOCAL_WINDOW}.get(space, SHARED_WINDOW)
+    window = {"global": 0, "local": LOCAL_WINDOW, "param": PARAM_WINDOW}.get(space, SHARED_WINDOW)
     shift = np.uint64(-window % (1 << 64) if to_space else window)
     target, source = d.target(0, 64), d.source(1, type_)
     return d.elementwise(lambda a: a + shift, target, 64, (source,), (TYPES["u64"],))

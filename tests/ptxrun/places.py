@@ -14,12 +14,13 @@ from .cta_races import Kind
 from .decode import TYPES, Decoder
 from .faults import Fault
 from .memory import LINE
-from .syntax import LOCAL_WINDOW, SHARED_WINDOW, Address, Register
+from .syntax import LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Address, Register
 
 Array = NDArray[Any]
 Lanes = NDArray[np.int64]
 
 SPACES = ("global", "shared", "shared::cta", "local", "param", "param::entry", "const")
+WINDOWS = {"local": LOCAL_WINDOW, "shared": SHARED_WINDOW, "param": PARAM_WINDOW}
 SCOPES = ("cta", "cluster", "gpu", "sys")
 ORDERS = ("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
 CACHE_HINTS = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified")
@@ -103,7 +104,7 @@ def locate(cta: Cta, place: Place, lanes: Lanes) -> tuple[str, Lanes]:
     addresses = base.astype(np.int64) + place.offset
     if place.space:
         return place.space, addresses
-    for space, window in (("local", LOCAL_WINDOW), ("shared", SHARED_WINDOW)):
+    for space, window in WINDOWS.items():
         inside = (addresses >= window) & (addresses < 2 * window)
         if inside.all():
             return space, addresses - window

@@ -10,9 +10,10 @@ from .faults import Fault
 LITERAL = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|\d+)U?$")
 INTEGER_MASK = (1 << 64) - 1
 
-# The windows of shared and local memory in generic addresses. Real addresses are far below.
+# The windows of memory that is not global in generic addresses. Real addresses are far below.
 SHARED_WINDOW = 1 << 60
 LOCAL_WINDOW = 1 << 61
+PARAM_WINDOW = 1 << 59
 
 SPECIAL_REGISTERS = {
     f"%{name}.{axis}": 32 for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"

@@ -170,6 +170,25 @@ def test_structs_and_small_types_come_as_parameters() -> None:
     assert out.tolist() == [7, 9, 0x3FC00000, -5]
 
 
+def test_a_generic_address_may_be_one_of_parameters() -> None:
+    text = """.visible .entry k(.param .align 8 .b8 s[24]) {
+    .reg .b64 %d<6>; .reg .b32 %r<4>; .reg .pred %p<1>;
+    ld.param.u64 %d0, [s]; mov.b64 %d1, s; cvta.param.u64 %d2, %d1; add.u64 %d2, %d2, 8;
+    mov.u32 %r0, %tid.x; cvt.u64.u32 %d3, %r0; shl.b64 %d3, %d3, 2; add.u64 %d4, %d2, %d3;
+    ld.b32 %r1, [%d4]; add.u64 %d5, %d0, %d3; st.b32 [%d5], %r1; STORE }"""
+    out = np.zeros(4, np.int32)
+    struct = np.array([out.ctypes.data, 7 | 9 << 32, 5 | 6 << 32], np.uint64)
+    memory = Memory()
+    memory.add(out, "out")
+    run(Kernel(text.replace("STORE", "")), 1, 4, [struct], memory)
+    assert out.tolist() == [7, 9, 5, 6]
+    with pytest.raises(Fault, match="param memory is not modelled"):
+        run(Kernel(text.replace("STORE", "st.b32 [%d4], %r1;")), 1, 4, [struct], memory)
+    outside = text.replace("add.u64 %d2, %d2, 8;", "add.u64 %d2, %d2, 4096;").replace("STORE", "")
+    with pytest.raises(Fault, match="out of bounds of the parameters"):
+        run(Kernel(outside), 1, 4, [struct], memory)
+
+
 def test_local_memory_belongs_to_each_thread() -> None:
     text = (
         CELL

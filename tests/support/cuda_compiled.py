@@ -32,7 +32,7 @@ class Facts:
     spilled: int  # bytes of stack and other local memory for each thread
     loads: Counter[int] = field(default_factory=Counter)
     stores: Counter[int] = field(default_factory=Counter)
-    generic: int = 0  # accesses that the compiler did not know to be to global memory
+    generic: int = 0  # not known to be to global memory; loads of float64 are not counted
 
 
 def module_file() -> Path | None:
@@ -99,7 +99,9 @@ def with_accesses(
             words = match["more"].split(".")
             size = next((SIZES[word] for word in words if word in SIZES), 4)
             (loads if match["what"].startswith("LD") else stores)[size] += 1
-            generic[match["what"]] += len(match["what"]) == 2
+            # Scalars are float64, in global memory or among the arguments.
+            is_scalar = match["what"] == "LD" and size == 8
+            generic[match["what"]] += len(match["what"]) == 2 and not is_scalar
     return {
         name: Facts(facts.registers, facts.spilled, *counts[name][:2], counts[name][2].total())
         for name, facts in own.items()

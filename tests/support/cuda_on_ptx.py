@@ -42,15 +42,19 @@ def fields_of_args() -> list[tuple[str, Any]]:
     """The members of `struct KernelArgs`, read from its header, so that the two cannot differ."""
     text = (CSRC / "cuda" / "kernel_args.h").read_text() + (CSRC / "plan.h").read_text()
     body = re.sub(r"//[^\n]*", "", text[text.index("struct KernelArgs {") :].split("};")[0])
-    slots = int(re.search(r"kMaxSlots = (\d+)", text)[1])
+    lengths = dict(re.findall(r"constexpr int (\w+) = (\d+);", text))
     found: list[tuple[str, Any]] = []
     for line in body.split("{")[1].split(";")[:-1]:
         kind, names = re.match(r"\s*(?:const )?(\w+\*?) (.*)", line, re.S).groups()
         for name in names.split(","):
-            whole = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32}
+            whole = {
+                "int64_t": ctypes.c_int64,
+                "int32_t": ctypes.c_int32,
+                "double": ctypes.c_double,
+            }
             own = ctypes.c_void_p if kind.endswith("*") else whole[kind]
-            is_array = name.strip().endswith("[kMaxSlots]")
-            found.append((name.strip().split("[")[0], own * slots if is_array else own))
+            name, _, length = name.strip().rstrip("]").partition("[")
+            found.append((name, own * int(lengths[length]) if length else own))
     return found
 
 

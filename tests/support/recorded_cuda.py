@@ -45,14 +45,15 @@ class Bucket:
         assert not self.phases
         self.in_waves = numbers_at(entries, cut.WAVE_ENTRY * count), n_counters
 
-    def launch(self, table, scalar_row_of, scalars, controls, stream, idle):
+    def launch(self, table, scalar_row_of, scalars, controls, stream, idle, values):
+        assert 0 <= values <= self.module.VALUES
         self.module.launched.append((self, (table, scalar_row_of, scalars, controls), stream, idle))
         if self.module.fails:
             raise RuntimeError(self.module.fails)
 
 
 class Module:
-    CHUNK = 8192
+    CHUNK, VALUES = 8192, 120
 
     def __init__(self):
         self.made, self.launched, self.unusable, self.fails = [], [], {}, ""

@@ -49,7 +49,7 @@ class CudaLauncher(work.DeviceLauncher):
     """A bucket of `csrc/cuda`: its tables and launches."""
 
     def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
-        super().__init__(backend, bucket, exchanged)
+        super().__init__(backend, bucket, exchanged, module.VALUES)
         self.native = module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -96,11 +96,14 @@ class CudaLauncher(work.DeviceLauncher):
             self._add(listed.kind.name, listed.kind.width, listed.aligned, ordered)
 
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+        scalars = current["scalars"]
+        on_host = scalars.device.type == "cpu" and scalars.numel() <= self.tables.by_value
         try:
             self.native.launch(
                 *(current[name].data_ptr() for name in STEP_ARGS),
                 0 if stream is None else stream.cuda_stream,
                 sum(1 << UNITS.index(kind) for kind in idle),
+                scalars.numel() if on_host else 0,
             )
         except RuntimeError as error:
             raise RuntimeError(failure(self.backend, self.bucket, error)) from error

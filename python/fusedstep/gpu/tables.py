@@ -49,10 +49,10 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 class Tables:
     """The tables of a bucket that can change between steps: `table`, `scalar_row_of`, `scalars`,
-    `controls`."""
+    `controls`. Up to `by_value` scalars stay on the host if they are there: a launch takes them."""
 
-    def __init__(self, bucket: Bucket) -> None:
-        self.device = bucket.device
+    def __init__(self, bucket: Bucket, by_value: int = 0) -> None:
+        self.device, self.by_value = bucket.device, by_value
         self.scalar_dtype = devices.widest_float(bucket.device)
         self.table = self.scalar_row_of = torch.empty(0, device=self.device)
         self.scalar_row_of_host: Tensor | None = None  # what `scalar_row_of` is a copy of
@@ -82,12 +82,13 @@ class Tables:
                 )
             self.scalar_row_of_host = bucket.rows.scalar_row_of
             self.scalar_row_of = upload(bucket.rows.scalar_row_of, self.device)
-        on_host = scalars.device.type == "cpu"
         rows = scalars.to(self.scalar_dtype)
+        if scalars.device.type == "cpu" and scalars.numel() > self.by_value:
+            rows = upload(rows, self.device)
         return {
             "table": self._table(bucket, capturing),
             "scalar_row_of": self.scalar_row_of,
-            "scalars": upload(rows, self.device) if on_host else rows,
+            "scalars": rows,
             "controls": self._controls(inv_grad_scale, found_inf),
         }
 

@@ -33,10 +33,12 @@ OF_OTHER_STAGES = {
 class DeviceLauncher(Launcher):
     """What all launches of a bucket read besides its tensors. Each backend adds its launches."""
 
-    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+    def __init__(
+        self, backend: Backend, bucket: Bucket, exchanged: bool, by_value: int = 0
+    ) -> None:
         super().__init__(backend, bucket)
         self.device = bucket.device
-        self.tables = tables.Tables(bucket)
+        self.tables = tables.Tables(bucket, by_value)
         self.kept: list[Tensor] = []  # work lists and scratch
         self.stream = tables.current_stream(bucket.device)
         self.is_exchanged = exchanged and bucket.rule.factored
