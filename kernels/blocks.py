@@ -19,7 +19,8 @@ UNIT_SIZES = cut.UnitSizes(
     chunk_cols=8192,
     flat_width=2048,
     column_widths=(COLUMNS_WIDTH,),
-    element_widths=(32, 256, 512),
+    # A bfloat16 row of 512 columns is 1 KiB: too short for the full speed of memory.
+    element_widths=(32, 256, 1024),
     unit=cut.Height(256, 256),
     # So many fit on 128 multiprocessors: an H100 has 132.
     programs={32: 256, 256: 256, 1024: 1024, 2048: 512, 4096: 256, 8192: 128},
@@ -28,7 +29,7 @@ UNIT_SIZES = cut.UnitSizes(
     wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 2048)),
     wave_cols=(33, 4096),
     waves_ahead=1,
-    update_elements=32768,
+    update_elements=131072,
     update_programs=512,
     least_update_elements=4096,
     padded=True,
@@ -110,7 +111,7 @@ def factored(
         registers = None
     if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
-    tile = 2048 if aligned or width < 512 else 1024
-    if name == "UPDATE" and width == 512 and aligned and stored_bytes == 2:
+    tile = 2048 if aligned or width < 1024 else 1024
+    if width == 1024 and aligned and stored_bytes == 2:
         tile = 4096  # as many bytes in flight as with 4-byte numbers
     return Block(width, tile, 8, registers)

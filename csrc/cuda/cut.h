@@ -7,7 +7,7 @@
 
 namespace fusedstep::cuda {
 
-constexpr int kChunk = 8192;  // elements in a unit of an elementwise rule
+constexpr int kChunk = 4096;  // elements in a unit of an elementwise rule
 constexpr int kTinyElements = 64;  // at most, of a matrix that one thread takes
 constexpr int kTinyMatrices = 512;  // in a unit
 constexpr int kVectorUnit = 16384;  // elements of a vector in a unit

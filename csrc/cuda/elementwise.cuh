@@ -9,7 +9,13 @@
 
 namespace fusedstep::cuda {
 
-constexpr int kElementwiseThreads = 256;
+constexpr int kElementwiseThreads = 128;
+
+// Blocks that should fit on a multiprocessor: with so many, enough bytes are on their way.
+template <int P, bool InDouble>
+constexpr int kElementwiseResident = InDouble         ? 2
+                                     : P == kBfloat16 ? 7
+                                                      : 5;
 
 // Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
 template <int P, int G, int S>

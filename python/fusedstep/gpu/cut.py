@@ -44,7 +44,7 @@ SUMS_AT_ONCE = 4096  # that a program of COLUMNS adds up, if its tile is not the
 TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
 TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
-CHUNK = 8192  # elements of a C++ block, for elementwise rules
+CHUNK = 4096  # elements of a C++ block, for elementwise rules
 WAVE_ENTRY = 8  # numbers in an entry of the waves, see waves.py
 # With so many units for each program, it does not matter much that some programs get one more.
 MANY_ROUNDS = 4
