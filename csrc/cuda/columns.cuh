@@ -49,6 +49,9 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
   const int length = threads.per_row * N;
   T* s_sums = reinterpret_cast<T*>(shared().work);
   T* h_sums = s_sums + groups * length;
+  // Threads side by side store N columns apart, which would be N conflicts of banks. So columns of
+  // each run of 32 are exchanged, in another way for each of N runs.
+  auto place = [](int c) { return c ^ (c / kWarp & (N - 1)); };
 #pragma unroll
   for (int strip = 0; strip < Columns / N; ++strip) {
 #pragma unroll
@@ -59,18 +62,20 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
         h_sum += __shfl_xor_sync(kAllLanes, h_sum, offset);
       }
       if (!in_warp || thread() % kWarp < threads.per_row) {
-        s_sums[group * length + threads.column_of(k)] = s_sum;
-        h_sums[group * length + threads.column_of(k)] = h_sum;
+        const int at = group * length + place(threads.column_of(k));
+        s_sums[at] = s_sum;
+        h_sums[at] = h_sum;
       }
     }
     __syncthreads();
     for (int c = thread(); c < length; c += kThreads) {
       const int col = threads.strip_begin(strip) + c;
       if (col >= threads.width) break;
-      T s_sum = s_sums[c], h_sum = h_sums[c];
+      const int at = place(c);
+      T s_sum = s_sums[at], h_sum = h_sums[at];
       for (int other = 1; other < groups; ++other) {
-        s_sum += s_sums[other * length + c];
-        h_sum += h_sums[other * length + c];
+        s_sum += s_sums[other * length + at];
+        h_sum += h_sums[other * length + at];
       }
       take(col, s_sum, h_sum);
     }

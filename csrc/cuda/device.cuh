@@ -51,8 +51,15 @@ __device__ __forceinline__ void add_release(int32_t* counter, int32_t amount) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(amount) : "memory");
 }
 
+// Makes the compiler keep a number in a register. Without it, a number that is cheap to make from
+// others that are still there may be made again at each use.
+__device__ __forceinline__ void keep(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void keep(double& x) { asm volatile("" : "+d"(x)); }
+
 #else
 
+template <class T>
+void keep(T&) {}
 inline Shared& shared() { return *reinterpret_cast<Shared*>(sim::shared_memory()); }
 template <class T>
 T* pointer(int64_t address) {

@@ -18,10 +18,10 @@ enum class Rows {
 template <int Batch, class T>
 struct RowSums {
   static constexpr int kLanes = kWarp / Batch;  // lanes of a warp for the same row
+  static constexpr int kBuffer = Batch * kWarps;
 
   int per_row, own, lane, warps;
   int from, to;  // places of warps' sums: the first that this lane reads, the one that it writes
-  int turn = 0;  // two buffers: one batch's sums are read while the next batch's are written
 
   __device__ __forceinline__ explicit RowSums(int per_row)
       : per_row(per_row), own(thread() % Batch), lane(thread() % kWarp), warps(per_row / kWarp) {
@@ -30,19 +30,35 @@ struct RowSums {
     to = own * kWarps + warp;
   }
 
-  __device__ __forceinline__ T operator()(T (&part)[Batch]) {
+  // Each step halves the rows that a lane adds up: it gives half of them away and keeps the other.
+  template <int kRows>
+  __device__ __forceinline__ void scatter(T (&part)[Batch]) const {
+    if constexpr (kRows > 1) {
+      constexpr int kOffset = Batch / kRows;
+      const bool odd = own & kOffset;
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      if (offset >= per_row) continue;
-#pragma unroll
-      for (int b = 0; b < Batch; ++b) part[b] += __shfl_xor_sync(kAllLanes, part[b], offset);
+      for (int b = 0; b < kRows / 2; ++b) {
+        const T even_row = part[2 * b], odd_row = part[2 * b + 1];
+        part[b] =
+            (odd ? odd_row : even_row) + __shfl_xor_sync(kAllLanes, odd ? even_row : odd_row, kOffset);
+      }
+      scatter<kRows / 2>(part);
     }
+  }
+
+  __device__ __forceinline__ T operator()(T (&part)[Batch]) {
+    scatter<Batch>(part);
     T sum = part[0];
 #pragma unroll
-    for (int b = 1; b < Batch; ++b) sum = own == b ? part[b] : sum;
-    if (per_row <= kWarp) return sum;
-    T* sums = reinterpret_cast<T*>(shared().work) + turn * Batch * kWarps;
-    turn = 1 - turn;
+    for (int offset = kWarp / 2; offset >= Batch; offset /= 2) {
+      if (offset >= per_row) continue;
+      sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    }
+    if (per_row <= kWarp) {
+      __syncwarp();  // as __syncthreads() below: all lanes have loaded what one of them will store
+      return sum;
+    }
+    T* sums = reinterpret_cast<T*>(shared().work);
     if (lane < Batch) sums[to] = sum;
     __syncthreads();
     // Each lane adds up the sums of a few warps. Then the lanes of a row add up theirs.
@@ -52,9 +68,14 @@ struct RowSums {
 #pragma unroll
     for (int offset = Batch; offset < kWarp; offset *= 2)
       sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    // The next batch's sums go to another buffer: other warps may still read these.
+    from ^= kBuffer;
+    to ^= kBuffer;
     return sum;
   }
 };
+
+constexpr int kNoRow = 1 << 30;  // past every band
 
 // G is the dtype of the gradient. A thread has 8 * V columns, or 4 in float64.
 template <int G, int V, Rows kRows, int kBatches, class T>
@@ -71,46 +92,67 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
   const Arrangement<kColumns, N, G != kAny> threads(band.width);
   const int step = kBatch * threads.rows;
   const int64_t first_row = band.matrix * tensor.rows() + band.first;
-  const Slot<G> g = tensor.template slot<G>(1).from(band.place(tensor) + threads.row * cols);
-  const Slot<kAny> moments = tensor.template slot<kAny>(2).from(first_row);
   const Adafactor<T> rule = tensor.rule();
   const T scale = tensor.gradient_scale();
   const bool as_it_is = scale * scale == T(1);  // only squares are used, so the sign is not
+  const T per_column = div(T(1), T(cols));
   RowSums<kBatch, T> row_sums(threads.per_row);
   // A thread computes the moment of one row of a batch. Other threads compute the same one; only
   // one stores it.
   const int own = row_sums.own * threads.rows + threads.row;
-  const int first_lane = row_sums.lane & -(threads.per_row < kWarp ? threads.per_row : kWarp);
-  const bool sees_to = threads.column % kWarp < kBatch, stores = threads.column < kBatch;
+  const bool stores = threads.column < kBatch;
+  T* const sums_of_chunks =
+      tensor.partials() + (kRows == Rows::kSum ? (first_row + own) * cut.chunks + band.chunk : 0);
+
+  // Addresses move from row to row by addition, which is cheaper than a product for each load. They
+  // are numbers, because nvcc 13.0 does not come to an end with pointers that a loop moves.
+  const int column = kAhead ? threads.column_of(0) : 0;
+  const Slot<G> g = tensor.template slot<G>(1).from(band.place(tensor) + threads.row * cols + column);
+  int64_t next_row = reinterpret_cast<int64_t>(g.base);
+  const int64_t row_bytes = threads.rows * cols * item_bytes<G>(g.dtype);
+  const Slot<kAny> moments = tensor.template slot<kAny>(2).from(first_row + own);
+  int64_t moment_at = reinterpret_cast<int64_t>(moments.base);
+  const int moment_bytes = step * item_bytes<kAny>(moments.dtype);
+
+  // The first row of the thread's vectors. Those that are right of the band have none.
+  int first_of[kStrips];
+#pragma unroll
+  for (int strip = 0; strip < kStrips; ++strip)
+    first_of[strip] = threads.strip_begin(strip) + column < band.width ? threads.row : kNoRow;
 
   Vector<G, T, N> next[kBatch][kStrips];
   OneStored<T, kAhead> next_moment;
-  auto fetch = [&](int top) {
+  // Loads a batch and this thread's moment. `left` rows are left, and `moment` is where the
+  // thread's one is.
+  auto fetch = [&](int left, int64_t moment) {
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
+      const Slot<G> row{pointer<char>(next_row), g.dtype};
 #pragma unroll
       for (int strip = 0; strip < kStrips; ++strip) {
-        if (top + b * threads.rows + threads.row < band.rows)
-          threads.load(g, (top + b * threads.rows) * cols, strip, next[b][strip]);
-        else
+        if (b * threads.rows + first_of[strip] >= left)
           next[b][strip].clear();
+        else if constexpr (kAhead)
+          row.load(threads.strip_begin(strip), next[b][strip]);
+        else
+          threads.load(row, 0, strip, next[b][strip]);
       }
+      next_row += row_bytes;
     }
-    if (kRows != Rows::kSum && sees_to && top + own < band.rows) next_moment.load(moments, top + own);
+    if (kRows != Rows::kSum && own < left) next_moment.load(pointer<char>(moment), moments.dtype);
   };
 
   T s[kColumns] = {}, h[kColumns] = {};
-  if (kAhead) fetch(0);
+  if (kAhead) fetch(band.rows, moment_at);
 #pragma unroll 1
-  for (int top = 0; top < band.rows; top += step) {
-    if (!kAhead) fetch(top);
+  for (int left = band.rows; left > 0; left -= step) {
+    if (!kAhead) fetch(left, moment_at);
     T square[kBatch][kColumns], part[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b)
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) square[b][c] = next[b][c / N][c % N];
     const T old = next_moment.value(moments.dtype);
-    if (kAhead && top + step < band.rows) fetch(top + step);
     if (!as_it_is) {
 #pragma unroll
       for (int b = 0; b < kBatch; ++b)
@@ -119,31 +161,33 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      part[b] = T(0);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         square[b][c] *= square[b][c];
-        part[b] += square[b][c];
+        keep(square[b][c]);
+        part[b] = c == 0 ? square[b][0] : part[b] + square[b][c];
       }
     }
+    if (kAhead && left > step) fetch(left - step, moment_at + moment_bytes);
 
-    const bool is_row = top + own < band.rows;
+    const bool is_row = own < left;
     T moment = old;
     if constexpr (kRows != Rows::kKnown) {
       const T sum = row_sums(part);
       if constexpr (kRows == Rows::kSum) {
-        if (stores && is_row)
-          tensor.partials()[(first_row + top + own) * cut.chunks + band.chunk] = sum;
+        if (stores && is_row) sums_of_chunks[int64_t(band.rows - left) * cut.chunks] = sum;
         continue;
       }
-      moment = round_to_storage(moments.dtype, rule.second_moment(old, div(sum, T(cols))));
-      if (stores && is_row) moments.store_one(top + own, moment);
+      moment = rule.second_moment(old, sum * per_column);
+      if (moments.dtype != kFloat32) moment = round_to_storage(moments.dtype, moment);
+      if (stores && is_row) Slot<kAny>{pointer<char>(moment_at), moments.dtype}.store_one(0, moment);
     }
+    moment_at += moment_bytes;
     // Rows past the end add nothing: their squares are zero.
-    const T own_inverse = is_row ? rule.inverse(moment) : T(1);
+    const T own_inverse = rule.inverse(is_row ? moment : T(1));
     T inverse[kBatch];
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) inverse[b] = __shfl_sync(kAllLanes, own_inverse, first_lane + b);
+    for (int b = 0; b < kBatch; ++b) inverse[b] = __shfl_sync(kAllLanes, own_inverse, b, kBatch);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       T all = square[0][c], weighted = square[0][c] * inverse[0];
@@ -162,10 +206,11 @@ __device__ __forceinline__ void statistics(const FactoredTensor<T>& tensor, int 
   __syncthreads();  // other threads stored the moments that are read below
   double sum_of_rows = 0.0;
   if constexpr (kRows == Rows::kMake) {
+    const Slot<kAny> all = tensor.template slot<kAny>(2).from(first_row);
     double least_row = INFINITY;
 #pragma unroll 1
     for (int row = thread(); row < band.rows; row += kThreads) {
-      const double moment = double(moments.template load_one<T>(row));
+      const double moment = double(all.template load_one<T>(row));
       sum_of_rows += moment;
       if (moment < least_row) least_row = moment;
     }

@@ -227,10 +227,9 @@ template <class T, bool kBits>
 struct OneStored {
   uint32_t bits = 0;
 
-  __device__ __forceinline__ void load(const Slot<kAny>& slot, int64_t i) {
-    const char* from = slot.at(i);
-    bits = slot.dtype == kFloat32 ? *reinterpret_cast<const uint32_t*>(from)
-                                  : *reinterpret_cast<const uint16_t*>(from);
+  __device__ __forceinline__ void load(const char* from, int dtype) {
+    bits = dtype == kFloat32 ? *reinterpret_cast<const uint32_t*>(from)
+                             : *reinterpret_cast<const uint16_t*>(from);
   }
   __device__ __forceinline__ T value(int dtype) const {
     return T(dtype == kFloat32    ? from_bits(bits)
@@ -243,8 +242,8 @@ template <class T>
 struct OneStored<T, false> {
   T number = T(0);
 
-  __device__ __forceinline__ void load(const Slot<kAny>& slot, int64_t i) {
-    number = slot.template load_one<T>(i);
+  __device__ __forceinline__ void load(const char* from, int dtype) {
+    number = load_one<kAny, T>(from, dtype);
   }
   __device__ __forceinline__ T value(int) const { return number; }
 };
