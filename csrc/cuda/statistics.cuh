@@ -54,7 +54,10 @@ struct RowSums {
       if (offset >= per_row) continue;
       sum += __shfl_xor_sync(kAllLanes, sum, offset);
     }
-    if (per_row <= kWarp) return sum;
+    if (per_row <= kWarp) {
+      __syncwarp();  // as __syncthreads() below: all lanes have loaded what one of them will store
+      return sum;
+    }
     T* sums = reinterpret_cast<T*>(shared().work);
     if (lane < Batch) sums[to] = sum;
     __syncthreads();
