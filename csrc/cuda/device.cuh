@@ -51,6 +51,20 @@ __device__ __forceinline__ void add_release(int32_t* counter, int32_t amount) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(amount) : "memory");
 }
 
+// Kernels of a step follow one another closely: each may be scheduled when all blocks of the one
+// before have started, and then waits until that one has ended and its writes are visible.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Makes the compiler keep a number in a register. Without it, a number that is cheap to make from
 // others that are still there may be made again at each use.
 __device__ __forceinline__ void keep(float& x) { asm volatile("" : "+f"(x)); }
@@ -58,6 +72,8 @@ __device__ __forceinline__ void keep(double& x) { asm volatile("" : "+d"(x)); }
 
 #else
 
+inline void let_next_kernel_start() {}
+inline void wait_for_kernel_before() {}
 template <class T>
 void keep(T&) {}
 inline Shared& shared() { return *reinterpret_cast<Shared*>(sim::shared_memory()); }
