@@ -215,6 +215,7 @@ def finish_columns(args, tensor, batch, tile, col, mean, mean_square, h, CFG: tl
     stored = new_moment(old, mean_square, decay_rates, CFG.DTYPES[3])
     tl.store(col_at, stored, ok)
     moment = stored.to(CFG.T)
+    tl.store(memory.col_factors(args, tensor, batch, cols) + col, rules.col_factor(moment), ok)
     sum_u2 = tl.where(ok, rules.col_sum_u2(h, moment, mean), 0.0)
     at = batch * memory.cut(args, tensor, memory.TILES) + tile
     tl.store(memory.sums(args, tensor, memory.U_AT) + at, tl.sum(sum_u2, 0).to(CFG.W))

@@ -1,6 +1,6 @@
 """Adafactor on matrices, once their moments are known. A unit is a few rows of a matrix.
 
-Column factors are computed once per run of columns, row factors once per tile.
+COLUMNS has left the factors of columns. Those of rows are computed once per tile.
 """
 
 import triton
@@ -74,11 +74,11 @@ def sum_u2(args, tensor, unit, CFG: tl.constexpr):
             scale = memory.gradient_scale(args, tensor, CFG)
             g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols
             row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
-            col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols
+            factor_at = memory.col_factors(args, tensor, batch, cols)
             total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
             for start in range(left, right, CFG.WIDTH):
                 col = start + tl.arange(0, CFG.WIDTH)
-                c = rules.col_factor(tl.load(col_at + col, col < cols, other=1.0).to(CFG.T))
+                c = tl.load(factor_at + col, col < cols, other=0.0)
                 for top in range(0, count, CFG.HEIGHT):
                     row = top + tl.arange(0, CFG.HEIGHT)
                     mask = (row < count)[:, None] & (col < cols)[None, :]
@@ -109,11 +109,11 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     writer = whole.writer(args, tensor, table_row, CFG)
     g_at = memory.slot(table_row, 1, CFG)
     row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
-    col_at = memory.slot_anywhere(table_row, 3, CFG) + batch * cols
+    factor_at = memory.col_factors(args, tensor, batch, cols)
     total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     for start in range(left, right, CFG.WIDTH):
         col = start + tl.arange(0, CFG.WIDTH)
-        c = rules.col_factor(tl.load(col_at + col, col < cols, other=1.0).to(CFG.T))
+        c = tl.load(factor_at + col, col < cols, other=0.0)
         for top in range(0, count, CFG.HEIGHT):
             row = top + tl.arange(0, CFG.HEIGHT)
             mask = (row < count)[:, None] & (col < cols)[None, :]

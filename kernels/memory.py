@@ -31,6 +31,7 @@ UPDATE_ROWS = _place("update_rows")
 UPDATE_BLOCKS = _place("update_blocks")
 EXCHANGE_AT = _place("exchange_at")
 PARTIALS_AT = _place("partials_at")
+COL_FACTORS_AT = _place("col_factors_at")
 STEP_AT = _place("step_at")
 P_AT = _place("p_at")
 P_COUNT = _place("p_count")
@@ -137,6 +138,14 @@ def sums(args, tensor, place):
 @triton.jit
 def partials(args, tensor):
     return args[5] + cut(args, tensor, PARTIALS_AT)
+
+
+@triton.jit
+def col_factors(args, tensor, batch, cols):
+    """The factors of a matrix's columns, which COLUMNS leaves to the second read."""
+    at = tl.load(args[1] + tensor * CUT_FIELDS + PARTIALS_AT)
+    more = tl.load(args[1] + tensor * CUT_FIELDS + COL_FACTORS_AT)
+    return args[5] + tl.multiple_of(at, 8) + tl.multiple_of(more, 8) + batch * cols
 
 
 @triton.jit

@@ -20,9 +20,11 @@ struct Columns {
         mean(mean),
         slot(tensor.template slot<kAny>(3).from(matrix * tensor.cols())) {}
 
-  // A column's moment and part of sum(u^2), from the mean of its g^2 and the sum of its g^2 / row.
+  // A column's moment, factor and part of sum(u^2), from the mean of its g^2 and the sum of its
+  // g^2 / row.
   __device__ __forceinline__ void finish(int64_t col, T mean_square, T h) {
     const T moment = tensor.update_moment(slot, col, mean_square);
+    tensor.col_factors(matrix)[col] = tensor.rule().col_factor(moment);
     sum_u2 += double(tensor.rule().col_sum_u2(h, moment, mean));
     if (double(moment) < least) least = double(moment);
   }

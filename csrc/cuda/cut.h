@@ -60,8 +60,8 @@ constexpr const char* kUnitNames[] = {
 };
 
 // One tensor's numbers in a table that kernels read, in this order. `*_at` are offsets in the
-// scratch for sums. Only `partials_at` is an offset in the scratch for column sums, and
-// `exchange_at` one in the buffer of exchanged sums.
+// scratch for sums. Only `partials_at` is an offset in the scratch for column sums, `col_factors_at`
+// one from there, and `exchange_at` one in the buffer of exchanged sums.
 struct Cut {
   int64_t unit_rows;
   int64_t row_blocks;
@@ -73,6 +73,7 @@ struct Cut {
   int64_t update_blocks;
   int64_t exchange_at;
   int64_t partials_at;
+  int64_t col_factors_at;  // of columns, behind the tensor's other numbers there
   int64_t step_at;  // step size and decay
   int64_t p_at;  // sums of p^2 from the first read
   int64_t p_count;

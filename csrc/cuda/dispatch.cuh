@@ -15,11 +15,11 @@ namespace fusedstep::cuda {
 // whole row.
 template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
 __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
-  // Two places for this test: rows of 8192 columns leave no spare register, and for each kind of
-  // gradient one of the places spills (nvcc 13.0, sm_80 and sm_90).
-  if (G == kAny && !has_gradient(args.table + index * args.fields)) return;
+  // Two places for this test: the first read leaves no spare register, and for each width one of the
+  // places spills (nvcc 13.0, sm_80 and sm_90).
+  if (V == 1 && !has_gradient(args.table + index * args.fields)) return;
   const FactoredTensor<T> tensor(args, index);
-  if (G != kAny && !has_gradient(tensor.table_row)) return;
+  if (V != 1 && !has_gradient(tensor.table_row)) return;
   if constexpr (kUnit == Unit::kRowSums) statistics<G, V, Rows::kSum, kBatch>(tensor, unit);
   if constexpr (kUnit == Unit::kRows) row_moments(tensor, unit);
   if constexpr (kUnit == Unit::kStatistics) statistics<G, V, Rows::kMake, kBatch>(tensor, unit);
@@ -55,7 +55,8 @@ template <Unit kUnit, int P, int G, int M, int V, bool InDouble>
 __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
     phase(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
-  constexpr int kBatch = G == kAny ? 1 : 2;
+  // Rows loaded at once. SUM_U2 reads only the gradient, so it needs more of them.
+  constexpr int kBatch = G == kAny ? 1 : kUnit == Unit::kSumU2 && G == kBfloat16 ? 4 : 2;
   let_next_kernel_start();
   wait_for_kernel_before();
   if (found_inf(args)) return;

@@ -40,6 +40,10 @@ struct FactoredTensor {
   __device__ __forceinline__ T* partials() const {
     return static_cast<T*>(args.partials) + cut.partials_at;
   }
+  // The factors of a matrix's columns, which COLUMNS leaves to the second read.
+  __device__ __forceinline__ T* col_factors(int64_t matrix) const {
+    return partials() + cut.col_factors_at + matrix * cols();
+  }
 
   // A place in the exchange buffer.
   __device__ __forceinline__ double* exchange(int64_t at) const {

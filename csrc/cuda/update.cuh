@@ -10,10 +10,12 @@ namespace fusedstep::cuda {
 template <class T, int N>
 struct Factors {
   static constexpr int kRows = 1024;  // at a time
+  static constexpr int kStored = sizeof(T) == 8 ? kFloat64 : kFloat32;
 
   const Adafactor<T> rule;
   const T mean, scale;
-  const Slot<kAny> row_moments, col_moments;
+  const Slot<kAny> row_moments;
+  const Slot<kStored> col_factors;
   T col[N];
 
   __device__ __forceinline__ Factors(const FactoredTensor<T>& tensor, const Band& band)
@@ -21,7 +23,7 @@ struct Factors {
         mean(T(*tensor.sums(tensor.cut.mean_at + band.matrix))),
         scale(tensor.gradient_scale()),
         row_moments(tensor.template slot<kAny>(2).from(band.matrix * tensor.rows() + band.first)),
-        col_moments(tensor.template slot<kAny>(3).from(band.matrix * tensor.cols() + band.left)) {}
+        col_factors{reinterpret_cast<char*>(tensor.col_factors(band.matrix) + band.left), kStored} {}
 
   static __device__ __forceinline__ T* row() { return reinterpret_cast<T*>(shared().work); }
 
@@ -35,11 +37,12 @@ struct Factors {
 
   template <class Threads>
   __device__ __forceinline__ void take_columns(const Threads& threads, int strip) {
+    Vector<kStored, T, N> stored;
+    stored.clear();
+    const int first = threads.strip_begin(strip) + threads.column_of(0);
+    if (first < threads.width) col_factors.load(first, stored);
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      const int c = threads.strip_begin(strip) + threads.column_of(k);
-      col[k] = c < threads.width ? rule.col_factor(col_moments.template load_one<T>(c)) : T(0);
-    }
+    for (int k = 0; k < N; ++k) col[k] = stored[k];
   }
 
   __device__ __forceinline__ T u(T g, T row_factor, int k) const {

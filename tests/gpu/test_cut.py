@@ -133,8 +133,11 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, e
         places += regions(own, batch)
         down = 2 * batch * own.row_blocks * cols if own.row_blocks > 1 else 0
         along = batch * rows * own.chunks if own.chunks > 1 else 0
-        if down or along:
-            partials.append((own.partials_at, own.partials_at + max(down, along)))
+        if own.row_blocks:
+            assert max(down, along) <= own.col_factors_at < max(down, along) + 8
+            assert own.partials_at % 8 == own.col_factors_at % 8 == 0
+            factors = 8 * cut.ceil_div(batch * cols, 8)
+            partials.append((own.partials_at, own.partials_at + own.col_factors_at + factors))
     for found, total in ((places, layout.sums), (partials, layout.partials)):
         ends = [0, *(end for _, end in sorted(found))]
         assert [first for first, _ in sorted(found)] == ends[:-1]

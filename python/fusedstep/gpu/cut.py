@@ -88,8 +88,8 @@ WITHOUT_TILES = frozenset(
 @dataclass
 class Cut:
     """One tensor's numbers in a table that kernels read, in this order. `*_at` are offsets in the
-    scratch for sums. Only `partials_at` is an offset in the scratch for column sums, and
-    `exchange_at` one in the buffer of exchanged sums."""
+    scratch for sums. Only `partials_at` is an offset in the scratch for column sums,
+    `col_factors_at` one from there, and `exchange_at` one in the buffer of exchanged sums."""
 
     unit_rows: int = 0
     row_blocks: int = 0
@@ -101,6 +101,7 @@ class Cut:
     update_blocks: int = 0
     exchange_at: int = 0
     partials_at: int = 0
+    col_factors_at: int = 0  # of columns, behind the tensor's other numbers there
     step_at: int = 0  # step size and decay
     p_at: int = 0  # sums of p^2 from the first read
     p_count: int = 0
@@ -138,6 +139,11 @@ def stage_of(kind: str) -> str:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def _aligned(count: int) -> int:
+    """At least so many numbers, so that what follows them can be loaded in vectors."""
+    return 8 * ceil_div(count, 8)
 
 
 def holding(columns: int, widths: tuple[int, ...]) -> int:
@@ -284,7 +290,8 @@ class Layout:
         # Row sums of chunks and column sums share memory: the first are read before the second
         # are written.
         rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
-        partials = max(columns_need, rows_need)
+        cut.col_factors_at = _aligned(max(columns_need, rows_need))
+        partials = cut.col_factors_at + _aligned(batch * cols)
         work = {kind("STATISTICS", chunk): units}
         if cut.chunks > 1:
             work = {kind("ROWS"): batch * cut.row_blocks}
