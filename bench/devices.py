@@ -206,8 +206,6 @@ and time each step by itself. We do so for lists of at most {NEAR_CACHE} times t
             "gpu_bytes": device.total_memory,
             "triton": installed("triton"),
             "fusedstep_takes": taken_by_auto(self.kind),
-            "cuda_waves": os.environ.get("FUSEDSTEP_CUDA_WAVES", "0"),
-            "triton_waves": os.environ.get("FUSEDSTEP_TRITON_WAVES", "0"),
             **Cpu().facts(),
         }
 
@@ -215,8 +213,7 @@ and time each step by itself. We do so for lists of at most {NEAR_CACHE} times t
         return (
             f"{facts['gpu']}, driver {facts['driver']}, CUDA {facts['cuda']}, "
             f"triton {facts['triton']}; {facts['cpu']}, {facts['cores']} cores; "
-            f"fusedstep takes its backend {facts['fusedstep_takes']}, waves "
-            f"{facts['cuda_waves']} (cuda) {facts['triton_waves']} (triton)"
+            f"fusedstep takes its backend {facts['fusedstep_takes']}"
         )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import os
 import sys
 
 import torch
@@ -14,11 +13,10 @@ from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 
 STEPS = 5
-RUNS = [  # rule, dtype, whether matrices go in one launch; AdamW has one kernel for any dtype
-    ("adamw", "float32", "0"),
-    *((rule, "bfloat16", "0") for rule, entry in RULES.items() if entry.factored),
-    ("adafactor-hf-trainer", "bfloat16", "1"),
-    ("adafactor-hf-trainer", "float32", "0"),
+RUNS = [  # rule, dtype; AdamW has one kernel for any dtype
+    ("adamw", "float32"),
+    *((rule, "bfloat16") for rule, entry in RULES.items() if entry.factored),
+    ("adafactor-hf-trainer", "float32"),
 ]
 NAME = 76  # characters
 
@@ -47,10 +45,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("torch finds no cuda device", file=sys.stderr)
         return 1
-    for rule, dtype, waves in RUNS:
+    for rule, dtype in RUNS:
         for provider in (OURS, OURS_TRITON):
-            os.environ.update(FUSEDSTEP_CUDA_WAVES=waves, FUSEDSTEP_TRITON_WAVES=waves)
-            print(f"\n{provider}: {rule}, {asked.list}, {dtype}, waves {waves}", flush=True)
+            print(f"\n{provider}: {rule}, {asked.list}, {dtype}", flush=True)
             try:
                 spent = kernels_of(rule, provider, dtype, asked.list)
             except Exception as error:  # Triton raises its own, and the other backend may work

@@ -13,7 +13,7 @@ from bench.lists import DTYPES, LISTS, ParameterList
 from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
-from fusedstep.gpu import cut, waves
+from fusedstep.gpu import cut
 
 # Assumptions. None was measured on the device.
 PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
@@ -43,7 +43,6 @@ FUSED_TENSORS = 36  # in one launch of torch's fused AdamW: its four address lis
 LARGE = ("1e9", "llama-1b")
 SMALL = ("2000 small", "small", "host")
 FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient fits L2, or does not
-IN_PHASES, IN_WAVES = "in phases", "in waves, at best"
 # The folder of kernels is a part of the package only where it is installed.
 SIZES_OF: dict[str, cut.UnitSizes] = {
     OURS: cuda.UNIT_SIZES,
@@ -139,22 +138,19 @@ def our_host(provider: str, family: str, launches: int, buckets: int, count: int
     return OURS_STEP[family] + of_buckets + OURS_EACH * count
 
 
-def our_adafactor(
-    provider: str, rule: str, chosen: ParameterList, dtype: str, in_waves: bool
-) -> Prediction:
+def our_adafactor(provider: str, rule: str, chosen: ParameterList, dtype: str) -> Prediction:
     """A step reads g twice, and reads and writes p. With scale_parameter it reads p once more. It
     reads g once more if no block holds a row, or if the cap changes elements, as torch's cap of 128
     does in bfloat16. It writes and reads the sums down the columns of about 256 rows each.
 
-    The second read of a gradient comes from L2 at best: if the gradient fits, and if it is the only
-    one or goes in waves, which are off by default. Its sums then come from L2 too.
+    The second read of a gradient comes from L2 if it fits there and is the only one.
     """
     unit_sizes, item, kinds = SIZES_OF[provider], DTYPES[dtype].itemsize, set()
     layout = cut.Layout(unit_sizes, 4)
-    moved = launches = 0
+    moved = 0
     computing = 0.0
     scaled, capped = rule != TRAINER, rule == TORCH and dtype == "bfloat16"
-    units = in_phases = 0
+    units = read = 0
     for shape in chosen.shapes:
         count = elements([shape])
         if len(shape) < 2:
@@ -163,45 +159,27 @@ def our_adafactor(
         else:
             rows, columns = shape[-2:]
             sizes = (count // (rows * columns), rows, columns)
-            goes = in_waves and waves.take(unit_sizes, item, *sizes)
-            fits = count * item <= L2
-            again = fits and (goes or len(chosen.shapes) == 1)
+            again = count * item <= L2 and len(chosen.shapes) == 1
             chunked = sizes[-1] > layout.row_widths[-1]
-            passes = (4 + scaled + chunked + capped - again) * item * count
-            moved += passes
+            moved += (4 + scaled + chunked + capped - again) * item * count
             if provider == OURS:  # nobody has counted Triton's instructions
-                first, second = (n * count / ISSUED for n in (READ[dtype], UPDATE))
-                if goes:  # both reads run at the same time, of different matrices
-                    computing += max(0.0, first + second - passes / COPY)
-                else:
-                    computing += max(0.0, first - item * count / COPY)
-            if goes:
-                launches = 2  # the kernel, and one that sets its counters to zero
-                continue
+                computing += max(0.0, READ[dtype] * count / ISSUED - item * count / COPY)
             layout.add_matrices(*sizes)
-            in_phases += item * count
+            read += item * count
             units += sum(n for kind, n in layout.work[-1].items() if kind.name in ONE_READ)
         kinds |= {(len(shape) > 1, kind) for kind in layout.work[-1]}
-    launches += sum(kind.name not in IDLE[rule] for _, kind in kinds)
+    launches = sum(kind.name not in IDLE[rule] for _, kind in kinds)
     if 0 < units < 132:  # too few of them to keep the memory busy
-        computing += max(0.0, in_phases / (units * NEAR) - in_phases / COPY)
+        computing += max(0.0, read / (units * NEAR) - read / COPY)
     moved += 2 * 4 * layout.partials
     buckets = len({len(shape) > 1 for shape in chosen.shapes})
     host = our_host(provider, "adafactor", launches, buckets, len(chosen.shapes))
-    remark = IN_WAVES if in_waves else IN_PHASES
     who = (rule, chosen, dtype, provider)
-    return Prediction(*who, moved, launches, host, remark, computing=computing)
+    return Prediction(*who, moved, launches, host, computing=computing)
 
 
 def ours(rule: str, chosen: ParameterList, dtype: str) -> list[Prediction]:
-    """Each of our providers, in phases and in waves."""
-    found: list[Prediction] = []
-    for provider in LAUNCH:
-        for in_waves in (False, True):
-            row = our_adafactor(provider, rule, chosen, dtype, in_waves)
-            if not in_waves or row.moved < found[-1].moved:  # or no matrix goes in waves
-                found.append(row)
-    return found
+    return [our_adafactor(provider, rule, chosen, dtype) for provider in LAUNCH]
 
 
 def adafactor(name: str, dtype: str) -> list[Prediction]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench import predict, readme
-from bench.predict import DEFAULTS, IN_PHASES, IN_WAVES, LAUNCH, TORCH, TRAINER, Prediction
+from bench.predict import DEFAULTS, LAUNCH, TORCH, TRAINER, Prediction
 from bench.providers import OURS, OURS_TRITON
 
 PAGE = Path(__file__).parent / "results" / "predicted-h200.md"
@@ -35,9 +35,8 @@ as long as its bytes.
 
 A step takes the longest of device, launches and host, and then the waits. What the peers move is
 an estimate from their source; bench/predict.py lists the passes. We take their reductions across
-rows to be as fast as copies, which favours them. In phases, ours reads a gradient twice from
-memory, unless the list is one gradient that fits L2. In waves (FUSEDSTEP_CUDA_WAVES=1,
-FUSEDSTEP_TRITON_WAVES=1) the second read of a gradient that fits L2 comes from there at best.
+rows to be as fast as copies, which favours them. Ours reads a gradient twice from memory, unless
+the list is one gradient that fits L2.
 
 {table}
 
@@ -53,25 +52,21 @@ race; above 1 is slower.
 """
 
 
-def measured() -> tuple[dict[tuple[str, str, str, str, bool], float], str]:
-    """Milliseconds from the newest results of a GPU, and a sentence that names these results. The
-    keys are list, dtype, rule, provider, and whether matrices went in waves."""
-    found, sources = {}, []
-    for name, in_waves in (("step", False), ("waves/step", True)):
-        if (results := readme.newest(name, gpu=True)) is None:
-            continue
-        folder, numbers = results
-        facts = numbers["environment"]
-        partial = ", interrupted" if numbers["interrupted"] else ""
-        table = (folder / "step.md").relative_to(readme.RESULTS)
-        sources.append(f"{facts['gpu']} on {facts['date'][:10]}{partial} ([table]({table}))")
-        by_cuda = facts["fusedstep_takes"].startswith("cuda")
-        for row in numbers["rows"]:
-            if row["ms"] and (by_cuda or row["provider"] != OURS):
-                who = (row["list"], row["dtype"], row["rule"], row["provider"], in_waves)
-                found[who] = row["ms"]
-    sentence = f"measured on {', in waves on '.join(sources)}" if sources else ""
-    return found, f"{sentence or 'empty until `make gpu` has run'}."
+def measured() -> tuple[dict[tuple[str, str, str, str], float], str]:
+    """Milliseconds from the newest results of a GPU, by list, dtype, rule and provider, and a
+    sentence that names these results."""
+    if (results := readme.newest("step", gpu=True)) is None:
+        return {}, "empty until `make gpu` has run."
+    folder, numbers = results
+    facts, found = numbers["environment"], {}
+    by_cuda = facts["fusedstep_takes"].startswith("cuda")
+    for row in numbers["rows"]:
+        if row["ms"] and (by_cuda or row["provider"] != OURS):
+            found[row["list"], row["dtype"], row["rule"], row["provider"]] = row["ms"]
+    partial = ", interrupted" if numbers["interrupted"] else ""
+    table = (folder / "step.md").relative_to(readme.RESULTS)
+    source = f"{facts['gpu']} on {facts['date'][:10]}{partial} ([table]({table}))"
+    return found, f"measured on {source}."
 
 
 def page(rows: list[Prediction]) -> str:
@@ -82,7 +77,7 @@ def page(rows: list[Prediction]) -> str:
         race = (row.rule, row.chosen.name, row.dtype)
         if (ours.rule, ours.chosen.name, ours.dtype) != race:
             ours = row
-        who = (row.chosen.name, row.dtype, row.rule, row.provider, row.remark == IN_WAVES)
+        who = (row.chosen.name, row.dtype, row.rule, row.provider)
         note = "; ".join(filter(None, (row.remark, "in L2" if row.in_cache else "")))
         cells = (
             *(row.chosen.name, row.dtype, row.rule, row.provider),
@@ -123,7 +118,7 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
 
     def ratio(rule: str, name: str, peer: str) -> float:
         other = row(rule, name, peer, predict.COUNTED)
-        return other.seconds / row(rule, name, OURS, IN_PHASES).seconds
+        return other.seconds / row(rule, name, OURS).seconds
 
     def words(reached: bool) -> str:
         return "yes" if reached else "no"
@@ -135,12 +130,11 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
     }
     large = min(r.share for r in adamw if r.chosen.name == "1e9")
     small = row("adamw", "2000 small", OURS, "", "float32")
-    fitting = [row(TRAINER, predict.FITTING, OURS, remark) for remark in (IN_PHASES, IN_WAVES)]
+    fitting = row(TRAINER, predict.FITTING, OURS)
+    fitting_floor = fitting.floor_bytes / predict.COPY
     lists = ("llama-1b", "t5-xl")
     # The share of a floor that counts both reads of the gradient: 8 bytes an element, not 6.
-    twice = {
-        name: row(TRAINER, name, OURS, IN_PHASES).share * 8 / 6 for name in (*predict.ABOVE, *lists)
-    }
+    twice = {name: row(TRAINER, name, OURS).share * 8 / 6 for name in (*predict.ABOVE, *lists)}
     peers = {
         f"{name}, {what}": ratio(rule, name, "transformers")
         for name in lists
@@ -149,7 +143,7 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
     foreach = {name: ratio(TORCH, name, "torch-foreach") for name in lists}
     host = {
         r.chosen.name: r.host / len(r.chosen.shapes) * 1e6
-        for r in (*(row(TRAINER, name, OURS, IN_PHASES) for name in lists), small)
+        for r in (*(row(TRAINER, name, OURS) for name in lists), small)
     }
 
     def listed(numbers: dict[str, float], form: str = "{:.2f}") -> str:
@@ -167,18 +161,16 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
          f"which {predict.OURS_EACH * len(small.chosen.shapes) * 1e3:.2f} ms go to the walk over "
          "the tensors", words(fused["2000 small"] >= 10)),
         ("Adafactor bf16: at least 0.85 of the floor of 6 bytes where the gradient fits L2",
-         "4096x4096: " + ", ".join(f"{r.share:.2f} {r.remark}" for r in fitting)
-         + f"; the host takes {fitting[0].host * 1e6:.0f} us, and the floor is "
-         f"{fitting[0].floor_bytes / predict.COPY * 1e6:.0f} us. The device alone: "
-         + ", ".join(f"{r.floor_bytes / predict.COPY / r.device:.2f}" for r in fitting),
-         words(max(r.share for r in fitting) >= 0.85)),
+         f"4096x4096: {fitting.share:.2f}; the host takes {fitting.host * 1e6:.0f} us, and the "
+         f"floor is {fitting_floor * 1e6:.0f} us. The device alone: "
+         f"{fitting_floor / fitting.device:.2f}", words(fitting.share >= 0.85)),
         ("Adafactor bf16: at least 0.8 of the floor of 8 bytes above",
-         listed(twice) + ", in phases: rows of more than 8,192 columns are read once more",
+         listed(twice) + ": rows of more than 8,192 columns are read once more",
          words(min(twice.values()) >= 0.8)),
         ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x transformers",
          listed(peers, "{:.1f} x") + ": its bytes give no more than "
-         f"{predict.TRANSFORMERS_BYTES['bfloat16'] / 8:.1f} x in phases, if its kernels run at "
-         "copy speed", words(min(peers.values()) >= 15)),
+         f"{predict.TRANSFORMERS_BYTES['bfloat16'] / 8:.1f} x, if its kernels run at copy speed",
+         words(min(peers.values()) >= 15)),
         ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x torch foreach",
          listed(foreach, "{:.1f} x") + ": reached only if torch's reductions are far slower "
          "than a copy, as on a CPU (13 x there)", words(min(foreach.values()) >= 15)),

@@ -12,7 +12,6 @@ import torch
 import fusedstep.hf
 import fusedstep.optim
 from bench.optimizers import TRAINER
-from fusedstep.gpu import waves
 
 # One tile and several, rows that are longer than a tile of each backend, tiny matrices, one piece
 # and several.
@@ -20,19 +19,16 @@ SHAPES = [
     *((), (7,), (5000,), (17001,), (33, 17), (300, 160), (600, 3, 3), (3, 9001), (2, 40, 304)),
     *((40, 5000), (20, 8200), (64, 256), (48, 512)),
 ]
-waves.WAVE_BYTES = 20_000  # makes so many waves that some wait for others
 
 
 @dataclass(frozen=True)
 class Run:
     dtype: torch.dtype
     misaligned: bool = False
-    waves: str = "0"  # "1": matrices go in one launch, which needs aligned addresses
 
 
 MISALIGNED = Run(torch.float32, misaligned=True)
 PLAIN, HALF = Run(torch.float32), Run(torch.bfloat16)
-WAVES, HALF_WAVES = Run(torch.float32, waves="1"), Run(torch.bfloat16, waves="1")
 
 # One rule walks memory in every way. The others only add arithmetic or a state to the same walks.
 # A few ways are enough for them, because Triton has to compile kernels for each.
@@ -40,22 +36,13 @@ Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 CASES: dict[str, tuple[Make, list[Run]]] = {
     "AdamW": (lambda p: fusedstep.optim.AdamW(p), [MISALIGNED, PLAIN, HALF]),
     "AdamW, amsgrad": (lambda p: fusedstep.optim.AdamW(p, amsgrad=True), [MISALIGNED]),
-    "Adafactor": (
-        lambda p: fusedstep.optim.Adafactor(p),
-        [MISALIGNED, PLAIN, HALF, WAVES, HALF_WAVES],
-    ),
-    "Adafactor, capped": (
-        lambda p: fusedstep.optim.Adafactor(p, eps=(0.1, 1e-2)),
-        [HALF, WAVES],
-    ),
+    "Adafactor": (lambda p: fusedstep.optim.Adafactor(p), [MISALIGNED, PLAIN, HALF]),
+    "Adafactor, capped": (lambda p: fusedstep.optim.Adafactor(p, eps=(0.1, 1e-2)), [HALF, PLAIN]),
     "transformers' Adafactor, Trainer's settings": (
         lambda p: fusedstep.hf.Adafactor(p, **TRAINER),
-        [WAVES],
+        [PLAIN],
     ),
-    "transformers' Adafactor, momentum": (
-        lambda p: fusedstep.hf.Adafactor(p, beta1=0.9),
-        [WAVES],
-    ),
+    "transformers' Adafactor, momentum": (lambda p: fusedstep.hf.Adafactor(p, beta1=0.9), [PLAIN]),
 }
 
 
@@ -82,7 +69,6 @@ def main() -> int:
     device, os.environ["FUSEDSTEP_BACKEND"] = asked.device, asked.backend
     for name, (make, runs) in CASES.items():
         for run in runs:
-            os.environ.update(FUSEDSTEP_CUDA_WAVES=run.waves, FUSEDSTEP_TRITON_WAVES=run.waves)
             params = parameters(device, run.dtype, run.misaligned)
             optimizer = make(params)
             for _ in range(2):

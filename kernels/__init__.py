@@ -5,7 +5,7 @@ elementwise a rule without sums: one kernel, one launch, or two if some tensors 
 matrix      Adafactor: moments and sums, in one read; matrix_elements: the update, in a second read
 tiny        ... one matrix per thread; vector: unfactored; tensor: values of a whole tensor
 memory      ... where a unit finds its tensor, numbers and scratch; scalars: places in their row
-dispatch    the kernel of one phase; waves: one kernel for all phases, ordered for the L2 cache
+dispatch    the kernel of one phase
 exchange    ... the extra phases if processes add up sums
 blocks      sizes of tiles; config: what a kernel is compiled for
 launch      the host side: prepares a bucket once, then launches. `fusedstep.gpu` has what both GPU

@@ -25,16 +25,11 @@ UNIT_SIZES = cut.UnitSizes(
     # So many fit on 128 multiprocessors: an H100 has 132.
     programs={32: 256, 256: 256, 1024: 1024, 2048: 512, 4096: 256, 8192: 128},
     least_elements=16384,
-    # All running units must fit in L2. The kernel for waves has no tiles for other widths.
-    wave_unit=dict.fromkeys((2, 4, 8), cut.Height(32, 2048)),
-    wave_cols=(33, 4096),
-    waves_ahead=1,
     update_elements=131072,
     update_programs=512,
     least_update_elements=4096,
     padded=True,
 )
-WAVE_WARPS = 8
 WHOLE_ROW = 1024  # tiles of so many columns or more: a program's threads share one row at a time
 
 

@@ -10,13 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fusedstep.gpu import cut, tables, work
-from fusedstep.gpu.waves import entries as entries_of_waves
-from fusedstep.gpu.waves import wanted
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend
 from fusedstep.rules.layout import SLOTS
 
-from . import again, blocks, exchange, waves
+from . import again, blocks, exchange
 from .config import ElementwiseConfig, FactoredConfig
 from .dispatch import phase
 from .elementwise import elementwise
@@ -28,7 +26,6 @@ TYPES = {
     torch.float16: tl.float16,
     torch.float64: tl.float64,
 }
-WAVES = "FUSEDSTEP_TRITON_WAVES"
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -52,7 +49,6 @@ class KernelLaunch(NamedTuple):
     programs: int
     arguments: dict[str, Any]
     options: dict[str, Any]  # for the compiler
-    counters: Tensor | None = None  # of finished work; zeroed before each launch
 
 
 class TritonLauncher(work.DeviceLauncher):
@@ -73,9 +69,7 @@ class TritonLauncher(work.DeviceLauncher):
     def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
         kept = self.kept_kernels
         kept.begin(current, stream)
-        for index, (kind, kernel, programs, own, options, counters) in enumerate(self.launches):
-            if counters is not None:
-                counters.zero_()
+        for index, (kind, kernel, programs, own, options) in enumerate(self.launches):
             if kind is not None and kind.name in idle:
                 continue
             if not kept.launch(index):
@@ -107,11 +101,7 @@ class TritonLauncher(work.DeviceLauncher):
         return launches
 
     def _factored(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
-        in_order = wanted(WAVES)
-        wave_candidates = {i for aligned, tensors in lists if aligned and in_order for i in tensors}
-        factored = work.factored(
-            bucket, blocks.UNIT_SIZES, lists, wave_candidates, self.is_exchanged
-        )
+        factored = work.factored(bucket, blocks.UNIT_SIZES, lists, self.is_exchanged)
         layout = factored.layout
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
@@ -119,8 +109,7 @@ class TritonLauncher(work.DeviceLauncher):
             "sums": self.scratch(layout.sums, self.tables.scalar_dtype),
             "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
         }
-        launches = [self._in_waves(bucket, factored, shared)] if factored.tensors_of_waves else []
-        return launches + [self._phase(bucket, todo, shared) for todo in factored.work_lists]
+        return [self._phase(bucket, todo, shared) for todo in factored.work_lists]
 
     def _phase(self, bucket: Bucket, todo: work.WorkList, shared: dict[str, Any]) -> KernelLaunch:
         kind, aligned, entries = todo
@@ -136,25 +125,6 @@ class TritonLauncher(work.DeviceLauncher):
         arguments |= {"exchange": self.sums, "sum_u2": self.sum_u2}
         del arguments["UPDATE"]
         return KernelLaunch(kind, exchange.exchange_phase, len(entries), arguments, options)
-
-    def _in_waves(
-        self, bucket: Bucket, factored: work.Factored, shared: dict[str, Any]
-    ) -> KernelLaunch:
-        kinds = factored.kinds_in_waves()
-        number = {kind: index for index, kind in enumerate(kinds)}
-        items = entries_of_waves(factored.layout, factored.tensors_of_waves, number)
-        entries = torch.tensor(items, dtype=torch.int32, device="cpu")
-        counters = self.scratch(factored.counters(), torch.int32)
-        arguments = {
-            **shared,
-            "entries": self.upload(entries),
-            "count": len(entries),
-            "counters": counters,
-            "CFGS": tuple(self._config(bucket, kind, True) for kind in kinds),
-        }
-        programs = min(len(entries), 2 * tables.processors(bucket.device))
-        options = options_of(bucket.device, blocks.WAVE_WARPS)
-        return KernelLaunch(None, waves.waves, programs, arguments, options, counters)
 
     def _config(self, bucket: Bucket, kind: cut.Kind, aligned: bool) -> FactoredConfig:
         block = _block(bucket, kind, aligned)

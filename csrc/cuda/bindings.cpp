@@ -25,8 +25,6 @@ PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
       .def("set_scratch", &Bucket::set_scratch)
       .def("set_exchange", &Bucket::set_exchange)
       .def("add", &Bucket::add)
-      .def("has_waves", &Bucket::has_waves)
-      .def("waves", &Bucket::waves)
       .def("launch", &Bucket::launch, py::call_guard<py::gil_scoped_release>());
 }
 

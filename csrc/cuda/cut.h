@@ -11,7 +11,6 @@ constexpr int kChunk = 4096;  // elements in a unit of an elementwise rule
 constexpr int kTinyElements = 64;  // at most, of a matrix that one thread takes
 constexpr int kTinyMatrices = 512;  // in a unit
 constexpr int kVectorUnit = 16384;  // elements of a vector in a unit
-constexpr int kWaveEntry = 8;  // numbers in an entry of the waves
 
 // Kinds of work; Python uses the same numbers.
 enum class Unit : int {

@@ -1,4 +1,4 @@
-// The GPU features that kernels use: shared memory, sums over a block, counters that order blocks.
+// The GPU features that kernels use: shared memory, sums over a block, the order of kernels.
 //
 // tests/simcuda provides the same for g++, so the same kernels run on a CPU.
 #pragma once
@@ -22,7 +22,6 @@ __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); 
 // sums or row factors.
 struct Shared {
   double reduced[kWarps];
-  int32_t ticket;
   alignas(16) char work[32768];
 };
 
@@ -38,17 +37,6 @@ __device__ __forceinline__ Shared& shared() {
 template <class T>
 __device__ __forceinline__ T* pointer(int64_t address) {
   return static_cast<T*>(__cvta_global_to_generic(static_cast<size_t>(address)));
-}
-
-// Reads a counter that other blocks add to. Their writes before an addition are then visible.
-__device__ __forceinline__ int32_t load_acquire(const int32_t* counter) {
-  int32_t value;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void add_release(int32_t* counter, int32_t amount) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(amount) : "memory");
 }
 
 // Kernels of a step follow one another closely: each may be scheduled when all blocks of the one
@@ -81,8 +69,6 @@ template <class T>
 T* pointer(int64_t address) {
   return reinterpret_cast<T*>(address);
 }
-inline int32_t load_acquire(const int32_t* counter) { return sim::load_acquire(counter); }
-inline void add_release(int32_t* counter, int32_t amount) { sim::add_release(counter, amount); }
 
 #endif
 

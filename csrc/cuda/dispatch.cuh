@@ -1,4 +1,4 @@
-// The kernels of a factored rule: `phase` does one kind of work, `waves` all phases in one launch.
+// The kernel of a factored rule: it does one kind of work.
 #pragma once
 
 #include "exchange.cuh"
@@ -62,53 +62,6 @@ __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
   if (found_inf(args)) return;
   const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
   carry_out<kUnit, P, G, M, V, kBatch, T>(args, entry[0], entry[1]);
-}
-
-// The entry of a block's ticket: kind of work, tensor, unit, how many entries of its tensor to wait
-// for, another counter, the value to wait for there, another counter to increment or -1, and 0.
-__device__ __forceinline__ const int32_t* entry_of_ticket(const KernelArgs& args) {
-  return args.entries + kWaveEntry * int64_t(shared().ticket);
-}
-
-// Does one unit of work. The host puts only these kinds into waves.
-template <int D, int M, Unit... kUnits>
-__device__ __forceinline__ void carry_out_one(const KernelArgs& args, Unit kind, int64_t tensor,
-                                              int unit) {
-  ((kind == kUnits ? carry_out<kUnits, D, D, M, 1, 1, float>(args, tensor, unit) : void()), ...);
-}
-
-// All work on matrices in one launch. Blocks keep running and take tickets. An entry waits only for
-// entries with earlier tickets. Some block already works on those, so there is no deadlock for any
-// number of blocks. A block reads its entry again instead of keeping it: the units need the
-// registers.
-//
-// D is the dtype of parameters and gradients. All are aligned, with at most 4096 columns.
-template <int D, int M>
-__global__ void __launch_bounds__(kThreads, 1) waves(const __grid_constant__ KernelArgs args) {
-  if (found_inf(args)) return;
-  for (;;) {
-    if (thread() == 0) {
-      shared().ticket = atomicAdd(args.counters, 1);
-      if (shared().ticket < args.count) {
-        const int32_t* entry = entry_of_ticket(args);
-        const int32_t* done = args.counters + 1;
-        while (load_acquire(done + entry[1]) < entry[3]) continue;
-        while (load_acquire(done + entry[4]) < entry[5]) continue;
-      }
-    }
-    __syncthreads();
-    if (shared().ticket >= args.count) return;
-    const int32_t* entry = entry_of_ticket(args);
-    carry_out_one<D, M, Unit::kStatistics, Unit::kSquares, Unit::kColumns, Unit::kSumU2, Unit::kFinish,
-                  Unit::kUpdate, Unit::kStoreRms>(args, static_cast<Unit>(entry[0]), entry[1],
-                                                  entry[2]);
-    __syncthreads();  // every thread has stored what it had to
-    if (thread() == 0) {
-      const int32_t* counted = entry_of_ticket(args);
-      add_release(args.counters + 1 + counted[1], 1);
-      if (counted[6] >= 0) add_release(args.counters + 1 + counted[6], 1);
-    }
-  }
 }
 
 }  // namespace fusedstep::cuda

@@ -114,27 +114,12 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
   }
 }
 
-template <int D>
-Kernel waves_of(bool momentum) {
-  if (momentum) return {waves<D, kFloat32>, kThreads, int64_t(sizeof(Shared))};
-  return {waves<D, kNone>, kThreads, int64_t(sizeof(Shared))};
-}
-
 }  // namespace
 
 Kernel phase_kernel(Unit unit, bool momentum, bool in_double, int width, bool aligned,
                     const int32_t* dtypes) {
   return in_double ? find<true>(unit, momentum, width, aligned, dtypes)
                    : find<false>(unit, momentum, width, aligned, dtypes);
-}
-
-Kernel waves_kernel(bool momentum, const int32_t* dtypes) {
-  const int p = dtypes[0];
-  const bool usual = dtypes[1] == p && dtypes[2] != kFloat64 &&
-                     (!momentum || dtypes[MatrixRow::kMomentum] == kFloat32);
-  if (usual && p == kFloat32) return waves_of<kFloat32>(momentum);
-  if (usual && p == kBfloat16) return waves_of<kBfloat16>(momentum);
-  return {};
 }
 
 }  // namespace fusedstep::cuda

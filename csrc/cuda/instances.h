@@ -5,10 +5,9 @@
 
 namespace fusedstep::cuda {
 
-// Each has kernels for the dtypes of training and one for any dtypes. Waves have only the first.
+// Each has kernels for the dtypes of training and one for any dtypes.
 Kernel elementwise_kernel(int rule, bool in_double, const int32_t* dtypes);
 Kernel phase_kernel(Unit unit, bool momentum, bool in_double, int width, bool aligned,
                     const int32_t* dtypes);
-Kernel waves_kernel(bool momentum, const int32_t* dtypes);
 
 }  // namespace fusedstep::cuda

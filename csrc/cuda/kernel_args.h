@@ -23,12 +23,10 @@ struct KernelArgs {
   const int64_t* scalar_row_of;  // each tensor's row of scalars
   const double* scalars;         // rows: the gradient's sign, then the rule's. Null: in `values`
   const double* controls;        // inverse gradient scale, found_inf
-  const int32_t* entries;        // of the work list: pairs (tensor, unit); see kWaveEntry for waves
+  const int32_t* entries;        // of the work list: pairs (tensor, unit)
   const Cut* cuts;
-  void* partials;     // sums of units, in the compute type
-  double* sums;       // other sums
-  int32_t* counters;  // of waves: tickets, then finished work
-  int64_t count;      // entries
+  void* partials;  // sums of units, in the compute type
+  double* sums;    // other sums
   int32_t fields, row_length;
   int32_t vectors;  // 1: tensors are vectors, 0: matrices
   int32_t dtypes[kMaxSlots];

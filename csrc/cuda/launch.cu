@@ -15,8 +15,6 @@
 namespace fusedstep::cuda {
 namespace {
 
-constexpr int kWaves = -1;
-
 [[noreturn]] void fail(cudaError_t status, const std::string& what, const char* remark = "") {
   cudaGetLastError();  // clears the error, so the next call does not report it again
   throw std::runtime_error(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) +
@@ -27,7 +25,7 @@ void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) fail(status, what);
 }
 
-std::string name_of(int unit) { return unit == kWaves ? "WAVES" : kUnitNames[unit]; }
+std::string name_of(int unit) { return kUnitNames[unit]; }
 
 // Makes a device current in this module's CUDA runtime, and restores the previous one at the end.
 class OnDevice {
@@ -127,7 +125,7 @@ std::string why_unusable(int device) {
 
 Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtypes, int fields,
                int row_length, int device)
-    : rule_(rule), in_double_(in_double), kind_(kind), device_(device) {
+    : rule_(rule), in_double_(in_double), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
   if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
   const int sizes = kind == 0   ? ElementwiseRow::kSizes
@@ -175,30 +173,7 @@ void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t cou
                                 " entries, and one launch can have 1 to 2147483647");
   check_device(device_);
   load(kernel, unit);
-  launches_.push_back({unit, kernel, entries, count, count});
-}
-
-bool Bucket::has_waves() const {
-  const bool matrices = kind_ == 1 && !in_double_;
-  return matrices && waves_kernel(kRules[rule_].states > 0, args_.dtypes).function != nullptr;
-}
-
-void Bucket::waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters) {
-  const Kernel kernel = waves_kernel(kRules[rule_].states > 0, args_.dtypes);
-  if (kernel.function == nullptr)
-    throw std::invalid_argument("there is no kernel for WAVES of these dtypes");
-  check_device(device_);
-  load(kernel, kWaves);
-  int processors = 0, resident = 0;
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_),
-        "cudaDeviceGetAttribute");
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel.function, kernel.threads,
-                                                      kernel.shared_bytes),
-        "the occupancy of WAVES");
-  const int64_t most = int64_t(processors) * (resident > 0 ? resident : 1);
-  args_.counters = reinterpret_cast<int32_t*>(counters);
-  n_counters_ = n_counters;
-  launches_.insert(launches_.begin(), {kWaves, kernel, entries, count, count < most ? count : most});
+  launches_.push_back({unit, kernel, entries, count});
 }
 
 void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls,
@@ -214,13 +189,8 @@ void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64
   args.controls = at<double>(controls);
   bool follows = false;  // a kernel of this step; others do not know that somebody may wait
   for (const KernelLaunch& next : launches_) {
-    if (next.unit == kWaves)
-      check(cudaMemsetAsync(args.counters, 0, n_counters_ * sizeof(int32_t), queue),
-            "the counters of WAVES");
-    else if (idle >> next.unit & 1)
-      continue;
+    if (idle >> next.unit & 1) continue;
     args.entries = at<int32_t>(next.entries);
-    args.count = next.count;
     const cudaError_t status = start(next.kernel, next.blocks, args, queue, follows && can_overlap_);
     follows = true;
     if (status != cudaSuccess)

@@ -37,10 +37,6 @@ class Bucket {
   // Appends a launch of one kind of work with `count` entries. Kernels load 16 bytes of parameter,
   // gradient and momentum at once if the matrices are `aligned`.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);
-  // Whether there is a kernel for `waves`.
-  bool has_waves() const;
-  // Adds one launch for all work on some matrices, before the other launches.
-  void waves(int64_t entries, int64_t count, int64_t counters, int64_t n_counters);
   // Runs a step, except the units whose bits are set in `idle`. The bucket's device is current. If
   // `values` is not 0, so many numbers at `scalars` are on the host, and go with each launch.
   void launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls, int64_t stream,
@@ -48,17 +44,16 @@ class Bucket {
 
  private:
   struct KernelLaunch {
-    int unit;  // or kWaves
+    int unit;
     Kernel kernel;
-    int64_t entries, count, blocks;
+    int64_t entries, blocks;
   };
 
   int rule_;
   bool in_double_;
-  int kind_, device_;
+  int device_;
   bool can_overlap_ = false;
   KernelArgs args_ = {};
-  int64_t n_counters_ = 0;
   std::vector<KernelLaunch> launches_;
 };
 

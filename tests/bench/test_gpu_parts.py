@@ -15,7 +15,6 @@ pytest.importorskip("triton", reason="the predictions read the kernels' work lis
 
 from bench import gpu, predicted, readme, small_step
 from bench.parts import Parts
-from bench.predict import IN_WAVES
 from bench.providers import OURS, OURS_TRITON
 
 ROOT = Path(__file__).parents[2]
@@ -64,15 +63,12 @@ def test_tools_that_could_not_look_at_a_step_have_failed(sanitized):
 
 def test_small_steps_walk_in_every_way_that_there_is(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["small_step", "--device", "cpu", "--backend", "reference"])
-    for name in ("FUSEDSTEP_BACKEND", "FUSEDSTEP_CUDA_WAVES", "FUSEDSTEP_TRITON_WAVES"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("FUSEDSTEP_BACKEND", os.environ.get("FUSEDSTEP_BACKEND", ""))
     assert small_step.main() == 0
     assert capsys.readouterr().out.count(": done\n") == len(small_step.CASES)
-    aligned = {(dtype, False) for dtype in (torch.float32, torch.bfloat16)}
-    for name, waves in (("AdamW", "0"), ("Adafactor", "0"), ("Adafactor", "1")):
-        runs = [run for run in small_step.CASES[name][1] if run.waves == waves]
-        found = {(run.dtype, run.misaligned) for run in runs}
-        assert found == (aligned if waves == "1" else {*aligned, (torch.float32, True)})
+    wanted = {(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)}
+    for name in ("AdamW", "Adafactor"):
+        assert {(run.dtype, run.misaligned) for run in small_step.CASES[name][1]} == wanted
 
 
 def is_there(pid):
@@ -160,29 +156,25 @@ def page_with(monkeypatch, tmp_path):
     found = {}
     for cells in lines:
         if cells[1:3] == ["bfloat16", "adafactor-hf-trainer"]:
-            found[cells[3], IN_WAVES in cells[-1]] = cells[-2]
+            found[cells[3]] = cells[-2]
     return said, found
 
 
-def test_predictions_stand_beside_what_a_gpu_measured(monkeypatch, tmp_path):
-    results(tmp_path, "step", 3.25)
-    results(tmp_path, "waves/step", 2.5, interrupted=True)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_predictions_stand_beside_what_a_gpu_measured(monkeypatch, tmp_path, interrupted):
+    results(tmp_path, "step", 3.25, interrupted=interrupted)
     said, found = page_with(monkeypatch, tmp_path)
-    assert found == {
-        **{(OURS, False): "3.250", (OURS, True): "2.500", ("transformers", False): ""},
-        **{(OURS_TRITON, False): "4.250", (OURS_TRITON, True): "3.500"},
-    }
+    assert found == {OURS: "3.250", OURS_TRITON: "4.250", "transformers": ""}
     assert (
-        '"measured ms",\nmeasured on NVIDIA H200 on 2026-11-22 ([table](2026-11-22-h200/step.md)), '
-        "in waves on NVIDIA H200 on 2026-11-22, interrupted "
-        "([table](2026-11-22-h200/waves/step.md))." in said
+        f'"measured ms",\nmeasured on NVIDIA H200 on 2026-11-22{", interrupted" * interrupted} '
+        "([table](2026-11-22-h200/step.md))." in said
     )
 
 
 def test_another_backend_than_cuda_is_not_put_beside_cudas_predictions(monkeypatch, tmp_path):
     results(tmp_path, "step", 3.25, takes="triton (3.6)")
     _, found = page_with(monkeypatch, tmp_path)
-    assert found[OURS, False] == "" and found[OURS_TRITON, False] == "4.250"
+    assert found[OURS] == "" and found[OURS_TRITON] == "4.250"
 
 
 def test_predictions_without_a_measurement_say_so(monkeypatch, tmp_path):

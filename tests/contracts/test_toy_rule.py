@@ -122,7 +122,6 @@ CUDA_STUB = """
 #include "cuda/instances.h"
 namespace fusedstep::cuda {
 Kernel phase_kernel(Unit, bool, bool, int, bool, const int32_t*) { return {}; }
-Kernel waves_kernel(bool, const int32_t*) { return {}; }
 }  // namespace fusedstep::cuda
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -13,8 +12,7 @@ import pytest
 import torch
 
 from fusedstep.backends import cuda
-from fusedstep.gpu import waves, work
-from fusedstep.gpu.cut import Height
+from fusedstep.gpu import work
 from tests.support.cuda_on_cpu import SMALL_UNITS
 from tests.support.cuda_on_ptx import on_simulator
 
@@ -39,15 +37,6 @@ def simulator() -> Iterator[Any]:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "UNIT_SIZES", SMALL_UNITS)
-
-
-@pytest.fixture
-def in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waves with small units."""
-    heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
-    monkeypatch.setattr(cuda, "UNIT_SIZES", replace(cuda.UNIT_SIZES, wave_unit=heights))
-    monkeypatch.setenv(cuda.WAVES, "1")
-    monkeypatch.setattr(waves, "WAVE_BYTES", 40_000)
 
 
 @pytest.fixture

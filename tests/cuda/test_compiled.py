@@ -34,7 +34,7 @@ each_target = pytest.mark.parametrize("target", TARGETS)
 # multiprocessor. With more registers they could not run.
 MOST_REGISTERS = REGISTERS // 512
 # Kinds of work whose source uses fma on purpose.
-FUSED = ("STATISTICS", "COLUMN_SUMS", "waves")
+FUSED = ("STATISTICS", "COLUMN_SUMS")
 
 
 class Gate:

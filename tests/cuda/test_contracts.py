@@ -88,10 +88,8 @@ def test_gradients_are_scaled(case):
     check(Problem(case, [(7,), (33, 17), (3, 5, 7)], prepare=scale))
 
 
-@pytest.mark.parametrize("waves_on", ["0", "1"], ids=["phases", "waves"])
 @each([*ELEMENTWISE, CASE["adafactor-capped"], MOMENTUM])
-def test_a_step_with_an_infinity_found_changes_nothing(case, waves_on, monkeypatch):
-    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", waves_on)
+def test_a_step_with_an_infinity_found_changes_nothing(case):
     before = []
 
     def find(optimizer, params, step):
@@ -197,15 +195,11 @@ SHAPES = [
 
 
 @pytest.mark.usefixtures("small_units")
-def test_every_kernel_that_was_built_is_launched_and_right(simulator, monkeypatch):
+def test_every_kernel_that_was_built_is_launched_and_right(simulator):
     for case in RULES:
         for dtype in DTYPES if not is_factored(case) else (F32, BF16, F64):
             chain = 64 * (dtype == F64)
             check(Problem(case, SHAPES, (dtype,), prepare=in_float32, chain=chain))
-    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", "1")
-    for case in (PART_CAPPED, MOMENTUM):
-        for dtype in (F32, BF16):
-            check(Problem(case, [(64, 16)], (dtype,), prepare=in_float32))
     for dtype in (F32, F64):  # sums have the type of the computation, whatever was read
         check(exchanged(Problem(MOMENTUM, [(7,), (33, 17)], (dtype,)), FakeAllReduce()))
     assert launched(simulator).keys() == kernels(library())
@@ -225,12 +219,8 @@ def test_launches_do_not_grow_with_the_number_of_parameters(case, simulator):
     assert len(set(counts)) == 1
 
 
-@pytest.mark.parametrize("waves_on", ["0", "1"], ids=["phases", "waves"])
 @each([ADAMW, PART_CAPPED, MOMENTUM])
-def test_nothing_is_prepared_or_allocated_again_in_a_later_step(
-    case, waves_on, simulator, monkeypatch
-):
-    monkeypatch.setenv("FUSEDSTEP_CUDA_WAVES", waves_on)
+def test_nothing_is_prepared_or_allocated_again_in_a_later_step(case, simulator, monkeypatch):
     uploaded, real = [], tables.upload
     monkeypatch.setattr(tables, "upload", lambda x, d: uploaded.append(x.shape) or real(x, d))
     params = make_params([(7,), (33, 17), (64, 64)])
@@ -248,7 +238,7 @@ def test_nothing_is_prepared_or_allocated_again_in_a_later_step(
         assert optimizer._plan.launchers is launchers
         assert [[x.data_ptr() for x in own.kept] for own in launchers] == kept
         assert not uploaded  # launches take the scalars by value
-        assert simulator.memsets() == (waves_on == "1" and case is not ADAMW)
+        assert not simulator.memsets()
         counts.append(dict(calls.count))
     assert counts[0] == counts[1] == counts[2]
     assert not [name for name in counts[0] if "empty" in name or "zeros" in name]

@@ -4,7 +4,6 @@ PTX."""
 import pytest
 import torch
 
-from fusedstep.backends import cuda
 from fusedstep.gpu.cut import EXCHANGED_PHASES
 from tests.support import absent_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each
@@ -51,8 +50,7 @@ def test_an_exchange_that_changes_nothing_changes_no_bit(case, dtype):
     assert_same(*found, *problem.run("simcuda"))
 
 
-def test_stages_launch_their_own_kinds_of_work_once(simulator, monkeypatch):
-    monkeypatch.setenv(cuda.WAVES, "1")
+def test_stages_launch_their_own_kinds_of_work_once(simulator):
     problem = Problem(CASE["adafactor-decay-maximize"], [(64, 64), *SHAPES], steps=1)
     simulator.reset()
     seen = []
@@ -63,7 +61,7 @@ def test_stages_launch_their_own_kinds_of_work_once(simulator, monkeypatch):
     exchanged(problem, note).run("simcuda")
     after_read1, after_finish = seen
     counts = launched(simulator)
-    assert not {"waves", "TINY", "COLUMNS", "FINISH"} & {name.split()[0] for name in counts}
+    assert not {"TINY", "COLUMNS", "FINISH"} & {name.split()[0] for name in counts}
     assert {"ROWS", "STATISTICS", "COLUMN_SUMS", "PACK_COLUMNS", "PACK_SQUARES"} <= after_read1
     assert after_finish - after_read1 == {"COLUMNS_EXCHANGED", "SUM_U2", "TOTAL_U2"}
     last = {name.split()[0] for name in counts} - after_finish

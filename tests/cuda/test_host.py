@@ -169,40 +169,6 @@ def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, mo
     assert recorded == (len(kept.kept) + len(kept.tables.held())) * [here[0]]
 
 
-# In waves.
-
-
-def test_matrices_go_in_waves_where_it_is_asked_for(module, monkeypatch):
-    started(ADAFACTOR, SHAPES)
-    assert not any(work.in_waves for work in module.made)
-    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "1")
-    module.made.clear()
-    started(ADAFACTOR, SHAPES)
-    matrices, vectors = sorted(module.made, key=lambda work: work.kind)
-    assert vectors.in_waves is None
-    entries, counters = matrices.in_waves
-    rows = [entries[k : k + 8] for k in range(0, len(entries), 8)]
-    kinds = {cut.UNITS[row[0]] for row in rows}
-    assert kinds == {
-        *("STATISTICS", "SQUARES", "COLUMNS", "SUM_U2", "FINISH", "UPDATE", "STORE_RMS"),
-    }
-    gone, rest = {1}, {0, 2, 3, 4}  # in phases: not aligned, too long rows, tiny matrices
-    assert {row[1] for row in rows} == gone and counters == 1 + 5 + 1
-    assert {tensor for *_, own in matrices.phases for tensor in own[::2]} == rest
-    counted = [0] * counters
-    for row in rows:
-        assert counted[row[1]] >= row[3] and counted[row[4]] >= row[5]
-        counted[row[1]] += 1
-        if row[6] >= 0:
-            counted[row[6]] += 1
-
-
-def test_the_switch_says_what_it_takes(module, monkeypatch):
-    monkeypatch.setenv(fusedstep.backends.cuda.WAVES, "yes")
-    with pytest.raises(RuntimeError, match="FUSEDSTEP_CUDA_WAVES should be 0 or 1 but is: 'yes'"):
-        started(ADAFACTOR, [(64, 64)])
-
-
 # Memory.
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fusedstep.backends.cuda
-from fusedstep.gpu import cut, waves, work
+from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import sums_layout
@@ -61,16 +61,12 @@ shapes_of_matrices = st.one_of(
 @given(
     st.lists(shapes_of_matrices, min_size=1, max_size=3),
     st.sampled_from([4, 8]),
-    st.sampled_from([0, 2, 4, 8]),
     st.booleans(),
 )
-def test_every_element_is_in_one_unit_of_each_kind(
-    unit_sizes, shapes, item_bytes, in_waves, exchanged
-):
+def test_every_element_is_in_one_unit_of_each_kind(unit_sizes, shapes, item_bytes, exchanged):
     layout = cut.Layout(unit_sizes, item_bytes, exchanged)
     for sizes in shapes:
-        goes = in_waves and not exchanged and waves.take(unit_sizes, in_waves, *sizes)
-        layout.add_matrices(*sizes, height=unit_sizes.wave_unit[in_waves] if goes else None)
+        layout.add_matrices(*sizes)
     for index, sizes in enumerate(shapes):
         for kind in layout.work[index].keys() - set(map(cut.kind, OF_TENSORS)):
             seen = np.zeros(sizes, np.int8)
@@ -240,17 +236,6 @@ def test_a_single_matrix_gives_work_to_most_multiprocessors(unit_sizes, shape):
     rounds = own.row_blocks * own.chunks / programs
     assert 0.85 <= rounds / round(rounds) <= 132 / 128  # an H100 has 132 multiprocessors
     assert own.update_blocks * own.chunks >= unit_sizes.update_programs
-
-
-@pytest.mark.parametrize("item_bytes", [2, 4, 8])
-@pytest.mark.parametrize("cols", [1, 33, 700, 2048, 4096])
-def test_a_unit_in_waves_has_64_kib_of_gradient_or_16_rows(cols, item_bytes):
-    unit_sizes = fusedstep.backends.cuda.UNIT_SIZES
-    assert waves.take(unit_sizes, item_bytes, 1, 5000, cols)
-    layout = cut.Layout(unit_sizes, 4)
-    layout.add_matrices(1, 5000, cols, unit_sizes.wave_unit[item_bytes])
-    rows = layout.cuts[0].unit_rows
-    assert rows == 16 or 65536 <= rows * cols * item_bytes < 2 * 65536
 
 
 def test_more_work_than_a_launch_can_have_is_refused():

@@ -13,7 +13,6 @@ from tests.support.gpu_runs import (
     captured,
     give_gradients,
     gradients,
-    in_waves,
     numbers,
     params_on,
     train,
@@ -31,7 +30,6 @@ OPTIONS = {
     "adafactor": (ADAFACTOR, {"capturable": True}),
     "adafactor-decay": (ADAFACTOR, {"lr": 0.3, "weight_decay": 0.2, "capturable": True}),
     "adafactor-capped": (ADAFACTOR, {"eps": (8e-3, 1e-3), "capturable": True}),
-    "adafactor-in-waves": (ADAFACTOR, {"capturable": True}),
 }
 each_option = pytest.mark.parametrize("name", OPTIONS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -42,7 +40,6 @@ WARM_UP, REPLAYS = 2, 4
 def backend(request, device, monkeypatch):
     """The default backend of the test's optimizers."""
     monkeypatch.setenv("FUSEDSTEP_BACKEND", backend_on(request.param, device))
-    in_waves(monkeypatch, "waves" in request.node.name)
 
 
 def make(name, params, **more):

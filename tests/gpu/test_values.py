@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fusedstep import backends
-from fusedstep.gpu import waves
 from tests.support.cases import DTYPES, SHAPES, each
 from tests.support.gpu_runs import (
     BACKENDS,
@@ -16,7 +15,6 @@ from tests.support.gpu_runs import (
     backend_on,
     by_reference,
     give_gradients,
-    in_waves,
     numbers,
     params_on,
     train,
@@ -36,14 +34,6 @@ STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-30, 1e30, 1e-42]
 @pytest.fixture(params=BACKENDS)
 def backend(request, device):
     return backend_on(request.param, device)
-
-
-@pytest.fixture(params=["phases", "waves", "small waves"])
-def order(request, monkeypatch):
-    """The order of the work on matrices. Elementwise rules have only one."""
-    in_waves(monkeypatch, "waves" in request.param)
-    if request.param == "small waves":  # many waves, so that some wait for others
-        monkeypatch.setattr(waves, "WAVE_BYTES", 100_000)
 
 
 def trained(case, backend, device, dtype, shapes=SHAPES, of_param=plain, **more):
@@ -70,7 +60,6 @@ def test_a_step_on_the_device_has_the_bits_of_the_reference_on_the_cpu(
 
 
 @each_dtype
-@pytest.mark.usefixtures("order")
 @each(FACTORED)
 def test_a_factored_step_on_the_device_is_as_exact_as_the_reference(case, dtype, backend, device):
     assert_agrees(case, dtype, trained(case, backend, device, dtype), SHAPES)
@@ -84,7 +73,6 @@ def test_strange_numbers_come_out_as_on_the_cpu(case, value, backend, device):
 
 
 @pytest.mark.parametrize("value", STRANGE)
-@pytest.mark.usefixtures("order")
 @each(FACTORED)
 def test_strange_numbers_reach_the_same_elements_as_on_the_cpu(case, value, backend, device):
     found = trained(case, backend, device, torch.float32, spoiler=value)
@@ -224,7 +212,6 @@ LARGE = ((2048, 2048), (1000, 5001), (300, 9000), (4, 700, 300), (20000, 3, 3), 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.usefixtures("order")
 @each(ALL)
 def test_runs_on_the_device_repeat_bit_for_bit(case, dtype, backend, device):
     shapes = LARGE if device.type == "cuda" else LARGE[-2:]  # the interpreter is slow

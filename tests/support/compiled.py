@@ -45,11 +45,9 @@ class Launch:
     options: tuple[tuple[str, Any], ...]
 
     def __getitem__(self, name: str) -> Any:
-        """A constant, or a field that is equal in all configurations of the kernel."""
+        """A constant, or a field of the kernel's configuration."""
         constants = dict(self.constants)
-        configs = constants.get("CFGS", (constants.get("CFG"),))
-        found = {getattr(config, name, None) for config in configs}
-        return constants.get(name, found.pop() if len(found) == 1 else None)
+        return constants.get(name, getattr(constants.get("CFG"), name, None))
 
     @property
     def kind(self) -> str:
@@ -90,15 +88,12 @@ def recorded_launches(
     rule: str,
     dtypes: Sequence[torch.dtype],
     aligned: bool,
-    in_waves: bool = False,
     exchanged: bool = False,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
 ) -> list[Launch]:
     """The launches of a step with this rule. `dtypes` are those of parameter, gradient and states;
     the last one is repeated."""
     from triton.runtime.jit import JITFunction
-
-    from fusedstep.kernels import launch
 
     params = []
     for shape in shapes:
@@ -114,7 +109,6 @@ def recorded_launches(
         found[_launch(kernel, arguments)] = None
 
     with (
-        mock.patch.dict(os.environ, {launch.WAVES: str(int(in_waves))}),
         mock.patch.object(TritonBackend, "why_absent", return_value=""),
         mock.patch.object(TritonBackend, "devices", return_value=("cpu",)),
         # As when scalars are on the device: the host leaves out no kind of work.
@@ -147,8 +141,6 @@ def _launch(kernel: Any, arguments: dict[str, Any]) -> Launch:
         value = arguments.pop(param.name)
         if param.is_constexpr:
             constants.append((param.name, _named(value)))
-        elif isinstance(value, int):
-            types.append((param.name, "i32"))
         else:
             assert value.data_ptr() % 16 == 0, f"{param.name} would be compiled as unaligned"
             types.append((param.name, "*" + NAMES[value.dtype]))

@@ -66,30 +66,23 @@ def slots(launch):
 
 
 def loaded_slots(launch):
-    letters = "pm" if launch.kind in ("TINY_UPDATE", "waves") else TILES_OF[launch.kind][0]
+    letters = "pm" if launch.kind == "TINY_UPDATE" else TILES_OF[launch.kind][0]
     return [slot for slot in letters if slot in slots(launch)]
-
-
-def work(launch):
-    """The kinds of work in a kernel, and the elements of their tiles."""
-    if launch.kind == "waves":
-        return [(config.KIND, config.WIDTH * config.HEIGHT) for config in launch["CFGS"]]
-    height = 1 if launch["VECTOR"] else launch["HEIGHT"]
-    return [(launch.kind, launch["BLOCK"] or launch["WIDTH"] * height)]
 
 
 def expected_accesses(launch, target):
     """The loads and stores of one thread for a tile of every slot, by size in bytes. AMD's warps
     have 64 threads, so a thread has too few elements for 16 bytes of a 16-bit slot: it has 8."""
     expected = Counter(), Counter()
-    for kind, tile in work(launch):
-        elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
-        loads, stores, copies = TILES_OF[kind]
-        for letters, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
-            for slot in letters:
-                if slot in slots(launch):
-                    nbytes = elements * {"fp64": 8, "fp32": 4}.get(slots(launch)[slot], 2)
-                    count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
+    height = 1 if launch["VECTOR"] else launch["HEIGHT"]
+    tile = launch["BLOCK"] or launch["WIDTH"] * height
+    elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
+    loads, stores, copies = TILES_OF[launch.kind]
+    for letters, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
+        for slot in letters:
+            if slot in slots(launch):
+                nbytes = elements * {"fp64": 8, "fp32": 4}.get(slots(launch)[slot], 2)
+                count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
     return list(expected)
 
 

@@ -147,12 +147,12 @@ def texts(file: Path) -> dict[Name, Text]:
 def label(name: Name) -> str:
     """A kernel's name in the budgets: its kind of work or rule, its dtypes, its other options."""
     kind, given = name.function.rpartition("::")[2], list(name.arguments)
-    if kind not in ("elementwise", "phase", "waves"):
+    if kind not in ("elementwise", "phase"):
         return str(name)
     wide = " in fp64" if type(given[-1]) is bool and given.pop() else ""
     if kind == "elementwise":
         kind = list(RULES)[given.pop(0)]
-    elif kind == "phase":
+    else:
         kind = UNITS[given.pop(0)]
         vectors = given.pop()
         wide = f" x{vectors}" + wide if vectors != 1 else wide

@@ -32,7 +32,7 @@ def kernels(built: Path) -> set[str]:
     """The labels of all kernels in a library."""
     command = ["nm", "-D", "--defined-only", str(built)]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    names = [f"9fusedstep4cuda{len(k)}{k}I" for k in ("elementwise", "phase", "waves")]
+    names = [f"9fusedstep4cuda{len(k)}{k}I" for k in ("elementwise", "phase")]
     symbols = {line.split()[-1] for line in listed.splitlines()}
     return {label(parse(symbol)) for symbol in symbols if any(name in symbol for name in names)}
 

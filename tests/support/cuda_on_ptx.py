@@ -138,7 +138,6 @@ def on_ptx(
     schedule: int | None = None,
     plant: Plant | None = None,
     edit: Edit | None = None,
-    processors: int = 3,
 ) -> Iterator[Launches]:
     """Executes kernels as PTX. They can access the bucket's tensors and what their arguments point
     to, nothing else. Scratch starts as nan in every step."""
@@ -172,11 +171,10 @@ def on_ptx(
         )
 
     with (
-        on_simulator(hook) as settings,
+        on_simulator(hook),
         mock.patch.object(work.DeviceLauncher, "current", current),
         mock.patch.object(cuda.CudaLauncher, "_run", run_launches),
     ):
-        settings.device(processors, 1)
         yield launches
 
 

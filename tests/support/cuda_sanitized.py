@@ -1,9 +1,9 @@
 """Steps of the CUDA backend under a sanitizer, in a Python that simcuda.run_python starts:
 
-    python -m tests.support.cuda_sanitized LIBRARY BLOCKS PROBLEMS JOB...
+    python -m tests.support.cuda_sanitized LIBRARY PROBLEMS JOB...
 
-BLOCKS run at the same time. PROBLEMS names one of LISTS. A JOB is a fault to plant, or "nothing",
-and runs in a separate process. Prints a line of JSON for each job: its name, exit code and report.
+PROBLEMS names one of LISTS. A JOB is a fault to plant, or "nothing", and runs in a separate
+process. Prints a line of JSON for each job: its name, exit code and report.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from fusedstep.backends import cuda
-from fusedstep.gpu import tables, waves, work
-from fusedstep.gpu.cut import UNITS, Height
+from fusedstep.gpu import tables, work
 from tests import simcuda
 from tests.support import cuda_on_ptx
 from tests.support.accumulating import ACCUMULATE
@@ -39,15 +38,14 @@ CASE = {case.name: case for case in CASES}
 ADAMW, PART_CAPPED = CASE["adamw"], CASE["adafactor-part-capped"]
 ADAFACTOR, MOMENTUM = CASE["hf-adafactor"], CASE["hf-adafactor-momentum"]
 
-# For TSan, which runs 15 blocks of 512 threads for each launch, half a second for each. The sums of
-# the fourth wave use the memory of the first one's.
-WAVES = Problem(PART_CAPPED, [(50, 24), (9, 8), (9, 8), (50, 24)], steps=1)
+BLOCKS = 3  # that run at the same time
+# For TSan, which takes half a second for 15 blocks of 512 threads.
 SMALL = [
     Problem(PART_CAPPED, [(10, 24), (5, 520)], steps=1),
     Problem(MOMENTUM, [(7,), (9, 7), (3, 5, 7), (2, 9000)], steps=1),
     Problem(ADAFACTOR, [(1100, 8)], (BF16,), steps=1),
     Problem(ADAMW, [(7,), (9000,)], steps=1),
-    WAVES,
+    Problem(PART_CAPPED, [(100, 24), (9, 8)], steps=1),  # the first has several units
 ]
 # For ASan: tensors that are ragged, empty or not aligned, in every way.
 TENSORS = [(), (1,), (0,), (7,), (1025,), (8193,)]
@@ -73,16 +71,10 @@ IN_DOUBLE = [
 ]
 LISTS = {
     "small": SMALL,
-    "smallest": [SMALL[0], SMALL[3], WAVES],
-    "waves": [WAVES],
+    "smallest": [SMALL[0], SMALL[3], SMALL[4]],
     "ragged": RAGGED,
     "with float64": RAGGED + IN_DOUBLE,
 }
-
-
-def step(problem: Problem) -> None:
-    with mock.patch.dict(os.environ, {cuda.WAVES: str(int(problem.shapes == WAVES.shapes))}):
-        problem.run("simcuda")
 
 
 # Faults for ASan: wrong arguments of a launch.
@@ -131,42 +123,16 @@ ASAN: dict[str, tuple[Any, Problem]] = {
 }
 
 
-# Faults for TSan: an entry of the waves that does not wait.
-
-
-def hasty(kind: str, field: int) -> Any:
-    real = waves.entries
-
-    def entries(*arguments: Any) -> list[tuple[int, ...]]:
-        return [
-            (*row[:field], 0, *row[field + 1 :]) if UNITS[row[0]] == kind else row
-            for row in real(*arguments)
-        ]
-
-    return mock.patch.object(waves, "entries", entries)
-
-
-NEED, GATE_NEED = 3, 5
-TSAN = {
-    "columns do not wait for their sums": hasty("COLUMNS", NEED),
-    "sum_u2 does not wait for the columns": hasty("SUM_U2", NEED),
-    "the step size does not wait for its sums": hasty("FINISH", NEED),
-    "an update does not wait for the step size": hasty("UPDATE", NEED),
-    "a wave does not wait for the memory of another": hasty("STATISTICS", GATE_NEED),
-}
-
-
 def run(job: str, library: Path, problems: list[Problem]) -> None:
     if job in ASAN:
         fault, problem = ASAN[job]
         with fault:
-            step(problem)
+            problem.run("simcuda")
         return
     if job.isdigit():  # a number in the sources that cuda/test_sanitized.py weakened
         ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "fusedstep_planted").value = int(job)
-    with TSAN.get(job, nullcontext()):
-        for problem in problems:
-            step(problem)
+    for problem in problems:
+        problem.run("simcuda")
 
 
 def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
@@ -189,26 +155,23 @@ def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
 @contextmanager
 def simulator(library: Path) -> Iterator[Any]:
     made = simcuda.load(library, cuda_on_ptx.NAME)
-    heights = {item_bytes: Height(16, 64) for item_bytes in (2, 4, 8)}
-    unit_sizes = replace(SMALL_UNITS, update_elements=16384, wave_unit=heights)
+    unit_sizes = replace(SMALL_UNITS, update_elements=16384)
     with (
         mock.patch.object(cuda_on_ptx, "simulated", return_value=made),
         mock.patch.object(cuda, "UNIT_SIZES", unit_sizes),
-        mock.patch.object(waves, "WAVE_BYTES", 500),  # one matrix in each wave
         cuda_on_ptx.on_simulator() as settings,
     ):
         yield settings
 
 
-def main(library: Path, blocks: int, problems: list[Problem], jobs: list[str]) -> None:
+def main(library: Path, problems: list[Problem], jobs: list[str]) -> None:
     torch.set_num_threads(1)
     with simulator(library) as settings:
-        settings.device(blocks, 1)
-        settings.resident(blocks)
+        settings.resident(BLOCKS)
         for job in jobs:
             code, report = in_a_process(lambda job=job: run(job, library, problems))
             print(json.dumps([job, code, report[:6000]]), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), LISTS[sys.argv[3]], sys.argv[4:])
+    main(Path(sys.argv[1]), LISTS[sys.argv[2]], sys.argv[3:])

@@ -34,8 +34,6 @@ MADE_WITH = {
     "cuda": lambda: torch.version.hip is None and tool("nvcc") is not None,
     "triton": lambda: importlib.util.find_spec("triton") is not None,
 }
-# Whether matrices go in waves, in one launch. A new plan reads these variables.
-WAVES = {name: f"FUSEDSTEP_{name.upper()}_WAVES" for name in BACKENDS}
 # The relative error of a sum of 70,000 float64 numbers in another order: 70,000 * 2^-53.
 FLOAT64 = 1e-11
 
@@ -64,11 +62,6 @@ def on_simulator():
 def interpreted():
     """Triton's interpreter, or else the reference, which only shows that the tests run."""
     return "triton" if "cpu" in fusedstep.backends.BACKENDS["triton"].devices() else "reference"
-
-
-def in_waves(monkeypatch, wanted):
-    for variable in WAVES.values():
-        monkeypatch.setenv(variable, str(int(wanted)))
 
 
 @functools.cache

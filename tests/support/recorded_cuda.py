@@ -26,7 +26,7 @@ class Bucket:
         self.module = module
         (self.rule, self.wide, self.kind, self.dtypes, self.fields, self.row_length) = arguments[:6]
         self.device = arguments[6]
-        self.phases, self.in_waves, self.scratch = [], None, None
+        self.phases, self.scratch = [], None
         module.made.append(self)
 
     def set_scratch(self, cuts, partials, sums):
@@ -37,13 +37,6 @@ class Bucket:
 
     def add(self, unit, width, aligned, entries, count):
         self.phases.append((cut.UNITS[unit], width, aligned, numbers_at(entries, 2 * count)))
-
-    def has_waves(self):
-        return self.kind == 1 and not self.wide
-
-    def waves(self, entries, count, counters, n_counters):
-        assert not self.phases
-        self.in_waves = numbers_at(entries, cut.WAVE_ENTRY * count), n_counters
 
     def launch(self, table, scalar_row_of, scalars, controls, stream, idle, values):
         assert 0 <= values <= self.module.VALUES

@@ -21,11 +21,11 @@ def mixes_for(target, aligned):
     return MIXES if target == "sm_90" and aligned else MIXES[:2]
 
 
-def record(pool, rules, mixes, aligned, in_waves=(False,), exchanged=(False,)):
+def record(pool, rules, mixes, aligned, exchanged=(False,)):
     """The launches of steps, for each combination of choices."""
     jobs = [
         pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
-        for rule, mix, *how in itertools.product(rules, mixes, aligned, in_waves, exchanged)
+        for rule, mix, *how in itertools.product(rules, mixes, aligned, exchanged)
     ]
     return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
 
@@ -46,6 +46,4 @@ def found_on(pool, target, usual=False):
     launches += record(pool, factored[:1], mixes_for(target, True), [True], exchanged=[True])
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
-        # Such a kernel holds all kinds of work, and takes seconds to compile.
-        launches += record(pool, factored, MIXES[:2], [True], [True])
     return compiled(pool, without_twins(launches), target)

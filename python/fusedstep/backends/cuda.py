@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..gpu import tables, waves, work
+from ..gpu import tables, work
 from ..gpu.cut import UNITS, Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from .cpu import DTYPE_CODES, RULE_IDS
 
-WAVES = "FUSEDSTEP_CUDA_WAVES"
 KINDS = ("elementwise", "matrix", "vector")
 STEP_ARGS = ("table", "scalar_row_of", "scalars", "controls")
 UNIT_SIZES = UnitSizes(
@@ -34,10 +33,6 @@ UNIT_SIZES = UnitSizes(
     unit=Height(256, 2048),  # a unit leaves two sums per column: below 2 % of bfloat16 traffic
     programs=dict.fromkeys((2048, 4096, 8192), 128),  # one on most of an H100's multiprocessors
     least_elements=16384,
-    # All running units must fit in L2.
-    wave_unit={item_bytes: Height(16, 65536 // 16 // item_bytes) for item_bytes in (2, 4, 8)},
-    wave_cols=(1, 4096),  # what the kernel for waves supports
-    waves_ahead=2,  # start reading two waves early to hide latency
     update_elements=131072,
     update_programs=256,
     least_update_elements=8192,
@@ -72,10 +67,7 @@ class CudaLauncher(work.DeviceLauncher):
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
             columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
             lists = work.by_alignment(bucket, columns, vectors)
-        wave_candidates: set[int] = set()
-        if waves.wanted(WAVES) and self.native.has_waves():
-            wave_candidates.update(i for aligned, tensors in lists if aligned for i in tensors)
-        factored = work.factored(bucket, UNIT_SIZES, lists, wave_candidates, self.is_exchanged)
+        factored = work.factored(bucket, UNIT_SIZES, lists, self.is_exchanged)
         layout = factored.layout
         self.native.set_scratch(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),
@@ -84,12 +76,6 @@ class CudaLauncher(work.DeviceLauncher):
         )
         if self.is_exchanged:
             self.native.set_exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
-        if factored.tensors_of_waves:
-            number = {kind: UNITS.index(kind.name) for kind in factored.kinds_in_waves()}
-            items = waves.entries(layout, factored.tensors_of_waves, number)
-            entries = self.upload(torch.tensor(items, dtype=torch.int32, device="cpu"))
-            counters = self.scratch(factored.counters(), torch.int32)
-            self.native.waves(entries.data_ptr(), len(items), counters.data_ptr(), len(counters))
         for listed in factored.work_lists:
             # The update starts with the rows that were read last: they are still in L2.
             ordered = listed.entries.flip(0) if listed.kind.name == "UPDATE" else listed.entries

@@ -25,7 +25,6 @@ CONSTANTS = {
     "kTinyElements": (cut.TINY_ELEMENTS, "at most, of a matrix that one thread takes"),
     "kTinyMatrices": (cut.TINY_MATRICES, "in a unit"),
     "kVectorUnit": (cut.VECTOR_UNIT, "elements of a vector in a unit"),
-    "kWaveEntry": (cut.WAVE_ENTRY, "numbers in an entry of the waves"),
 }
 
 

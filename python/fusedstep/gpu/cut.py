@@ -45,7 +45,6 @@ TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
 TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
 CHUNK = 4096  # elements of a C++ block, for elementwise rules
-WAVE_ENTRY = 8  # numbers in an entry of the waves, see waves.py
 # With so many units for each program, it does not matter much that some programs get one more.
 MANY_ROUNDS = 4
 ROW_STEP = 8  # the height of a low unit is a multiple of this
@@ -176,9 +175,6 @@ class UnitSizes:
     unit: Height  # of a unit of the first read, at most
     programs: dict[int, int]  # units of the first read that run at a time, by width of tile
     least_elements: int  # in a unit of the first read: what a program loads at once
-    wave_unit: dict[int, Height]  # the same in waves, by a gradient's bytes per element
-    wave_cols: tuple[int, int]  # fewest and most columns of a matrix that can go in waves
-    waves_ahead: int  # waves whose first reads come before a wave's second read
     update_elements: int  # in a unit of the second read, at most
     update_programs: int  # units of the second read that run at a time
     least_update_elements: int  # in a unit of the second read
@@ -204,7 +200,6 @@ class Layout:
         self.row_widths = unit_sizes.wide_row_widths if item_bytes == 8 else unit_sizes.row_widths
         self.cuts: list[Cut] = []
         self.work: list[dict[Kind, int]] = []  # per tensor: how many units of each kind
-        self.partials_of: list[int] = []  # per tensor: how many sums its units leave
         self.partials = 0  # how many numbers of the compute dtype
         self.sums = 0  # how many float64 numbers
         self.exchange = 0  # the same
@@ -215,11 +210,11 @@ class Layout:
     def add_vector(self, elements: int) -> None:
         self._add_pieces("VECTOR", ceil_div(elements, VECTOR_UNIT))
 
-    def add_matrices(self, batch: int, rows: int, cols: int, height: Height | None = None) -> None:
+    def add_matrices(self, batch: int, rows: int, cols: int) -> None:
         if batch > 1 and rows * cols <= TINY_ELEMENTS and not self.is_exchanged:
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
         else:
-            self._add_blocks(batch, rows, cols, height)
+            self._add_blocks(batch, rows, cols)
 
     def _add_pieces(self, name: str, units: int) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
@@ -253,7 +248,7 @@ class Layout:
             elements = min(share, elements)
         return max(ROW_STEP, elements // width)
 
-    def _add_blocks(self, batch: int, rows: int, cols: int, height: Height | None) -> None:
+    def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
         unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
         chunk = holding(cols, self.row_widths)
         if cols > widest:
@@ -261,9 +256,9 @@ class Layout:
         cut = Cut(step_at=self._take(2))
         # A unit leaves two numbers per column: with 256 rows, below two percent of what it read.
         # It also leaves a few more per unit, so units of narrow matrices have more rows.
-        most = (height or unit_sizes.unit).of(chunk if unit_sizes.padded else min(cols, chunk))
+        most = unit_sizes.unit.of(chunk if unit_sizes.padded else min(cols, chunk))
         width = ceil_div(cols, ceil_div(cols, chunk))
-        cut.unit_rows = most if height else self._unit_rows(chunk, width, most)
+        cut.unit_rows = self._unit_rows(chunk, width, most)
         if self.is_exchanged and rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
         cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
@@ -312,7 +307,6 @@ class Layout:
             self.exchange += exchanged
         self.cuts.append(cut)
         self.work.append({**work, **{kind(name): 1 for name in of_tensor}})
-        self.partials_of.append(partials)
         self.partials += partials
 
     def _take(self, count: int) -> int:

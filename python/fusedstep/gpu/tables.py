@@ -32,14 +32,6 @@ def current_stream(device: torch.device) -> Any:
     return torch.get_device_module(device).current_stream(device)
 
 
-def processors(device: torch.device) -> int:
-    """How many multiprocessors (CUDA) or subslices (XPU) the device has."""
-    if device.type == "cpu":
-        return 1
-    properties = torch.get_device_module(device).get_device_properties(device)
-    return int(getattr(properties, "multi_processor_count", 0) or properties.gpu_subslice_count)
-
-
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Copies a host tensor to the device."""
     if device.type == "cpu":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
-from . import tables, waves
+from . import tables
 from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
 
 # The smallest float64 that rounds to infinity in float32.
@@ -146,47 +146,19 @@ class Factored(NamedTuple):
     """How the tensors of a bucket of a factored rule are cut."""
 
     layout: Layout
-    tensors_of_waves: list[list[int]]  # the tensors of each wave
-    work_lists: list[WorkList]  # for the other tensors, in order
-
-    def kinds_in_waves(self) -> list[Kind]:
-        return sorted(
-            {kind for run in self.tensors_of_waves for i in run for kind in self.layout.work[i]}
-        )
-
-    def counters(self) -> int:
-        """How many counters the waves need: tickets, one for each tensor, one for each wave."""
-        return 1 + len(self.layout.cuts) + len(self.tensors_of_waves)
+    work_lists: list[WorkList]  # in order
 
 
 def factored(
-    bucket: Bucket,
-    unit_sizes: UnitSizes,
-    lists: ByAlignment,
-    wave_candidates: set[int],
-    exchanged: bool = False,
+    bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, exchanged: bool = False
 ) -> Factored:
-    """Cuts all tensors. `wave_candidates` go in waves if their shape allows it and nothing is
-    exchanged."""
+    """Cuts all tensors."""
     elements = sum(member.param.numel() for member in bucket.members)
     layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, elements)
-    wave_candidates = set() if exchanged else wave_candidates
-    in_waves: list[int] = []
-    item_bytes = bucket.dtypes[1].itemsize
-    for i, sizes in enumerate(bucket.table[:, len(bucket.dtypes) + 1 :].tolist()):
-        if bucket.kind == "vector":
-            layout.add_vector(*sizes)
-            continue
-        batch, rows, cols = sizes
-        goes = i in wave_candidates and waves.take(unit_sizes, item_bytes, batch, rows, cols)
-        layout.add_matrices(batch, rows, cols, unit_sizes.wave_unit[item_bytes] if goes else None)
-        in_waves += [i] if goes else []
-    gradient_bytes = [member.param.numel() * item_bytes for member in bucket.members]
-    runs = waves.cut_into_waves(gradient_bytes, in_waves)
-    waves.share_partials(layout, runs)
-    taken = set(in_waves)
-    rest = [(aligned, [i for i in tensors if i not in taken]) for aligned, tensors in lists]
-    return Factored(layout, runs, _work_lists(layout, rest))
+    add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
+    for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():
+        add(*sizes)
+    return Factored(layout, _work_lists(layout, lists))
 
 
 def _work_lists(layout: Layout, lists: ByAlignment) -> list[WorkList]:
