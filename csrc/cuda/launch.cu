@@ -28,6 +28,7 @@ void check(cudaError_t status, const char* what) {
 std::string name_of(int unit) { return kUnitNames[unit]; }
 
 // Makes a device current in this module's CUDA runtime, and restores the previous one at the end.
+// torch, which has a runtime of its own, has made the same device current: then nothing is set.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -45,15 +46,6 @@ class OnDevice {
   int before_ = 0;
   bool changed_ = false;
 };
-
-// torch has a CUDA runtime of its own, but the current device is the thread's, in the driver.
-void check_device(int device) {
-  int current = 0;
-  check(cudaGetDevice(&current), "cudaGetDevice");
-  if (current != device)
-    throw std::runtime_error("device " + std::to_string(current) +
-                             " is current, but the tensors are on " + std::to_string(device));
-}
 
 // Loads a kernel now. CUDA would load it at its first launch, which may be in a capture: the step
 // before may have had no work for it.
@@ -146,7 +138,6 @@ Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtype
   args_.fields = fields;
   args_.row_length = row_length;
   args_.vectors = kind == 2;
-  can_overlap_ = can_overlap(device);
 }
 
 void Bucket::set_scratch(int64_t cuts, int64_t partials, int64_t sums) {
@@ -171,14 +162,15 @@ void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t cou
   if (count < 1 || count > INT32_MAX)
     throw std::invalid_argument(name_of(unit) + " has " + std::to_string(count) +
                                 " entries, and one launch can have 1 to 2147483647");
-  check_device(device_);
+  const OnDevice on(device_);
   load(kernel, unit);
+  can_overlap_ = can_overlap(device_);
   launches_.push_back({unit, kernel, entries, count});
 }
 
 void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls,
                     int64_t stream, int64_t idle, int64_t values) const {
-  check_device(device_);
+  const OnDevice on(device_);
   const auto queue = reinterpret_cast<cudaStream_t>(stream);
   KernelArgs args = args_;
   args.table = at<int64_t>(table);

@@ -96,9 +96,10 @@ def test_kernels_are_loaded_when_a_bucket_is_made(simulator):
     adamw.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
 
 
-def test_the_device_of_the_tensors_must_be_current(simulator):
+def test_the_device_of_the_tensors_is_made_current(simulator):
+    """The simulator has no second device, so it refuses."""
     elsewhere = simulated()[0].Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 1)
-    said = "device 0 is current, but the tensors are on 1"
+    said = "cudaSetDevice to device 1: cudaErrorInvalidDevice"
     with pytest.raises(RuntimeError, match=said):
         elsewhere.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
 
