@@ -34,8 +34,8 @@ def started(case, shapes):
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        (ADAMW, "ELEMENTWISE could not be launched on 5 blocks"),
-        (ADAFACTOR, "SQUARES could not be launched on 2 blocks"),
+        (ADAMW, "ELEMENTWISE could not be launched on 8 blocks"),
+        (ADAFACTOR, "SQUARES could not be launched on 5 blocks"),
     ],
 )
 def test_a_launch_that_fails_says_what_and_why_and_the_next_step_works(case, said, simulator):
