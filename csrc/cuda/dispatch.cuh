@@ -43,11 +43,11 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
 
 // Blocks that should fit on a multiprocessor. More blocks leave fewer registers for a thread.
 template <Unit kUnit, int P, int M, bool InDouble>
-constexpr int kResident =
-    kUnit == Unit::kStatistics || kUnit == Unit::kColumnSums || kUnit == Unit::kRowSums ||
-            (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || InDouble
-        ? 1
-        : 2;
+constexpr int kResident = kUnit == Unit::kStatistics || kUnit == Unit::kColumnSums ||
+                                  kUnit == Unit::kRowSums || kUnit == Unit::kColumnsExchanged ||
+                                  (kUnit == Unit::kUpdate && (P == kAny || M != kNone)) || InDouble
+                              ? 1
+                              : 2;
 
 // One kind of work, one block per entry. A step launches the phases one after another. Every block
 // waits, even if it then does nothing: the kernel after the next one relies on it.

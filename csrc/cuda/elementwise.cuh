@@ -12,9 +12,9 @@ namespace fusedstep::cuda {
 constexpr int kElementwiseThreads = 128;
 
 // Blocks that should fit on a multiprocessor: with so many, enough bytes are on their way.
-template <int P, bool InDouble>
+template <int S, bool InDouble>
 constexpr int kElementwiseResident = InDouble         ? 2
-                                     : P == kBfloat16 ? 7
+                                     : S == kBfloat16 ? 7
                                                       : 5;
 
 // Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
@@ -29,7 +29,7 @@ __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&stat
 
 // P, G and S are the dtypes of the parameter, the gradient and all states (kNone without states).
 template <int Rule, int P, int G, int S, bool InDouble>
-__global__ void __launch_bounds__(kElementwiseThreads, 2)
+__global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, InDouble>)
     elementwise(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
   constexpr int kStates = RuleOf<Rule, T>::kStates;

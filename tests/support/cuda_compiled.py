@@ -33,6 +33,7 @@ class Facts:
     loads: Counter[int] = field(default_factory=Counter)
     stores: Counter[int] = field(default_factory=Counter)
     generic: int = 0  # not known to be to global memory; loads of float64 are not counted
+    loop: tuple[int, int] = (0, 0)  # over vectors: instructions, and 16-byte loads
 
 
 def module_file() -> Path | None:
@@ -85,6 +86,29 @@ ACCESS = re.compile(r"\b(?P<what>LDG?|STG?)\.E(?P<more>(?:\.\w+)*) ")
 SIZES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+([^;]*);")
+JUMP = re.compile(r"\bBRA\b[^;]*?0x([0-9a-f]+)")
+
+
+def loop_over_vectors(code: list[tuple[int, str]]) -> tuple[int, int]:
+    """The instructions of the inner loop with the most 16-byte loads, and these loads, in a list of
+    (address, text). Instructions of rare cases count as well, such as a gradient scale or a slow
+    quotient."""
+    places = {address: place for place, (address, _) in enumerate(code)}
+    loops = []
+    for place, (_, text) in enumerate(code):
+        first = places.get(int(jump[1], 16)) if (jump := JUMP.search(text)) else None
+        if first is not None and first < place:
+            loops.append((first, place))
+    inner = [(a, b) for a, b in loops if not any(a <= c and d < b for c, d in loops)]
+    counts = [
+        (-sum("LD" in text and ".E.128" in text for _, text in code[a : b + 1]), b + 1 - a)
+        for a, b in inner
+    ]
+    loads, length = min(counts, default=(0, 0))
+    return (length, -loads) if loads else (0, 0)
+
+
 def with_accesses(
     file: Path, target: str, found: dict[tuple[str, Name], Facts]
 ) -> dict[Name, Facts]:
@@ -92,10 +116,16 @@ def with_accesses(
     own = {name: facts for (arch, name), facts in found.items() if arch == target}
     counts = {name: (Counter[int](), Counter[int](), Counter[str]()) for name in own}
     loads, stores, generic = Counter[int](), Counter[int](), Counter[str]()
+    codes: dict[Name, list[tuple[int, str]]] = {name: [] for name in own}
+    code: list[tuple[int, str]] = []
     for line in _lines("-sass", "-arch", target, file):
         if "Function : " in line:
-            loads, stores, generic = counts[parse(line.split()[-1])]
-        elif (".E" in line) and (match := ACCESS.search(line)):
+            name = parse(line.split()[-1])
+            loads, stores, generic = counts[name]
+            code = codes[name]
+        elif match := INSTRUCTION.match(line):
+            code.append((int(match[1], 16), match[2]))
+        if (".E" in line) and (match := ACCESS.search(line)):
             words = match["more"].split(".")
             size = next((SIZES[word] for word in words if word in SIZES), 4)
             (loads if match["what"].startswith("LD") else stores)[size] += 1
@@ -103,7 +133,13 @@ def with_accesses(
             is_scalar = match["what"] == "LD" and size == 8
             generic[match["what"]] += len(match["what"]) == 2 and not is_scalar
     return {
-        name: Facts(facts.registers, facts.spilled, *counts[name][:2], counts[name][2].total())
+        name: Facts(
+            facts.registers,
+            facts.spilled,
+            *counts[name][:2],
+            counts[name][2].total(),
+            loop_over_vectors(codes[name]),
+        )
         for name, facts in own.items()
     }
 
@@ -166,11 +202,18 @@ def is_specialized(name: Name) -> bool:
 
 
 def table(found: dict[str, dict[Name, Facts]]) -> dict[str, dict[str, int]]:
-    """The budgets: registers on each GPU, and 16-byte loads and stores in the code for COUNTED."""
+    """The budgets: registers on each GPU; in the code for COUNTED, 16-byte loads and stores, and
+    the loop over vectors."""
     lines = {}
     for name, counted in found[COUNTED].items():
         registers = {target: allocated(found[target][name].registers) for target in TARGETS}
-        lines[label(name)] = {**registers, "loads": counted.loads[16], "stores": counted.stores[16]}
+        more = {"loads": counted.loads[16], "stores": counted.stores[16]}
+        loop = (
+            dict(zip(("loop", "loop loads"), counted.loop, strict=True))
+            if any(counted.loop)
+            else {}
+        )
+        lines[label(name)] = {**registers, **more, **loop}
     return lines
 
 

@@ -1,0 +1,37 @@
+"""Instructions for each element in the hot loops of the machine code, from the budgets. Issue slots
+are what a loop runs out of next, once it is near the speed of memory."""
+
+import pytest
+
+from tests.support.budgets import CUDA as BUDGETS
+
+VECTOR = 16  # bytes of a load
+BYTES = {"fp32": 4, "bf16": 2}
+# The most instructions for each element, those of rare cases included: a gradient scale other than
+# 1, slow quotients, other dtypes of moments. A number falls when a loop gets better.
+MOST = {
+    "STATISTICS -/bf16/-": 11.5,
+    "STATISTICS -/bf16/- x2": 12,
+    "STATISTICS -/fp32/-": 18,
+    "UPDATE bf16/bf16/-": 21.5,
+    "UPDATE fp32/fp32/-": 23,
+    "SUM_U2 -/bf16/-": 18,
+    "SQUARES bf16/-/-": 7,
+    "adamw bf16/bf16/bf16": 75,
+    "adamw fp32/fp32/fp32": 75,
+}
+
+
+def elements(kernel, loads):
+    """Elements of a thread in a pass of its loop: every tensor is loaded in vectors of one size."""
+    kind, dtypes = kernel.split()[:2]
+    read = [name for name in dtypes.split("/") if name != "-"]
+    tensors = len(read) + (kind == "adamw")  # two states of one dtype
+    return loads / tensors * VECTOR / BYTES[read[0]]
+
+
+@pytest.mark.parametrize("kernel", MOST)
+def test_a_hot_loop_has_few_instructions_for_each_element(kernel):
+    loop, loads = (BUDGETS.of(kernel, what) for what in ("loop", "loop loads"))
+    found = loop / elements(kernel, loads)
+    assert MOST[kernel] / 1.25 < found <= MOST[kernel], f"{found:.1f}: {loop} for {loads} loads"
