@@ -281,11 +281,12 @@ def test_a_read_from_such_a_device_is_seen():
 @pytest.mark.parametrize("dtype", sweep([torch.bfloat16, torch.float32], [torch.bfloat16]), ids=str)
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
-def test_scratch_is_below_two_percent_of_the_parameters(name, shapes, dtype, backend):
-    """A CUDA unit has at least 256 rows and leaves two float32 numbers for each column."""
+def test_scratch_is_below_two_percent_of_the_parameters_or_34_mb(name, shapes, dtype, backend):
+    """A unit leaves two float32 numbers for each column. In a large list it has 256 rows. In a small
+    one there are four units at most for each of 128 multiprocessors, of 8192 columns at most."""
     params = a_list(LISTS[shapes], dtype)
     optimizer = OPTIMIZERS[name](params)
     optimizer.backend = backend.name
     optimizer.step()
     used, size = optimizer._plan.scratch_bytes(), sum(p.nbytes for p in params)
-    assert used <= 0.02 * size, f"{used / size:.2%}"
+    assert used <= max(0.02 * size, 4 * 128 * 8192 * 2 * 4), f"{used / size:.2%}"

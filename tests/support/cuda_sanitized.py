@@ -155,7 +155,7 @@ def in_a_process(job: Callable[[], None]) -> tuple[int, str]:
 @contextmanager
 def simulator(library: Path) -> Iterator[Any]:
     made = simcuda.load(library, cuda_on_ptx.NAME)
-    unit_sizes = replace(SMALL_UNITS, update_elements=16384)
+    unit_sizes = replace(SMALL_UNITS, update_elements=16384, least_update_elements=16384)
     with (
         mock.patch.object(cuda_on_ptx, "simulated", return_value=made),
         mock.patch.object(cuda, "UNIT_SIZES", unit_sizes),
