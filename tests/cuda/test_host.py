@@ -89,7 +89,8 @@ def test_matrices_that_are_not_aligned_have_launches_of_their_own(module):
 def test_cuts_lie_where_the_kernels_look_for_them(module):
     optimizer, _ = started(ADAFACTOR, [(70, 1024), (2, 8200)])
     (work,), (launcher,) = module.made, optimizer._plan.launchers
-    layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4)
+    elements = 70 * 1024 + 2 * 8200
+    layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4, elements=elements)
     layout.add_matrices(1, 70, 1024)
     layout.add_matrices(1, 2, 8200)
     found = numbers_at(work.scratch[0], 2 * len(cut.FIELDS), ctypes.c_int64)
