@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import compress
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from . import devices
 
 State = dict[str, Any]
 COUNTS = (torch.float32, torch.float64)  # the dtypes of torch's counters
+STEP = itemgetter("step")
 
 
 class TensorCounters:
@@ -147,28 +149,33 @@ def _counting(step: float | Tensor) -> Tensor:
 
 
 class IntCounters:
-    """transformers' counters: a Python int for each parameter."""
+    """transformers' counters: a Python int for each parameter. A step reads each of them once."""
 
     def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
         self.states = states
+        self._now: list[int] = []  # the counters, from `hold` to `count`
         for state in states:
             state["step"] = int(state["step"])
 
     def hold(self) -> bool:
         """Whether all are still ints: a script may have put tensors or floats in their place."""
-        return {*map(type, [state["step"] for state in self.states])} <= {int}
+        self._now = [*map(STEP, self.states)]
+        return {*map(type, self._now)} <= {int}
+
+    def _read(self) -> list[int]:
+        return self._now or [*map(STEP, self.states)]  # no `hold` comes before a plan's first step
 
     def is_on_device(self, position: int) -> bool:
         """Whether the host would have to wait for this counter."""
         return False
 
     def next_of_all(self) -> float | None:
-        values = [state["step"] for state in self.states]
-        first: int = values[0]
+        values = self._read()
+        first = values[0]
         return first + 1 if values.count(first) == len(values) else None
 
     def next_of_each(self) -> list[float]:
-        return [state["step"] + 1 for state in self.states]
+        return [value + 1 for value in self._read()]
 
     def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
         """A function that returns a tensor on `device`: the number of the coming step of each
@@ -184,6 +191,14 @@ class IntCounters:
 
     def count(self, found_inf: Tensor | None, present: bytes | None = None) -> None:
         """The same as in TensorCounters, except that the host reads `found_inf`."""
-        if found_inf is None or not found_inf.item():
-            for state in self.states if present is None else compress(self.states, present):
+        coming = self.next_of_all()
+        self._now = []
+        if found_inf is not None and found_inf.item():
+            return
+        states = self.states if present is None else compress(self.states, present)
+        if coming is None:
+            for state in states:
                 state["step"] += 1
+        else:
+            for state in states:
+                state["step"] = coming
