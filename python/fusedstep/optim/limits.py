@@ -55,10 +55,12 @@ class Limits:
             if not (
                 type(value) is tuple
                 and len(value) == 2
-                and type(value[0]) is float
                 and type(value[1]) is float
-                and first[0] <= value[0] <= first[1]
                 and second[0] <= value[1] <= second[1]
+                and (
+                    (type(value[0]) is float and first[0] <= value[0] <= first[1])
+                    or (value[0] is None and first.may_be_none)
+                )
             ):
                 _check(group, key, (first, second), name)
 
