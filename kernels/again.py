@@ -39,12 +39,11 @@ class KeptKernels:
         the same dtypes."""
         self._at = None
         options = options_now()
-        number = getattr(stream, "cuda_stream", None)
-        if options is None or number is None:
+        if options is None or not isinstance(stream, int):
             return
         if options != self._options:
             self._options, self._kept = options, {}
-        self._stream, self._at = number, _addresses(changing)
+        self._stream, self._at = stream, _addresses(changing)
 
     def launch(self, index: int) -> bool:
         """Launches kernel `index` again. Returns False if it needs an ordinary launch."""

@@ -66,7 +66,7 @@ class TritonLauncher(work.DeviceLauncher):
         columns = 1 if bucket.kind == "elementwise" else 16
         return make(bucket, work.by_alignment(bucket, columns))
 
-    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+    def _run(self, current: dict[str, Any], stream: Any, idle: set[str]) -> None:
         kept = self.kept_kernels
         kept.begin(current, stream)
         for index, (kind, kernel, programs, own, options) in enumerate(self.launches):

@@ -16,6 +16,7 @@ from .plan.bucket import Member
 from .plan.launcher import Backend
 from .plan.layouts import Layout, Layouts
 from .plan.plan import Owner, Plan
+from .plan.rows import HostRows
 
 NAME = "GradientAccumulator"
 
@@ -96,7 +97,7 @@ class GradientAccumulator:
             plan = self._plan = self._make_plan(plan)
         for bucket in plan.buckets:
             _refuse_capture(bucket.device)
-        rows = torch.tensor([[1.0, weight]], dtype=torch.float64, device="cpu")
+        rows = HostRows([[1.0, weight]])
         plan.run([rows] * len(plan.buckets))
         for param in self._params:
             param.grad = None

@@ -2,7 +2,6 @@
 gpu/test_host.py tests what both GPU backends share."""
 
 import ctypes
-import types
 from contextlib import contextmanager
 
 import pytest
@@ -146,7 +145,7 @@ def test_scalars_go_by_value_if_a_launch_has_room(module):
 
 
 def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, monkeypatch):
-    here, guarded, recorded = [types.SimpleNamespace(cuda_stream=77)], [], []
+    here, guarded, recorded = [77], [], []
 
     @contextmanager
     def on_device(device):
@@ -158,16 +157,17 @@ def test_work_is_launched_on_the_current_stream_of_the_tensors_device(module, mo
 
     monkeypatch.setattr(tables, "on_device", on_device)
     monkeypatch.setattr(tables, "current_stream", lambda device: here[0])
+    monkeypatch.setattr(tables, "stream_object", lambda device: ("stream", here[0]))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, s: recorded.append(s))
     optimizer, params = started(CASE["adamw"], [(4, 5)])
     assert guarded == 2 * [params[0].device, "left"]  # to prepare, and to launch
     optimizer.step()
     assert [stream for _, _, stream, _ in module.launched] == [77, 77] and not recorded
-    here[0] = types.SimpleNamespace(cuda_stream=5)
+    here[0] = 5
     optimizer.step()
     assert module.launched[-1][2] == 5
     kept = optimizer._plan.launchers[0]
-    assert recorded == (len(kept.kept) + len(kept.tables.held())) * [here[0]]
+    assert recorded == (len(kept.kept) + len(kept.tables.held())) * [("stream", 5)]
 
 
 # Memory.

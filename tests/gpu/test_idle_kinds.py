@@ -8,6 +8,7 @@ import torch
 
 from fusedstep.gpu import work
 from fusedstep.plan.bucket import Bucket
+from fusedstep.plan.rows import HostRows
 from fusedstep.rules import RULES
 
 RULE = RULES["adafactor"]
@@ -18,7 +19,7 @@ PAIRS = list(itertools.product(CAPS, [0.0, 1.0, -1.0, math.nan]))
 
 
 @pytest.mark.parametrize("shown", [False, True], ids=["", "rms is shown"])
-@pytest.mark.parametrize("copies", [1, work.FEW_ROWS])
+@pytest.mark.parametrize("copies", [1, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_host_decides_like_the_kernels(dtype, copies, shown):
     bucket = Bucket(RULE, "matrix", torch.device("cpu"), 4 * (dtype,))
@@ -38,4 +39,6 @@ def check(bucket, given, dtype):
         "SQUARES": not scaled.any(),
         "STORE_RMS": bucket.rms is None or scaled.all(),
     }
-    assert work.idle_kinds(bucket, rows) == {kind for kind, idle in expected.items() if idle}
+    assert work.idle_kinds(bucket, HostRows(rows.tolist())) == {
+        kind for kind, idle in expected.items() if idle
+    }

@@ -163,7 +163,7 @@ def test_nothing_is_read_from_a_device(name, scaled, on_device, recorder):
 def test_the_count_of_calls_sees_a_read(on_device):
     on_device(False)
     params = make_params(SHAPES)
-    assert a_counted_step(make("adamw", params, capturable=False), params).waits()
+    assert a_counted_step(make("adamw-tensor-lr", params, capturable=False), params).waits()
 
 
 @each_option

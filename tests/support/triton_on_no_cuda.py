@@ -6,7 +6,6 @@ launches. Prints those of a step through `kernel[grid]`, and those of a step wit
 
 import ctypes
 import sys
-import types
 
 import torch
 import triton
@@ -36,8 +35,7 @@ def main(name):
     triton.runtime.driver.set_active(Driver())
     TritonBackend.why_absent = lambda self: ""
     TritonBackend.devices = lambda self: ("cpu",)
-    stream = types.SimpleNamespace(cuda_stream=STREAM)
-    tables.current_stream = lambda device: stream
+    tables.current_stream = lambda device: STREAM
     library = ctypes.CDLL("libcuda.so.1")
     library.last_launch.restype = ctypes.POINTER(ctypes.c_uint64 * (NUMBERS + PARAMS))
     ordinary, kept, launches, current = [], [], [], []

@@ -4,7 +4,6 @@ compiled kernels by fakes; the last one runs Triton's own driver on a libcuda th
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -73,8 +72,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(launch, "run", made.run)
     monkeypatch.setattr(triton.compiler, "CompiledKernel", Compiled)
     monkeypatch.setattr(nvidia, "CudaLauncher", Launcher)
-    stream = types.SimpleNamespace(cuda_stream=STREAM)
-    monkeypatch.setattr(tables, "current_stream", lambda device: stream)
+    monkeypatch.setattr(tables, "current_stream", lambda device: STREAM)
     return made
 
 

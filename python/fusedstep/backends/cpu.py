@@ -9,6 +9,7 @@ import torch
 from .. import native
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
+from ..plan.rows import HostRows
 from ..rules import RULES, layout
 
 DTYPE_CODES = {
@@ -85,13 +86,17 @@ class CpuLauncher(Launcher):
         self._run(inputs, 2 if self.bucket.rule.factored else 0)
 
     def _run(self, inputs: StepInputs, stage: int) -> None:
-        scalars, inv_grad_scale, found_inf = inputs[:3]
+        rows, inv_grad_scale, found_inf = inputs[:3]
         if found_inf is not None and found_inf.item():
             return
+        if isinstance(rows, HostRows):
+            address, width = rows.address(), rows.width
+        else:
+            address, width = rows.data_ptr(), rows.shape[1]
         self._work.launch(
             self.bucket.rows.scalar_row_of.data_ptr(),
-            scalars.data_ptr(),
-            scalars.shape[1],
+            address,
+            width,
             1.0 if inv_grad_scale is None else inv_grad_scale.item(),
             torch.get_num_threads(),
             stage,

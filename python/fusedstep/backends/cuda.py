@@ -19,10 +19,11 @@ from ..gpu import tables, work
 from ..gpu.cut import UNITS, Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
+from ..plan.rows import HostRows
 from .cpu import DTYPE_CODES, RULE_IDS
 
 KINDS = ("elementwise", "matrix", "vector")
-STEP_ARGS = ("table", "scalar_row_of", "scalars", "controls")
+BIT_OF = {kind: 1 << index for index, kind in enumerate(UNITS)}
 UNIT_SIZES = UnitSizes(
     row_widths=(4096, 8192),  # 512 threads, with 8 or 16 columns each
     wide_row_widths=(2048,),  # with 4
@@ -81,15 +82,21 @@ class CudaLauncher(work.DeviceLauncher):
             ordered = listed.entries.flip(0) if listed.kind.name == "UPDATE" else listed.entries
             self._add(listed.kind.name, listed.kind.width, listed.aligned, ordered)
 
-    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+    def _run(self, current: dict[str, Any], stream: int | None, idle: set[str]) -> None:
         scalars = current["scalars"]
-        on_host = scalars.device.type == "cpu" and scalars.numel() <= self.tables.by_value
+        if isinstance(scalars, HostRows):
+            address, by_value = scalars.address(), len(scalars.numbers)
+        else:
+            address, by_value = scalars.data_ptr(), 0
         try:
             self.native.launch(
-                *(current[name].data_ptr() for name in STEP_ARGS),
-                0 if stream is None else stream.cuda_stream,
-                sum(1 << UNITS.index(kind) for kind in idle),
-                scalars.numel() if on_host else 0,
+                current["table"].data_ptr(),
+                current["scalar_row_of"].data_ptr(),
+                address,
+                current["controls"].data_ptr(),
+                stream or 0,
+                sum([BIT_OF[kind] for kind in idle]),
+                by_value,
             )
         except RuntimeError as error:
             raise RuntimeError(failure(self.backend, self.bucket, error)) from error

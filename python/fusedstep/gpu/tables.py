@@ -6,7 +6,8 @@ changed; the allocator frees that memory after the copy.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..plan import devices
 from ..plan.bucket import Bucket
+from ..plan.rows import HostRows
 
 GPUS = ("cuda", "xpu")  # torch calls ROCm's devices cuda
 
@@ -21,14 +23,30 @@ GPUS = ("cuda", "xpu")  # torch calls ROCm's devices cuda
 def on_device(device: torch.device) -> Any:
     """Makes `device` and its current stream the ones that kernels are launched on."""
     if device.type == "cpu":  # the interpreter or the simulator
-        return nullcontext()
-    return torch.get_device_module(device).device(device)
+        return devices.NO_SWITCH
+    return devices.made_current(device)
 
 
 def current_stream(device: torch.device) -> Any:
-    """A GPU's current stream; None on the CPU."""
+    """A GPU's current stream, only to be compared and to launch on: its number where torch's
+    devices are called cuda, since torch's object takes several us to make. None on the CPU."""
+    return _reader_of_streams(device)()
+
+
+@cache
+def _reader_of_streams(device: torch.device) -> Callable[[], Any]:
     if device.type == "cpu":
-        return None
+        return lambda: None
+    read = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # as Triton and Inductor do
+    if device.type == "cuda" and read is not None and device.index is not None:
+        return partial(read, device.index)
+    if device.type == "cuda":
+        return lambda: stream_object(device).cuda_stream
+    return partial(stream_object, device)
+
+
+def stream_object(device: torch.device) -> Any:
+    """A GPU's current stream, as torch's object."""
     return torch.get_device_module(device).current_stream(device)
 
 
@@ -59,12 +77,12 @@ class Tables:
     def current(
         self,
         bucket: Bucket,
-        scalars: Tensor,
+        rows: HostRows | Tensor,
         inv_grad_scale: Tensor | None,
         found_inf: Tensor | None,
         capturing: bool = False,
-    ) -> dict[str, Tensor]:
-        """The arguments of the kernels for one step."""
+    ) -> dict[str, Any]:
+        """The arguments of the kernels for one step: tensors, and rows that a launch takes."""
         if self.scalar_row_of_host is not bucket.rows.scalar_row_of:
             if capturing:  # page-locked memory for the copy cannot be allocated now
                 raise RuntimeError(
@@ -74,9 +92,10 @@ class Tables:
                 )
             self.scalar_row_of_host = bucket.rows.scalar_row_of
             self.scalar_row_of = upload(bucket.rows.scalar_row_of, self.device)
-        rows = scalars.to(self.scalar_dtype)
-        if scalars.device.type == "cpu" and scalars.numel() > self.by_value:
-            rows = upload(rows, self.device)
+        if not isinstance(rows, HostRows):
+            rows = rows.to(self.scalar_dtype)
+        elif len(rows.numbers) > self.by_value:
+            rows = upload(rows.tensor().to(self.scalar_dtype), self.device)
         return {
             "table": self._table(bucket, capturing),
             "scalar_row_of": self.scalar_row_of,

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
+from ..plan.rows import HostRows
 from . import tables
 from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
 
 # The smallest float64 that rounds to infinity in float32.
 ROUNDS_TO_INFINITY = (2.0 - 2.0**-24) * 2.0**127
-FEW_ROWS = 8  # of scalars: read them all at once rather than column by column
 MOST_ENTRIES = 2**31 - 1  # of a launch: programs and units have 32-bit numbers
 T = TypeVar("T")
 # Pairs: aligned or not, and the tensors.
@@ -47,15 +47,15 @@ class DeviceLauncher(Launcher):
             self.kept += [self.sums, self.sum_u2]
         # The step that is between stages.
         self._inputs: StepInputs | None = None
-        self._current: dict[str, Tensor] = {}
+        self._current: dict[str, Any] = {}
 
     @abstractmethod
-    def _run(self, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
+    def _run(self, current: dict[str, Any], stream: Any, idle: set[str]) -> None:
         """Launches all work except the `idle` kinds. `current` holds the arguments that change
         every step. If `found_inf` is not zero, kernels write nothing."""
 
     def launch(self, inputs: StepInputs) -> None:
-        idle = idle_kinds(self.bucket, inputs.scalars)
+        idle = idle_kinds(self.bucket, inputs.rows)
         with tables.on_device(self.device):
             stream = self.follow_stream()
             self._run(self.current(inputs), stream, idle)
@@ -77,7 +77,7 @@ class DeviceLauncher(Launcher):
             super().update(inputs)
 
     def _stage(self, stage: str, inputs: StepInputs) -> None:
-        idle = idle_kinds(self.bucket, inputs.scalars) | OF_OTHER_STAGES[stage]
+        idle = idle_kinds(self.bucket, inputs.rows) | OF_OTHER_STAGES[stage]
         with tables.on_device(self.device):
             stream = self.follow_stream()
             if self._inputs is not inputs:  # upload once for all stages
@@ -99,11 +99,12 @@ class DeviceLauncher(Launcher):
         stream = tables.current_stream(self.device)
         if stream != self.stream:
             self.stream = stream
+            other = tables.stream_object(self.device)
             for tensor in (*self.kept, *self.tables.held()):
-                tensor.record_stream(stream)
+                tensor.record_stream(other)
         return stream
 
-    def current(self, inputs: StepInputs) -> dict[str, Tensor]:
+    def current(self, inputs: StepInputs) -> dict[str, Any]:
         """The arguments that change every step."""
         return self.tables.current(self.bucket, *inputs)
 
@@ -185,28 +186,19 @@ def entries(units: Iterable[tuple[int, int]]) -> Tensor:
     return torch.stack([tensors.repeat_interleave(counts), unit], 1).to(torch.int32)
 
 
-def idle_kinds(bucket: Bucket, scalars: Tensor) -> set[str]:
+def idle_kinds(bucket: Bucket, rows: HostRows | Tensor) -> set[str]:
     """Kinds of work that would do nothing this step. Scalars on a device are not read here: the
     kernels read them and decide."""
     idle: set[str] = set()
-    if bucket.rule.factored and scalars.device.type == "cpu":
+    if bucket.rule.factored and isinstance(rows, HostRows):
         names = bucket.rule.scalars
-        caps, scaled = _columns(scalars, 1 + names.index("cap"), 1 + names.index("scaled"))
+        caps = rows.column(1 + names.index("cap"))
+        scales = [scaled > 0.0 for scaled in rows.column(1 + names.index("scaled"))]
         infinite = math.inf if bucket.compute_dtype == torch.float64 else ROUNDS_TO_INFINITY
-        if all(abs(cap) >= infinite for cap in caps):
+        if all([abs(cap) >= infinite for cap in caps]):
             idle.add("SUM_U2")
-        scaled = [number > 0.0 for number in scaled]
-        if not any(scaled):
+        if True not in scales:
             idle.add("SQUARES")
-        if bucket.rms is None or all(scaled):
+        if bucket.rms is None or False not in scales:
             idle.add("STORE_RMS")
     return idle
-
-
-def _columns(scalars: Tensor, *places: int) -> list[list[float]]:
-    """Columns of the rows of scalars as Python numbers. On these a step decides in 2 us, on
-    tensors in 29."""
-    if len(scalars) > FEW_ROWS:
-        return [scalars[:, place].tolist() for place in places]
-    rows = scalars.tolist()
-    return [[row[place] for row in rows] for place in places]

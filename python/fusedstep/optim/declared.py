@@ -92,8 +92,10 @@ class DeclaredOptimizer(torch.optim.Optimizer):
 
     def _waits_for_device(self, group: Group) -> bool:
         """Whether the host would have to wait for a hyper-parameter."""
-        values = (group.get("lr"), *(group.get("betas") or ()))
-        return any(isinstance(value, Tensor) and not devices.on_host(value) for value in values)
+        for value in (group.get("lr"), *(group.get("betas") or ())):
+            if isinstance(value, Tensor) and not devices.on_host(value):
+                return True
+        return False
 
     def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor

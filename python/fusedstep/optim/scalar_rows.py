@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..plan.bucket import Bucket
 from ..plan.plan import Plan
+from ..plan.rows import HostRows
 
 Group = dict[str, Any]
 # (group, its coming step or steps, dtype of the parameter) -> the rule's scalars by name.
@@ -24,7 +25,7 @@ def rows_of(
     scalars: Scalars,
     waits_for_device: Callable[[Group], bool],
     check_steps: Callable[[Bucket], None],
-) -> list[Tensor]:
+) -> list[HostRows | Tensor]:
     """The rows of each bucket, for the coming step. If a step below 1 was read, `check_steps` is
     called to refuse the bucket's counters."""
     assert plan.counters is not None
@@ -36,7 +37,7 @@ def rows_of(
     if len(there) < len(plan.buckets):
         of_all = plan.counters.next_of_all() if plan.all_present else None
         of_each = plan.counters.next_of_each() if of_all is None else []
-    rows = []
+    rows: list[HostRows | Tensor] = []
     for k, bucket in enumerate(plan.buckets):
         if k in there:
             bucket.rows.by_member()
@@ -57,13 +58,14 @@ def _sign(group: Group) -> float:
     return -1.0 if group.get("maximize") else 1.0
 
 
-def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> Tensor:
+def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> HostRows:
     dtype = bucket.members[0].param.dtype
-    rows = [
-        (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)))
-        for index, step in bucket.rows.keys
-    ]
-    return torch.tensor(rows, dtype=torch.float64, device="cpu")
+    return HostRows(
+        [
+            (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)))
+            for index, step in bucket.rows.keys
+        ]
+    )
 
 
 def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import devices
 from .bucket import Bucket
+from .rows import HostRows
 
 # Adds up tensors over processes in place, as an all-reduce does. It is called with the `sums` of
 # all factored buckets, which may be on several devices, and later with their `sum_u2`.
@@ -29,13 +30,18 @@ Exchange = Callable[[list[Tensor]], None]
 
 
 class StepInputs(NamedTuple):
-    """What changes from step to step. The rows of scalars are float64. They are on the host, or on
-    the bucket's device if its counters are there; the host must then not wait for them."""
+    """What changes from step to step. The rows of scalars are float64. They are a tensor on the
+    bucket's device if its counters are there; the host must then not wait for them."""
 
-    scalars: Tensor
+    rows: HostRows | Tensor
     inv_grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
     capturing: bool = False  # whether a CUDA graph captures the step
+
+    @property
+    def scalars(self) -> Tensor:
+        """The rows as a tensor, wherever they are."""
+        return self.rows.tensor() if isinstance(self.rows, HostRows) else self.rows
 
 
 class Launcher(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -14,6 +14,7 @@ from . import devices
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .counters import IntCounters, TensorCounters
 from .launcher import Backend, Exchange, StepInputs
+from .rows import HostRows
 from .versions import increment_of
 from .watch import CAME_OR_WENT, ParamLists, watch
 
@@ -143,7 +144,7 @@ class Plan:
 
     def run(
         self,
-        rows: list[Tensor],
+        rows: Sequence[HostRows | Tensor],
         inv_grad_scale: Tensor | None = None,
         found_inf: Tensor | None = None,
         capturing: bool = False,
@@ -151,7 +152,7 @@ class Plan:
         """Runs a step of every bucket. `rows` holds each bucket's rows of scalars. `capturing`
         tells whether a graph captures the step."""
         self._increment_versions(self._written)
-        inputs = [StepInputs(scalars, inv_grad_scale, found_inf, capturing) for scalars in rows]
+        inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
         for own in staged:
             own.copy_in()

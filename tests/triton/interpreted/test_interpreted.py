@@ -11,6 +11,7 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
+from fusedstep.plan.rows import HostRows
 from tests.support import absent_gradients, exchange, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
@@ -258,7 +259,7 @@ def test_a_scalar_that_is_off_by_a_part_in_a_hundred_thousand_is_seen(scalar, mo
     def wrong(launcher, inputs):
         scalars = inputs.scalars.clone()
         scalars[:, place] *= 1 + 1e-5
-        real(launcher, inputs._replace(scalars=scalars))
+        real(launcher, inputs._replace(rows=HostRows(scalars.tolist())))
 
     Problem(case, [(33, 17)]).check()
     monkeypatch.setattr(launch.TritonLauncher, "launch", wrong)
