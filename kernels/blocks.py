@@ -1,9 +1,9 @@
 """Sizes of tiles, numbers of warps and registers, by kind of work and dtype, for all GPUs.
 
-None has been measured on a GPU yet. They come from what Triton 3.7.1's compilers report for sm_80,
-sm_90, sm_100 and gfx942 (2026-11-21): no spills, and registers for 512 threads on a multiprocessor,
-except for unaligned rows, float64, and COLUMN_SUMS tiles. Nothing is tuned at run time: kernels
-write in place, so they must not run twice.
+Those of STATISTICS and of the second read were chosen on an H200 (bench/results, 2026-11-26). The
+others come from what Triton 3.7.1's compilers report for sm_80, sm_90, sm_100 and gfx942: no spills,
+and registers for 512 threads on a multiprocessor, except for unaligned rows, float64, and
+COLUMN_SUMS tiles. Nothing is tuned at run time: kernels write in place, so they must not run twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNIT_SIZES = cut.UnitSizes(
     # So many fit on 128 multiprocessors: an H100 has 132.
     programs={32: 256, 256: 256, 1024: 1024, 2048: 512, 4096: 256, 8192: 128},
     least_elements=16384,
-    update_elements=131072,
+    update_elements=262144,
     update_programs=512,
     least_update_elements=4096,
     padded=True,
@@ -58,15 +58,8 @@ def elementwise(item_bytes: int) -> Chunk:
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
-def factored(
-    kind: cut.Kind,
-    item_bytes: int,
-    aligned: bool,
-    momentum: bool = False,
-    stored_bytes: int = 4,
-) -> Block:
-    """`item_bytes` is of the compute dtype, `stored_bytes` of the widest slot with the parameter's
-    shape."""
+def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
+    """`item_bytes` is of the compute dtype."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
     registers: int | None = 64 if light else 128
@@ -106,7 +99,4 @@ def factored(
         registers = None
     if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
-    tile = 2048 if aligned or width < 1024 else 1024
-    if width == 1024 and aligned and stored_bytes == 2:
-        tile = 4096  # as many bytes in flight as with 4-byte numbers
-    return Block(width, tile, 8, registers)
+    return Block(width, 2048 if aligned or width < 1024 else 1024, 8, registers)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
-from torch import Tensor
 
 from fusedstep.gpu import cut, tables, work
 from fusedstep.plan.bucket import Bucket
@@ -144,6 +143,4 @@ class TritonLauncher(work.DeviceLauncher):
 
 def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:
     momentum = bool(bucket.rule.states)
-    # The moments of a matrix, slots 2 and 3, are small.
-    stored = max(dtype.itemsize for k, dtype in enumerate(bucket.dtypes) if k not in (2, 3))
-    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum, stored)
+    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum)

@@ -116,7 +116,8 @@ def test_a_call_on_the_device_is_one_kernel_for_few_tensors_as_for_many(dtype, b
         for step in range(4):  # compiles kernels and warms up the profiler
             give_gradients(params, dtype, step)
             seen = work_of(accumulator)
-        counts.append(seen)
+        # Tables are copied again if gradients have moved.
+        counts.append({name: n for name, n in seen.items() if not name.startswith("Memcpy")})
     assert sum(counts[0].values()) >= 1, "the profiler saw nothing on the device"
     assert counts[0] == counts[1]
     if backend == "cuda":

@@ -88,26 +88,27 @@ def test_the_guard_against_waiting_sees_a_read(gpu):
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
 def test_a_step_takes_a_small_share_of_the_parameters_memory(name, shapes, dtype, gpu):
-    """The peak of torch's allocator: scratch, tables and temporaries together."""
-    share = 0.02
+    """The peak of what is asked of torch's allocator: scratch, tables and temporaries together. Its
+    blocks can be larger. A small list may need more, see test_host.py."""
     params = a_list(LISTS[shapes], gpu, dtype)
     size = sum(p.nbytes for p in params)
+    most = max(0.02 * size, 4 * 128 * 8192 * 2 * 4)
     optimizer = OPTIMIZERS[name](params)
 
     def peak_of_a_step():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_stats()["requested_bytes.all.current"]
         optimizer.step()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
 
     first = peak_of_a_step()
     states = sum(
         x.nbytes for s in optimizer.state.values() for x in s.values() if torch.is_tensor(x)
     )
-    assert first - states <= share * size, f"first step: {(first - states) / size:.2%}"
+    assert first - states <= most, f"first step: {(first - states) / size:.2%}"
     later = peak_of_a_step()
-    assert later <= share * size, f"{later / size:.2%}"
+    assert later <= most, f"{later / size:.2%}"
 
 
 @each_optimizer

@@ -282,8 +282,8 @@ def test_a_read_from_such_a_device_is_seen():
 @pytest.mark.parametrize("shapes", LISTS)
 @each_optimizer
 def test_scratch_is_below_two_percent_of_the_parameters_or_34_mb(name, shapes, dtype, backend):
-    """A unit leaves two float32 numbers for each column. In a large list it has 256 rows. In a small
-    one there are four units at most for each of 128 multiprocessors, of 8192 columns at most."""
+    """A unit leaves two float32 numbers for each column. In a large list it has 256 rows. In a
+    small one there are at most four units for each of 128 multiprocessors, of 8192 columns."""
     params = a_list(LISTS[shapes], dtype)
     optimizer = OPTIMIZERS[name](params)
     optimizer.backend = backend.name
