@@ -15,26 +15,26 @@ from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut
 
-# Assumptions. None was measured on the device.
-PEAK = 4.8e12  # bytes a second of an H200's memory, by its data sheet
-COPY_SHARE = 0.9  # of the peak: a large copy reaches it
-COPY = PEAK * COPY_SHARE
+COPY = (
+    4.27e12  # bytes a second: a copy of 2 GiB on an H200 (2026-11-26) read and wrote 4.26 to 4.29
+)
+# Assumptions. They were not measured on the device.
 GAP = 4e-6  # seconds from one kernel's start to the next one's, if they do nothing
-LAUNCH = {OURS: 3e-6, OURS_TRITON: 15e-6}  # seconds of the host for one launch, by provider
+LAUNCH = {OURS: 3e-6, OURS_TRITON: 4e-6}  # seconds of the host for one launch, by provider
 TORCH_LAUNCH = 5e-6  # and for a launch by torch, with its operator
 UPLOAD = 15e-6  # seconds of the host for a bucket's scalars, through page-locked memory
 WAIT = 20e-6  # seconds lost whenever the host reads a number from the device
-L2 = 50e6  # bytes of cache
+L2 = 62.9e6  # bytes of cache, as the device says
 # Seconds of the host for each parameter of an AdamW step, measured on a CPU (AMD EPYC, 2026-11-21,
 # bench/results) on a list of single elements.
 OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
 # And for a whole step of one tensor that launches nothing (same CPU and day).
 OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
 # Instructions of a thread for each element of an aligned matrix, in the first read and in the
-# second. We counted them in the loops for sm_90 (nvcc 13.0, 2026-11-21), without the code that runs
-# only if gradients are scaled or a quotient is out of range.
-READ = {"float32": 18, "bfloat16": 13}
-UPDATE = 19
+# second. They are in tests/cuda/budgets.json, code included that runs only if gradients are scaled
+# or a quotient is out of range.
+READ = {"float32": 16.3, "bfloat16": 11.2}
+UPDATE = 21
 # Instructions a second: 132 multiprocessors, 128 lanes, 1.98 GHz (data sheet), 80 % of it reached.
 ISSUED = 132 * 128 * 1.98e9 * 0.8
 # Bytes a second that one multiprocessor reads: 32 KB are in flight, and take 0.8 us.
@@ -146,7 +146,8 @@ def our_adafactor(provider: str, rule: str, chosen: ParameterList, dtype: str) -
     The second read of a gradient comes from L2 if it fits there and is the only one.
     """
     unit_sizes, item, kinds = SIZES_OF[provider], DTYPES[dtype].itemsize, set()
-    layout = cut.Layout(unit_sizes, 4)
+    matrices = sum(elements([shape]) for shape in chosen.shapes if len(shape) > 1)
+    layout = cut.Layout(unit_sizes, 4, elements=matrices)
     moved = 0
     computing = 0.0
     scaled, capped = rule != TRAINER, rule == TORCH and dtype == "bfloat16"
