@@ -1,9 +1,9 @@
 """Sizes of tiles, numbers of warps and registers, by kind of work and dtype, for all GPUs.
 
-Those of STATISTICS and of the second read were chosen on an H200 (bench/results, 2026-11-26). The
-others come from what Triton 3.7.1's compilers report for sm_80, sm_90, sm_100 and gfx942: no spills,
-and registers for 512 threads on a multiprocessor, except for unaligned rows, float64, and
-COLUMN_SUMS tiles. Nothing is tuned at run time: kernels write in place, so they must not run twice.
+Those of the second read were chosen on an H200 (bench/results, 2026-11-26). The others come from
+what Triton 3.7.1's compilers report for sm_80, sm_90, sm_100 and gfx942: no spills, and registers
+for 512 threads on a multiprocessor, except for unaligned rows, float64, and COLUMN_SUMS tiles.
+Nothing is tuned at run time: kernels write in place, so they must not run twice.
 """
 
 from __future__ import annotations

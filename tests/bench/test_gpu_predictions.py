@@ -53,7 +53,7 @@ def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
 def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provider):
     """A matrix needs the gradient once more. It needs the parameter once more if its rms scales the
     step, and the gradient again if a row does not fit in a block or torch's cap changes it. Sums
-    add at most 2 %."""
+    add at most 2 %, or twice the scratch that a small list may have."""
     rows = [r for r in ROWS if r.provider == provider and r.rule != "adamw"]
     assert {row.chosen.name for row in rows} == {
         *("llama-1b", "t5-xl", predict.FITTING, *predict.ABOVE),
@@ -64,7 +64,7 @@ def test_predicted_bytes_of_adafactor_are_the_floor_and_what_is_read_again(provi
         again += row.rule == predict.TORCH and row.dtype == "bfloat16"
         again += {"16384x16384": 1, predict.FITTING: -1}.get(row.chosen.name, 0)
         more = row.moved - row.floor_bytes - again * size * row.chosen.elements
-        assert 0 <= more <= 0.02 * size * row.chosen.elements * 2
+        assert 0 <= more <= 2 * max(0.02 * size * row.chosen.elements, 4 * 128 * 8192 * 2 * 4)
 
 
 def test_predictions_for_cuda_count_the_launches_of_its_own_units():
