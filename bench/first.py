@@ -57,7 +57,8 @@ def label(kernel: str) -> str:
 
 
 def kernels(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Microseconds of each kernel of a step, the longest first."""
+    """Microseconds of each kernel of a step, the longest first. CUDA's may start before the kernel
+    that they wait for has ended, so the sum can be more than the step takes."""
     for _ in range(3):
         optimizer.step()
     torch.cuda.synchronize()
@@ -168,8 +169,9 @@ def replays() -> Lines:
             found = []
             for captured in (False, True):
                 params = [torch.nn.Parameter(value.clone()) for value in values]
-                for param in params:
-                    param.grad = torch.ones_like(param)
+                grads = [torch.ones_like(value) for value in values]
+                for param, grad in zip(params, grads, strict=True):
+                    param.grad = grad
                 optimizer = make(params, capturable=True, backend=backend)
                 optimizer.step()
                 if captured:
@@ -180,8 +182,8 @@ def replays() -> Lines:
                 else:
                     step = optimizer.step
                 for _ in range(3):
-                    for param in params:
-                        param.grad.mul_(0.7)
+                    for grad in grads:
+                        grad.mul_(0.7)
                     step()
                 found.append([param.detach().clone() for param in params])
                 us = 1e6 * Cuda().sample(step, 50).seconds
@@ -197,9 +199,8 @@ def one_step(backend: str) -> None:
     """Two steps, for a profiler."""
     chosen = ParameterList("counted", ((8192, 2048),) * 12)
     params = parameters(chosen.tensors(torch.bfloat16, "cuda"))
-    optimizer = RULES[TRAINER].providers_on("cuda")[OURS_TRITON if backend == "triton" else OURS](
-        params
-    )
+    provider = OURS_TRITON if backend == "triton" else OURS
+    optimizer = RULES[TRAINER].providers_on("cuda")[provider](params)
     for _ in range(2):
         optimizer.step()
     torch.cuda.synchronize()

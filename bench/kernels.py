@@ -1,4 +1,5 @@
-"""How long each kernel of a step takes on a GPU, by torch's profiler, for both backends."""
+"""How long each kernel of a step takes on a GPU, by torch's profiler, for both backends. CUDA's may
+start before the kernel that they wait for has ended, and that time counts twice."""
 
 import argparse
 import collections

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusedstep.rules import RULES
-from tests.ptxrun.mangled import Name
+from tests.ptxrun.mangled import Name, parse
 from tests.ptxrun.nvcc import NEEDS_NVCC, OPTIONS
 from tests.support.budgets import CUDA as BUDGETS
 from tests.support.budgets import REGISTERS
@@ -154,6 +154,19 @@ def test_whole_vectors_move_16_bytes_at_a_time(gate, target):
 @each_target
 def test_every_access_is_known_to_be_to_global_memory(gate, target):
     assert not gate.complaints(generic, target)
+
+
+def test_every_kernel_of_a_phase_waits_for_the_one_before_it_reads_anything(gate):
+    """Its launch does not wait. A kernel that left early would let the next one start too early."""
+    phases = 0
+    for module in ptx_of(gate.file):
+        for entry in module.entries:
+            if parse(entry).function.endswith("::phase"):
+                body = module.body(module.functions[entry])
+                reads = [at for at in map(body.find, ("ld.global", "ret;")) if at >= 0]
+                assert 0 <= body.find("griddepcontrol.wait") < min(reads), entry
+                phases += 1
+    assert phases > 40
 
 
 def test_arithmetic_is_exact(gate):
