@@ -7,7 +7,7 @@ plain division and square root are approximate in float32, exact in float64.
 import triton
 import triton.language as tl
 
-from fusedstep.backends.triton import is_interpreted
+from fusedstep.gpu.interpreter import is_interpreted
 
 INTERPRETED = tl.constexpr(is_interpreted())
 

@@ -180,7 +180,8 @@ def on_ptx(
 
 def named(args: KernelArgs, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a kernel's arguments point to."""
-    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *current.values())}
+    tensors = [one for one in current.values() if isinstance(one, Tensor)]  # or scalars by value
+    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *tensors)}
     addresses = {name: getattr(args, name) for name in ADDRESSES}
     return {name: known[address] for name, address in addresses.items() if address}
 

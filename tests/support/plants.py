@@ -57,6 +57,15 @@ def shorter(name: str) -> Change:
     return change
 
 
+def only_first(name: str) -> Change:
+    """Leaves out all numbers but the first."""
+
+    def change(arguments: Arguments) -> None:
+        arguments[name] = arguments[name][:1]
+
+    return change
+
+
 def assert_stores_nothing(optimizer: Any, params: Params, counted: Counter[str]) -> None:
     """Asserts that a step that found an infinity wrote nothing."""
     before = [

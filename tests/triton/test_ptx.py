@@ -24,6 +24,7 @@ from tests.support.plants import (  # noqa: E402
     assert_stores_nothing,
     at_an_odd_address,
     one_more,
+    only_first,
     shorter,
     twice,
 )
@@ -203,11 +204,11 @@ PLANTED = {
     "a sum twice": (ADAFACTOR, BLOCKS, at("SQUARES", twice("entries")), "race between CTAs"),
     "an update twice": (ADAFACTOR, BLOCKS, at("UPDATE", twice("entries")), "race between CTAs"),
     "a sum too few": (ADAFACTOR, M, at("STATISTICS", shorter("sums")), "out of bounds: .* sums"),
-    "a column's sum too few": (
-        ADAFACTOR, BLOCKS, at("STATISTICS", shorter("partials")), "out of bounds: .* partials"
+    "one of the columns' sums": (
+        ADAFACTOR, BLOCKS, at("STATISTICS", only_first("partials")), "out of bounds: .* partials"
     ),
-    "a row's sum too few": (
-        ADAFACTOR, WIDE, at("ROW_SUMS", shorter("partials")), "out of bounds: .* partials"
+    "one of the rows' sums": (
+        ADAFACTOR, WIDE, at("ROW_SUMS", only_first("partials")), "out of bounds: .* partials"
     ),
     "an entry too few": (ADAFACTOR, M, at("FINISH", shorter("entries")), "out of bounds"),
 }  # fmt: skip

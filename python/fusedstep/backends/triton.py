@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 import re
 from typing import Any
 
 import torch
 
+from ..gpu.interpreter import is_interpreted
 from ..gpu.tables import GPUS
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
@@ -58,11 +58,6 @@ def why_not_installed() -> str:
     if numbers < OLDEST:
         return f"Triton {_version()} is older than {OLDEST[0]}.{OLDEST[1]}: install a newer torch"
     return ""
-
-
-def is_interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def _version() -> str:

@@ -16,6 +16,14 @@ def on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
+
+
+def is_faking() -> bool:
+    """Whether torch's FakeTensorMode is active. Kernels of ours would not notice it."""
+    return torch._C._get_dispatch_mode(_FAKE) is not None
+
+
 NO_SWITCH: AbstractContextManager[Any] = nullcontext()
 
 

@@ -151,6 +151,11 @@ class Plan:
     ) -> None:
         """Runs a step of every bucket. `rows` holds each bucket's rows of scalars. `capturing`
         tells whether a graph captures the step."""
+        if devices.is_faking():
+            raise RuntimeError(
+                "FakeTensorMode is active, and the tensors are real: a step would change them. Leave "
+                "the mode for the step, or give it FakeTensors"
+            )
         self._increment_versions(self._written)
         inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
