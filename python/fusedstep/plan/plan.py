@@ -153,8 +153,8 @@ class Plan:
         tells whether a graph captures the step."""
         if devices.is_faking():
             raise RuntimeError(
-                "FakeTensorMode is active, and the tensors are real: a step would change them. Leave "
-                "the mode for the step, or give it FakeTensors"
+                "FakeTensorMode is active, and the tensors are real: a step would change them. "
+                "Leave the mode for the step"
             )
         self._increment_versions(self._written)
         inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
