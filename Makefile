@@ -36,7 +36,7 @@ test-all: $(VENV)/built ## all tests, with the slow sweeps: up to 12 GiB of memo
 
 # Triton decides at import whether it compiles or interprets, so the tests need two processes. These
 # folders run in a third one, so that two cores finish at about the same time.
-APART := tests/bench tests/cuda tests/hf tests/simcuda
+APART := tests/bench tests/cuda
 tests: tests-apart tests-compiled tests-interpreted
 tests-apart:
 	$(BIN)/python -m pytest $(SELECT) $(APART)
