@@ -23,7 +23,7 @@ UNIT_SIZES = cut.UnitSizes(
     element_widths=(32, 256, 1024),
     unit=cut.Height(256, 256),
     # So many fit on 128 multiprocessors: an H100 has 132.
-    programs={32: 256, 256: 256, 1024: 1024, 2048: 512, 4096: 256, 8192: 128},
+    programs={32: 256, 256: 256, 1024: 768, 2048: 384, 4096: 256, 8192: 128},
     least_elements=16384,
     update_elements=262144,
     update_programs=512,
@@ -92,7 +92,9 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         if item_bytes == 4 and width >= WHOLE_ROW:
             # A thread has 16 columns of two rows. With fewer, it would take part in the sums of
             # more rows for the same number of elements.
-            return Block(width, 2 * width, width // 512, 128 if aligned else None)
+            # Up to 2048 columns it can also finish them. With 128 registers that code spills.
+            registers = 160 if width <= UNIT_SIZES.flat_width else 128
+            return Block(width, 2 * width, width // 512, registers if aligned else None)
         tile = 2048 if item_bytes == 8 else 4096
         return Block(width, max(width, tile), 16 if width == 8192 else 8)
     if name == "SQUARES":
