@@ -67,6 +67,8 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
         registers = 80 if light and aligned else 128
     elif light and name in ("SUM_U2", "VECTOR", "VECTOR_UPDATE"):
         registers = 72  # with 64, ptxas for sm_100 spills
+    if name == "UPDATE" and item_bytes == 8 and not aligned:
+        registers = 160  # with 128, ptxas for sm_80 spills
     by_name = {
         "ROWS": Block(256, 256, 4, registers),
         "COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
