@@ -1,13 +1,12 @@
 """`python -m bench.first`: the first minutes on a new kind of GPU. Each experiment decides.
 
-It prints as it goes, so that whatever stops it leaves the numbers so far. Races and launches are
-those of `bench.step`; here are the questions that a race does not answer.
+It prints as it goes, so that whatever stops it leaves the numbers so far. `bench.step` races, and
+`bench.kernels` takes a step apart; here are the questions that these do not answer.
 """
 
 import argparse
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import fusedstep.optim
 from bench.clock import copy_bandwidth
 from bench.devices import DEVICES, Cuda
-from bench.extra import on_device
-from bench.lists import DTYPES, LISTS, ParameterList, parameters
+from bench.kernels import kernels_of, optimizer_of
+from bench.lists import LISTS, ParameterList
 from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
-from fusedstep.gpu.cut import UNITS, Height
+from fusedstep.gpu.cut import Height
 
-STEPS = 5
 TRAINER = "adafactor-hf-trainer"
 HEIGHTS = (256, 128, 64, 32, 16)
 UPDATE_ELEMENTS = (1 << 16, 1 << 17, 1 << 18)
@@ -42,40 +39,9 @@ def list_named(name: str) -> ParameterList:
     return LISTS.get(name) or ParameterList(name, (tuple(map(int, name.split("x"))),))
 
 
-def optimizer_of(rule: str, name: str, dtype: str, provider: str) -> torch.optim.Optimizer:
-    params = parameters(list_named(name).tensors(DTYPES[dtype], "cuda"))
-    return RULES[rule].providers_on("cuda")[provider](params)
-
-
-def label(kernel: str) -> str:
-    """The kind of work of one of our CUDA kernels, else the start of the name."""
-    kind = re.search(r"phase<\D*(\d+), (.*?)>\(", kernel)
-    name = f"{UNITS[int(kind[1])]} <{kind[2]}>" if kind else kernel[:60]
-    if kernel.startswith("phase_"):  # Triton's
-        name = " ".join(kernel.removeprefix("phase_").rsplit("_", 1))
-    return name
-
-
-def kernels(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Microseconds of each kernel of a step, the longest first. CUDA's may start before the kernel
-    that they wait for has ended, so the sum can be more than the step takes."""
-    for _ in range(3):
-        optimizer.step()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        for _ in range(STEPS):
-            optimizer.step()
-        torch.cuda.synchronize()
-    spent: dict[str, float] = {}
-    for event in on_device(seen):
-        name = label(event.name())
-        spent[name] = spent.get(name, 0.0) + event.duration_ns() / 1e3 / STEPS
-    return dict(sorted(spent.items(), key=lambda item: -item[1]))
-
-
 def clocks() -> str:
     """The GPU's clocks and power under the load of a first read."""
-    optimizer = optimizer_of(TRAINER, "llama-1b", "bfloat16", OURS)
+    optimizer = optimizer_of(TRAINER, OURS, "bfloat16", LISTS["llama-1b"])
     optimizer.step()
     torch.cuda.synchronize()
     for _ in range(200):  # half a second of work, queued
@@ -86,34 +52,11 @@ def clocks() -> str:
     return " | ".join(found.split("\n")[:2])
 
 
-def phases() -> Lines:
-    """Every kernel of a step by itself. Decides which one is worth work."""
-    lines = []
-    for rule, name, dtype, provider in (
-        *((TRAINER, "llama-1b", dtype, p) for dtype in RULES[TRAINER].dtypes
-          for p in (OURS, OURS_TRITON)),
-        ("adafactor-torch", "llama-1b", "bfloat16", OURS),
-        ("adafactor-torch", "llama-1b", "bfloat16", OURS_TRITON),
-        ("adafactor-hf-defaults", "llama-1b", "bfloat16", OURS),
-        (TRAINER, "llama-7b, 1 layer", "bfloat16", OURS),
-        *((TRAINER, name, "bfloat16", p) for name in ("4096x4096", "1024x1024", "4096x11008")
-          for p in (OURS, OURS_TRITON)),
-        *(("adamw", "1e9", dtype, p) for dtype in ("float32", "bfloat16")
-          for p in (OURS, OURS_TRITON)),
-    ):  # fmt: skip
-        spent = kernels(optimizer_of(rule, name, dtype, provider))
-        lines.append(f"{rule}, {name}, {dtype}, {provider}: {sum(spent.values()):.1f} us")
-        lines += [f"    {us:9.1f}  {kernel}" for kernel, us in list(spent.items())[:10]]
-        torch.cuda.empty_cache()
-    return lines
-
-
 def unit_sizes() -> Lines:
     """Heights of a unit of the first read, and sizes of one of the second. Decides UNIT_SIZES."""
     lines, usual = [], cuda.UNIT_SIZES
-    lone = dict.fromkeys(
-        usual.programs, 1
-    )  # never a small bucket: the height is the one we ask for
+    # To one program no bucket is small, so units have the height that we ask for.
+    lone = dict.fromkeys(usual.programs, 1)
     try:
         for name in ("4096x4096", "1024x1024", "11008x4096", "llama-1b"):
             for rows in HEIGHTS if name != "llama-1b" else (512, 256, 128):
@@ -132,13 +75,13 @@ def unit_sizes() -> Lines:
 
 
 def first_and_second(name: str, what: str) -> str:
-    spent = kernels(optimizer_of(TRAINER, name, "bfloat16", OURS))
+    busy, spent = kernels_of(TRAINER, OURS, "bfloat16", list_named(name))
     parts = {kind: 0.0 for kind in ("STATISTICS", "COLUMNS", "UPDATE")}
     for kernel, us in spent.items():
         if (kind := kernel.split(" ")[0]) in parts:
             parts[kind] += us
     told = ", ".join(f"{kind} {us:.1f}" for kind, us in parts.items())
-    return f"{name}, {what}: {sum(spent.values()):.1f} us ({told})"
+    return f"{name}, {what}: busy {busy:.1f} us ({told})"
 
 
 def host() -> Lines:
@@ -149,7 +92,7 @@ def host() -> Lines:
             if not RULES[rule].races_on(LISTS[name]):
                 continue
             for provider in (OURS, OURS_TRITON, *peers):
-                step = optimizer_of(rule, name, "bfloat16", provider).step
+                step = optimizer_of(rule, provider, "bfloat16", LISTS[name]).step
                 step()
                 device = Cuda()
                 samples = [device.sample(step, 3).host_seconds or 0.0 for _ in range(15)]
@@ -198,15 +141,14 @@ def replays() -> Lines:
 def one_step(backend: str) -> None:
     """Two steps, for a profiler."""
     chosen = ParameterList("counted", ((8192, 2048),) * 12)
-    params = parameters(chosen.tensors(torch.bfloat16, "cuda"))
     provider = OURS_TRITON if backend == "triton" else OURS
-    optimizer = RULES[TRAINER].providers_on("cuda")[provider](params)
+    optimizer = optimizer_of(TRAINER, provider, "bfloat16", chosen)
     for _ in range(2):
         optimizer.step()
     torch.cuda.synchronize()
 
 
-EXPERIMENTS = {"phases": phases, "unit_sizes": unit_sizes, "host": host, "replays": replays}
+EXPERIMENTS = {"unit_sizes": unit_sizes, "host": host, "replays": replays}
 
 
 def main() -> int:

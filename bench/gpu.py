@@ -32,8 +32,8 @@ TERMINATED = 128 + signal.SIGTERM
 # We leave out transformers' defaults: they are the Trainer's settings and one more kernel.
 SCALED = ("--rules", "adamw", "adafactor-hf-trainer", "adafactor-torch")
 # `first` is all that a new kind of GPU should show before anything else.
-FIRST = ("facts", "tests", "experiments", "counters", "sanitizer")
-PARTS = (*FIRST, "bench", "memory", "scaling", "train", "profile")
+FIRST = ("facts", "tests", "profile", "experiments", "counters", "sanitizer")
+PARTS = (*FIRST, "bench", "memory", "scaling", "train")
 # What the profiler of the GPU's counters shows of each kernel.
 SECTIONS = ("SpeedOfLight", "WarpStateStats", "SchedulerStats", "MemoryWorkloadAnalysis")
 # Seconds. A part that runs out of time keeps what it has measured.

@@ -15,9 +15,8 @@ from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
 from fusedstep.gpu import cut
 
-COPY = (
-    4.27e12  # bytes a second: a copy of 2 GiB on an H200 (2026-11-26) read and wrote 4.26 to 4.29
-)
+# Bytes a second: a copy of 2 GiB on an H200 read and wrote 4.26e12 to 4.29e12 (2026-11-26).
+COPY = 4.27e12
 # Assumptions. They were not measured on the device.
 GAP = 4e-6  # seconds from one kernel's start to the next one's, if they do nothing
 LAUNCH = {OURS: 3e-6, OURS_TRITON: 4e-6}  # seconds of the host for one launch, by provider

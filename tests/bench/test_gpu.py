@@ -178,8 +178,9 @@ def test_a_table_that_was_cut_says_what_is_missing():
     )
 
 
-def an_event(name, device=DeviceType.CUDA, annotation=False):
+def an_event(name, device=DeviceType.CUDA, annotation=False, start=0):
     return SimpleNamespace(
+        start_ns=lambda: start,
         name=lambda: name,
         device_type=lambda: device,
         is_user_annotation=lambda: annotation,
@@ -188,10 +189,10 @@ def an_event(name, device=DeviceType.CUDA, annotation=False):
 
 
 EVENTS = [
-    an_event("a kernel"),
-    an_event("a kernel"),
-    an_event("Memcpy HtoD (Pinned -> Device)"),
-    an_event("Memset (Device)"),
+    an_event("a kernel", start=1000),
+    an_event("a kernel", start=2000),  # it starts before the other one has ended
+    an_event("Memcpy HtoD (Pinned -> Device)", start=30_000),
+    an_event("Memset (Device)", start=20_000),
     an_event("cudaLaunchKernel", DeviceType.CPU),
     an_event("Optimizer.step#AdamW.step", annotation=True),
 ]
@@ -219,9 +220,10 @@ def test_kernels_are_told_apart_by_name_in_microseconds_of_a_step(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(kernels, "profile", FakeProfile)
     monkeypatch.setattr(kernels, "parameters", lambda _: [torch.nn.Parameter(torch.ones(2))])
-    monkeypatch.setitem(kernels.LISTS, "nothing", SimpleNamespace(tensors=lambda *_: []))
-    spent = kernels.kernels_of("adamw", "torch-foreach", "float32", "nothing")
-    assert spent == {
+    nothing = SimpleNamespace(tensors=lambda *_: [])
+    found = kernels.kernels_of("adamw", "torch-foreach", "float32", nothing)
+    assert found.busy == pytest.approx((6.0 + 5.0 + 5.0) / kernels.STEPS)
+    assert found.kernels == {
         "a kernel": 2 * 5.0 / kernels.STEPS,
         "Memcpy HtoD (Pinned -> Device)": 5.0 / kernels.STEPS,
         "Memset (Device)": 5.0 / kernels.STEPS,
@@ -235,7 +237,7 @@ def test_a_backend_that_cannot_compile_leaves_the_others_their_kernels(monkeypat
     def kernels_of(rule, provider, *_):
         if provider == OURS_TRITON:
             raise CompilationError("no such operator")
-        return collections.Counter({"a kernel": 5.0})
+        return kernels.Spent(4.0, collections.Counter({"a kernel": 5.0}))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(kernels, "kernels_of", kernels_of)
