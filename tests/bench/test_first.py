@@ -1,4 +1,4 @@
-"""What a new kind of GPU should show first, tested without one: names of kernels, sizes of units."""
+"""What a new kind of GPU should show first, without one: names of kernels, sizes of units."""
 
 import collections
 
