@@ -1,6 +1,7 @@
 """Adafactor on matrices, once their moments are known. A unit is a few rows of a matrix.
 
-COLUMNS has left the factors of columns. Those of rows are computed once per tile.
+COLUMNS has left the factors of columns. They are loaded with ".ca", which is what loads do anyway:
+so tests can tell them from loads of tiles. Factors of rows are computed once per tile.
 """
 
 import triton
@@ -78,7 +79,7 @@ def sum_u2(args, tensor, unit, CFG: tl.constexpr):
             total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
             for start in range(left, right, CFG.WIDTH):
                 col = start + tl.arange(0, CFG.WIDTH)
-                c = tl.load(factor_at + col, col < cols, other=0.0)
+                c = tl.load(factor_at + col, col < cols, other=0.0, cache_modifier=".ca")
                 for top in range(0, count, CFG.HEIGHT):
                     row = top + tl.arange(0, CFG.HEIGHT)
                     mask = (row < count)[:, None] & (col < cols)[None, :]
@@ -113,7 +114,7 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
     for start in range(left, right, CFG.WIDTH):
         col = start + tl.arange(0, CFG.WIDTH)
-        c = tl.load(factor_at + col, col < cols, other=0.0)
+        c = tl.load(factor_at + col, col < cols, other=0.0, cache_modifier=".ca")
         for top in range(0, count, CFG.HEIGHT):
             row = top + tl.arange(0, CFG.HEIGHT)
             mask = (row < count)[:, None] & (col < cols)[None, :]

@@ -225,8 +225,10 @@ def compile_for(launch: Launch, target: str) -> Facts:
     return _facts_amd(asm["llir"], asm["amdgcn"]) if on_amd else _facts(asm["ptx"], asm["cubin"])
 
 
+# Accesses that name a level of the cache are not to slots: only factors of columns are loaded so.
 PTX_ACCESS = re.compile(
-    r"\b(?P<what>ld|st)\.global(?:\.[\w:]+)*?(?:\.v(?P<lanes>\d))?\.[bfsu](?P<bits>\d+)\b"
+    r"\b(?P<what>ld|st)\.global(?!\.ca\b)(?:\.[\w:]+)*?"
+    r"(?:\.v(?P<lanes>\d))?\.[bfsu](?P<bits>\d+)\b"
     r"|\bcp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (?P<bytes>0x[0-9a-f]+)"
 )
 # Without a rounding, ptxas may fuse a product and a sum.

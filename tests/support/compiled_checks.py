@@ -83,6 +83,9 @@ def expected_accesses(launch, target):
             if slot in slots(launch):
                 nbytes = elements * {"fp64": 8, "fp32": 4}.get(slots(launch)[slot], 2)
                 count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
+    if target == "gfx942" and launch.kind in ("UPDATE", "SUM_U2"):
+        # Factors of columns. On NVIDIA their loads are told apart, see PTX_ACCESS.
+        expected[0][16 if launch["WIDTH"] < 1024 else 8] += 1
     return list(expected)
 
 
@@ -118,12 +121,6 @@ def narrow(launch, target, facts):
         [Counter({k: n for k, n in c.items() if k >= least}) for c in accesses]
         for accesses in (expected_accesses(launch, target), (facts.loads, facts.stores))
     )
-    if launch.kind in ("UPDATE", "SUM_U2"):
-        # These also load the factors of columns, in a loop that the compiler may unroll.
-        factors = launch["WIDTH"] * {"fp64": 8}.get(launch["T"], 4) // (32 * launch.warps * least)
-        more = (found[0] - expected[0]).total()
-        if found[1] == expected[1] and found[0] >= expected[0] and more <= 4 * max(1, factors):
-            return ""
     # LLVM unrolls the loop over the blocks of a chunk if it is short.
     for times in {1, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
         if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
