@@ -81,14 +81,15 @@ void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtype
 class Bucket {
  public:
   Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
-         int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t sum_u2) {
+         int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t of_tensors,
+         bool split_columns) {
     require(table);
     require_known(rule, vectors, dtypes, fields);
     launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
     launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
-                        reinterpret_cast<double*>(sum_u2)};
+                        reinterpret_cast<OfTensor*>(of_tensors), split_columns};
     std::copy(dtypes.begin(), dtypes.end(), launch_.dtypes);
     work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
             : sums != 0            ? exchanged_work(launch_, tensors)
@@ -115,7 +116,7 @@ class Bucket {
     return work_.scratch_bytes + threads * work_.thread_bytes;
   }
 
-  // Runs one stage: 0, or 0 to 2 for an exchanged bucket.
+  // Runs one stage: 0, or 0 to 3 for an exchanged bucket.
   void launch(int64_t scalar_row_of, int64_t scalars, int64_t row_length, double grad_scale,
               int64_t threads, int64_t stage) {
     launch_.first_round = work_.stages.at(stage), launch_.end_round = work_.stages.at(stage + 1);
@@ -198,10 +199,10 @@ PYBIND11_MODULE(_native, module) {
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, int64_t, int64_t>(),
+                    int64_t, int64_t, int64_t, bool>(),
            py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
            py::arg("table"), py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0,
-           py::arg("sums_of") = 0, py::arg("sum_u2") = 0)
+           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);

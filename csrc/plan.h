@@ -7,12 +7,20 @@ namespace fusedstep {
 
 constexpr int kMaxSlots = 6;
 
-// An exchanged bucket is launched in stages. Each stage is a range of rounds. Between stages, the
-// host adds up `exchange` over processes. Other buckets have one stage and no such memory.
+// What an exchange needs of each tensor: OF_TENSOR of python/fusedstep/plan/launcher.py.
+struct OfTensor {
+  double sum_u2;                // over the part here, later over the whole tensor
+  double rows, cols, elements;  // of a whole matrix, and of the whole tensor
+  double capped;                // 1: a cap may change u, so sum_u2 is first of the rows here
+};
+
+// An exchanged bucket has parts of tensors. It is launched in stages, each a range of rounds. Between
+// stages, the host adds up sums over processes. Other buckets have one stage and no such memory.
 struct Exchange {
   double* sums = nullptr;  // what read 1 leaves; tensor t's start at sums_of[t]
   const int64_t* sums_of = nullptr;
-  double* sum_u2 = nullptr;  // per tensor: the sum over the rows here, later over all rows
+  OfTensor* of_tensors = nullptr;
+  int64_t split_columns = 0;  // 1: a row's sum is known only after the first exchange
 };
 
 // One bucket of tensors that share a rule, a device and all dtypes.

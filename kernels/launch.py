@@ -53,9 +53,9 @@ class KernelLaunch(NamedTuple):
 class TritonLauncher(work.DeviceLauncher):
     """What a bucket keeps between steps: its launches, and what they read besides the tensors."""
 
-    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket) -> None:
         with tables.on_device(bucket.device):
-            super().__init__(backend, bucket, exchanged)
+            super().__init__(backend, bucket)
             self.launches = self._launches(bucket)
             self.kept_kernels = again.KeptKernels()
 
@@ -121,7 +121,7 @@ class TritonLauncher(work.DeviceLauncher):
         options = options_of(bucket.device, block.warps, block.registers)
         if kind.name not in cut.EXCHANGED_PHASES:
             return KernelLaunch(kind, phase, len(entries), arguments, options)
-        arguments |= {"exchange": self.sums, "sum_u2": self.sum_u2}
+        arguments |= {"exchange": self.sums, "of_tensors": self.of_tensors}
         del arguments["UPDATE"]
         return KernelLaunch(kind, exchange.exchange_phase, len(entries), arguments, options)
 

@@ -1,6 +1,7 @@
-// A factored step in three stages: read 1, finish, update. Between them, the host adds up sums over
-// processes. `sums_layout` in plan/launcher.py gives the layout of the sums in host memory.
-// Additions have the same order as in one call, so an exchange that changes nothing changes no bit.
+// A factored step on parts of tensors, in stages: sums along rows if columns are split, read 1,
+// finish, update. Between them, the host adds up sums over processes. `sums_layout` in
+// plan/launcher.py gives the layout of the sums in host memory. Additions have the same order as in
+// one call, so an exchange that changes nothing changes no bit.
 #pragma once
 
 #include "matrix_tensor.h"
@@ -13,46 +14,83 @@ template <class T, bool Momentum>
 struct ExchangedMatrix : MatrixTensor<T, Momentum> {
   using Base = MatrixTensor<T, Momentum>;
   using Base::cut, Base::launch, Base::rule, Base::sums;
-  double* first;   // the tensor's first sum
-  double& sum_u2;  // over the rows here, later over the whole tensor
-  T* small_h;      // h of small matrices before the exchange
+  double* first;  // the tensor's first sum
+  OfTensor& whole;
+  T* small_h;  // h of small matrices before the exchange
 
   ExchangedMatrix(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
         first(launch.exchange.sums + launch.exchange.sums_of[t]),
-        sum_u2(launch.exchange.sum_u2[t]),
-        small_h(reinterpret_cast<T*>(launch.scratch + launch.scratch_of[t] + sums.bytes)) {}
+        whole(launch.exchange.of_tensors[t]),
+        small_h(reinterpret_cast<T*>(launch.scratch + launch.scratch_of[t] + sums.bytes)) {
+    this->elements = int64_t(whole.elements);
+  }
 
-  // A matrix's s and h of each column, then the sum of its row moments. sum p^2 comes last.
+  // A matrix's s and h of each column, then the sum of its row moments. After all matrices: sum p^2,
+  // and if columns are split, the sums along the rows.
   double* sums_of(int64_t b) const { return first + b * (2 * cut.cols + 1); }
   double& sum_p2() const { return *sums_of(cut.batch); }
-  T mean(int64_t b) const { return rule.floored_mean(T(sums_of(b)[2 * cut.cols] / double(cut.rows))); }
+  double* row_sums(int64_t b) const { return sums_of(cut.batch) + 1 + b * cut.rows; }
+  bool split_columns() const { return launch.exchange.split_columns != 0; }
+  T mean(int64_t b) const { return rule.floored_mean(T(sums_of(b)[2 * cut.cols] / whole.rows)); }
+
+  Matrix<T> matrix(int64_t b) const {
+    Matrix<T> x = Base::matrix(b);
+    x.whole_cols = whole.cols;
+    if (split_columns()) x.row_sums = row_sums(b);
+    return x;
+  }
   int64_t column_entries() const { return (cut.tiles + kColumnTiles - 1) / kColumnTiles; }
 
+  // Calls `function(x, begin, end)` for the rows of a piece, matrix by matrix.
+  template <class Function>
+  void for_rows(int64_t piece, Function&& function) const {
+    if (cut.blocked) {
+      const auto at = this->block_at(piece);
+      return function(matrix(at.matrix), at.begin, at.end);
+    }
+    for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b)
+      function(matrix(b), int64_t(0), cut.rows);
+  }
+
+  // Only if columns are split.
+  void sum_rows_of(int64_t piece) const {
+    for_rows(piece, [&](const Matrix<T>& x, int64_t begin, int64_t end) {
+      sum_rows(x, begin, end, row_sums(x.number));
+    });
+    sum_squares(piece);
+  }
+  void sum_squares(int64_t piece) const {
+    sums.p[piece] = 0.0;
+    if (!this->wants_p2()) return;
+    for_rows(piece, [&](const Matrix<T>& x, int64_t begin, int64_t end) {
+      add_parameter_squares(x, begin, end, sums.p[piece]);
+    });
+  }
+
   void statistics(int64_t piece) const {
-    if (cut.blocked) return read_block_of(piece);
-    double& p = sums.p[piece] = 0.0;
+    if (!split_columns()) sum_squares(piece);
+    if (cut.blocked) {
+      const auto at = this->block_at(piece);
+      T* s = this->block_partial(piece);
+      sums.least_row[piece] =
+          read_block(rule, matrix(at.matrix), at.begin, at.end, s, s + cut.cols);
+      return;
+    }
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
-      const Matrix<T> x = this->matrix(b);
+      const Matrix<T> x = matrix(b);
       this->read_blocks(x);
-      if (this->wants_p2()) add_parameter_squares(x, 0, cut.rows, p);
       for (int64_t column = 0; column < cut.cols; column += kTile) pack(x, this->partial, b, column);
       const double* h = sums_of(b) + cut.cols;
       for (int64_t j = 0; j < cut.cols; ++j) small_h[b * cut.cols + j] = T(h[j]);
       pack_rows(x, b);
     }
   }
-  void read_block_of(int64_t piece) const {
-    Base::statistics(piece);
-    if (!this->sums_late()) return;
-    const auto at = this->block_at(piece);
-    add_parameter_squares(this->matrix(at.matrix), at.begin, at.end, sums.p[piece]);
-  }
 
   // Packs the sums of the blocks of rows, for some tiles of columns.
   void pack_columns(int64_t index) const {
     const int64_t b = index / column_entries(), tile = index % column_entries() * kColumnTiles;
-    const Matrix<T> x = this->matrix(b);
+    const Matrix<T> x = matrix(b);
     const T* partial = this->block_partial(b * cut.blocks);
     for (int64_t k = tile; k < std::min(tile + kColumnTiles, cut.tiles); ++k)
       pack(x, partial, b, k * kTile);
@@ -74,26 +112,27 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     if (tile == 0) sums.mean[b] = mean(b);
     for (int64_t k = tile; k < std::min(tile + kColumnTiles, cut.tiles); ++k) {
       const int64_t at = b * cut.tiles + k;
-      sums.tile_u2[at] = finish_tile(this->matrix(b), b, k * kTile, sums.least_col[at]);
+      sums.tile_u2[at] = finish_tile(matrix(b), b, k * kTile, sums.least_col[at]);
     }
   }
-  // Each process computes sum(u^2) of its own rows, so h is not the exchanged one.
+  // If a cap may change u, each process computes sum(u^2) of its own rows, so from its own h.
   double finish_tile(const Matrix<T>& x, int64_t b, int64_t column, double& least) const {
     const double* s = sums_of(b) + column;
-    if (!cut.blocked) {
-      const T* h = small_h + b * cut.cols + column;
-      return finish_columns(rule, x, s, h, mean(b), column, least);
-    }
+    auto finish = [&](const auto* h) {
+      return finish_columns(rule, x, whole.rows, s, h, mean(b), column, least);
+    };
+    if (whole.capped == 0.0) return finish(s + cut.cols);
+    if (!cut.blocked) return finish(small_h + b * cut.cols + column);
     double own_s[kTile], own_h[kTile];
     sum_columns(x, this->block_partial(b * cut.blocks), column, own_s, own_h);
-    return finish_columns(rule, x, s, own_h, mean(b), column, least);
+    return finish(own_h);
   }
 
   // All work on small matrices before the step size.
   void finish_piece(int64_t piece) const {
     double& u = sums.u[piece] = 0.0;
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
-      const Matrix<T> x = this->matrix(b);
+      const Matrix<T> x = matrix(b);
       double u2 = 0.0, least_col = INFINITY, least;
       for (int64_t column = 0; column < cut.cols; column += kTile) {
         u2 += finish_tile(x, b, column, least);
@@ -104,9 +143,9 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     }
   }
   void finish_columns_of(int64_t index) const { cut.blocked ? columns(index) : finish_piece(index); }
-  void total_u2() const { sum_u2 = this->tensor_sum_u2(); }
+  void total_u2() const { whole.sum_u2 = this->tensor_sum_u2(); }
 
-  void set_step() const { this->make_step(sum_p2(), sum_u2, sums.step); }
+  void set_step() const { this->make_step(sum_p2(), whole.sum_u2, sums.step); }
 
   void update(int64_t piece) const {
     if (cut.blocked) return Base::update(piece);
@@ -120,13 +159,16 @@ struct ExchangedVector : VectorTensor<T, Momentum> {
   using Base = VectorTensor<T, Momentum>;
   using Base::cut, Base::sums;
   double* first;
-  double& sum_u2;
+  OfTensor& whole;
 
   ExchangedVector(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, thread_scratch),
         first(launch.exchange.sums + launch.exchange.sums_of[t]),
-        sum_u2(launch.exchange.sum_u2[t]) {}
+        whole(launch.exchange.of_tensors[t]) {
+    this->elements = int64_t(whole.elements);
+  }
 
+  void sum_rows_of(int64_t) const {}
   double& sum_p2() const { return *first; }
 
   void statistics(int64_t piece) const {
@@ -137,14 +179,16 @@ struct ExchangedVector : VectorTensor<T, Momentum> {
   void pack_columns(int64_t) const {}
   void pack_tensor() const { sum_p2() = sum_in_order(sums.p, cut.pieces); }
   void finish_columns_of(int64_t) const {}
-  void total_u2() const { sum_u2 = sum_in_order(sums.u, cut.pieces); }
-  void set_step() const { this->make_step(sum_p2(), sum_u2, sums.step); }
+  void total_u2() const { whole.sum_u2 = sum_in_order(sums.u, cut.pieces); }
+  void set_step() const { this->make_step(sum_p2(), whole.sum_u2, sums.step); }
 };
 
 template <class Tensor>
 void walk_exchanged(const LaunchArgs& launch, const Entry& entry, char* thread_scratch) {
   const Tensor tensor(launch, entry.tensor, thread_scratch);
   switch (entry.kind) {
+    case kSumRows:
+      return tensor.sum_rows_of(entry.index);
     case kStatistics:
       return tensor.statistics(entry.index);
     case kPackColumns:

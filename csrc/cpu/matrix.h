@@ -22,6 +22,9 @@ struct Matrix {
   int64_t tensor;  // in the launch
   int64_t number;  // of the matrix in its tensor
   T* converted;    // room for a group of the gradient's rows
+  // Only if columns are split: the sums along whole rows, and how many columns those have.
+  const double* row_sums;
+  double whole_cols;
 
   char* row_at(int64_t i) const { return row + i * item_bytes(dtypes[2]); }
   char* col_at(int64_t j) const { return col + j * item_bytes(dtypes[3]); }
@@ -123,12 +126,13 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
-    row_square_sums<T>(x.cols, group, total);
+    if (x.row_sums == nullptr) row_square_sums<T>(x.cols, group, total);
+    const double* sums = x.row_sums == nullptr ? total : x.row_sums + i;
+    const double cols = x.row_sums == nullptr ? double(x.cols) : x.whole_cols;
 
     T buffer[kGroup], inverse[kGroup] = {};
     T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
-    for (int r = 0; r < group.count; ++r)
-      row[r] = rule.second_moment(row[r], T(total[r] / double(x.cols)));
+    for (int r = 0; r < group.count; ++r) row[r] = rule.second_moment(row[r], T(sums[r] / cols));
     round_to_storage(x.dtypes[2], x.row_at(i), group.count, row, x.row_place(i));
     for (int r = 0; r < group.count; ++r) {
       inverse[r] = rule.inverse(row[r]);
@@ -151,6 +155,20 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
   return with_gradient_storage(x, [&](auto* storage) {
     using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
     return read_block<T, S>(rule, x, begin, end, s, h);
+  });
+}
+
+// Writes the sums of g^2 along the rows begin..end to `sums`.
+template <class T>
+void sum_rows(const Matrix<T>& x, int64_t begin, int64_t end, double* sums) {
+  with_gradient_storage(x, [&](auto* storage) {
+    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    for (int64_t i = begin; i < end; i += kGroup) {
+      const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
+      double total[kGroup];
+      row_square_sums<T>(x.cols, group, total);
+      std::copy(total, total + group.count, sums + i);
+    }
   });
 }
 
@@ -187,16 +205,17 @@ FUSEDSTEP_INLINE void sum_columns(const Matrix<T>& x, const T* partial, int64_t 
   }
 }
 
-// One tile of columns, from their sums: makes `col` and returns the tile's part of sum(u^2).
-// `smallest` gets the smallest `col`.
+// One tile of columns of a matrix with so many rows, from their sums: makes `col` and returns the
+// tile's part of sum(u^2). `smallest` gets the smallest `col`.
 template <class T, class Rule, class H>
-FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, const double* s,
-                                       const H* h, T mean, int64_t column, double& smallest) {
+FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, double rows,
+                                       const double* s, const H* h, T mean, int64_t column,
+                                       double& smallest) {
   const int64_t width = std::min<int64_t>(kTile, x.cols - column);
   T buffer[kTile], u2[kTile];
   T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
-  for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / double(x.rows)));
+  for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / rows));
   round_to_storage(x.dtypes[3], x.col_at(column), width, col, x.col_place(column));
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_sum_u2(T(h[j]), col[j], mean);
@@ -212,7 +231,7 @@ double finish_columns(const Rule& rule, const Matrix<T>& x, const T* partial, T 
                       double& smallest) {
   double s[kTile], h[kTile];
   sum_columns(x, partial, column, s, h);
-  return finish_columns(rule, x, s, h, mean, column, smallest);
+  return finish_columns(rule, x, double(x.rows), s, h, mean, column, smallest);
 }
 
 }  // namespace

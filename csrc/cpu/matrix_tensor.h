@@ -33,7 +33,7 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const int64_t area = cut.rows * cut.cols;
     Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows),  at(3, cut.cols),  nullptr,
                 at(1, area),   cut.rows,    cut.cols,         this->grad_scale, cut.at_once(),
-                this->number,  b,           factor + cut.cols};
+                this->number,  b,           factor + cut.cols, nullptr,          0.0};
     if (Momentum) x.m = at(MatrixRow::kMomentum, area);
     return x;
   }

@@ -114,9 +114,14 @@ WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
 }
 
 WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
-  const std::vector<std::vector<int64_t>> stages = {{kStatistics, kPackColumns, kPackTensor},
-                                                    {kColumns, kSumU2, kTotalU2},
-                                                    {kStepSize, kUpdate, kStoreRms}};
+  std::vector<std::vector<int64_t>> stages = {{},
+                                              {kStatistics, kPackColumns, kPackTensor},
+                                              {kColumns, kSumU2, kTotalU2},
+                                              {kStepSize, kUpdate, kStoreRms}};
+  if (launch.exchange.split_columns != 0) {
+    stages[0] = {kSumRows, kPackTensor};
+    stages[1] = {kStatistics, kPackColumns};
+  }
   WorkList work;
   const int64_t item = launch.in_float64 ? 8 : 4;
   std::vector<MatrixCut> cuts;

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "a4c521a3bb420e2f";
+constexpr char kFingerprint[] = "7cb4add3e5ff952b";
 
 }  // namespace fusedstep

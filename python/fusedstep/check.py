@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .plan import devices
+from .plan import devices, shards
 from .plan.layouts import FLOATS, Layout, Layouts
 from .shared_memory import Memory, find_shared, overlaps_itself
 
@@ -101,8 +101,13 @@ def look_at(
             alike = other is own or (other.shape == own.shape and other.device == own.device)
             if own.is_plain and own.is_float and other.is_float and alike and all(addresses):
                 return (own, other), addresses
+    if shards.is_dtensor(param) or shards.is_dtensor(grad):
+        if reason := shards.why_not(param, grad):
+            raise TypeError(f"{optimizer}: {where}: {reason}.")
+        param, grad = shards.local(param), shards.local(grad)
     check_tensors(where, param, grad, optimizer)
-    return (layouts.of(param), layouts.of(grad)), (param.data_ptr(), grad.data_ptr())
+    found = layouts.of(param), layouts.of(grad)
+    return found, (param.data_ptr(), shards.address_of(grad))
 
 
 def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) -> None:
@@ -110,8 +115,8 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
-                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}. This version takes "
-                "plain tensors only: use torch's optimizer for sharded or wrapped parameters."
+                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}, expected a plain tensor "
+                "or a DTensor of plain tensors: use torch's optimizer for other wrappers."
             )
         if tensor.is_nested:
             raise TypeError(
@@ -212,6 +217,32 @@ def check_state(
             f"{optimizer}: {where}: elements of state '{key}' share memory (it was expanded), so "
             "it cannot be updated in place. Give it separate memory with .clone()."
         )
+
+
+def check_spread(
+    where: Where,
+    key: str,
+    value: Any,
+    shape: torch.Size,
+    param: Any,
+    placements: tuple[Any, ...],
+    optimizer: str,
+) -> None:
+    """Refuses a state of a DTensor that is not spread as the parameter needs it."""
+    said = f"a {type(value).__name__}"
+    if shards.is_dtensor(value):
+        if (value.shape, value.device_mesh, value.placements) == (
+            shape,
+            param.device_mesh,
+            placements,
+        ):
+            return
+        said += f" of shape {tuple(value.shape)} with placements {value.placements}"
+    raise TypeError(
+        f"{optimizer}: {where}: state '{key}' is {said}, expected a DTensor of shape "
+        f"{tuple(shape)} with placements {placements} on the parameter's mesh. Load it with "
+        "torch.distributed.checkpoint, redistribute it, or clear the parameter's state."
+    )
 
 
 def check_step(where: object, step: Any, param: Tensor, optimizer: str) -> None:

@@ -1,5 +1,5 @@
-"""Between the stages of a factored step the host may add up sums over processes, for sharded
-parameters. Here a fake all-reduce stands for the other processes."""
+"""Processes that hold parts of a tensor add up sums between the stages of a factored step. Here
+fakes stand for the other processes; `tests/distributed` has real ones."""
 
 import itertools
 import threading
@@ -8,20 +8,23 @@ import pytest
 import torch
 
 from fusedstep import backends
-from fusedstep.plan.launcher import sums_layout
+from fusedstep.plan.exchange import ExchangeError
 from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
-from tests.support.exchange import FakeAllReduce
+from tests.support.exchange import MESSAGES, ROLES, FakeProcesses, Threads, share
 from tests.support.rule_cases import ELEMENTWISE, FACTORED
 from tests.support.sweeps import sweep
 
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_role = pytest.mark.parametrize("role", ROLES)
+SMALL = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor")]
 
 
-def trained(case, dtype, backend, exchange, steps=3):
+def trained(case, dtype, backend, processes=None, role="rows", steps=3, parts=1):
     params = make_params(dtype=dtype)
     optimizer = case.make(params, backend=backend)
-    optimizer._exchange = exchange
+    if processes is not None:
+        share(optimizer, processes, role, parts)
     for step in range(steps):
         set_grads(params, step, scale=1.0 if dtype == torch.float16 else 0.01)
         optimizer.step()
@@ -36,116 +39,137 @@ def trained(case, dtype, backend, exchange, steps=3):
     ),
     ids=str,
 )
+@each_role
 @each(FACTORED)
-def test_stages_with_an_all_reduce_between_them_have_the_bits_of_one_call(case, dtype, backend):
-    expected = trained(case, dtype, backend, None)
-    all_reduce = FakeAllReduce()
-    assert_same(*trained(case, dtype, backend, all_reduce), *expected)
-    assert len(all_reduce.seen) == 2 * 3  # two in each step, whatever the number of tensors
+def test_stages_with_an_exchange_between_them_have_the_bits_of_one_call(case, role, dtype, backend):
+    expected = trained(case, dtype, backend)
+    processes = FakeProcesses()
+    found = trained(case, dtype, backend, processes, role)
+    assert_same(*found, *expected)
+    is_capped = found[0].is_capped
+    assert len(processes.seen) == 3 * MESSAGES[role][not is_capped]
 
 
 @each_backend
 @each(ELEMENTWISE)
 def test_a_rule_without_sums_exchanges_nothing(case, backend):
-    all_reduce = FakeAllReduce()
-    expected = trained(case, torch.float32, backend, None)
-    assert_same(*trained(case, torch.float32, backend, all_reduce), *expected)
-    assert all(shapes == [] for shapes in all_reduce.seen)
+    processes = FakeProcesses()
+    expected = trained(case, torch.float32, backend)
+    assert_same(*trained(case, torch.float32, backend, processes), *expected)
+    assert processes.seen == []
 
 
 @each_backend
-@each([case for case in FACTORED if case.name in ("adafactor", "hf-adafactor")])
+@each(SMALL)
 def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backend):
-    """Another process holds as much again, so the sums are twice as large."""
+    """Another process holds as much again, so there are twice as many rows."""
     shapes = [(300, 260), (33, 17), (2, 5, 7)]
-    params = make_params(shapes)
-    optimizer = case.make(params, backend=backend)
-    calls = []
-
-    def doubled(sums):
-        calls.append([own.clone() for own in sums])
-        for own in sums:
-            own *= 2.0
-
-    optimizer._exchange = doubled
-    set_grads(params, 0)
+    halves, whole = (
+        make_params(own, torch.float64) for own in (shapes, [(600, 260), (66, 17), (2, 10, 7)])
+    )
+    optimizer, one = (case.make(params, backend=backend) for params in (halves, whole))
+    share(optimizer, FakeProcesses(2), parts=2)
+    set_grads(halves, 0)
+    for half, both in zip(halves, whole, strict=True):
+        both.data = torch.cat([half.data] * 2, -2)
+        both.grad = torch.cat([half.grad] * 2, -2)
     optimizer.step()
-    (before,), (sum_u2,) = calls
-    assert sum_u2.numel() == len(shapes)
-    (launcher,) = optimizer._plan.launchers
-    starts = sums_layout(launcher.bucket)
-    assert before.numel() == starts[-1]
-    key = "col_var" if "col_var" in optimizer.state[params[0]] else "exp_avg_sq_col"
-    eps = 1e-30 if key == "exp_avg_sq_col" else 0.0
-    for param, start, end in zip(params, starts[:-1], starts[1:], strict=True):
-        rows, cols = param.shape[-2:]
-        own = before[start : end - 1].reshape(-1, 2 * cols + 1)
-        s = param.grad.double().square().sum(-2).reshape(-1, cols)
-        assert torch.allclose(own[:, :cols], s, rtol=1e-5)
-        found = optimizer.state[param][key].double().reshape(-1, cols)
-        assert torch.allclose(found, 2 * s / rows + eps, rtol=1e-5)  # the first step has beta2 = 0
+    one.step()
+    for half, both in zip(halves, whole, strict=True):
+        rows = half.shape[-2]
+        torch.testing.assert_close(half, both.narrow(-2, 0, rows), rtol=1e-12, atol=1e-14)
+        for key, value in optimizer.state[half].items():
+            if isinstance(value, torch.Tensor) and "col" in key:
+                torch.testing.assert_close(value, one.state[both][key], rtol=1e-12, atol=0)
 
 
-class Averages:
-    """The exchange of two optimizers in two threads, each with half of every tensor. It averages:
-    the mean of means over equal halves is the mean over the whole."""
-
-    def __init__(self):
-        self.barrier = threading.Barrier(2, timeout=60)
-        self.given = {}
-
-    def __call__(self, sums):
-        self.given[threading.get_ident()] = [own.clone() for own in sums]
-        self.barrier.wait()
-        totals = [sum(parts) / 2 for parts in zip(*self.given.values(), strict=True)]
-        self.barrier.wait()
-        for own, total in zip(sums, totals, strict=True):
-            own.copy_(total)
-
-
-def halves(params, grads):
-    """The upper and the lower half of every parameter, each with its gradient."""
+def parts_of(params, grads, role):
+    """Both halves of every parameter, each with its gradient."""
     for part in (0, 1):
-        own = [torch.nn.Parameter(p.detach().chunk(2)[part].clone()) for p in params]
-        for param, grad in zip(own, grads, strict=True):
-            param.grad = grad.chunk(2)[part].clone()
+        own = []
+        for param, grad in zip(params, grads, strict=True):
+            dim = {"rows": -2, "cols": -1, "batch": 0}[role] if param.dim() > 1 else 0
+            half = torch.nn.Parameter(param.detach().chunk(2, dim)[part].clone())
+            half.grad = grad.chunk(2, dim)[part].clone()
+            own.append((half, dim))
         yield own
 
 
 @each_backend
+@each_role
 @each(FACTORED)
-def test_two_processes_with_half_of_the_rows_make_the_step_of_one(case, backend):
-    """The lower rows are much smaller, so a cap from one half alone would be wrong."""
-    whole = make_params([(512, 64), (1024, 300), (8, 5), (300,), (140_002,)], torch.float64)
+def test_two_processes_with_half_of_each_tensor_make_the_step_of_one(case, role, backend):
+    """The second halves are much smaller, so a cap from one half alone would be wrong."""
+    whole = make_params(
+        [(512, 64), (1024, 300), (8, 6), (2, 6, 4), (300,), (140_002,)], torch.float64
+    )
     set_grads(whole, 0)
     grads = [param.grad for param in whole]
     for grad in grads:
-        grad[len(grad) // 2 :] *= 1e-3
-    parts = list(halves(whole, grads))
+        for dim in range(grad.dim()):
+            grad.narrow(dim, grad.shape[dim] // 2, grad.shape[dim] // 2).mul_(1e-3)
+    parts = list(parts_of(whole, grads, role))
     one = case.make(whole, backend=backend)
     one.step()
-    average, optimizers = Averages(), [case.make(part, backend=backend) for part in parts]
+    threads_of = Threads()
+    optimizers = [case.make([half for half, _ in part], backend=backend) for part in parts]
     for optimizer in optimizers:
-        optimizer._exchange = average
+        share(optimizer, threads_of, role, parts=2)
     threads = [threading.Thread(target=optimizer.step) for optimizer in optimizers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for index, param in enumerate(whole):
-        joined = torch.cat([part[index].detach() for part in parts])
+        joined = torch.cat([part[index][0].detach() for part in parts], parts[0][index][1])
         torch.testing.assert_close(joined, param.detach(), rtol=1e-12, atol=1e-14)
 
 
 @each([case for case in FACTORED if not case.options.get("beta1")])
+@each_role
 @pytest.mark.parametrize("dtype", sweep(DTYPES, DTYPES[:2]), ids=str)
-def test_backends_agree_on_what_an_exchange_changes(case, dtype):
+def test_backends_agree_on_what_an_exchange_changes(case, role, dtype):
     if "cpu" not in BACKENDS:
         pytest.skip("the C++ module is not built")
-
-    def tripled(sums):
-        for own in sums:
-            own *= 3.0
-
-    runs = [trained(case, dtype, backend, tripled, 2) for backend in BACKENDS]
+    runs = [
+        trained(case, dtype, backend, FakeProcesses(3), role, steps=2, parts=3)
+        for backend in BACKENDS
+    ]
     assert_same(*runs[0], *runs[1])
+
+
+class Lacking(FakeProcesses):
+    """Two processes, of which the other one has no gradient of the first parameter."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def add_up(self, numbers):
+        own = numbers[0].item()
+        super().add_up(numbers)
+        numbers[0] = own
+        return lambda: None
+
+    def gather(self, own):
+        return [own, own if isinstance(own, str) else (own[0], [0])]
+
+
+@each_backend
+@each(SMALL)
+def test_a_gradient_that_another_process_lacks_is_an_error_and_changes_nothing(case, backend):
+    params = make_params()
+    optimizer = case.make(params, backend=backend)
+    share(optimizer, FakeProcesses())
+    set_grads(params, 0)
+    optimizer.step()
+    share(optimizer, Lacking())
+    optimizer._plan = None
+    before = [p.detach().clone() for p in params]
+    states = [
+        [v.clone() for v in s.values() if torch.is_tensor(v)] for s in optimizer.state.values()
+    ]
+    with pytest.raises(ExchangeError, match=r"parameter 1 of group 0 .* has no gradient on rank 1"):
+        optimizer.step()
+    assert all(map(torch.equal, before, params))
+    for old, state in zip(states, optimizer.state.values(), strict=True):
+        assert all(map(torch.equal, old, [v for v in state.values() if torch.is_tensor(v)]))

@@ -8,7 +8,7 @@ import torch
 
 from .. import native
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
+from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from ..rules import RULES, layout
 
@@ -41,20 +41,20 @@ class CpuBackend(Backend):
             f"C++, {built.active_level()} (this machine runs {', '.join(built.levels())}), {pool}"
         )
 
-    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
-        return CpuLauncher(self, bucket, exchanged)
+    def prepare(self, bucket: Bucket) -> Launcher:
+        return CpuLauncher(self, bucket)
 
 
 class CpuLauncher(Launcher):
     """A bucket of `fusedstep._native`: its work list and scratch."""
 
-    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket) -> None:
         super().__init__(backend, bucket)
-        exchange: tuple[int, ...] = (0, 0, 0)
-        if exchanged and bucket.rule.factored:
-            self.sums, self.sum_u2 = exchange_buffers(bucket)
-            self._starts = torch.tensor(sums_layout(bucket), dtype=torch.int64, device="cpu")
-            exchange = tuple(t.data_ptr() for t in (self.sums, self._starts, self.sum_u2))
+        exchange: tuple[Any, ...] = (0, 0, 0, False)
+        if bucket.mode is not None:
+            self._starts = torch.tensor(self.starts, dtype=torch.int64, device="cpu")
+            buffers = (self.sums, self._starts, self.of_tensors)
+            exchange = (*(t.data_ptr() for t in buffers), bucket.mode == "cols")
         self._work: Any = native.module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -72,18 +72,17 @@ class CpuLauncher(Launcher):
     def launch(self, inputs: StepInputs) -> None:
         self._run(inputs, 0)
 
+    def sum_rows(self, inputs: StepInputs) -> None:
+        self._run(inputs, 0)
+
     def read1(self, inputs: StepInputs) -> None:
-        if self.bucket.rule.factored:
-            for buffer in (self.sums, self.sum_u2):
-                buffer.zero_()  # an absent tensor's sums are not written
-            self._run(inputs, 0)
+        self._run(inputs, 1)
 
     def finish(self, inputs: StepInputs) -> None:
-        if self.bucket.rule.factored:
-            self._run(inputs, 1)
+        self._run(inputs, 2)
 
     def update(self, inputs: StepInputs) -> None:
-        self._run(inputs, 2 if self.bucket.rule.factored else 0)
+        self._run(inputs, 3)
 
     def _run(self, inputs: StepInputs, stage: int) -> None:
         rows, inv_grad_scale, found_inf = inputs[:3]

@@ -44,8 +44,8 @@ UNIT_SIZES = UnitSizes(
 class CudaLauncher(work.DeviceLauncher):
     """A bucket of `csrc/cuda`: its tables and launches."""
 
-    def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket, exchanged: bool) -> None:
-        super().__init__(backend, bucket, exchanged, module.VALUES)
+    def __init__(self, backend: CudaBackend, module: Any, bucket: Bucket) -> None:
+        super().__init__(backend, bucket, module.VALUES)
         self.native = module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -76,7 +76,7 @@ class CudaLauncher(work.DeviceLauncher):
             self.scratch(layout.sums, torch.float64).data_ptr(),
         )
         if self.is_exchanged:
-            self.native.set_exchange(self.sums.data_ptr(), self.sum_u2.data_ptr())
+            self.native.set_exchange(self.sums.data_ptr(), self.of_tensors.data_ptr())
         for listed in factored.work_lists:
             # The update starts with the rows that were read last: they are still in L2.
             ordered = listed.entries.flip(0) if listed.kind.name == "UPDATE" else listed.entries
@@ -151,13 +151,13 @@ class CudaBackend(Backend):
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         return f"{built}; on {', '.join(sorted(names))}"
 
-    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+    def prepare(self, bucket: Bucket) -> Launcher:
         with tables.on_device(bucket.device):
             reason = self.module.why_unusable(bucket.device.index or 0)
             if reason:  # `why_absent` found that another device is usable
                 raise RuntimeError(f"{self.name} backend: {bucket.device} cannot be used: {reason}")
             try:
-                return CudaLauncher(self, self.module, bucket, exchanged)
+                return CudaLauncher(self, self.module, bucket)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError) as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..operations import bind
 from ..plan import devices
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers, sums_layout
+from ..plan.launcher import OF_TENSOR, Backend, Launcher, StepInputs
 from ..rules.layout import BLOCK, CPU_RUN, GROUP, LANES, TILE
 
 
@@ -33,55 +33,53 @@ class ReferenceBackend(Backend):
     def describe(self) -> str:
         return f"plain torch {torch.__version__}, on {', '.join(self.devices())}"
 
-    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
-        return ReferenceLauncher(self, bucket, exchanged)
+    def prepare(self, bucket: Bucket) -> Launcher:
+        return ReferenceLauncher(self, bucket)
 
 
 class ReferenceLauncher(Launcher):
     """Updates the tensors of a bucket one by one."""
 
-    def __init__(self, backend: Backend, bucket: Bucket, exchanged: bool) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket) -> None:
         super().__init__(backend, bucket)
         self._under_way: list[OneStep] = []  # kept between stages
-        if exchanged:
-            self.sums, self.sum_u2 = exchange_buffers(bucket)
-            self._starts = sums_layout(bucket)
 
     def scratch_bytes(self) -> int:
         return sum(step.sums.nbytes for step in self._under_way)
 
     def launch(self, inputs: StepInputs) -> None:
         for step in self._begin(inputs):
+            step.sum_rows()
             step.read1()
             step.finish()
             step.update()
 
-    def read1(self, inputs: StepInputs) -> None:
-        if not self.bucket.rule.factored:
-            return
+    def sum_rows(self, inputs: StepInputs) -> None:
+        self._start(inputs)
+        for step in self._under_way:
+            step.sum_rows()
+
+    def _start(self, inputs: StepInputs) -> None:
+        """Begins a step in stages. Each tensor's sums are where the exchange changes them."""
         self._under_way = list(self._begin(inputs))
-        self.sums.zero_()
+        for step in self._under_way:
+            step.sums = self.sums[self.starts[step.index] : self.starts[step.index + 1]]
+            step.of_tensor = dict(zip(OF_TENSOR, self.of_tensors[step.index].unbind(), strict=True))
+
+    def read1(self, inputs: StepInputs) -> None:
+        if self.bucket.mode != "cols":
+            self._start(inputs)
+            for step in self._under_way:
+                step.sum_rows()
         for step in self._under_way:
             step.read1()
-            self._sums_of(step).copy_(step.sums)
-
-    def _sums_of(self, step: OneStep) -> Tensor:
-        return self.sums[self._starts[step.index] : self._starts[step.index + 1]]
 
     def finish(self, inputs: StepInputs) -> None:
-        if not self.bucket.rule.factored:
-            return
-        self.sum_u2.zero_()
         for step in self._under_way:
-            step.sums = self._sums_of(step)
             step.finish()
-            self.sum_u2[step.index] = step.sum_u2
 
     def update(self, inputs: StepInputs) -> None:
-        if not self.bucket.rule.factored:
-            return self.launch(inputs)
         for step in self._under_way:
-            step.sum_u2 = self.sum_u2[step.index]
             step.update()
         self._under_way = []
 
@@ -98,10 +96,11 @@ class ReferenceLauncher(Launcher):
 
 
 class OneStep:
-    """One tensor's step: its old values, and the results of each stage."""
+    """One tensor's step: its old values, and the results of each stage. If others hold parts of the
+    tensor, `sums` and `of_tensor` are views of the launcher's buffers."""
 
     sums: Tensor  # in the layout of `sums_layout`
-    sum_u2: Tensor
+    of_tensor: dict[str, Tensor]  # see OF_TENSOR
 
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
         self.index = index
@@ -123,6 +122,8 @@ class OneStep:
         if inv_grad_scale is not None or isinstance(sign, Tensor) or sign != 1.0:
             g = g * scale
         self.g = g
+
+    def sum_rows(self) -> None: ...
 
     def read1(self) -> None: ...
 
@@ -155,11 +156,27 @@ class FactoredStep(OneStep):
 
     u: Tensor
 
-    def store_update(self, moments: list[Tensor], momentum: list[Tensor]) -> None:
-        rule, sum_p2 = self.rule, self.sums[-1]
-        count = torch.full_like(self.sum_u2, self.p.numel())
+    def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
+        super().__init__(bucket, index, row, inputs)
+        *batch, rows, cols = self.p.shape if self.p.dim() > 1 else (1, 1)
+        self.matrices, self.rows, self.cols = torch.Size(batch).numel(), rows, cols
+        self.sums = self.p.new_zeros(self._length(), dtype=devices.widest_float(self.p.device))
+        sizes = map(float, (0, rows, cols, self.p.numel(), 0))
+        self.of_tensor = {
+            name: self.sums.new_full((), size) for name, size in zip(OF_TENSOR, sizes, strict=True)
+        }
+
+    def _length(self) -> int:
+        return 1
+
+    def whole(self, name: str) -> Tensor:
+        """A size of the whole matrix or tensor."""
+        return self.of_tensor[name]
+
+    def store_update(self, sum_p2: Tensor, moments: list[Tensor], momentum: list[Tensor]) -> None:
+        rule, count = self.rule, self.whole("elements")
         rms = rule.rms(sum_p2, count)
-        step_size, decay = rule.finish(rms, rule.rms(self.sum_u2, count))
+        step_size, decay = rule.finish(rms, rule.rms(self.of_tensor["sum_u2"], count))
         step_size, decay = step_size.to(self.p.dtype), decay.to(self.p.dtype)
         p, *momentum = rule.update(self.p, *momentum, self.u, step_size, decay)
         self.store([p, *moments, *momentum], rms)
@@ -168,22 +185,39 @@ class FactoredStep(OneStep):
 class MatrixStep(FactoredStep):
     """The last two dimensions are a matrix; the dimensions before them are a batch."""
 
+    def _length(self) -> int:
+        return self.matrices * (2 * self.cols + 1 + self.rows) + 1
+
+    def _views(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """s, h and the sum of the row moments of each matrix; sum p^2; the sums along the rows."""
+        in_columns = self.matrices * (2 * self.cols + 1)
+        of_matrices = self.sums[:in_columns].view(self.matrices, 2 * self.cols + 1)
+        s, h, sum_row = of_matrices.split([self.cols, self.cols, 1], dim=1)
+        return s, h, sum_row, self.sums[in_columns], self.sums[in_columns + 1 :]
+
+    def sum_rows(self) -> None:
+        self.x = self.g.reshape(self.matrices, self.rows, self.cols)
+        self.square = self.x * self.x
+        _, _, _, sum_p2, along_rows = self._views()
+        self.row_sums = row_sums(self.square)
+        if along_rows.numel():
+            self.row_sums = along_rows.view(self.matrices, self.rows).copy_(self.row_sums)
+        sum_p2.copy_(self._sum_p2())
+
     def read1(self) -> None:
-        rule, p = self.rule, self.p
-        self.rows, self.cols = p.shape[-2:]
+        rule, dtype = self.rule, self.p.dtype
         row_state, _, *self.momentum = self.states
-        self.x = self.g.reshape(-1, self.rows, self.cols)
-        square = self.x * self.x
-        row = row_state.reshape(-1, self.rows)
-        mean_square = (row_sums(square) / self.cols).to(p.dtype)
+        row = row_state.reshape(self.matrices, self.rows)
+        mean_square = (self.row_sums / self.whole("cols")).to(dtype)
         self.row = _stored(rule.second_moment(row, mean_square), self.dtypes[2])
-        self.own_h = column_sums(square * rule.inverse(self.row)[..., None])
-        sums = [column_sums(square), self.own_h, row_sums(self.row)[:, None]]
-        of_matrices = torch.cat(sums, dim=1)
-        self.sums = torch.cat([of_matrices.flatten(), self._sum_p2().reshape(1)])
+        self.own_h = column_sums(self.square * rule.inverse(self.row)[..., None])
+        s, h, sum_row, _, _ = self._views()
+        s.copy_(column_sums(self.square))
+        h.copy_(self.own_h)
+        sum_row.copy_(row_sums(self.row)[:, None])
 
     def _sum_p2(self) -> Tensor:
-        p_rows = row_sums((self.p * self.p).reshape(-1, self.rows, self.cols))
+        p_rows = row_sums((self.p * self.p).reshape(self.matrices, self.rows, self.cols))
         # A piece is a block of rows of a large matrix, or several small matrices.
         length = self._per_piece() * self.rows
         in_piece = (
@@ -196,29 +230,30 @@ class MatrixStep(FactoredStep):
 
     def _per_piece(self) -> int:
         """How many matrices a piece has."""
-        return 1 if self._blocked() else max(1, CPU_RUN // (self.rows * self.cols))
+        area = self.rows * self.cols
+        return 1 if self._blocked() or area == 0 else max(1, CPU_RUN // area)
 
     def finish(self) -> None:
         rule, dtype = self.rule, self.p.dtype
-        of_matrices = self.sums[:-1].reshape(-1, 2 * self.cols + 1)
-        s, _, sum_row = of_matrices.split([self.cols, self.cols, 1], dim=1)
-        col = self.states[1].reshape(-1, self.cols)
-        mean_square = (s / self.rows).to(dtype)
+        s, h, sum_row, _, _ = self._views()
+        col = self.states[1].reshape(self.matrices, self.cols)
+        mean_square = (s / self.whole("rows")).to(dtype)
         self.col = _stored(rule.second_moment(col, mean_square), self.dtypes[3])
-        mean = rule.floored_mean((sum_row / self.rows).to(dtype))
-        # Only this process's rows; an exchange adds up the others.
-        sum_u2 = row_sums(rule.col_sum_u2(self.own_h.to(dtype), self.col, mean))
+        mean = rule.floored_mean((sum_row / self.whole("rows")).to(dtype))
+        # If a cap may change u, sum u^2 is only of the rows here.
+        h = torch.where(self.of_tensor["capped"] != 0, self.own_h, h)
+        sum_u2 = row_sums(rule.col_sum_u2(h.to(dtype), self.col, mean))
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
         sum_u2 = torch.where(capped[:, 0], exact, sum_u2)
-        self.sum_u2 = in_order(in_order(sum_u2, self._per_piece()))
+        self.of_tensor["sum_u2"].copy_(in_order(in_order(sum_u2, self._per_piece())))
         self.u = u.reshape(self.p.shape)
 
     def update(self) -> None:
         moments = [self.row.reshape(self.states[0].shape), self.col.reshape(self.states[1].shape)]
-        self.store_update(moments, self.momentum)
+        self.store_update(self._views()[3], moments, self.momentum)
 
 
 class VectorStep(FactoredStep):
@@ -229,13 +264,13 @@ class VectorStep(FactoredStep):
         v, *self.momentum = self.states
         self.v = _stored(rule.second_moment(v, self.g * self.g), self.dtypes[2])
         self.u = rule.precondition(self.g, rule.col_factor(self.v))
-        self.sums = _sum_of_squares(self.p).reshape(1)
+        self.sums[0].copy_(_sum_of_squares(self.p))
 
     def finish(self) -> None:
-        self.sum_u2 = _sum_of_squares(self.u)
+        self.of_tensor["sum_u2"].copy_(_sum_of_squares(self.u))
 
     def update(self) -> None:
-        self.store_update([self.v], self.momentum)
+        self.store_update(self.sums[0], [self.v], self.momentum)
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
@@ -247,7 +282,9 @@ def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _least(x: Tensor) -> Tensor:
-    return x.masked_fill(x.isnan(), torch.inf).amin(-1, keepdim=True)
+    numbers = x.masked_fill(x.isnan(), torch.inf)
+    # A process may have no rows.
+    return torch.nn.functional.pad(numbers, (0, 1), value=torch.inf).amin(-1, keepdim=True)
 
 
 def row_sums(x: Tensor) -> Tensor:
@@ -283,15 +320,16 @@ def in_order(x: Tensor, length: int | None = None) -> Tensor:
     """Sums the last dimension from front to back: all of it, or each `length` of it. On a CPU
     cumsum adds one number at a time; a GPU may add these float64 numbers in another order."""
     if length is not None:
-        x = _cut(x, length)
-    return x.cumsum(-1)[..., -1]
+        x = _cut(x, max(1, length))
+    return x.cumsum(-1)[..., -1] if x.shape[-1] else x.new_zeros(x.shape[:-1])
 
 
 def _cut(x: Tensor, length: int) -> Tensor:
-    """Splits the last dimension into pieces of `length`; zeros fill up the last piece."""
-    short = -x.shape[-1] % length
+    """Splits the last dimension into pieces of `length`; zeros fill up the last piece, which may
+    have nothing else."""
+    short = -x.shape[-1] % length if x.shape[-1] else length
     return torch.nn.functional.pad(x, (0, short)).unflatten(-1, (-1, length))
 
 
 def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step
+    return max(1, -(-n // step)) * step

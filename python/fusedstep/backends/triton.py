@@ -43,9 +43,9 @@ class TritonBackend(Backend):
         names = {m.get_device_name(index) for m in modules for index in range(m.device_count())}
         return f"Triton {_version()}, on {', '.join(sorted(names))}"
 
-    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+    def prepare(self, bucket: Bucket) -> Launcher:
         kernels: Any = importlib.import_module("fusedstep.kernels.launch")
-        launcher: Launcher = kernels.TritonLauncher(self, bucket, exchanged)
+        launcher: Launcher = kernels.TritonLauncher(self, bucket)
         return launcher
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..plan.bucket import Bucket
-from ..plan.launcher import Backend, Launcher, StepInputs, exchange_buffers
+from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from . import tables
 from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
@@ -33,18 +33,15 @@ OF_OTHER_STAGES = {
 class DeviceLauncher(Launcher):
     """What all launches of a bucket read besides its tensors. Each backend adds its launches."""
 
-    def __init__(
-        self, backend: Backend, bucket: Bucket, exchanged: bool, by_value: int = 0
-    ) -> None:
+    def __init__(self, backend: Backend, bucket: Bucket, by_value: int = 0) -> None:
         super().__init__(backend, bucket)
         self.device = bucket.device
         self.tables = tables.Tables(bucket, by_value)
         self.kept: list[Tensor] = []  # work lists and scratch
         self.stream = tables.current_stream(bucket.device)
-        self.is_exchanged = exchanged and bucket.rule.factored
+        self.is_exchanged = bucket.mode is not None
         if self.is_exchanged:
-            self.sums, self.sum_u2 = exchange_buffers(bucket)
-            self.kept += [self.sums, self.sum_u2]
+            self.kept += [self.sums, self.of_tensors]
         # The step that is between stages.
         self._inputs: StepInputs | None = None
         self._current: dict[str, Any] = {}
@@ -60,21 +57,18 @@ class DeviceLauncher(Launcher):
             stream = self.follow_stream()
             self._run(self.current(inputs), stream, idle)
 
+    def sum_rows(self, inputs: StepInputs) -> None:
+        self._stage("sum_rows", inputs)
+
     def read1(self, inputs: StepInputs) -> None:
-        if self.is_exchanged:
-            self._inputs = None
-            self._stage("read1", inputs)
+        self._stage("read1", inputs)
 
     def finish(self, inputs: StepInputs) -> None:
-        if self.is_exchanged:
-            self._stage("finish", inputs)
+        self._stage("finish", inputs)
 
     def update(self, inputs: StepInputs) -> None:
-        if self.is_exchanged:
-            self._stage("update", inputs)
-            self._inputs = None
-        else:
-            super().update(inputs)
+        self._stage("update", inputs)
+        self._inputs = None
 
     def _stage(self, stage: str, inputs: StepInputs) -> None:
         idle = idle_kinds(self.bucket, inputs.rows) | OF_OTHER_STAGES[stage]
@@ -154,7 +148,7 @@ def factored(
     bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, exchanged: bool = False
 ) -> Factored:
     """Cuts all tensors."""
-    elements = sum(member.param.numel() for member in bucket.members)
+    elements = sum(member.layouts[0].count for member in bucket.members)
     layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, elements)
     add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
     for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():

@@ -13,6 +13,7 @@ from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, NOT_POSITIVE, POSITIVE, Limits
+from ..plan import shards
 from ..rules import adafactor
 
 
@@ -42,6 +43,8 @@ class Adafactor(FactoredOptimizer):
 
     steps_are_tensors = False
     scalars_on_tensors = True
+    reduced = {"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}  # noqa: RUF012 (never changed)
+    is_capped = False
     limits = Limits(
         eps=(NOT_NEGATIVE, NOT_NEGATIVE),
         clip_threshold=POSITIVE,
@@ -118,10 +121,10 @@ class Adafactor(FactoredOptimizer):
         shapes = self._state_shapes(group, param)
         state: State = {}
         for key in sorted(shapes):  # transformers' order
-            if shapes[key] == param.shape:
-                state[key] = torch.zeros_like(grad, dtype=dtype)
+            if key in self.reduced:
+                state[key] = shards.zeros(param, grad, shapes[key], dtype, self.reduced[key])
             else:
-                state[key] = grad.new_zeros(shapes[key], dtype=dtype)
+                state[key] = torch.zeros_like(grad, dtype=dtype)
         state["RMS"] = 0
         return state
 

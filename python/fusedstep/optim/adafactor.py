@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan import shards
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
@@ -43,6 +44,8 @@ class Adafactor(FactoredOptimizer):
     """
 
     scalars_on_tensors = True
+    reduced = {"row_var": -1, "col_var": -2}  # noqa: RUF012 (never changed)
+    is_capped = True
     limits = Limits(
         lr=NOT_NEGATIVE,
         beta2_decay=NOT_POSITIVE,
@@ -107,8 +110,10 @@ class Adafactor(FactoredOptimizer):
         self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
+        if param.dim() < 2:
+            return {"variance": torch.zeros_like(grad)}
         return {
-            key: torch.zeros_like(grad) if key == "variance" else grad.new_zeros(shape)
+            key: shards.zeros(param, grad, shape, grad.dtype, self.reduced[key])
             for key, shape in self._state_shapes(group, param).items()
         }
 

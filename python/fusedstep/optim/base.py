@@ -14,7 +14,7 @@ from .. import backends, check
 from ..plan import devices
 from ..plan.counters import IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
-from ..plan.launcher import Exchange
+from ..plan.exchange import ExchangeError, ExchangeLayout
 from ..plan.plan import Owner, Plan
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
@@ -33,8 +33,6 @@ class FusedOptimizer(CheckedOptimizer):
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
-    # Adds up the sums of factored rules over the processes that each hold a part of the parameters.
-    _exchange: Exchange | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         self.backend = backends.check_name(backend)
@@ -66,6 +64,15 @@ class FusedOptimizer(CheckedOptimizer):
         return loss
 
     def _step(self) -> None:
+        try:
+            self._checked_step()
+        except ExchangeError:
+            raise
+        except Exception as error:
+            self._tell_others(error)
+            raise
+
+    def _checked_step(self) -> None:
         if self._plan is None:
             self._check_keys()
         try:
@@ -87,6 +94,8 @@ class FusedOptimizer(CheckedOptimizer):
             )
             self._prepare_gradients(plan.present_members)
             self._launch(plan, rows, grad_scale, found_inf, capturing)
+        elif plan.exchange is not None:
+            plan.exchange.join()
 
     def _launch(
         self,
@@ -152,8 +161,15 @@ class FusedOptimizer(CheckedOptimizer):
             where=self._where,
             counters=TensorCounters if self.steps_are_tensors else IntCounters,
             scalars_on_device=self.scalars_on_tensors,
-            exchange=self._exchange,
+            exchange=self._exchange_layout(),
         )
+
+    def _exchange_layout(self) -> ExchangeLayout | None:
+        """How processes add up sums of sharded parameters. Elementwise rules have none."""
+        return None
+
+    def _tell_others(self, error: Exception) -> None:
+        """Tells the processes that share sums with this one that it refused the step."""
 
     # Saving and loading.
 

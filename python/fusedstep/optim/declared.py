@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
     limits = Limits()  # of the hyper-parameters
+    # For each state with a size fewer than its parameter, or with size 1 in its place: the
+    # parameter's dimension that it lacks, from the end.
+    reduced: Mapping[str, int] = {}
+    is_capped = False  # whether a factored rule's cap may change u
 
     def _check_limits(self, group: Group) -> None:
         """Refuses a hyper-parameter outside its limits."""

@@ -8,11 +8,34 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..check import Where
+from ..plan import shards
+from ..plan.exchange import Exchange, ExchangeLayout, Part
 from .base import FusedOptimizer, Group
 
 
 class FactoredOptimizer(FusedOptimizer):
     """Base of the Adafactors."""
+
+    _layout: ExchangeLayout | None = None  # of the last step with sharded parameters
+
+    def _exchange_layout(self) -> ExchangeLayout | None:
+        """The messages of the sharded parameters, with gradients or without; None if there are
+        none. Processes agree on it when it is new, so all of them must be here at the same step."""
+        parts = [
+            Part(where, param, shard)
+            for where, _, param in self._parameters()
+            if (shard := self._shard_of(param)) is not None
+        ]
+        if not parts:
+            self._layout = None
+        elif self._layout is None or not self._layout.is_of(parts):
+            self._layout = ExchangeLayout(type(self).__name__, parts)
+        return self._layout
+
+    def _tell_others(self, error: Exception) -> None:
+        layout = self._exchange_layout()
+        if layout is not None:
+            Exchange(layout).join(error)
 
     # Each group that was given, by its identity, and whether it held matrices. A copy of the
     # optimizer does not know what its groups were given with, so it refuses none of them.

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from .. import backends, check
-from ..plan import devices
+from ..plan import devices, shards
 from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
 from ..plan.layouts import Layout, Layouts
 from ..plan.plan import Plan
+from ..rules import RULES
 from ..shared_memory import Memory, find_shared
 from .declared import DeclaredOptimizer, Group, State
 
@@ -29,6 +30,9 @@ class CheckedOptimizer(DeclaredOptimizer):
         for index, group in enumerate(self.param_groups):
             for i, param in enumerate(group["params"]):
                 yield check.Where(self.param_groups, index, i), group, param
+
+    def _shard_of(self, param: Tensor) -> shards.Shard | None:
+        return shards.shard_of(param, self.is_capped)
 
     def _choose(self, device: torch.device, where: object) -> Backend:
         backend = backends.choose(self.backend, device, where)
@@ -75,9 +79,11 @@ class CheckedOptimizer(DeclaredOptimizer):
                 chosen.add(device)
             shapes = self._state_shapes(group, param)
             state = self.state.get(param) if self.state else None
+            rule = self._rule(group, param)
             member = Member(
-                param, {} if state is None else state, where.group, self._rule(group, param),
+                param, {} if state is None else state, where.group, rule,
                 tuple(shapes), found, addresses, rms_key,
+                shard=self._shard_of(param) if RULES[rule].factored else None,
             )  # fmt: skip
             if state:
                 self._check_states(where, param, state, shapes)
@@ -121,8 +127,7 @@ class CheckedOptimizer(DeclaredOptimizer):
                 complete[alike] = member.layouts
             else:
                 member.layouts = complete[alike]
-                addresses = [state[key].data_ptr() for key in member.state_keys]
-                member.addresses = (*member.addresses, *addresses)
+                member.addresses += _addresses_of(_states(member))
 
     def _new_counters(self, members: list[Member]) -> Iterable[int | Tensor]:
         """A counter for each. Those of one dtype and device are views of one tensor, as the plan
@@ -158,7 +163,12 @@ class CheckedOptimizer(DeclaredOptimizer):
                     f"{', '.join(map(repr, state))}: it was saved by another optimizer, or an "
                     f"option that needs '{key}' was switched on later. {check.REPAIR}"
                 )
-            check.check_state(where, key, state[key], shape, param, name)
+            value, own_shape, own = state[key], shape, param
+            if shards.is_dtensor(param):
+                spread = shards.spread_of_state(param, shape, self.reduced.get(key))
+                check.check_spread(where, key, value, shape, param, spread.placements, name)
+                value, own_shape, own = shards.local(value), spread.shape, shards.local(param)
+            check.check_state(where, key, value, own_shape, own, name)
         rms_key = self._rms_key()
         if rms_key in state:
             check.check_rms(where, rms_key, state[rms_key], param, name)
@@ -202,9 +212,18 @@ class CheckedOptimizer(DeclaredOptimizer):
 
 def _look_at_states(member: Member, layouts: Layouts) -> None:
     """Adds the layouts and addresses of the states to those of parameter and gradient."""
-    states = [member.state[key] for key in member.state_keys]
+    states = _states(member)
     member.layouts += tuple([layouts.of(state) for state in states])
-    member.addresses += tuple([state.data_ptr() for state in states])
+    member.addresses += _addresses_of(states)
+
+
+def _states(member: Member) -> list[Tensor]:
+    states = [member.state[key] for key in member.state_keys]
+    return list(map(shards.local, states)) if shards.is_dtensor(member.param) else states
+
+
+def _addresses_of(tensors: list[Tensor]) -> tuple[int, ...]:
+    return tuple([tensor.data_ptr() for tensor in tensors])
 
 
 def _memory_of(members: list[Member]) -> Memory:

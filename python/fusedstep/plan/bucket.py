@@ -7,6 +7,7 @@ of scalars. A backend gets addresses and sizes, of tensors that it can walk flat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..rules import RULES, Rule
+from . import shards
 from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
 from .staging import StagedCopy, is_dense, real
@@ -36,6 +38,7 @@ class Member:
     addresses: tuple[int, ...]
     rms_key: str | None = None  # the key of rms(p) among the states, if the optimizer shows it
     source: Tensor | None = None  # the tensor whose gradient is used, if it is not `param`
+    shard: shards.Shard | None = None  # of a factored rule, if others hold parts of the parameter
 
     @property
     def owner(self) -> Tensor:
@@ -56,7 +59,18 @@ class Member:
     def gradient(self) -> Tensor:
         grad = self.owner.grad
         assert grad is not None, "a member without a gradient takes no part"
-        return real(grad.resolve_conj())
+        return real(shards.local(grad).resolve_conj())
+
+    @property
+    def mode(self) -> str | None:
+        """How processes share its sums; None if they share none."""
+        return None if self.shard is None else self.shard.mode
+
+    def flat(self, slot: int) -> Tensor:
+        """The parameter (slot 0) or a state as kernels see it: local and real."""
+        return real(
+            shards.local(self.param if slot == 0 else self.state[self.state_keys[slot - 2]])
+        )
 
 
 @dataclass
@@ -67,6 +81,7 @@ class Bucket:
     kind: str
     device: torch.device
     dtypes: tuple[torch.dtype, ...]
+    mode: str | None = None  # see `Member.mode`
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     staged: list[StagedCopy] = field(default_factory=list)
@@ -85,8 +100,8 @@ class Bucket:
     def tensors(self, index: int) -> tuple[Tensor, ...]:
         """The tensors of one member, gradient included, in the order of the rule's slots."""
         member = self.members[index]
-        states = [real(member.state[key]) for key in member.state_keys]
-        slots = [real(member.param), None, *states]
+        states = [member.flat(2 + k) for k in range(len(member.state_keys))]
+        slots = [member.flat(0), None, *states]
         slots = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(slots)]
         return tuple(member.gradient() if tensor is None else tensor for tensor in slots)
 
@@ -96,7 +111,7 @@ class Bucket:
         for own in self.staged:
             own.present = self.members[own.member].is_present
             if own.is_gradient:
-                address = own.copy.data_ptr() if own.present else 0
+                address = shards.address_of(own.copy) if own.present else 0
                 self.table[own.member, own.slot] = address
                 self.table_changed = True
 
@@ -111,16 +126,17 @@ class Kind(NamedTuple):
 
 
 def make_buckets(members: list[Member]) -> list[Bucket]:
-    """Groups the members and makes each bucket's table. Empty parameters are left out."""
+    """Groups the members and makes each bucket's table. Empty parameters are left out, unless they
+    are the empty parts of others that share sums."""
     kinds: dict[tuple[Any, ...], Kind] = {}
     buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]] = {}
     for position, member in enumerate(members):
         layouts = member.layouts
-        if layouts[0].count == 0:
+        if layouts[0].count == 0 and member.shard is None:
             continue
-        kind = kinds.get((member.rule, layouts))
+        kind = kinds.get((member.rule, layouts, member.shard))
         if kind is None:
-            kind = kinds[member.rule, layouts] = _kind_of(buckets, member)
+            kind = kinds[member.rule, layouts, member.shard] = _kind_of(buckets, member)
         bucket, cells, is_plain, sizes = kind
         if not is_plain:
             _stage_others(bucket, member)
@@ -145,14 +161,14 @@ def _kind_of(buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]], member: M
     param, grad = member.layouts[:2]
     dtypes = tuple(layout.dtype.to_real() for layout in member.layouts)
     kind = member.kind
-    key = (member.rule, kind, param.device, dtypes)
+    key = (member.rule, kind, param.device, dtypes, member.mode)
     if key not in buckets:
-        buckets[key] = Bucket(RULES[member.rule], kind, param.device, dtypes), []
+        buckets[key] = Bucket(RULES[member.rule], kind, param.device, dtypes, member.mode), []
     is_plain = grad.strides == param.strides and all(layout.is_plain for layout in member.layouts)
     sizes = [2 * param.count if param.dtype.is_complex else param.count]
     if kind == "matrix":
-        rows, cols = param.shape[-2:]
-        sizes = [param.count // (rows * cols), rows, cols]
+        *batch, rows, cols = param.shape
+        sizes = [math.prod(batch), rows, cols]
     if kind != "elementwise":
         sizes.insert(0, 0)  # the address of rms(p)
     return Kind(*buckets[key], is_plain, tuple(sizes))
@@ -176,7 +192,7 @@ def _stage_others(bucket: Bucket, member: Member) -> None:
     Elementwise rules walk memory in the parameter's order if it is dense. Factored rules need plain
     rows. States of another shape than the parameter are rows or columns in plain order.
     """
-    param, *states = (real(member.param), *(real(member.state[key]) for key in member.state_keys))
+    param, states = member.flat(0), [member.flat(2 + k) for k in range(len(member.state_keys))]
     shape, order = param.shape, plain_strides(param.shape)
     if bucket.kind == "elementwise" and is_dense(param):
         order = param.stride()
@@ -199,12 +215,7 @@ def _stage_others(bucket: Bucket, member: Member) -> None:
 
 
 def _source(member: Member, slot: int) -> Callable[[], Tensor]:
-    if slot == 0:
-        return lambda: real(member.param)
-    if slot == 1:
-        return member.gradient
-    key = member.state_keys[slot - 2]
-    return lambda: real(member.state[key])
+    return member.gradient if slot == 1 else lambda: member.flat(slot)
 
 
 def _collect_rms(bucket: Bucket) -> None:

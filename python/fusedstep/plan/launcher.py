@@ -1,32 +1,28 @@
 """The interface of backends. A bucket's launcher runs a step in one call, or stage by stage.
 
-An elementwise rule is one walk over memory. A factored rule (Adafactor) has three stages:
+An elementwise rule is one walk over memory. A factored rule (Adafactor) has stages:
 
-    read1      reads the gradients; leaves in `sums` what the later stages need
+    sum_rows   only if columns are split: leaves the sums along the rows in `sums`
+    read1      makes the row moments; leaves in `sums` what the later stages need
     finish     makes the column moments; leaves in `sum_u2` the sum of u^2 over the part of each
                tensor that this process holds
     update     makes the step sizes, then writes parameters and momentum
 
-Between two stages the host may add up these sums over processes that each hold a part of the
-tensors. Without an exchange, `launch` does all stages in one call, and these buffers do not exist.
+Of sharded tensors, the host adds up these sums over processes between two stages. For all other
+buckets `launch` does all stages in one call, and these buffers do not exist.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import devices
-from .bucket import Bucket
+from .bucket import Bucket, Member
 from .rows import HostRows
-
-# Adds up tensors over processes in place, as an all-reduce does. It is called with the `sums` of
-# all factored buckets, which may be on several devices, and later with their `sum_u2`.
-Exchange = Callable[[list[Tensor]], None]
 
 
 class StepInputs(NamedTuple):
@@ -48,13 +44,26 @@ class Launcher(ABC):
     """Runs the steps of one bucket, prepared by its backend. A step changes nothing if `found_inf`
     is not zero."""
 
-    # Only with an exchange: see `exchange_buffers`.
+    # Only of a bucket whose sums are exchanged.
     sums: Tensor
-    sum_u2: Tensor
+    starts: list[int]  # where the sums of each tensor begin, and the end: see `sums_layout`
+    of_tensors: Tensor  # a row of OF_TENSOR for each
 
     def __init__(self, backend: Backend, bucket: Bucket) -> None:
         self.backend = backend
         self.bucket = bucket
+        if bucket.mode is not None:
+            self.starts = sums_layout(bucket)
+            dtype = devices.widest_float(bucket.device)
+            self.sums = torch.zeros(self.starts[-1], dtype=dtype, device=bucket.device)
+            self.of_tensors = torch.tensor(
+                [_of_tensor(member) for member in bucket.members], dtype=dtype
+            ).to(bucket.device)
+
+    @property
+    def sum_u2(self) -> Tensor:
+        """sum u^2 of each tensor: of what is here, later of all of it."""
+        return self.of_tensors[:, OF_TENSOR.index("sum_u2")]
 
     @abstractmethod
     def scratch_bytes(self) -> int:
@@ -64,15 +73,20 @@ class Launcher(ABC):
     def launch(self, inputs: StepInputs) -> None:
         """Runs all stages."""
 
-    def read1(self, inputs: StepInputs) -> None:  # noqa: B027 (not abstract)
-        """The first stage, if there is an exchange. An elementwise rule does nothing here."""
+    # The stages of a bucket whose sums are exchanged. Other buckets have only `launch`.
 
-    def finish(self, inputs: StepInputs) -> None:  # noqa: B027
-        """The second stage. An elementwise rule does nothing here."""
+    def sum_rows(self, inputs: StepInputs) -> None:
+        """Sums g^2 along the rows, if columns are split."""
+        raise NotImplementedError
+
+    def read1(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
+
+    def finish(self, inputs: StepInputs) -> None:
+        raise NotImplementedError
 
     def update(self, inputs: StepInputs) -> None:
-        """The last stage. For an elementwise rule this is the whole step."""
-        self.launch(inputs)
+        raise NotImplementedError
 
 
 class Backend(ABC):
@@ -93,8 +107,19 @@ class Backend(ABC):
         """One line: what it was built for and what it runs on."""
 
     @abstractmethod
-    def prepare(self, bucket: Bucket, exchanged: bool = False) -> Launcher:
+    def prepare(self, bucket: Bucket) -> Launcher:
         """Cuts the bucket's tensors into work. It is called once for each plan."""
+
+
+# The numbers of each tensor in `Launcher.of_tensors`: what is here of sum u^2; rows and columns of a
+# whole matrix, elements of the whole tensor; 1 if a cap may change u. Then each process computes
+# sum u^2 of its own rows. If not, all of them compute it from the exchanged sums.
+OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped")
+
+
+def _of_tensor(member: Member) -> list[float]:
+    assert member.shard is not None
+    return [0.0, *map(float, (*member.shard.sizes, member.shard.is_capped))]
 
 
 def sums_layout(bucket: Bucket) -> list[int]:
@@ -102,24 +127,16 @@ def sums_layout(bucket: Bucket) -> list[int]:
     number of sums.
 
     matrices   for each matrix: sums of g^2 down the columns, sums of g^2 / row down the columns,
-               the sum of the row moments; then the tensor's sum of p^2
+               the sum of the row moments; then the tensor's sum of p^2; then, if columns are split,
+               sums of g^2 along the rows
     vectors    the sum of p^2
     """
     starts = [0]
-    for member in bucket.members:
+    sizes = bucket.table[:, len(bucket.dtypes) + 1 :].tolist()
+    for own in sizes:
         length = 1
         if bucket.kind == "matrix":
-            rows, cols = member.param.shape[-2:]
-            length += member.param.numel() // (rows * cols) * (2 * cols + 1)
+            batch, rows, cols = own
+            length += batch * (2 * cols + 1) + (batch * rows if bucket.mode == "cols" else 0)
         starts.append(starts[-1] + length)
     return starts
-
-
-def exchange_buffers(bucket: Bucket) -> tuple[Tensor, Tensor]:
-    """The buffers `sums` and `sum_u2` of a bucket, which its stages fill for the exchange."""
-    dtype = devices.widest_float(bucket.device)
-    counts = (sums_layout(bucket)[-1], len(bucket.members))
-    if bucket.kind == "elementwise":
-        counts = (0, 0)
-    sums, sum_u2 = (torch.zeros(n, dtype=dtype, device=bucket.device) for n in counts)
-    return sums, sum_u2

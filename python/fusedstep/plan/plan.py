@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import devices
+from . import devices, shards
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .counters import IntCounters, TensorCounters
-from .launcher import Backend, Exchange, StepInputs
+from .exchange import Exchange, ExchangeLayout
+from .launcher import Backend, Launcher, StepInputs
 from .rows import HostRows
 from .versions import increment_of
 from .watch import CAME_OR_WENT, ParamLists, watch
@@ -29,7 +31,7 @@ class Owner:
         where: gives a member's name for an error.
         counters: the class of the step counters; None if nothing is counted.
         scalars_on_device: whether rows of scalars can be computed on a device.
-        exchange: adds up the sums of factored buckets over processes; None if nothing is sharded.
+        exchange: how processes add up the sums of sharded parameters; None if there are none.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Owner:
     where: Callable[[Member], object]
     counters: type[TensorCounters] | type[IntCounters] | None = None
     scalars_on_device: bool = False
-    exchange: Exchange | None = None
+    exchange: ExchangeLayout | None = None
 
 
 class Plan:
@@ -61,7 +63,6 @@ class Plan:
         state: dict[Tensor, dict[str, Any]],
     ) -> None:
         # The owner holds the plan, so a reference back to it would keep it from being freed.
-        self.exchange = owner.exchange
         self.members = members
         self.buckets = make_buckets(members)
         on_devices = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
@@ -73,11 +74,15 @@ class Plan:
         self._coming: dict[int, Callable[[], Tensor]] = {}
         if owner.counters is not None and members:
             self._take_counters(owner.counters)
-        exchanged = owner.exchange is not None
         self.launchers = [
-            owner.choose(bucket.device, owner.where(bucket.members[0])).prepare(bucket, exchanged)
+            owner.choose(bucket.device, owner.where(bucket.members[0])).prepare(bucket)
             for bucket in self.buckets
         ]
+        self.exchange: Exchange | None = None
+        if owner.exchange is not None:
+            sharded = [own for own in self.launchers if own.bucket.mode is not None]
+            self.exchange = Exchange(owner.exchange, sharded)
+            self._moments = Moments(sharded)
         keys = {key for member in members for key in member.state_keys}
         keys |= {member.rms_key for member in members if member.rms_key}
         if owner.counters is TensorCounters:
@@ -87,6 +92,8 @@ class Plan:
         earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
         self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
         self._params = [member.param for member in members]
+        # A DTensor and its local tensor each have a version.
+        self._locals = [shards.local(p) for p in self._params if shards.is_dtensor(p)]
         self._increment_versions = increment_of(self._params)
         places = {id(param): k for k, param in enumerate(p for params in lists for p in params)}
         self._places = [places[id(member.owner)] for member in members]  # among the watch's
@@ -157,30 +164,21 @@ class Plan:
                 "Leave the mode for the step"
             )
         self._increment_versions(self._written)
+        if self._locals:
+            self._increment_versions(self._locals)
         inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
         for own in staged:
             own.copy_in()
+        work = list(zip(self.launchers, inputs, strict=True))
         if self.exchange is None:
-            for launcher, its_inputs in zip(self.launchers, inputs, strict=True):
+            for launcher, its_inputs in work:
                 launcher.launch(its_inputs)
         else:
-            self._run_in_stages(inputs, self.exchange)
+            with self._moments.restored_after_errors():
+                _run_in_stages(work, self.exchange)
         for own in staged:
             own.copy_out()
-
-    def _run_in_stages(self, inputs: list[StepInputs], exchange: Exchange) -> None:
-        """Each exchange is one call for all buckets."""
-        work = list(zip(self.launchers, inputs, strict=True))
-        factored = [pair for pair in work if pair[0].bucket.rule.factored]
-        for launcher, its_inputs in factored:
-            launcher.read1(its_inputs)
-        exchange([launcher.sums for launcher, _ in factored])
-        for launcher, its_inputs in factored:
-            launcher.finish(its_inputs)
-        exchange([launcher.sum_u2 for launcher, _ in factored])
-        for launcher, its_inputs in work:
-            launcher.update(its_inputs)
 
     def scratch_bytes(self) -> int:
         """Extra memory: scratch, and copies of strided tensors."""
@@ -190,3 +188,60 @@ class Plan:
 
 def _is_on_host(bucket: Bucket) -> bool:
     return devices.on_host(bucket.members[0].param)
+
+
+def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) -> None:
+    """Steps of buckets of which some are sharded. The others run while sums are under way."""
+    of_mode: dict[str | None, list[tuple[Launcher, StepInputs]]] = {}
+    for launcher, inputs in work:
+        of_mode.setdefault(launcher.bucket.mode, []).append((launcher, inputs))
+    whole, pieces, rows, cols = (of_mode.get(m, []) for m in (None, "pieces", "rows", "cols"))
+    exchange.start()
+    for launcher, inputs in cols:
+        launcher.sum_rows(inputs)
+    exchange.run(0)
+    for launcher, inputs in cols + rows + pieces:
+        launcher.read1(inputs)
+    for launcher, inputs in pieces:  # their rows and columns are whole
+        launcher.finish(inputs)
+    wait = exchange.begin(1)
+    if exchange.is_checked_at_once:  # before anything has changed
+        wait()
+        exchange.check_presence()
+    for launcher, inputs in whole:
+        launcher.launch(inputs)
+    if not exchange.is_checked_at_once:
+        wait()
+        exchange.check_presence()
+    for launcher, inputs in cols + rows:
+        launcher.finish(inputs)
+    exchange.run(2)
+    for launcher, inputs in cols + rows + pieces:
+        launcher.update(inputs)
+
+
+class Moments:
+    """The moments of sharded tensors, which a step writes before it knows that all processes take
+    it. If they do not, the old values are put back."""
+
+    def __init__(self, launchers: list[Launcher]) -> None:
+        # Momentum and parameters are written last.
+        states = {"matrix": (2, 3), "vector": (2,)}
+        self.states = [
+            member.flat(slot)
+            for launcher in launchers
+            for member in launcher.bucket.members
+            for slot in states[launcher.bucket.kind]
+        ]
+        self.saved = [torch.empty_like(state) for state in self.states]
+
+    @contextmanager
+    def restored_after_errors(self) -> Iterator[None]:
+        if self.states:
+            torch._foreach_copy_(self.saved, self.states)
+        try:
+            yield
+        except BaseException:
+            if self.states:
+                torch._foreach_copy_(self.states, self.saved)
+            raise

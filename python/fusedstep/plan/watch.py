@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import native
+from . import shards
 from .layouts import Layout
 
 ParamLists = list[list[Tensor]]
@@ -46,7 +47,9 @@ def watch(
         cells: for each parameter, the address of the table cell of its gradient, or 0.
         earlier: for each parameter, the last known layout of an absent gradient, or None.
     """
-    if native.module is not None and _can_watch():
+    # C++ does not look into DTensors.
+    plain = not any(shards.is_dtensor(param) for params in param_lists for param in params)
+    if plain and native.module is not None and _can_watch():
         known = {layout: layout and _in_native_form(layout) for layout in {*earlier}}
         layouts = [known[layout] for layout in earlier]
         return native.module.Watch(EXCHANGE, param_lists, state, keys, cells, layouts)
@@ -172,7 +175,7 @@ class PythonWatch:
         for params in param_lists:
             fixed.append(len(params))
             for param in params:
-                fixed += (id(param), param.data_ptr(), _layout(param))
+                fixed += (id(param), shards.local(param).data_ptr(), _layout(param))
         for key, values in state.items():
             if not isinstance(values, dict):  # something that the user put there
                 fixed.append(id(key))
@@ -182,7 +185,7 @@ class PythonWatch:
                 value = values.get(name)
                 fixed.append(id(value))
                 if isinstance(value, Tensor):
-                    fixed += (value.data_ptr(), _layout(value))
+                    fixed += (shards.local(value).data_ptr(), _layout(value))
         return fixed
 
 
@@ -198,10 +201,13 @@ class _Gradient:
             self.layout = _layout(grad)
             self.address = _address(grad)
         elif earlier is not None:
-            facts = (param.shape, earlier.strides, earlier.dtype, param.device)
+            own = shards.local(param)
+            facts = (own.shape, earlier.strides, earlier.dtype, own.device)
             self.layout = (*facts, _is_negated(earlier), False)
+            if shards.is_dtensor(param):
+                self.layout = (param.placements, param.device_mesh, *self.layout)  # type: ignore[attr-defined]
             # Any address that is a multiple of 16: plans take an absent gradient for aligned.
-            self.address = 16 if param.numel() else 0
+            self.address = 16 if own.numel() or own is not param else 0
 
     def follow(self, grad: Tensor | None) -> bool:
         """Takes the gradient's new address. False if the plan does not hold any more."""
@@ -216,10 +222,15 @@ class _Gradient:
 
 
 def _address(grad: Tensor) -> int:
+    if shards.is_dtensor(grad):
+        return shards.address_of(shards.local(grad))
     return grad.data_ptr() if grad.layout == torch.strided else 0
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    if shards.is_dtensor(tensor):
+        spread = (tensor.placements, tensor.device_mesh)  # type: ignore[attr-defined]
+        return (*spread, *_layout(shards.local(tensor)))
     if tensor.layout != torch.strided:
         return (tensor.layout, tensor.dtype)
     facts = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
