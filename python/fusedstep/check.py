@@ -115,8 +115,8 @@ def check_tensors(where: object, param: Tensor, grad: Tensor, optimizer: str) ->
     for tensor, what in ((param, "the parameter"), (grad, "its gradient")):
         if is_traceable_wrapper_subclass(tensor):
             raise TypeError(
-                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}, expected a plain tensor "
-                "or a DTensor of plain tensors: use torch's optimizer for other wrappers."
+                f"{optimizer}: {where}: {what} is a {type(tensor).__name__}, expected a plain "
+                "tensor or a DTensor of plain tensors. Use torch's optimizer for other wrappers."
             )
         if tensor.is_nested:
             raise TypeError(

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..check import Where
-from ..plan import shards
 from ..plan.exchange import Exchange, ExchangeLayout, Part
 from .base import FusedOptimizer, Group
 

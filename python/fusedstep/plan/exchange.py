@@ -261,8 +261,8 @@ class Exchange:
             if 0 < len(without) < len(ranks):
                 raise ExchangeError(
                     f"{name}: {self.layout.parts[k].where} has no gradient on rank "
-                    f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let it "
-                    "take part in the loss on every rank, or set its .grad to zeros there."
+                    f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let "
+                    "it take part in the loss on every rank, or set its .grad to zeros there."
                 )
         raise ExchangeError(
             f"{name}: another group of processes refused this step, and {ranks} share parameters "

@@ -111,8 +111,8 @@ class Backend(ABC):
         """Cuts the bucket's tensors into work. It is called once for each plan."""
 
 
-# The numbers of each tensor in `Launcher.of_tensors`: what is here of sum u^2; rows and columns of a
-# whole matrix, elements of the whole tensor; 1 if a cap may change u. Then each process computes
+# The numbers of each tensor in `Launcher.of_tensors`: sum u^2 of what is here; rows and columns of
+# a whole matrix, elements of the whole tensor; 1 if a cap may change u. Then each process computes
 # sum u^2 of its own rows. If not, all of them compute it from the exchanged sums.
 OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped")
 

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-
 EMPTY = 16  # a multiple of what kernels load at once
 
 
