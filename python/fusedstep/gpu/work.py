@@ -149,8 +149,7 @@ def factored(
     bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, exchanged: bool = False
 ) -> Factored:
     """Cuts all tensors."""
-    elements = sum(member.layouts[0].count for member in bucket.members)
-    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, elements)
+    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, bucket.elements)
     add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
     for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():
         add(*sizes)
