@@ -82,7 +82,7 @@ class Bucket:
     device: torch.device
     dtypes: tuple[torch.dtype, ...]
     mode: str | None = None  # see `Member.mode`
-    # How many elements all matrices have that the optimizer was given, of this device and dtype, with
+    # The elements of all matrices that the optimizer was given, of this device and dtype, with
     # gradients or without. A cut may depend on this, but not on who has a gradient: a run that is
     # resumed has the bits of one that goes on.
     elements: int = 0
