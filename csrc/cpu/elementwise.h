@@ -72,8 +72,8 @@ struct ElementwiseRun {
     by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
       Lanes<T> x = widen<T>(p + i, count), s[] = {x, widen<T>(state[K] + i, count)...};
       wide.update(x, widen<T>(g + i, count) * g_scale, s[1 + K]...);
-      narrow(p + i, x, count, place.plus(i));
       (narrow(state[K] + i, s[1 + K], count, place.plus(i)), ...);
+      narrow(p + i, x, count, place.plus(i));
     });
   }
 };

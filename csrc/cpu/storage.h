@@ -2,7 +2,7 @@
 // run in registers.
 #pragma once
 
-#include "lanes.h"
+#include "rounding.h"
 
 namespace fusedstep {
 namespace {
@@ -65,23 +65,6 @@ FUSEDSTEP_INLINE auto with_parameter_storage(Dtype dtype, Function&& function) {
   }
 }
 
-// Where the numbers of a store lie: a tensor of the launch, the index of the first one in it, and how
-// far apart they are.
-struct Place {
-  int64_t tensor, index, stride = 1;
-  FUSEDSTEP_INLINE Place plus(int64_t i) const { return {tensor, index + i, stride}; }
-};
-
-// How numbers are rounded that are stored with fewer bits: to the nearest, ties to even. A rounding
-// that depends on the place of a number is another such type.
-struct NearestEven {
-  // What is added to the bits of a float32 before its low half is cut off.
-  template <class Bits>
-  FUSEDSTEP_INLINE static Bits addend(Bits bits, const Place&) {
-    return ((bits >> 16) & 1) + 0x7fff;
-  }
-};
-
 #if defined(__AVX512F__)
 // GCC 12 warns of what the forms without a mask leave undefined.
 constexpr __mmask16 kAllLanes = 0xffff;
@@ -126,15 +109,6 @@ struct ShortStorage {
   }
 };
 
-// The bits of numbers as bfloat16 are the high halves of the result. Every nan becomes the same quiet
-// nan.
-template <class Rounding>
-FUSEDSTEP_INLINE auto bfloat16_bits(Lanes<float>::Part x, const Place& place) {
-  using Bits = Lanes<uint32_t>::Part;
-  const Bits bits = Bits(x);
-  return x != x ? Bits{} + 0x7fc00000 : bits + Rounding::addend(bits, place);
-}
-
 template <>
 struct Storage<Bfloat16> : ShortStorage<Bfloat16> {
   using Bits = Lanes<uint32_t>::Part;
@@ -144,6 +118,20 @@ struct Storage<Bfloat16> : ShortStorage<Bfloat16> {
   FUSEDSTEP_INLINE static Words narrow_part(Floats::Part x, const Place& place) {
     return low_halves(bfloat16_bits<Rounding>(x, place) >> 16);
   }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Two registers are rounded as pairs, and then set apart.
+  template <class Rounding, class T>
+  FUSEDSTEP_INLINE static void narrow(Bfloat16* to, const Lanes<T>& numbers, const Place& place) {
+    const Floats x = cast_lanes<float>(numbers);
+    const __m256i pairs = __m256i(
+        bfloat16_pairs<Rounding>(x.part[0], x.part[1], place, place.plus(kWidth)));
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i apart = _mm256_shuffle_epi8(pairs, order);
+    put(to, _mm256_permute4x64_epi64(apart, 0xd8));
+  }
+#endif
 
   // One or two instructions. The compiler's own conversions take more.
   FUSEDSTEP_INLINE static Bits wide_bits(Words x) {
@@ -189,9 +177,9 @@ struct Storage<Bfloat16Pairs> {
 #pragma GCC unroll 8
     for (int k = 0; k < Floats::kParts; k += 2) {
       const int64_t first = place.index + k / 2 * kPair;
-      const Bits even = bfloat16_bits<Rounding>(x.part[k], {place.tensor, first, 2});
-      const Bits odd = bfloat16_bits<Rounding>(x.part[k + 1], {place.tensor, first + 1, 2});
-      put(to + k / 2 * kPair, (even >> 16) | (odd & 0xffff0000));
+      put(to + k / 2 * kPair,
+          bfloat16_pairs<Rounding>(x.part[k], x.part[k + 1], {place.tensor, first, 2},
+                                   {place.tensor, first + 1, 2}));
     }
   }
 };
