@@ -82,10 +82,10 @@ inline void fetch_lines(const char* from, int64_t bytes) {
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
   with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
     for (int64_t i = begin; i < end; ++i) {
       double total[1];
-      row_square_sums<T>(x.cols, RowGroup<T, S>(x.p + x.offset(0, i, 0), x.cols, 1, T(1)), total);
+      row_square_sums<T, kInPairs<S>>(x.cols, RowGroup<T, S>(x.p + x.offset(0, i, 0), x.cols, 1, T(1)), total);
       sum += total[0];
     }
   });
@@ -100,14 +100,17 @@ struct ColumnSums {
   }
 };
 
-// Adds the terms of kGroup rows at the n columns from j on.
+// Adds the terms of kGroup rows at the n columns from j on. The sums of kLanes columns keep the order
+// of S. Those of fewer columns do not, because the columns are not the first lanes.
 template <class T, class S, class N>
 FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse)[kGroup], int64_t j,
                                   N n, T* s, T* h) {
-  const ColumnSums<T> sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
+  ColumnSums<T> sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
     const Lanes<T> g = group(r, j, n);
     return ColumnSums<T>{g * g, g * g * Lanes<T>(inverse[r])};
   });
+  if constexpr (kInPairs<S> && !std::is_same_v<N, All>)
+    sums = {from_pairs(sums.s), from_pairs(sums.h)};
   narrow(s + j, widen<T>(s + j, n) + sums.s, n, Place{});
   narrow(h + j, widen<T>(h + j, n) + sums.h, n, Place{});
 }
@@ -123,7 +126,7 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
-    row_square_sums<T>(x.cols, group, total);
+    row_square_sums<T, kInPairs<S>>(x.cols, group, total);
 
     T buffer[kGroup], inverse[kGroup] = {};
     T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
@@ -143,13 +146,18 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
       add_columns(group, inverse, j, n, s, h);
     });
   }
+  if constexpr (kInPairs<S>)
+    for (int64_t j = 0; j + kLanes <= x.cols; j += kLanes) {
+      put_lanes(s + j, from_pairs(get_lanes(s + j)));
+      put_lanes(h + j, from_pairs(get_lanes(h + j)));
+    }
   return smallest;
 }
 
 template <class T, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
   return with_gradient_storage(x, [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
     return read_block<T, S>(rule, x, begin, end, s, h);
   });
 }

@@ -88,13 +88,11 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   template <class MeanOf>
   void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
                        MeanOf mean_of) const {
-    double unwanted = 0.0;
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
       const Matrix<T> x = matrix(b);
-      column_factors(rule, x, factor);
       update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of(x, b), factor, T(step[0]), T(step[1]),
-                               this->sums_late() ? p : unwanted, next_gradient);
+                               this->sums_late() ? &p : nullptr, next_gradient);
     }
   }
 
@@ -168,11 +166,9 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     if (!cut.blocked) return update_piece(piece, sums.step, sums.p[piece]);
     const Block at = block_at(piece);
     const Matrix<T> x = matrix(at.matrix);
-    double unwanted = 0.0;
-    double& squares = this->sums_late() ? sums.p[piece] : unwanted;
-    column_factors(rule, x, factor);
     update_rows<T, Momentum>(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor,
-                             T(sums.step[0]), T(sums.step[1]), squares, nullptr);
+                             T(sums.step[0]), T(sums.step[1]), this->sums_late() ? &sums.p[piece] : nullptr,
+                             nullptr);
   }
 };
 

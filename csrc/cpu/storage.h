@@ -17,11 +17,17 @@ struct Float16 {
   uint16_t bits;
 };
 // Bfloat16 for loops that may take numbers in any order. Two registers hold the even and the odd ones
-// of their numbers, so none has to move across a register. With one register of kLanes this gains
-// nothing.
+// of their numbers, so none has to move across a register.
 struct Bfloat16Pairs {
   uint16_t bits;
 };
+template <class S>
+constexpr bool kInPairs = std::is_same_v<S, Bfloat16Pairs>;
+
+// S for such loops. With one register of kLanes, pairs gain nothing.
+template <class S>
+using AnyOrder = std::conditional_t<std::is_same_v<S, Bfloat16> && (Lanes<float>::kParts > 1),
+                                    Bfloat16Pairs, S>;
 
 template <int code>
 using StorageOf =

@@ -22,8 +22,8 @@ FUSEDSTEP_INLINE auto fold_group(At&& at) {
 constexpr int kAbreast = 2;
 
 // The sum of squares of each of `Rows` rows of m columns, kAbreast at a time. `numbers(r, j, n)`
-// returns n numbers of row r from column j on.
-template <class T, int Rows, class Numbers>
+// returns n numbers of row r from column j on, in any order if `pairs`.
+template <class T, bool pairs = false, int Rows, class Numbers>
 FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&total)[Rows]) {
   constexpr int kRows = Rows < kAbreast ? Rows : kAbreast;
   static_assert(Rows % kRows == 0);
@@ -40,7 +40,7 @@ FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&tot
           sum[r] += x * x;
         }
       });
-      for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes(sum[r]));
+      for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes<T, pairs>(sum[r]));
     }
   }
 }
