@@ -32,16 +32,17 @@ struct VectorOf {
 template <class T, int n>
 using Vector = typename VectorOf<T, n>::type;
 
+// A copy by memcpy would at times go through the stack.
 template <class V>
 FUSEDSTEP_INLINE V get(const void* from) {
-  V x;
-  std::memcpy(&x, from, sizeof(V));
-  return x;
+  typedef V Unaligned __attribute__((aligned(1), may_alias));
+  return *static_cast<const Unaligned*>(from);
 }
 
 template <class V>
 FUSEDSTEP_INLINE void put(void* to, const V& x) {
-  std::memcpy(to, &x, sizeof(V));
+  typedef V Unaligned __attribute__((aligned(1), may_alias));
+  *static_cast<Unaligned*>(to) = x;
 }
 
 // One vector type of all lanes would be shorter. But GCC takes apart comparisons and choices of

@@ -46,7 +46,7 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
       return first_lanes(lanes_rule.precondition(group(r, j, n), factor), n);
     };
     double total[kGroup];
-    row_square_sums<T>(x.cols, update, total);
+    row_square_sums<T>(x.cols, group.count, update, total);
     for (int r = 0; r < group.count; ++r) sum += total[r];
   }
   return sum;

@@ -167,8 +167,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const Block at = block_at(piece);
     const Matrix<T> x = matrix(at.matrix);
     update_rows<T, Momentum>(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor,
-                             T(sums.step[0]), T(sums.step[1]), this->sums_late() ? &sums.p[piece] : nullptr,
-                             nullptr);
+                             T(sums.step[0]), T(sums.step[1]),
+                             this->sums_late() ? &sums.p[piece] : nullptr, nullptr);
   }
 };
 

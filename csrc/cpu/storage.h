@@ -26,8 +26,8 @@ constexpr bool kInPairs = std::is_same_v<S, Bfloat16Pairs>;
 
 // S for such loops. With one register of kLanes, pairs gain nothing.
 template <class S>
-using AnyOrder = std::conditional_t<std::is_same_v<S, Bfloat16> && (Lanes<float>::kParts > 1),
-                                    Bfloat16Pairs, S>;
+using AnyOrder =
+    std::conditional_t<std::is_same_v<S, Bfloat16> && (Lanes<float>::kParts > 1), Bfloat16Pairs, S>;
 
 template <int code>
 using StorageOf =
@@ -79,6 +79,9 @@ constexpr __mmask16 kAllLanes = 0xffff;
 // All conversions of one storage type. A part is one register of the compute type.
 template <class S>
 struct Storage {
+  FUSEDSTEP_INLINE static typename Lanes<S>::Part widen_one(const S* from, int k) {
+    return get<typename Lanes<S>::Part>(from + k * Lanes<S>::kWidth);
+  }
   template <class T>
   FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
     return cast_lanes<T>(get_lanes(from));
@@ -96,12 +99,14 @@ struct ShortStorage {
   static constexpr int kWidth = Floats::kWidth;
   using Words = Vector<uint16_t, kWidth>;
 
+  FUSEDSTEP_INLINE static Floats::Part widen_one(const S* from, int k) {
+    return Storage<S>::widen_part(get<Words>(from + k * kWidth));
+  }
   template <class T>
   FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
     Floats x;
 #pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k)
-      x.part[k] = Storage<S>::widen_part(get<Words>(from + k * kWidth));
+    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
     return cast_lanes<T>(x);
   }
   template <class Rounding, class T>
@@ -130,8 +135,8 @@ struct Storage<Bfloat16> : ShortStorage<Bfloat16> {
   template <class Rounding, class T>
   FUSEDSTEP_INLINE static void narrow(Bfloat16* to, const Lanes<T>& numbers, const Place& place) {
     const Floats x = cast_lanes<float>(numbers);
-    const __m256i pairs = __m256i(
-        bfloat16_pairs<Rounding>(x.part[0], x.part[1], place, place.plus(kWidth)));
+    const __m256i pairs =
+        __m256i(bfloat16_pairs<Rounding>(x.part[0], x.part[1], place, place.plus(kWidth)));
     const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
                                            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     const __m256i apart = _mm256_shuffle_epi8(pairs, order);
@@ -168,14 +173,15 @@ struct Storage<Bfloat16Pairs> {
   using Bits = Lanes<uint32_t>::Part;
   static constexpr int kPair = 2 * Floats::kWidth;
 
+  FUSEDSTEP_INLINE static Floats::Part widen_one(const Bfloat16Pairs* from, int k) {
+    const Bits pairs = get<Bits>(from + k / 2 * kPair);
+    return Floats::Part(k % 2 == 0 ? pairs << 16 : pairs & 0xffff0000);
+  }
   template <class T>
   FUSEDSTEP_INLINE static Floats widen(const Bfloat16Pairs* from) {
     Floats x;
-#pragma GCC unroll 8
-    for (int k = 0; k < Floats::kParts; k += 2) {
-      const Bits pairs = get<Bits>(from + k / 2 * kPair);
-      x.part[k] = Floats::Part(pairs << 16), x.part[k + 1] = Floats::Part(pairs & 0xffff0000);
-    }
+#pragma GCC unroll 16
+    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
     return x;
   }
   template <class Rounding>
