@@ -174,7 +174,7 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
     // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's. If
     // kLanes columns are half a line, half of the rows are next. Lines of the same columns may have
     // the same places in the first-level cache, so prefetch those of columns that were added before:
-    // on an AMD EPYC this takes a third off read 1 of rows of 4,096 (2026-11-28).
+    // on an AMD EPYC this takes a third off read 1 of rows of 4,096 (2026-11-26).
     constexpr int64_t kBehind = 1024 / sizeof(S);
     constexpr int kFetched = std::min<int>(kGroup, kGroup * kLanes * sizeof(S) / 64);
     const S* next = group.first + kGroup * x.cols;

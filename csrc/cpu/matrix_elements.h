@@ -94,6 +94,7 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       [[maybe_unused]] Lanes<T> sum(T(0));
       by_lanes(width, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
         constexpr bool reorder = kInPairs<P> && !std::is_same_v<decltype(n), All>;
+        fetch_ahead<2048>(p + j, g + j);  // a tenth of read 2 in memory (AMD EPYC, 2026-11-26)
         const Place place = x.place(i, tile + j);
         Lanes<T> now = widen<T>(p + j, n), factor = widen<T>(col_factor + tile + j, n);
         if constexpr (Squares) sum += now * now;
