@@ -1,4 +1,5 @@
-// The walker of factored rules on matrices: small ones in runs, large ones by blocks of rows.
+// The walker of factored rules on matrices: small ones in runs, large ones by
+// blocks of rows.
 #pragma once
 
 #include "factored.h"
@@ -14,7 +15,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
-  T *partial, *factor;  // this thread's sums of a small matrix, and column factors
+  T *partial,
+      *factor;  // this thread's sums of a small matrix, and column factors
 
   MatrixTensor(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, kSlots),
@@ -64,7 +66,6 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
 
   double exact_sum_u2(const Matrix<T>& x, T mean) const {
-    column_factors(rule, x, factor);
     double u2 = 0.0;
     for (int64_t b = 0; b < cut.blocks; ++b) {
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
@@ -144,7 +145,6 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const Block at = block_at(block);
     if (!(tensor_rule_cap() < INFINITY) || !capped(at.matrix)) return;
     const Matrix<T> x = matrix(at.matrix);
-    column_factors(rule, x, factor);
     sums.u[block] = block_sum_u2(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor);
   }
   double tensor_rule_cap() const { return this->tensor_rule.cap; }
