@@ -73,8 +73,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     if (cut.blocked) {
       const auto at = this->block_at(piece);
       T* s = this->block_partial(piece);
-      sums.least_row[piece] =
-          read_block(rule, matrix(at.matrix), at.begin, at.end, s, s + cut.cols);
+      sums.least_row[piece] = read_block(rule, matrix(at.matrix), at.begin, at.end, s, s + cut.cols);
       return;
     }
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
