@@ -11,6 +11,7 @@
 #include "cpu/threads.h"
 #include "cpu/work_list.h"
 #include "rules/facts.h"
+#include "sharded.h"
 #include "versions.h"
 #include "watch.h"
 
@@ -213,6 +214,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("can_watch", &Watch::is_ready);
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());
+  });
+  module.def("learn_dtensors", [](py::object dtensor, py::object tensor, py::object local) {
+    return sharded.learn(dtensor.ptr(), tensor.ptr(), local.ptr());
   });
   module.def("learn_to_increment", [](int64_t function, py::object sample) {
     return versions.learn(function, sample.ptr());
