@@ -1,4 +1,4 @@
-"""Copies many small tensors at once, there and back. On a host, torch takes 1 us for each of them."""
+"""Copies many small tensors at once, there and back. On a host, torch takes 1 us for each."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ class Copies:
     """Pairs of tensors with equal shapes and dtypes, which stay where they are."""
 
     def __init__(self, sources: list[Tensor], places: list[Tensor]) -> None:
-        pairs = [(s, p) for s, p in zip(sources, places, strict=True) if s.numel()]
-        in_memory = [pair for pair in pairs if native.module is not None and _are_runs(*pair)]
-        taken = {id(source) for source, _ in in_memory}
-        others = [pair for pair in pairs if id(pair[0]) not in taken]
+        in_memory, others = [], []
+        for source, place in zip(sources, places, strict=True):
+            if source.numel():
+                is_run = native.module is not None and _are_runs(source, place)
+                (in_memory if is_run else others).append((source, place))
         self._kept = in_memory
         self._sources = [source for source, _ in others]
         self._places = [place for _, place in others]
         self._runs: Any = None
         if in_memory:
-            self._runs = native.module.Copies(
-                [(source.data_ptr(), place.data_ptr(), source.nbytes) for source, place in in_memory]
-            )
+            runs = [
+                (source.data_ptr(), place.data_ptr(), source.nbytes) for source, place in in_memory
+            ]
+            self._runs = native.module.Copies(runs)
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._sources)
 
     def there(self) -> None:
         """Copies the sources to their places."""

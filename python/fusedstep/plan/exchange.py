@@ -145,8 +145,8 @@ class ExchangeLayout:
         return Message(number, processes, [k for k, _ in wanted], found, place)
 
     def _order(self, slot: tuple[int, str, int, int]) -> tuple[Any, ...]:
-        """Parts that are likely to be in one bucket come after each other, so that most of a message
-        is copied at once. The order is the same in all processes."""
+        """Parts that are probably in one bucket follow each other, so that few copies make up a
+        message. The order is the same in all processes."""
         k, buffer, start, _ = slot
         part = self.parts[k]
         is_vector = len(part.shard.whole) < 2

@@ -25,9 +25,7 @@ class Buffers(NamedTuple):
 class Packed:
     """A message of one plan. What lies one after another here and there is copied at once."""
 
-    def __init__(
-        self, message: Message, device: torch.device, buffers: dict[int, Buffers]
-    ) -> None:
+    def __init__(self, message: Message, device: torch.device, buffers: dict[int, Buffers]) -> None:
         self.message = message
         self.numbers = torch.zeros(
             message.length, dtype=devices.widest_float(device), device=device
@@ -36,7 +34,7 @@ class Packed:
         self.is_read = False  # whether the counts came back, and the host can read them
         self._even: Tensor | None = None  # counts of an earlier step that were even
         self._present = torch.empty_like(self.counts)
-        self._copies = self._copies_of(buffers)
+        self.copies = self._copies_of(buffers)
 
     def _copies_of(self, buffers: dict[int, Buffers]) -> Copies:
         runs: dict[int, tuple[Tensor, list[tuple[int, int, int]]]] = {}
@@ -66,13 +64,13 @@ class Packed:
             self.counts.fill_(torch.nan)
         else:
             self.counts.copy_(self._present, non_blocking=True)
-        self._copies.there()
+        self.copies.there()
         wait = self.message.processes.add_up(self.numbers)
 
         def finish() -> None:
             wait()
             self.is_read = devices.on_host(self.numbers)
-            self._copies.back()
+            self.copies.back()
 
         return finish
 

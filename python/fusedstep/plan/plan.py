@@ -95,7 +95,7 @@ class Plan:
         self._params = [member.param for member in members]
         # A DTensor and its local tensor each have a version. Autograd may have saved either.
         self._locals = {
-            k: shards.local(param) for k, param in enumerate(self._params) if shards.is_dtensor(param)
+            k: shards.local(own) for k, own in enumerate(self._params) if shards.is_dtensor(own)
         }
         self._increment_versions = increment_of(self._params)
         places = {id(param): k for k, param in enumerate(p for params in lists for p in params)}
