@@ -16,7 +16,8 @@ class Copies:
     """Pairs of tensors with equal shapes and dtypes, which stay where they are."""
 
     def __init__(self, sources: list[Tensor], places: list[Tensor]) -> None:
-        in_memory, others = [], []
+        in_memory: list[tuple[Tensor, Tensor]] = []
+        others: list[tuple[Tensor, Tensor]] = []
         for source, place in zip(sources, places, strict=True):
             if source.numel():
                 is_run = native.module is not None and _are_runs(source, place)
