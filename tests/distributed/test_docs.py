@@ -21,7 +21,7 @@ LIMIT = 240  # seconds for all examples together
 def blocks():
     """The page's examples by their headings. The first one has what all others start with."""
     heading, found = "", {}
-    parts = re.split(r"^(#+ .*|```python\n.*?^```)$", PAGE.read_text(), flags=re.M | re.S)
+    parts = re.split(r"^(#+ [^\n]*|```python\n.*?^```)$", PAGE.read_text(), flags=re.M | re.S)
     for part in parts:
         if part.startswith("#"):
             heading = part.lstrip("# ")
