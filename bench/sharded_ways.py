@@ -156,9 +156,10 @@ class Operators:
             else:
                 grad = grad * moments[0].rsqrt()
             rms = (whole((grad * grad).sum()) / grad.numel()).sqrt()
-            new: Any = param.float() - grad * (self.lr / rms.clamp(min=1.0))
+            result: Any = param.float() - grad * (self.lr / rms.clamp(min=1.0))
             # torch does not split a dimension that has fewer rows than there are processes.
-            param.copy_(new.redistribute(placements=param.placements))
+            own: Any = param
+            own.copy_(result.redistribute(placements=own.placements))
 
 
 def whole(tensor: Any) -> Any:

@@ -230,3 +230,13 @@ def test_the_picture_says_that_it_is_a_prediction(tmp_path, monkeypatch):
     assert (tmp_path / "predicted-sharded.png").read_bytes().startswith(b"\x89PNG")
     assert titles and titles[0].startswith("Prediction, not measured")
     assert "**Nothing is measured**" in (tmp_path / "predicted-sharded.md").read_text()
+
+
+def test_the_numbers_of_the_documentation_are_those_of_the_model():
+    text = " ".join((cost.RESULTS.parents[1] / "docs" / "distributed.md").read_text().split())
+    one, each, gather = (predict(way, 64, cost.CHOSEN, Network()) for way in (ONE, EACH, GATHER))
+    assert one.bytes / 1e6 == pytest.approx(99.9, abs=0.05) and "99.9 MB a step" in text
+    assert f"Gradients in bfloat16 are {gather.bytes / 1e9:.0f} GB" in text
+    seconds = f"{one.seconds * 1e3:.1f} ms, {each.seconds * 1e3:.0f} ms and {gather.seconds:.1f} s"
+    assert f"At 50 GB/s and 64 GPUs that is {seconds}." in text
+    assert f"computes {cost.COMPUTING:.1f} s on an H100" in text
