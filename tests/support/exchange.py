@@ -14,7 +14,7 @@ from fusedstep.plan.shards import Processes, Shard, Split
 from tests.support.problems import Problem
 
 ROLES = ("rows", "cols", "batch")
-# How many messages a step sends to one group: with a cap, and without. Vectors send one in round 1.
+# How many messages a step sends to one group: with a cap, and without. Vectors send one in turn 1.
 MESSAGES = {"rows": (2, 1), "cols": (3, 3), "batch": (2, 1)}
 
 

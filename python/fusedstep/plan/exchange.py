@@ -3,10 +3,10 @@
 All tensors that share processes are packed into one message, so a step takes a fixed number of
 collectives, whatever the number of tensors:
 
-    round 0    sums along the rows, if columns are split
-    round 1    sums down the columns, of row moments, and of p^2, if rows are split; sum p^2 and
-               sum u^2 of tensors whose rows and columns are whole
-    round 2    sum u^2, if columns are split or a cap may change u
+    turn 0    sums along the rows, if columns are split
+    turn 1    sums down the columns, of row moments, and of p^2, if rows are split; sum p^2 and
+              sum u^2 of tensors whose rows and columns are whole
+    turn 2    sum u^2, if columns are split or a cap may change u
 
 Every process sends the same message at every step: it has room for every sharded parameter, with or
 without a gradient. It also counts for each parameter the processes that have a gradient, so a
@@ -31,7 +31,7 @@ from .shards import Processes, Shard, local
 if TYPE_CHECKING:
     from .launcher import Launcher
 
-ROUNDS = 3
+TURNS = 3
 
 
 class ExchangeError(RuntimeError):
@@ -60,7 +60,7 @@ class Part:
         return sizes_of(local(self.param))
 
     def slots(self, number: int, processes: Processes) -> list[tuple[str, int, int]]:
-        """What is added up over `processes` in a round: the buffer, and where in the tensor's
+        """What is added up over `processes` in a turn: the buffer, and where in the tensor's
         numbers there."""
         batch, rows, cols = self.matrices
         sums = batch * (2 * cols + 1) if self.param.dim() > 1 else 0  # then sum p^2
@@ -97,10 +97,10 @@ def sizes_of(own: Tensor) -> tuple[int, int, int]:
 
 
 class Message(NamedTuple):
-    """One collective: what is added up over some processes in one round. It starts with a count of
+    """One collective: what is added up over some processes in one turn. It starts with a count of
     gradients for each part, then come the parts' slots."""
 
-    number: int  # of the round
+    number: int  # of the turn
     processes: Processes
     parts: list[int]  # the parts that take part
     slots: list[tuple[int, str, int, int, int]]  # part, buffer, start, end, place in the message
@@ -120,7 +120,7 @@ class ExchangeLayout:
         self.parts = parts
         self.messages = [
             message
-            for number in range(ROUNDS)
+            for number in range(TURNS)
             for processes in self._processes()
             if (message := self._message(number, processes)).slots
         ]
@@ -221,7 +221,7 @@ class Exchange:
             own.is_read = False
 
     def begin(self, number: int) -> Callable[[], None]:
-        """Starts a round. Call the result to wait for it. What is split twice is added up over one
+        """Starts a turn. Call the result to wait for it. What is split twice is added up over one
         group of processes, then over another."""
         messages = [own for own in self._packed if own.message.number == number]
         for own in messages[:-1]:
