@@ -14,7 +14,8 @@ from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from . import tables
-from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
+from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, stage_of
+from .unit_sizes import UnitSizes
 
 # The smallest float64 that rounds to infinity in float32.
 ROUNDS_TO_INFINITY = (2.0 - 2.0**-24) * 2.0**127
