@@ -69,7 +69,7 @@ class CudaLauncher(work.DeviceLauncher):
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
             columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
             lists = work.by_alignment(bucket, columns, vectors)
-        factored = work.factored(bucket, UNIT_SIZES, lists, self.is_exchanged)
+        factored = work.factored(bucket, UNIT_SIZES, lists)
         layout = factored.layout
         self.native.set_scratch(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),

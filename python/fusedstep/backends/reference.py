@@ -246,6 +246,8 @@ class MatrixStep(FactoredStep):
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)
+        if self.rows == 0:  # sum u^2 of no rows is 0, also where moments of columns are
+            capped = (self.of_tensor["capped"] != 0).expand_as(capped)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
         sum_u2 = torch.where(capped[:, 0], exact, sum_u2)
         self.of_tensor["sum_u2"].copy_(in_order(in_order(sum_u2, self._per_piece())))
