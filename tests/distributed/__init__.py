@@ -1,0 +1,1 @@
+"""Sharded parameters in real processes, which talk through gloo."""
