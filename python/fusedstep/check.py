@@ -31,11 +31,15 @@ class Where:
     group: int
     index: int
 
+    @property
+    def place(self) -> str:
+        return f"parameter {self.index} of group {self.group}"
+
     def __str__(self) -> str:
         param = self.groups[self.group]["params"][self.index]
         names = self.groups[self.group].get("param_names") or ()
         name = names[self.index] if self.index < len(names) else None
-        return f"parameter {self.index} of group {self.group} ({described(param, name)})"
+        return f"{self.place} ({described(param, name)})"
 
 
 def all_places(groups: list[dict[str, Any]]) -> Iterator[tuple[Where, Tensor]]:

@@ -20,7 +20,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -39,11 +39,19 @@ class ExchangeError(RuntimeError):
     """Processes cannot add up their sums. All of them raise it."""
 
 
+class Place(Protocol):
+    """Names a parameter: as a string with all that an error says, by `place` in all processes
+    alike."""
+
+    @property
+    def place(self) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What this process holds of one sharded parameter of a factored rule."""
 
-    where: object  # names the parameter in an error
+    where: Place
     param: Tensor
     shard: Shard
 
@@ -77,7 +85,8 @@ class Part:
     def fingerprint(self) -> str:
         """What must be the same in all processes that exchange sums of this parameter."""
         splits = [f"{split.role} over {split.processes.size}" for split in self.shard.splits]
-        return f"{self.where}, {', '.join(splits)}"
+        whole = f"{tuple(self.shard.whole)}, {self.param.dtype}"  # the device may differ
+        return f"{self.where.place} ({whole}), {', '.join(splits)}"
 
 
 def sizes_of(own: Tensor) -> tuple[int, int, int]:
@@ -124,7 +133,7 @@ class ExchangeLayout:
         return len(parts) == len(self.parts) and all(
             own.param is other.param
             and own.shard == other.shard
-            and str(own.where) == str(other.where)
+            and own.where.place == other.where.place
             and own.matrices == other.matrices
             for own, other in zip(self.parts, parts, strict=True)
         )
