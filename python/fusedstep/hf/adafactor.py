@@ -103,6 +103,10 @@ class Adafactor(FactoredOptimizer):
         # With relative_step the step does not read lr: AdafactorSchedule shows the step size there.
         return not group["relative_step"] and super()._waits_for_device(group)
 
+    def _moves_without_lr(self, group: Group) -> bool:
+        decays = group.get("relative_step") and group.get("weight_decay") != 0.0
+        return bool(decays) or super()._moves_without_lr(group)
+
     def _check_limits(self, group: Group) -> None:
         super()._check_limits(group)
         # With relative_step the step does not read lr.

@@ -18,7 +18,7 @@ from ..plan.exchange import ExchangeError, ExchangeLayout
 from ..plan.plan import Owner, Plan
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
-from . import gradients
+from . import agreed, gradients
 from .checkpoints import load_keeping_dtypes
 from .declared import Group, State
 from .members import CheckedOptimizer
@@ -65,14 +65,15 @@ class FusedOptimizer(CheckedOptimizer):
 
     def _step(self) -> None:
         try:
-            self._checked_step()
+            # First what processes agree on: later, one may refuse the step and wait for none.
+            self._checked_step(self._reason_to_skip())
         except ExchangeError:
             raise
         except Exception as error:
             self._tell_others(error)
             raise
 
-    def _checked_step(self) -> None:
+    def _checked_step(self, found_inf: Tensor | None) -> None:
         if self._plan is None:
             self._check_keys()
         try:
@@ -81,7 +82,7 @@ class FusedOptimizer(CheckedOptimizer):
         except KeyError:
             self._check_keys()
             raise
-        grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
+        grad_scale = self._from_scaler("grad_scale")
         plan = self._current_plan(param_lists(self))
         capturing = any(map(devices.is_capturing, plan.devices))
         if capturing and not plan.captured:
@@ -128,6 +129,30 @@ class FusedOptimizer(CheckedOptimizer):
                 f"is a tensor of shape {tuple(value.shape)}"
             )
         return value.reshape(())
+
+    def _reason_to_skip(self) -> Tensor | None:
+        """A tensor that is not 0 if the step must change nothing in any process; None if nobody
+        asks for that."""
+        try:
+            found_inf = self._from_scaler("found_inf")
+        except ValueError:
+            agreed.in_any_process(torch.ones((), device="cpu"), self._parameters)
+            raise
+        if found_inf is not None:
+            return agreed.in_any_process(found_inf, self._parameters)
+        if self._may_only_make_states():
+            return agreed.in_no_process(agreed.any_gradient(self.param_groups), self._parameters)
+        return None
+
+    def _may_only_make_states(self) -> bool:
+        """Whether this may be the step by which torch makes states before it loads a checkpoint: the
+        first one, with lr = 0. If all gradients are zero too, the step makes the states and changes
+        nothing. Rules that change nothing then anyway need not ask."""
+        return (
+            not self.state
+            and all(agreed.is_zero(group.get("lr")) for group in self.param_groups)
+            and any(map(self._moves_without_lr, self.param_groups))
+        )
 
     def _current_plan(self, lists: ParamLists) -> Plan:
         """The plan of the last step if it still holds, else a new one."""

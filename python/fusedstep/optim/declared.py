@@ -64,6 +64,10 @@ class DeclaredOptimizer(torch.optim.Optimizer):
                 f"['cuda', 'xpu']. {type(self).__name__}: {where}"
             )
 
+    def _moves_without_lr(self, group: Group) -> bool:
+        """Whether a step with lr = 0 and zero gradients could change weights: 0 / 0 is nan."""
+        return not group.get("eps", 1.0)
+
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
         self._check_capturable(where, group, param)

@@ -31,6 +31,10 @@ class FactoredOptimizer(FusedOptimizer):
             self._layout = ExchangeLayout(type(self).__name__, parts)
         return self._layout
 
+    def _moves_without_lr(self, group: Group) -> bool:
+        eps = group.get("eps")  # the checks come later
+        return isinstance(eps, tuple | list) and len(eps) == 2 and eps[0] == 0.0
+
     def _tell_others(self, error: Exception) -> None:
         layout = self._exchange_layout()
         if layout is not None:
