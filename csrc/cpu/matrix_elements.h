@@ -30,12 +30,12 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
   return count;
 }
 
-// The sum of u^2 over the rows begin..end of one block. The rule runs on kLanes numbers at once.
+// Adds the sum of u^2 over the rows begin..end of one block to `sum`, and returns it. The rule runs on
+// kLanes numbers at once.
 template <class T, class S>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    const T* col_factor) {
+                    const T* col_factor, double sum) {
   const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
-  double sum = 0.0;
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     T row_factor[kGroup];
@@ -54,10 +54,10 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 
 template <class T>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    const T* col_factor) {
+                    const T* col_factor, double sum = 0.0) {
   return with_gradient_storage(x, [&](auto* storage) {
     using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
-    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor);
+    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor, sum);
   });
 }
 

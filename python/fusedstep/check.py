@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .plan import devices, shards
+from .plan import devices, flat, shards
 from .plan.layouts import FLOATS, Layout, Layouts
 from .shared_memory import Memory, find_shared, overlaps_itself
 
@@ -31,11 +31,19 @@ class Where:
     group: int
     index: int
 
+    @property
+    def name(self) -> str | None:
+        names = self.groups[self.group].get("param_names") or ()
+        return names[self.index] if self.index < len(names) else None
+
+    @property
+    def place(self) -> str:
+        """What is the same in all processes that have this parameter."""
+        return f"parameter {self.index} of group {self.group} ({self.name})"
+
     def __str__(self) -> str:
         param = self.groups[self.group]["params"][self.index]
-        names = self.groups[self.group].get("param_names") or ()
-        name = names[self.index] if self.index < len(names) else None
-        return f"parameter {self.index} of group {self.group} ({described(param, name)})"
+        return f"parameter {self.index} of group {self.group} ({described(param, self.name)})"
 
 
 def all_places(groups: list[dict[str, Any]]) -> Iterator[tuple[Where, Tensor]]:
@@ -49,6 +57,9 @@ def described(param: Tensor, name: str | None) -> str:
     """How errors describe a parameter: `'fc.weight', shape (2, 3), torch.float32, on cpu`."""
     named = "" if name is None else f"'{name}', "
     shape = "nested" if param.is_nested else f"shape {tuple(param.shape)}"
+    piece = flat.piece_of(param)
+    if piece is not None:
+        shape += f" of the whole {tuple(piece.shape)}"
     return f"{named}{shape}, {param.dtype}, on {param.device}"
 
 

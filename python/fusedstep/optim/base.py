@@ -21,6 +21,7 @@ from ..plan.watch import ParamLists
 from . import gradients
 from .checkpoints import load_keeping_dtypes
 from .declared import Group, State
+from .flat_states import keep_own_pieces
 from .members import CheckedOptimizer
 from .scalar_rows import rows_of
 from .step_hooks import around_step
@@ -186,6 +187,7 @@ class FusedOptimizer(CheckedOptimizer):
         """Loads a state dict of this class or of its peer. States keep the dtype they were saved
         in, unless the optimizer widens them."""
         load_keeping_dtypes(self, super().load_state_dict, state_dict, self._dtype_after_loading)
+        keep_own_pieces(self, self.reduced)
         self._plan = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ collectives, whatever the number of tensors:
 
     round 0    sums along the rows, if columns are split
     round 1    sums down the columns, of row moments, and of p^2, if rows are split; sum p^2 and
-               sum u^2 of tensors whose rows and columns are whole
-    round 2    sum u^2, if columns are split or a cap may change u
+               sum u^2 of tensors whose rows and columns are whole; sums along rows and down columns
+               of flat pieces
+    round 2    sum u^2, if columns are split, a cap may change u, or pieces are flat
 
 Every process sends the same message at every step: it has room for every sharded parameter, with or
 without a gradient. It also counts for each parameter the processes that have a gradient, so a
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from . import devices
+from . import devices, flat
 from .shards import Processes, Shard, local
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .launcher import Launcher
 
 ROUNDS = 3
+ROLES = ("flat", "elements")  # of flat pieces
 
 
 class ExchangeError(RuntimeError):
@@ -49,17 +51,21 @@ class Part:
 
     @property
     def matrices(self) -> tuple[int, int, int]:
-        """The number of matrices here, their rows and their columns."""
-        return sizes_of(local(self.param))
+        """The number of matrices here, their rows and their columns. Of a flat piece those of the
+        whole."""
+        is_flat = isinstance(self.shard, flat.FlatShard)
+        return sizes_of(self.shard.whole if is_flat else local(self.param).shape)
 
     def slots(self, number: int, processes: Processes) -> list[tuple[str, int, int]]:
         """What is added up over `processes` in a round: the buffer, and where in the tensor's
         numbers there."""
         batch, rows, cols = self.matrices
-        sums = batch * (2 * cols + 1) if self.param.dim() > 1 else 0  # then sum p^2
+        sums = batch * (2 * cols + 1) if len(self.shard.whole) > 1 else 0  # then sum p^2
         roles = {split.role for split in self.shard.splits if split.processes == processes}
         mode = self.shard.mode
         found = []
+        if "flat" in roles and number == 1:
+            found.append(("sums", 0, batch * (cols + rows) + 1))
         if number == 0 and "cols" in roles:
             found.append(("sums", sums, sums + 1 + batch * rows))
         if number == 1 and "rows" in roles:
@@ -69,22 +75,25 @@ class Part:
             if mode == "pieces":
                 found.append(("sum_u2", 0, 1))
         if number == 2:
-            late = roles & {"cols", "batch", "elements"} and mode != "pieces"
+            late = roles & {"cols", "batch", "elements", "flat"} and mode != "pieces"
             if late or ("rows" in roles and self.shard.is_capped):
                 found.append(("sum_u2", 0, 1))
         return found
 
     def fingerprint(self) -> str:
         """What must be the same in all processes that exchange sums of this parameter."""
+        # Without what may differ: the number of the GPU, the length of a flat piece.
+        place = getattr(self.where, "place", self.where)
         splits = [f"{split.role} over {split.processes.size}" for split in self.shard.splits]
-        return f"{self.where}, {', '.join(splits)}"
+        shape = f"whole shape {tuple(self.shard.whole)}, {self.param.dtype}"
+        return f"{place}, {shape}, {', '.join(splits)}"
 
 
-def sizes_of(own: Tensor) -> tuple[int, int, int]:
+def sizes_of(shape: torch.Size) -> tuple[int, int, int]:
     """The number of matrices in a tensor, their rows and their columns."""
-    if own.dim() < 2:
-        return 1, 1, own.numel()
-    *batch, rows, cols = own.shape
+    if len(shape) < 2:
+        return 1, 1, shape.numel()
+    *batch, rows, cols = shape
     return torch.Size(batch).numel(), rows, cols
 
 
@@ -95,13 +104,18 @@ class Message(NamedTuple):
     number: int  # of the round
     processes: Processes
     parts: list[int]  # the parts that take part
+    holders: list[tuple[int, ...]]  # the ranks that hold something of each
     slots: list[tuple[int, str, int, int, int]]  # part, buffer, start, end, place in the message
     length: int
 
     def uneven(self, counts: Tensor) -> list[int]:
-        """The parts for which some processes have a gradient and others have not."""
-        fine = (0.0, float(self.processes.size))
-        return [index for index, count in enumerate(counts.tolist()) if count not in fine]
+        """The parts for which some processes have a gradient and others have not. A flat piece
+        without elements needs none."""
+        return [
+            index
+            for index, count in enumerate(counts.tolist())
+            if count != 0.0 and count != len(self.holders[index])
+        ]
 
 
 class ExchangeLayout:
@@ -110,14 +124,15 @@ class ExchangeLayout:
     def __init__(self, name: str, parts: list[Part]) -> None:
         self.name = name
         self.parts = parts
+        self.holders: dict[int, tuple[int, ...]] = {}  # of flat parts: ranks that have elements
+        for processes in self._processes():
+            self._agree(processes)
         self.messages = [
             message
             for number in range(ROUNDS)
             for processes in self._processes()
             if (message := self._message(number, processes)).slots
         ]
-        for processes in self._processes():
-            self._agree(processes)
 
     def is_of(self, parts: list[Part]) -> bool:
         """Whether this is the layout for other `parts`."""
@@ -135,14 +150,20 @@ class ExchangeLayout:
 
     def _message(self, number: int, processes: Processes) -> Message:
         wanted = [
-            (k, slots) for k, p in enumerate(self.parts) if (slots := p.slots(number, processes))
+            (k, slots)
+            for k, part in enumerate(self.parts)
+            # What one process holds alone needs no message.
+            if len(self.holders.get(k, processes.ranks)) > 1
+            and (slots := part.slots(number, processes))
         ]
         place, found = len(wanted), []
         for k, slots in wanted:
             for buffer, start, end in slots:
                 found.append((k, buffer, start, end, place))
                 place += end - start
-        return Message(number, processes, [k for k, _ in wanted], found, place)
+        parts = [k for k, _ in wanted]
+        holders = [self.holders.get(k, processes.ranks) for k in parts]
+        return Message(number, processes, parts, holders, found, place)
 
     def _agree(self, processes: Processes) -> None:
         """Refuses parameters in another order or of other shapes: sums would be added to those of
@@ -156,6 +177,33 @@ class ExchangeLayout:
                 "sharded parameters, or have them in another order or in other groups. Give every "
                 f"process the same groups; here they start with {own[0]}."
             )
+        self._agree_on_runs(processes)
+
+    def _agree_on_runs(self, processes: Processes) -> None:
+        """Refuses flat pieces that overlap or leave gaps, and notes who holds some elements."""
+        runs = {
+            k: part.shard.run
+            for k, part in enumerate(self.parts)
+            if isinstance(part.shard, flat.FlatShard) and processes in part.shard.over(*ROLES)
+        }
+        if not runs:
+            return
+        answers = processes.gather(runs)
+        for k in runs:
+            of_ranks, where = [answer[k] for answer in answers], self.parts[k].where
+            whole = self.parts[k].shard.whole
+            if reason := flat.why_no_partition(of_ranks, processes.ranks, whole.numel()):
+                said = ", ".join(
+                    f"rank {rank}: {start} to {start + count}"
+                    for rank, (start, count) in zip(processes.ranks, of_ranks, strict=True)
+                )
+                raise ExchangeError(
+                    f"{self.name}: the flat pieces of {where} do not make up the whole shape "
+                    f"{tuple(whole)}: {reason} ({said}). Correct the start and the sizes that "
+                    "declare_shard was given."
+                )
+            ranked = zip(processes.ranks, of_ranks, strict=True)
+            self.holders[k] = tuple(rank for rank, (_, count) in ranked if count)
 
 
 class Exchange:
@@ -256,9 +304,13 @@ class Exchange:
                     f"{name}: rank {rank} refused this step, so the others must not take it "
                     f"either. Its error: {said}"
                 )
-        for k in message.parts:
-            without = [rank for rank, (_, own) in zip(ranks, answers, strict=True) if k in own]
-            if 0 < len(without) < len(ranks):
+        for k, holders in zip(message.parts, message.holders, strict=True):
+            without = [
+                rank
+                for rank, (_, own) in zip(ranks, answers, strict=True)
+                if k in own and rank in holders
+            ]
+            if 0 < len(without) < len(holders):
                 raise ExchangeError(
                     f"{name}: {self.layout.parts[k].where} has no gradient on rank "
                     f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let "

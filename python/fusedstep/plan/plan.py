@@ -195,12 +195,13 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
     of_mode: dict[str | None, list[tuple[Launcher, StepInputs]]] = {}
     for launcher, inputs in work:
         of_mode.setdefault(launcher.bucket.mode, []).append((launcher, inputs))
-    whole, pieces, rows, cols = (of_mode.get(m, []) for m in (None, "pieces", "rows", "cols"))
+    modes = (None, "pieces", "rows", "cols", "flat")
+    whole, pieces, rows, cols, flat = (of_mode.get(mode, []) for mode in modes)
     exchange.start()
     for launcher, inputs in cols:
         launcher.sum_rows(inputs)
     exchange.run(0)
-    for launcher, inputs in cols + rows + pieces:
+    for launcher, inputs in cols + rows + flat + pieces:
         launcher.read1(inputs)
     for launcher, inputs in pieces:  # their rows and columns are whole
         launcher.finish(inputs)
@@ -213,10 +214,10 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
     if not exchange.is_checked_at_once:
         wait()
         exchange.check_presence()
-    for launcher, inputs in cols + rows:
+    for launcher, inputs in cols + rows + flat:
         launcher.finish(inputs)
     exchange.run(2)
-    for launcher, inputs in cols + rows + pieces:
+    for launcher, inputs in cols + rows + flat + pieces:
         launcher.update(inputs)
 
 
