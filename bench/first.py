@@ -23,7 +23,7 @@ from bench.lists import LISTS, ParameterList
 from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
-from fusedstep.gpu.cut import Height
+from fusedstep.gpu.unit_sizes import Height
 
 TRAINER = "adafactor-hf-trainer"
 HEIGHTS = (256, 128, 64, 32, 16)

@@ -13,7 +13,8 @@ from bench.lists import DTYPES, LISTS, ParameterList
 from bench.optimizers import RULES
 from bench.providers import OURS, OURS_TRITON
 from fusedstep.backends import cuda
-from fusedstep.gpu import cut
+from fusedstep.gpu.cut import Layout
+from fusedstep.gpu.unit_sizes import UnitSizes, ceil_div
 
 # Bytes a second: a copy of 2 GiB on an H200 read and wrote 4.26e12 to 4.29e12 (2026-11-26).
 COPY = 4.27e12
@@ -43,7 +44,7 @@ LARGE = ("1e9", "llama-1b")
 SMALL = ("2000 small", "small", "host")
 FITTING, ABOVE = "4096x4096", ("32768x8192", "16384x16384")  # the gradient fits L2, or does not
 # The folder of kernels is a part of the package only where it is installed.
-SIZES_OF: dict[str, cut.UnitSizes] = {
+SIZES_OF: dict[str, UnitSizes] = {
     OURS: cuda.UNIT_SIZES,
     OURS_TRITON: import_module("fusedstep.kernels.blocks").UNIT_SIZES,
 }
@@ -119,8 +120,8 @@ def adamw(name: str, dtype: str) -> list[Prediction]:
     floor = chosen.floor_bytes("adamw", DTYPES[dtype])
     foreach = FOREACH_ADAMW_ACCESSES * size * chosen.elements
     # One launch of torch's holds at most 36 tensors, and at most 320 chunks of 65,536 elements.
-    chunks = sum(cut.ceil_div(elements([shape]), 65536) for shape in chosen.shapes)
-    fused = max(cut.ceil_div(count, FUSED_TENSORS), cut.ceil_div(chunks, 320))
+    chunks = sum(ceil_div(elements([shape]), 65536) for shape in chosen.shapes)
+    fused = max(ceil_div(count, FUSED_TENSORS), ceil_div(chunks, 320))
     who = ("adamw", chosen, dtype)
     return [
         *(
@@ -146,7 +147,7 @@ def our_adafactor(provider: str, rule: str, chosen: ParameterList, dtype: str) -
     """
     unit_sizes, item, kinds = SIZES_OF[provider], DTYPES[dtype].itemsize, set()
     matrices = sum(elements([shape]) for shape in chosen.shapes if len(shape) > 1)
-    layout = cut.Layout(unit_sizes, 4, elements=matrices)
+    layout = Layout(unit_sizes, 4, elements=matrices)
     moved = 0
     computing = 0.0
     scaled, capped = rule != TRAINER, rule == TORCH and dtype == "bfloat16"

@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fusedstep.gpu import cut
+from fusedstep.gpu.unit_sizes import Height, UnitSizes
 
 COLUMNS_WIDTH = 64
-UNIT_SIZES = cut.UnitSizes(
+UNIT_SIZES = UnitSizes(
     row_widths=(32, 256, 1024, 2048, 4096, 8192),
     wide_row_widths=(32, 256, 1024, 2048, 4096),
     chunk_cols=8192,
@@ -21,7 +22,7 @@ UNIT_SIZES = cut.UnitSizes(
     column_widths=(COLUMNS_WIDTH,),
     # A bfloat16 row of 512 columns is 1 KiB: too short for the full speed of memory.
     element_widths=(32, 256, 1024),
-    unit=cut.Height(256, 256),
+    unit=Height(256, 256),
     # So many fit on 128 multiprocessors: an H100 has 132.
     programs={32: 256, 256: 256, 1024: 768, 2048: 384, 4096: 256, 8192: 128},
     least_elements=16384,

@@ -9,6 +9,7 @@ import torch
 import triton.language as tl
 
 from fusedstep.gpu import cut, tables, work
+from fusedstep.gpu.unit_sizes import ceil_div
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend
 from fusedstep.rules.layout import SLOTS
@@ -81,7 +82,7 @@ class TritonLauncher(work.DeviceLauncher):
         counts = bucket.table[:, -1].tolist()
         launches = []
         for aligned, tensors in lists:
-            entries = work.entries((i, cut.ceil_div(counts[i], size.chunk)) for i in tensors)
+            entries = work.entries((i, ceil_div(counts[i], size.chunk)) for i in tensors)
             config = ElementwiseConfig(
                 DTYPES=tuple(work.codes_of(bucket, TYPES)),
                 T=TYPES[bucket.compute_dtype],

@@ -13,8 +13,10 @@ namespace fusedstep::cuda {
 // Does one unit of work if its tensor has a gradient. P, G and M are the dtypes of parameter,
 // gradient and momentum, or kNone if the unit does not use them. A thread has 8 * V columns of a
 // whole row.
-template <Unit kUnit, int P, int G, int M, int V, int kBatch, class T>
+template <Unit kUnit, int P, int G, int M, int V, class T>
 __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
+  // Rows loaded at once. SUM_U2 reads only the gradient, so it needs more of them.
+  constexpr int kBatch = G == kAny ? 1 : kUnit == Unit::kSumU2 && G == kBfloat16 ? 4 : 2;
   // Two places for this test: the first read leaves no spare register, and for each width one of the
   // places spills (nvcc 13.0, sm_80 and sm_90).
   if (V == 1 && !has_gradient(args.table + index * args.fields)) return;
@@ -55,13 +57,11 @@ template <Unit kUnit, int P, int G, int M, int V, bool InDouble>
 __global__ void __launch_bounds__(kThreads, kResident<kUnit, P, M, InDouble>)
     phase(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<InDouble, double, float>;
-  // Rows loaded at once. SUM_U2 reads only the gradient, so it needs more of them.
-  constexpr int kBatch = G == kAny ? 1 : kUnit == Unit::kSumU2 && G == kBfloat16 ? 4 : 2;
   let_next_kernel_start();
   wait_for_kernel_before();
   if (found_inf(args)) return;
   const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
-  carry_out<kUnit, P, G, M, V, kBatch, T>(args, entry[0], entry[1]);
+  carry_out<kUnit, P, G, M, V, T>(args, entry[0], entry[1]);
 }
 
 }  // namespace fusedstep::cuda

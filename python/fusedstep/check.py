@@ -32,18 +32,14 @@ class Where:
     index: int
 
     @property
-    def name(self) -> str | None:
-        names = self.groups[self.group].get("param_names") or ()
-        return names[self.index] if self.index < len(names) else None
-
-    @property
     def place(self) -> str:
-        """What is the same in all processes that have this parameter."""
-        return f"parameter {self.index} of group {self.group} ({self.name})"
+        return f"parameter {self.index} of group {self.group}"
 
     def __str__(self) -> str:
         param = self.groups[self.group]["params"][self.index]
-        return f"parameter {self.index} of group {self.group} ({described(param, self.name)})"
+        names = self.groups[self.group].get("param_names") or ()
+        name = names[self.index] if self.index < len(names) else None
+        return f"{self.place} ({described(param, name)})"
 
 
 def all_places(groups: list[dict[str, Any]]) -> Iterator[tuple[Where, Tensor]]:

@@ -1,6 +1,7 @@
 """The sources of the CUDA kernels on the CUDA simulator: strange numbers, scaled gradients, any
 layout, any order of work, any shape; and the cost of a step."""
 
+import copy
 from dataclasses import replace
 from unittest import mock
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusedstep.backends import cuda
 from fusedstep.gpu import tables, work
 from tests.support.calls import Calls
 from tests.support.cases import (
@@ -23,7 +25,7 @@ from tests.support.cases import (
 )
 from tests.support.cuda_on_cpu import check, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
-from tests.support.exchange import FakeAllReduce, exchanged
+from tests.support.exchange import FakeProcesses, exchanged
 from tests.support.layouts import LAYOUTS, misaligned, plain
 from tests.support.layouts import run as run_with_layout
 from tests.support.problems import Problem
@@ -201,7 +203,7 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
             chain = 64 * (dtype == F64)
             check(Problem(case, SHAPES, (dtype,), prepare=in_float32, chain=chain))
     for dtype in (F32, F64):  # sums have the type of the computation, whatever was read
-        check(exchanged(Problem(MOMENTUM, [(7,), (33, 17)], (dtype,)), FakeAllReduce()))
+        check(exchanged(Problem(MOMENTUM, [(7,), (33, 17)], (dtype,)), FakeProcesses()))
     assert launched(simulator).keys() == kernels(library())
 
 
@@ -296,3 +298,26 @@ def test_any_shapes_of_elementwise_rules(shapes, dtypes, offset):
 def test_any_shapes_of_factored_rules(shapes, dtype, case, offset, seed):
     simulated()[1].seed(seed)
     check(Problem(case, shapes, (dtype,), offset=offset, steps=2, chain=64 * (dtype == F64)))
+
+
+def test_a_resumed_run_of_which_most_gradients_are_absent_has_the_bits_of_one_that_goes_on(
+    monkeypatch,
+):
+    """The height of units depends on all parameters, not on those that have a gradient."""
+    programs = dict.fromkeys(cuda.UNIT_SIZES.programs, 1)
+    sizes = replace(cuda.UNIT_SIZES, programs=programs, least_elements=64)
+    monkeypatch.setattr(cuda, "UNIT_SIZES", sizes)
+    shapes = [(256, 64)] * 8
+    params, others = make_params(shapes), make_params(shapes)
+    goes_on, resumed = (ADAFACTOR.make(own, backend="simcuda") for own in (params, others))
+    set_grads(params, 0)
+    goes_on.step()
+    for param, other in zip(params, others, strict=True):
+        other.data.copy_(param)
+    resumed.load_state_dict(copy.deepcopy(goes_on.state_dict()))
+    for own, optimizer in ((params, goes_on), (others, resumed)):
+        set_grads(own, 1)
+        for param in own[1:]:
+            param.grad = None
+        optimizer.step()
+    assert_same(goes_on, params, resumed, others)

@@ -10,7 +10,7 @@ import torch
 
 from fusedstep.backends import cuda
 from fusedstep.gpu import work
-from fusedstep.gpu.cut import Height
+from fusedstep.gpu.unit_sizes import Height
 from tests.ptxrun import Fault
 from tests.support.absent_gradients import without_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fusedstep.backends.cuda
 from fusedstep.gpu import cut, work
+from fusedstep.gpu.unit_sizes import ceil_div
 from fusedstep.kernels import blocks
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import sums_layout
@@ -132,7 +133,7 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, e
         if own.row_blocks:
             assert max(down, along) <= own.col_factors_at < max(down, along) + 8
             assert own.partials_at % 8 == own.col_factors_at % 8 == 0
-            factors = 8 * cut.ceil_div(batch * cols, 8)
+            factors = 8 * ceil_div(batch * cols, 8)
             partials.append((own.partials_at, own.partials_at + own.col_factors_at + factors))
     for found, total in ((places, layout.sums), (partials, layout.partials)):
         ends = [0, *(end for _, end in sorted(found))]
@@ -186,7 +187,7 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
     assert own.update_rows >= 8 and own.update_rows * width <= 131_072
     # Threads hold all columns of a unit, and float64 numbers are twice as large.
     assert own.chunk_cols in ((2048,) if item_bytes == 8 else (4096, 8192))
-    assert own.tiles == (own.chunks if own.row_blocks == 1 else cut.ceil_div(cols, own.tile_cols))
+    assert own.tiles == (own.chunks if own.row_blocks == 1 else ceil_div(cols, own.tile_cols))
     assert own.row_blocks == 1 or own.tile_cols in (64, 128, 256)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedstep.backends import cuda
-from fusedstep.gpu.cut import Height
+from fusedstep.gpu.unit_sizes import Height
 from tests import simcuda
 from tests.ptxrun.mangled import parse
 from tests.support.cases import assert_same

@@ -6,13 +6,14 @@ import dataclasses
 import fusedstep.backends.cuda
 from fusedstep import backends
 from fusedstep.gpu import cut
+from fusedstep.gpu.unit_sizes import Height
 from tests.support.cases import make_params, set_grads
 
 # A vector, a matrix that is not aligned, aligned matrices whose rows fit two widths of tiles, one
 # with longer rows, tiny matrices.
 SHAPES = [(3,), (4, 5), (70, 1024), (2, 5000), (2, 8200), (40, 3, 3)]
 # So small that (70, 1024) has several units.
-SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.UNIT_SIZES, unit=cut.Height(16, 1024))
+SMALL_UNITS = dataclasses.replace(fusedstep.backends.cuda.UNIT_SIZES, unit=Height(16, 1024))
 
 
 def numbers_at(address, count, kind=ctypes.c_int32):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .. import native
 from ..gpu import tables, work
-from ..gpu.cut import UNITS, Height, UnitSizes, ceil_div
+from ..gpu.cut import UNITS
+from ..gpu.unit_sizes import Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from ..plan.rows import HostRows

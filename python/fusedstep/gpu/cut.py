@@ -5,11 +5,6 @@ sums are then known one phase later. A few long rows are also cut into chunks, f
 tiny matrices share a unit, one matrix per thread. A vector is cut into pieces. This is plain
 Python: no tensor, no Triton.
 
-Tall units leave fewer sums to add up. But a bucket with few elements needs low ones: a single
-4096 x 4096 matrix in units of 256 rows would keep 16 of 132 multiprocessors busy. So the height of
-a unit depends on the shapes of the whole bucket. It does not depend on the GPU, so that one list
-gives the same bits on all of them.
-
 Triton and C++ use the same units of work and tables, with different `UnitSizes`.
 
 kind           unit                        makes
@@ -40,14 +35,12 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
 
-SUMS_AT_ONCE = 4096  # that a program of COLUMNS adds up, if its tile is not the narrowest
+from .unit_sizes import UnitSizes, ceil_div, holding
+
 TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
 TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
 CHUNK = 4096  # elements of a C++ block, for elementwise rules
-# With so many units for each program, it does not matter much that some programs get one more.
-MANY_ROUNDS = 4
-ROW_STEP = 8  # the height of a low unit is a multiple of this
 
 # Work of one phase runs in any order, after all work of the phase before.
 PHASES = {
@@ -136,49 +129,9 @@ def stage_of(kind: str) -> str:
     return next(stage for stage, phases in STAGES.items() if phase in phases)
 
 
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def _aligned(count: int) -> int:
     """At least so many numbers, so that what follows them can be loaded in vectors."""
     return 8 * ceil_div(count, 8)
-
-
-def holding(columns: int, widths: tuple[int, ...]) -> int:
-    """The smallest width that holds all `columns`, else the largest width."""
-    return next((width for width in widths if columns <= width), widths[-1])
-
-
-@dataclass(frozen=True)
-class Height:
-    """A unit has `rows` rows if they have `columns` columns or more. Of shorter rows it has more,
-    for the same number of elements."""
-
-    rows: int
-    columns: int
-
-    def of(self, width: int) -> int:
-        return self.rows * ceil_div(self.columns, width)
-
-
-@dataclass(frozen=True)
-class UnitSizes:
-    """The sizes that one backend's kernels use."""
-
-    row_widths: tuple[int, ...]  # widths of tiles that hold whole rows
-    wide_row_widths: tuple[int, ...]  # the same for float64
-    chunk_cols: int  # at most, if no tile holds a row
-    flat_width: int  # the widest tile that can hold all rows and finish its columns
-    column_widths: tuple[int, ...]  # columns of a unit of COLUMNS, the most first
-    element_widths: tuple[int, ...]  # widths of tiles that hold any elements
-    unit: Height  # of a unit of the first read, at most
-    programs: dict[int, int]  # units of the first read that run at a time, by width of tile
-    least_elements: int  # in a unit of the first read: what a program loads at once
-    update_elements: int  # in a unit of the second read, at most
-    update_programs: int  # units of the second read that run at a time
-    least_update_elements: int  # in a unit of the second read
-    padded: bool  # whether a short row costs as much as a full tile
 
 
 class Layout:
@@ -221,44 +174,13 @@ class Layout:
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, 1)
 
-    def _unit_rows(self, tile: int, width: int, most: int) -> int:
-        """How many rows a unit of the first read has, `most` at most: of about `width` columns, in
-        tiles of `tile`. If the bucket is small, all programs get as many units of one height."""
-        sizes = self.unit_sizes
-        if self.elements is None:
-            return most
-        of_a_row = sizes.programs[tile] * width  # in a row of each program's unit
-        rounds = ceil_div(self.elements, of_a_row * most)
-        if rounds >= MANY_ROUNDS:
-            return most
-        wanted = max(self.elements // (of_a_row * rounds), sizes.least_elements // width)
-        return min(most, ROW_STEP * max(2, ceil_div(wanted, ROW_STEP)))
-
-    def _tile_cols(self, row_blocks: int) -> int:
-        """How many columns a unit of COLUMNS finishes: fewer if it adds up more sums for each."""
-        widths = self.unit_sizes.column_widths
-        return next((w for w in widths if w * row_blocks <= SUMS_AT_ONCE), widths[-1])
-
-    def _update_rows(self, width: int) -> int:
-        """The same for the second read."""
-        sizes = self.unit_sizes
-        elements = sizes.update_elements
-        if self.elements is not None:
-            share = max(self.elements // sizes.update_programs, sizes.least_update_elements)
-            elements = min(share, elements)
-        return max(ROW_STEP, elements // width)
-
     def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
         unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
         chunk = holding(cols, self.row_widths)
         if cols > widest:
             chunk = min(unit_sizes.chunk_cols, widest)
         cut = Cut(step_at=self._take(2))
-        # A unit leaves two numbers per column: with 256 rows, below two percent of what it read.
-        # It also leaves a few more per unit, so units of narrow matrices have more rows.
-        most = unit_sizes.unit.of(chunk if unit_sizes.padded else min(cols, chunk))
-        width = ceil_div(cols, ceil_div(cols, chunk))
-        cut.unit_rows = self._unit_rows(chunk, width, most)
+        cut.unit_rows = unit_sizes.unit_rows(cols, chunk, self.elements)
         if self.is_exchanged and rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
         cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
@@ -267,10 +189,9 @@ class Layout:
             chunk = min(unit_sizes.flat_width, chunk)
         cut.chunk_cols = chunk
         cut.chunks = ceil_div(cols, chunk)
-        cut.tile_cols = chunk if flat else self._tile_cols(cut.row_blocks)
+        cut.tile_cols = chunk if flat else unit_sizes.tile_cols(cut.row_blocks)
         cut.tiles = ceil_div(cols, cut.tile_cols)
-        width = chunk if unit_sizes.padded else min(cols, chunk)
-        cut.update_rows = self._update_rows(width)
+        cut.update_rows = unit_sizes.update_rows(cols, chunk, self.elements)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
         units = batch * cut.row_blocks * cut.chunks
         updates = batch * cut.update_blocks * cut.chunks

@@ -14,7 +14,8 @@ from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from . import tables
-from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, UnitSizes, stage_of
+from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, stage_of
+from .unit_sizes import UnitSizes
 
 # The smallest float64 that rounds to infinity in float32.
 ROUNDS_TO_INFINITY = (2.0 - 2.0**-24) * 2.0**127
@@ -148,8 +149,7 @@ def factored(
     bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, exchanged: bool = False
 ) -> Factored:
     """Cuts all tensors."""
-    elements = sum(member.layouts[0].count for member in bucket.members)
-    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, elements)
+    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, bucket.elements)
     add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
     for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():
         add(*sizes)

@@ -107,12 +107,15 @@ class AdamWeightDecay(AdamW):
     def _prepare_gradients(self, members: list[Member]) -> None:
         together = self.param_groups[0]["global_clipnorm"]
         if together is not None:
-            params = (member.param for member in members)
-            gradients.clip_together(gradients.writable(params), together)
+            own = gradients.writable(member.param for member in members)
+            self._norms_of(self.param_groups).clip_together(own, together)
         for index, group in enumerate(self.param_groups):
             if group["clipnorm"] is not None:
-                params = (member.param for member in members if member.group == index)
-                gradients.clip_each(gradients.writable(params), group["clipnorm"])
+                own = gradients.writable(m.param for m in members if m.group == index)
+                self._norms_of([group]).clip_each(own, group["clipnorm"])
+
+    def _norms_of(self, groups: list[Group]) -> gradients.Norms:
+        return gradients.Norms(param for group in groups for param in group["params"])
 
     def _rule(self, group: Group, param: Tensor) -> str:
         return "adamw"

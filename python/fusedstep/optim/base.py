@@ -95,8 +95,10 @@ class FusedOptimizer(CheckedOptimizer):
             )
             self._prepare_gradients(plan.present_members)
             self._launch(plan, rows, grad_scale, found_inf, capturing)
-        elif plan.exchange is not None:
-            plan.exchange.join()
+        else:  # other processes may have gradients
+            self._prepare_gradients([])
+            if plan.exchange is not None:
+                plan.exchange.join()
 
     def _launch(
         self,

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..plan import devices
+from ..plan import devices, shards
 from ..plan.staging import real
 
-Kinds = list[list[Tensor]]
+
+class Gradients(NamedTuple):
+    """Gradients that a step writes, by device and dtype, and the parameter of each."""
+
+    kinds: list[list[Tensor]]
+    owners: list[list[Tensor]]
+
 
 # Elements. The host adds up squares in float64, and copies a long gradient in parts of this size.
 NORM_SPLIT = 1 << 18
 
 
-def writable(params: Iterable[Tensor]) -> Kinds:
-    """The gradients by device and dtype. One that parameters share is there once. A complex one is
-    a tensor of pairs. A gradient that cannot be written in place is replaced by a copy."""
+def writable(params: Iterable[Tensor]) -> Gradients:
+    """The gradients of `params`. One that parameters share is there once. A complex one is a tensor
+    of pairs, a DTensor its local tensor. A gradient that cannot be written in place is replaced by
+    a copy. Empty ones are left out."""
     copies: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the replaced ones, so that ids last
-    kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
+    found: dict[tuple[torch.device, torch.dtype], dict[int, tuple[Tensor, Tensor]]] = {}
     for param in params:
         grad = param.grad
         assert grad is not None
-        if grad.numel() == 0:
+        if shards.local(grad).numel() == 0:
             continue
-        if _is_read_only(grad):
+        if _is_read_only(shards.local(grad)):
             if id(grad) not in copies:
-                copies[id(grad)] = (
-                    grad,
-                    torch.empty(grad.shape, dtype=grad.dtype, device=grad.device).copy_(grad),
-                )
+                copies[id(grad)] = grad, _dense_copy(grad)
             grad = param.grad = copies[id(grad)][1]
-        kinds.setdefault((grad.device, grad.dtype), {})[id(grad)] = real(grad)
-    return [list(grads.values()) for grads in kinds.values()]
+        of_kind = found.setdefault((grad.device, grad.dtype), {})
+        of_kind[id(grad)] = real(shards.local(grad)), param
+    pairs = [list(zip(*of_kind.values(), strict=True)) for of_kind in found.values()]
+    return Gradients([list(grads) for grads, _ in pairs], [list(own) for _, own in pairs])
 
 
-def multiply(kinds: Kinds, factor: Tensor) -> None:
+def _dense_copy(grad: Tensor) -> Tensor:
+    if shards.is_dtensor(grad):
+        return grad.clone(memory_format=torch.contiguous_format)
+    return torch.empty(grad.shape, dtype=grad.dtype, device=grad.device).copy_(grad)
+
+
+def multiply(kinds: list[list[Tensor]], factor: Tensor) -> None:
     """g = factor g for all. The factor is rounded to the gradient's dtype, as in torch."""
     for grads in kinds:
         torch._foreach_mul_(grads, devices.to_device(factor, grads[0].device, grads[0].dtype))
@@ -55,24 +68,64 @@ def unscale(params: Iterable[Tensor], inv_grad_scale: Tensor, found_inf: Tensor 
     if found_inf is not None:
         found = devices.to_device(found_inf, factor.device) != 0
         factor = torch.where(found, torch.ones_like(factor), factor)
-    multiply(writable(params), factor)
+    multiply(writable(params).kinds, factor)
 
 
-def clip_each(kinds: Kinds, limit: float) -> None:
-    """g = g limit / max(norm(g), limit) for each gradient, with no host sync."""
-    for grads in kinds:
-        factors = _factors(_norms(grads), limit)
-        torch._foreach_mul_(grads, list(factors.to(grads[0].dtype).unbind()))
+class Norms:
+    """Norms of whole gradients, of which other processes may hold parts. `params` are the same in
+    all processes, with gradients or without, so that all send the same messages."""
 
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        sharded = [(p, own) for p in params if (own := shards.shard_of(p, False)) is not None]
+        self.place_of = {id(param): k for k, (param, _) in enumerate(sharded)}
+        self.places: dict[shards.Processes, list[int]] = {}
+        for k, (_, own) in enumerate(sharded):
+            for split in own.splits:
+                self.places.setdefault(split.processes, []).append(k)
 
-def clip_together(kinds: Kinds, limit: float) -> None:
-    """g = g limit / max(norm, limit), where norm is that of all gradients as one vector. The host
-    waits only if they are on several devices."""
-    if not kinds:
-        return
-    home = kinds[0][0].device
-    norms = [devices.to_device(_norms(grads), home, devices.widest_float(home)) for grads in kinds]
-    multiply(kinds, _factors(torch.linalg.vector_norm(torch.cat(norms)), limit))
+    def clip_each(self, gradients: Gradients, limit: float) -> None:
+        """g = g limit / max(norm(g), limit) for each gradient, with no host sync."""
+        norms, squares = self._norms(gradients)
+        for grads, owners, own in zip(*gradients, norms, strict=True):
+            for index, owner in enumerate(owners if self.place_of else ()):
+                if id(owner) in self.place_of:
+                    own[index] = squares[self.place_of[id(owner)]].sqrt()
+            torch._foreach_mul_(grads, list(_factors(own, limit).to(grads[0].dtype).unbind()))
+
+    def clip_together(self, gradients: Gradients, limit: float) -> None:
+        """g = g limit / max(norm, limit), where norm is that of all gradients as one vector. The
+        host waits only if they are on several devices."""
+        norms, squares = self._norms(gradients)
+        whole = (
+            [
+                own[index]
+                for owners, own in zip(gradients.owners, norms, strict=True)
+                for index, owner in enumerate(owners)
+                if id(owner) not in self.place_of
+            ]
+            if self.place_of
+            else norms
+        )
+        home = squares.device
+        parts = [devices.to_device(own, home, squares.dtype).reshape(-1) for own in whole]
+        norm = torch.linalg.vector_norm(torch.cat([*parts, squares.sqrt()]))
+        multiply(gradients.kinds, _factors(norm, limit))
+
+    def _norms(self, gradients: Gradients) -> tuple[list[Tensor], Tensor]:
+        """The norms of what is here, and the squared norms of all sharded gradients."""
+        norms = [_norms(grads) for grads in gradients.kinds]
+        home = norms[0].device if norms else torch.device("cpu")
+        squares = torch.zeros(len(self.place_of), dtype=devices.widest_float(home), device=home)
+        for owners, own in zip(gradients.owners, norms, strict=True):
+            for index, owner in enumerate(owners if self.place_of else ()):
+                if id(owner) in self.place_of:
+                    squares[self.place_of[id(owner)]] = own[index].square()
+        for processes in sorted(self.places, key=lambda processes: processes.order):
+            places = self.places[processes]
+            total = squares[places].to(processes.device_for(home))
+            processes.add_up(total)()
+            squares[places] = total.to(home)
+        return norms, squares
 
 
 def _is_read_only(grad: Tensor) -> bool:

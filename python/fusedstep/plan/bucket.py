@@ -90,6 +90,10 @@ class Bucket:
     device: torch.device
     dtypes: tuple[torch.dtype, ...]
     mode: str | None = None  # see `Member.mode`
+    # The elements of all matrices that the optimizer was given, of this device and dtype, with
+    # gradients or without. A cut may depend on this, but not on who has a gradient: a run that is
+    # resumed has the bits of one that goes on.
+    elements: int = 0
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     staged: list[StagedCopy] = field(default_factory=list)

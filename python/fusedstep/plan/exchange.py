@@ -21,7 +21,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -41,11 +41,19 @@ class ExchangeError(RuntimeError):
     """Processes cannot add up their sums. All of them raise it."""
 
 
+class Place(Protocol):
+    """Names a parameter: as a string with all that an error says, by `place` in all processes
+    alike."""
+
+    @property
+    def place(self) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What this process holds of one sharded parameter of a factored rule."""
 
-    where: object  # names the parameter in an error
+    where: Place
     param: Tensor
     shard: Shard
 
@@ -82,11 +90,9 @@ class Part:
 
     def fingerprint(self) -> str:
         """What must be the same in all processes that exchange sums of this parameter."""
-        # Without what may differ: the number of the GPU, the length of a flat piece.
-        place = getattr(self.where, "place", self.where)
         splits = [f"{split.role} over {split.processes.size}" for split in self.shard.splits]
-        shape = f"whole shape {tuple(self.shard.whole)}, {self.param.dtype}"
-        return f"{place}, {shape}, {', '.join(splits)}"
+        whole = f"{tuple(self.shard.whole)}, {self.param.dtype}"  # device and piece may differ
+        return f"{self.where.place} ({whole}), {', '.join(splits)}"
 
 
 def sizes_of(shape: torch.Size) -> tuple[int, int, int]:
@@ -139,7 +145,7 @@ class ExchangeLayout:
         return len(parts) == len(self.parts) and all(
             own.param is other.param
             and own.shard == other.shard
-            and str(own.where) == str(other.where)
+            and own.where.place == other.where.place
             and own.matrices == other.matrices
             for own, other in zip(self.parts, parts, strict=True)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class Plan:
         # The owner holds the plan, so a reference back to it would keep it from being freed.
         self.members = members
         self.buckets = make_buckets(members)
+        if any(bucket.kind == "matrix" for bucket in self.buckets):
+            given = _elements_of(lists)
+            for bucket in self.buckets:
+                bucket.elements = given[bucket.device, bucket.dtypes[0]]
         on_devices = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
         self.devices = {self.buckets[k].device for k in on_devices}
         self.on_device = on_devices if owner.scalars_on_device else []
@@ -184,6 +189,17 @@ class Plan:
         """Extra memory: scratch, and copies of strided tensors."""
         copies = sum(own.copy.nbytes for bucket in self.buckets for own in bucket.staged)
         return copies + sum(launcher.scratch_bytes() for launcher in self.launchers)
+
+
+def _elements_of(lists: ParamLists) -> Counter[tuple[torch.device, torch.dtype]]:
+    """The elements here of all matrices, by device and dtype."""
+    found: Counter[tuple[torch.device, torch.dtype]] = Counter()
+    for params in lists:
+        for param in params:
+            if param.dim() > 1:
+                own = shards.local(param)
+                found[own.device, own.dtype] += own.numel()
+    return found
 
 
 def _is_on_host(bucket: Bucket) -> bool:
