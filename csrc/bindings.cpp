@@ -85,16 +85,17 @@ class Bucket {
  public:
   Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
          int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t of_tensors,
-         bool split_columns) {
+         bool split_columns, bool flat) {
     require(table);
     require_known(rule, vectors, dtypes, fields);
     launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
     launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
-                        reinterpret_cast<OfTensor*>(of_tensors), split_columns};
+                        reinterpret_cast<OfTensor*>(of_tensors), split_columns, flat};
     std::copy(dtypes.begin(), dtypes.end(), launch_.dtypes);
     work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
+            : flat                 ? flat_work(launch_, tensors)
             : sums != 0            ? exchanged_work(launch_, tensors)
                                    : factored_work(launch_, tensors);
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
@@ -212,10 +213,11 @@ PYBIND11_MODULE(_native, module) {
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, int64_t, int64_t, bool>(),
+                    int64_t, int64_t, int64_t, bool, bool>(),
            py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
            py::arg("table"), py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0,
-           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false)
+           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false,
+           py::arg("flat") = false)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);

@@ -1,5 +1,4 @@
-// What a factored step does with each element of a matrix: sum(u^2) of capped
-// updates, and read 2.
+// What a factored step does with each element of a matrix: sum(u^2) of capped updates, and read 2.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +10,8 @@
 namespace fusedstep {
 namespace {
 
-// Writes the column factors of the whole matrix to `factor`. They are put in
-// the order of S, except the last if they are fewer than kLanes.
+// Writes the column factors of the whole matrix to `factor`. They are put in the order of S, except
+// the last if they are fewer than kLanes.
 template <class S, class T, class Rule>
 void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   const T* col = load(x.dtypes[3], x.col, x.cols, factor);
@@ -35,14 +34,13 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
   return count;
 }
 
-// The sum of u^2 over the rows begin..end of one block. The rule runs on kLanes
-// numbers at once. Makes the column factors in `col_factor`.
+// Adds the sum of u^2 over the rows begin..end of one block to `sum`, and returns it. The rule runs on
+// kLanes numbers at once. Makes the column factors in `col_factor`.
 template <class T, class S>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    T* col_factor) {
+                    T* col_factor, double sum) {
   const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
   column_factors<S>(rule, x, col_factor);
-  double sum = 0.0;
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     T row_factor[kGroup];
@@ -52,8 +50,7 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
       Lanes<T> factor = widen<T>(col_factor + j, n);
       if constexpr (reorder) factor = to_pairs(factor);
       const Lanes<T> u = lanes_rule.precondition(group(r, j, n), Lanes<T>(row_factor[r]) * factor);
-      // Zeros come after n numbers: zero times an infinite row factor would be
-      // nan.
+      // Zeros come after n numbers: zero times an infinite row factor would be nan.
       if constexpr (reorder)
         return to_pairs(first_lanes(from_pairs(u), n));
       else
@@ -68,18 +65,17 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 
 template <class T>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    T* col_factor) {
+                    T* col_factor, double sum = 0.0) {
   return with_gradient_storage(x, [&](auto* storage) {
     using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
-    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor);
+    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor, sum);
   });
 }
 
-// Read 2 of the rows begin..end. Adds the squares of the old parameter to
-// `squares` if `Squares`. Prefetches the next tensor's gradient if
-// `next_gradient` is given. If G or M is T, the gradient or the momentum may
-// have any dtype. Column factors are in the order of P, except the last if they
-// are fewer than kLanes.
+// Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares` if `Squares`.
+// Prefetches the next tensor's gradient if `next_gradient` is given. If G or M is T, the gradient or
+// the momentum may have any dtype. Column factors are in the order of P, except the last if they are
+// fewer than kLanes.
 template <class T, bool Momentum, bool Squares, class P, class G, class M>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                  const T* col_factor, T step_size, T decay, double* squares,
@@ -133,8 +129,7 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
   }
 }
 
-// The same for the dtypes of a matrix. Makes the column factors in `factor`.
-// `squares` may be null.
+// The same for the dtypes of a matrix. Makes the column factors in `factor`. `squares` may be null.
 template <class T, bool Momentum>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                  T* factor, T step_size, T decay, double* squares, const char* next_gradient) {

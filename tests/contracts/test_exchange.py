@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusedstep import backends
-from fusedstep.plan.exchange import ExchangeError
+from fusedstep.plan.exchange_layout import ExchangeError
 from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
 from tests.support.exchange import MESSAGES, ROLES, SHARES, FakeProcesses, check_parts, share
 from tests.support.rule_cases import ELEMENTWISE, FACTORED

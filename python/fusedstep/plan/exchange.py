@@ -1,178 +1,23 @@
 """Adds up the sums of sharded tensors over processes, between the stages of a factored step.
 
-All tensors that share processes are packed into one message, so a step takes a fixed number of
-collectives, whatever the number of tensors:
-
-    turn 0    sums along the rows, if columns are split
-    turn 1    sums down the columns, of row moments, and of p^2, if rows are split; sum p^2 and
-              sum u^2 of tensors whose rows and columns are whole
-    turn 2    sum u^2, if columns are split or a cap may change u
-
-Every process sends the same message at every step: it has room for every sharded parameter, with or
-without a gradient. It also counts for each parameter the processes that have a gradient, so a
-gradient that some processes lack is an error on all of them, and nobody waits for a message that
-never comes.
+Each message also counts, for each parameter, the processes that have a gradient. So a gradient that
+some processes lack is an error on all of them, and nobody waits for a message that never comes.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from . import devices
+from .exchange_layout import ExchangeError, ExchangeLayout, Message
 from .packed import Buffers, Packed
-from .shards import Processes, Shard, local
+from .shards import local
 
 if TYPE_CHECKING:
     from .launcher import Launcher
-
-TURNS = 3
-
-
-class ExchangeError(RuntimeError):
-    """Processes cannot add up their sums. All of them raise it."""
-
-
-class Place(Protocol):
-    """Names a parameter: as a string with all that an error says, by `place` in all processes
-    alike."""
-
-    @property
-    def place(self) -> str: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What this process holds of one sharded parameter of a factored rule."""
-
-    where: Place
-    param: Tensor
-    shard: Shard
-
-    @property
-    def matrices(self) -> tuple[int, int, int]:
-        """The number of matrices here, their rows and their columns."""
-        return sizes_of(local(self.param))
-
-    def slots(self, number: int, processes: Processes) -> list[tuple[str, int, int]]:
-        """What is added up over `processes` in a turn: the buffer, and where in the tensor's
-        numbers there."""
-        batch, rows, cols = self.matrices
-        sums = batch * (2 * cols + 1) if self.param.dim() > 1 else 0  # then sum p^2
-        roles = {split.role for split in self.shard.splits if split.processes == processes}
-        mode = self.shard.mode
-        found = []
-        if number == 0 and "cols" in roles:
-            found.append(("sums", sums, sums + 1 + batch * rows))
-        if number == 1 and "rows" in roles:
-            found.append(("sums", 0, sums + 1))
-        elif number == 1 and roles & {"batch", "elements"}:
-            found.append(("sums", sums, sums + 1))
-            if mode == "pieces":
-                found.append(("sum_u2", 0, 1))
-        if number == 2:
-            late = roles & {"cols", "batch", "elements"} and mode != "pieces"
-            if late or ("rows" in roles and self.shard.is_capped):
-                found.append(("sum_u2", 0, 1))
-        return found
-
-    def fingerprint(self) -> str:
-        """What must be the same in all processes that exchange sums of this parameter."""
-        splits = [f"{split.role} over {split.processes.size}" for split in self.shard.splits]
-        whole = f"{tuple(self.shard.whole)}, {self.param.dtype}"  # the device may differ
-        return f"{self.where.place} ({whole}), {', '.join(splits)}"
-
-
-def sizes_of(own: Tensor) -> tuple[int, int, int]:
-    """The number of matrices in a tensor, their rows and their columns."""
-    if own.dim() < 2:
-        return 1, 1, own.numel()
-    *batch, rows, cols = own.shape
-    return torch.Size(batch).numel(), rows, cols
-
-
-class Message(NamedTuple):
-    """One collective: what is added up over some processes in one turn. It starts with a count of
-    gradients for each part, then come the parts' slots."""
-
-    number: int  # of the turn
-    processes: Processes
-    parts: list[int]  # the parts that take part
-    slots: list[tuple[int, str, int, int, int]]  # part, buffer, start, end, place in the message
-    length: int
-
-    def uneven(self, counts: Tensor) -> list[int]:
-        """The parts for which some processes have a gradient and others have not."""
-        fine = (0.0, float(self.processes.size))
-        return [index for index, count in enumerate(counts.tolist()) if count not in fine]
-
-
-class ExchangeLayout:
-    """The messages of a step. All processes agree on them once, when the first plan is made."""
-
-    def __init__(self, name: str, parts: list[Part]) -> None:
-        self.name = name
-        self.parts = parts
-        self.messages = [
-            message
-            for number in range(TURNS)
-            for processes in self._processes()
-            if (message := self._message(number, processes)).slots
-        ]
-        for processes in self._processes():
-            self._agree(processes)
-
-    def is_of(self, parts: list[Part]) -> bool:
-        """Whether this is the layout for other `parts`."""
-        return len(parts) == len(self.parts) and all(
-            own.param is other.param
-            and own.shard == other.shard
-            and own.where.place == other.where.place
-            and own.matrices == other.matrices
-            for own, other in zip(self.parts, parts, strict=True)
-        )
-
-    def _processes(self) -> list[Processes]:
-        found = {split.processes for part in self.parts for split in part.shard.splits}
-        return sorted(found, key=lambda processes: processes.order)
-
-    def _message(self, number: int, processes: Processes) -> Message:
-        wanted = [
-            (k, slots) for k, p in enumerate(self.parts) if (slots := p.slots(number, processes))
-        ]
-        place, found = len(wanted), []
-        for k, buffer, start, end in sorted(
-            ((k, *slot) for k, slots in wanted for slot in slots), key=self._order
-        ):
-            found.append((k, buffer, start, end, place))
-            place += end - start
-        return Message(number, processes, [k for k, _ in wanted], found, place)
-
-    def _order(self, slot: tuple[int, str, int, int]) -> tuple[Any, ...]:
-        """Parts that are probably in one bucket follow each other, so that few copies make up a
-        message. The order is the same in all processes."""
-        k, buffer, start, _ = slot
-        part = self.parts[k]
-        is_vector = len(part.shard.whole) < 2
-        return buffer, is_vector, part.shard.mode, str(part.param.dtype), k, start
-
-    def _agree(self, processes: Processes) -> None:
-        """Refuses parameters in another order or of other shapes: sums would be added to those of
-        other tensors, or processes would wait forever."""
-        own = [p.fingerprint() for p in self.parts if processes in p.shard.over(*p.shard.roles)]
-        digests = processes.gather(hashlib.sha256("\n".join(own).encode()).hexdigest())
-        if len({*digests}) > 1:
-            odd = next(k for k, digest in enumerate(digests) if digest != digests[0])
-            raise ExchangeError(
-                f"{self.name}: ranks {processes.ranks[0]} and {processes.ranks[odd]} have other "
-                "sharded parameters, or have them in another order or in other groups. Give every "
-                f"process the same groups; here they start with {own[0]}."
-            )
 
 
 class Exchange:
@@ -280,9 +125,13 @@ class Exchange:
                     f"{name}: rank {rank} refused this step, so the others must not take it "
                     f"either. Its error: {said}"
                 )
-        for k in message.parts:
-            without = [rank for rank, (_, own) in zip(ranks, answers, strict=True) if k in own]
-            if 0 < len(without) < len(ranks):
+        for k, holders in zip(message.parts, message.holders, strict=True):
+            without = [
+                rank
+                for rank, (_, own) in zip(ranks, answers, strict=True)
+                if k in own and rank in holders
+            ]
+            if 0 < len(without) < len(holders):
                 raise ExchangeError(
                     f"{name}: {self.layout.parts[k].where} has no gradient on rank "
                     f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let "

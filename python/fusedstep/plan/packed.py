@@ -12,7 +12,7 @@ from . import devices
 from .copies import Copies, joined
 
 if TYPE_CHECKING:
-    from .exchange import Message
+    from .exchange_layout import Message
 
 
 class Buffers(NamedTuple):

@@ -16,7 +16,8 @@ from . import devices, shards
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .copies import Copies
 from .counters import IntCounters, TensorCounters
-from .exchange import Exchange, ExchangeLayout
+from .exchange import Exchange
+from .exchange_layout import ExchangeLayout
 from .launcher import Backend, Launcher, StepInputs
 from .rows import HostRows
 from .versions import increment_of
@@ -215,12 +216,13 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
     of_mode: dict[str | None, list[tuple[Launcher, StepInputs]]] = {}
     for launcher, inputs in work:
         of_mode.setdefault(launcher.bucket.mode, []).append((launcher, inputs))
-    whole, pieces, rows, cols = (of_mode.get(m, []) for m in (None, "pieces", "rows", "cols"))
+    modes = (None, "pieces", "rows", "cols", "flat")
+    whole, pieces, rows, cols, flat = (of_mode.get(mode, []) for mode in modes)
     exchange.start()
     for launcher, inputs in cols:
         launcher.sum_rows(inputs)
     exchange.run(0)
-    for launcher, inputs in cols + rows + pieces:
+    for launcher, inputs in cols + rows + flat + pieces:
         launcher.read1(inputs)
     for launcher, inputs in pieces:  # their rows and columns are whole
         launcher.finish(inputs)
@@ -233,10 +235,10 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
     if not exchange.is_checked_at_once:
         wait()
         exchange.check_presence()
-    for launcher, inputs in cols + rows:
+    for launcher, inputs in cols + rows + flat:
         launcher.finish(inputs)
     exchange.run(2)
-    for launcher, inputs in cols + rows + pieces:
+    for launcher, inputs in cols + rows + flat + pieces:
         launcher.update(inputs)
 
 
