@@ -97,6 +97,13 @@ LLAMA_LAYER = (
 )
 LLAMA_1B = ((128256, 2048), *(16 * LLAMA_LAYER), (2048,))
 
+# Llama 3 70B, for predictions only: it has a head of its own.
+LLAMA_70B_LAYER = (
+    *((8192, 8192), (1024, 8192), (1024, 8192), (8192, 8192)),
+    *((28672, 8192), (28672, 8192), (8192, 28672), (8192,), (8192,)),
+)
+LLAMA_70B = ((128256, 8192), (128256, 8192), *(80 * LLAMA_70B_LAYER), (8192,))
+
 # T5 v1.1 XL: embedding and head, the relative biases of encoder and decoder; in each layer q, k, v,
 # o (twice in the decoder), two projections up and one down, and a norm before each of these parts.
 T5_ATTENTION = ((2048, 2048),) * 4 + ((2048,),)

@@ -3,14 +3,17 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
+#include "copies.h"
 #include "cpu/threads.h"
 #include "cpu/work_list.h"
 #include "rules/facts.h"
+#include "sharded.h"
 #include "versions.h"
 #include "watch.h"
 
@@ -82,16 +85,17 @@ class Bucket {
  public:
   Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
          int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t of_tensors,
-         bool split_columns) {
+         bool split_columns, bool flat) {
     require(table);
     require_known(rule, vectors, dtypes, fields);
     launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
     launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
-                        reinterpret_cast<OfTensor*>(of_tensors), split_columns};
+                        reinterpret_cast<OfTensor*>(of_tensors), split_columns, flat};
     std::copy(dtypes.begin(), dtypes.end(), launch_.dtypes);
     work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
+            : flat                 ? flat_work(launch_, tensors)
             : sums != 0            ? exchanged_work(launch_, tensors)
                                    : factored_work(launch_, tensors);
     work_.thread_bytes = (work_.thread_bytes + 63) / 64 * 64;
@@ -177,6 +181,16 @@ class Floor {
   WorkList work_;
 };
 
+// From the addresses of each pair, and its bytes.
+std::unique_ptr<Copies> make_copies(const std::vector<std::array<int64_t, 3>>& numbers) {
+  std::vector<Copies::Run> runs;
+  for (const auto& [source, place, bytes] : numbers) {
+    require(source), require(place);
+    runs.push_back({reinterpret_cast<char*>(source), reinterpret_cast<char*>(place), bytes});
+  }
+  return std::make_unique<Copies>(std::move(runs));
+}
+
 std::unique_ptr<Watch> make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
                                   std::vector<int64_t> cells, const Watch::Layouts& earlier) {
   auto watch = std::make_unique<Watch>(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(),
@@ -199,10 +213,11 @@ PYBIND11_MODULE(_native, module) {
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
       .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, int64_t, int64_t, bool>(),
+                    int64_t, int64_t, int64_t, bool, bool>(),
            py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
            py::arg("table"), py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0,
-           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false)
+           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false,
+           py::arg("flat") = false)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);
@@ -210,9 +225,16 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("item_bytes"), py::arg("table"),
            py::arg("tensors"), py::arg("fields"))
       .def("walk", &Floor::walk);
+  py::class_<Copies>(module, "Copies")
+      .def(py::init(&make_copies))
+      .def("there", &Copies::there)
+      .def("back", &Copies::back);
   module.def("can_watch", &Watch::is_ready);
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());
+  });
+  module.def("learn_dtensors", [](py::object dtensor, py::object tensor, py::object local) {
+    return sharded.learn(dtensor.ptr(), tensor.ptr(), local.ptr());
   });
   module.def("learn_to_increment", [](int64_t function, py::object sample) {
     return versions.learn(function, sample.ptr());

@@ -12,6 +12,7 @@ struct OfTensor {
   double sum_u2;                // over the part here, later over the whole tensor
   double rows, cols, elements;  // of a whole matrix, and of the whole tensor
   double capped;                // 1: a cap may change u, so sum_u2 is first of the rows here
+  double start, count;          // of a flat piece: its first element, and how many it has
 };
 
 // An exchanged bucket has parts of tensors. It is launched in stages, each a range of rounds. Between
@@ -21,6 +22,7 @@ struct Exchange {
   const int64_t* sums_of = nullptr;
   OfTensor* of_tensors = nullptr;
   int64_t split_columns = 0;  // 1: a row's sum is known only after the first exchange
+  int64_t flat = 0;           // 1: runs of matrices, whose sizes in the table are those of the whole
 };
 
 // One bucket of tensors that share a rule, a device and all dtypes.

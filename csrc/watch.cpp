@@ -7,6 +7,7 @@ namespace {
 // A step's data evicts the tensors' headers from the caches. Cache misses, one after another, would
 // cost more than all other work here. So we prefetch headers a few places ahead.
 constexpr size_t kTensorsAhead = 16, kDictsAhead = 4;
+constexpr int64_t kEmpty = 16;  // EMPTY in plan/shards.py
 
 }  // namespace
 
@@ -40,9 +41,22 @@ inline bool Watch::matches(Seen& seen, const char* body) {
   return true;
 }
 
+Owned Watch::local_of(Spread& seen, PyObject* dtensor) {
+  if (Py_TYPE(dtensor) != seen.type) return nullptr;
+  PyObject *spec = sharded.spec(dtensor), *before = seen.spec;
+  if (spec == nullptr) return nullptr;
+  if (spec != before) {  // the next step may have the same again
+    if (before == nullptr || !Sharded::alike(spec, before)) return nullptr;
+    Py_INCREF(spec);
+    seen.spec = spec;
+    Py_DECREF(before);
+  }
+  return sharded.local(dtensor);
+}
+
 struct Watch::Comparer {
   Watch& watch;
-  size_t fact = 0, tensors = 0, dicts = 0;
+  size_t fact = 0, tensors = 0, dicts = 0, spreads = 0;
   int64_t moved = 0;
   bool came_or_went = false;
 
@@ -72,16 +86,30 @@ struct Watch::Comparer {
     }
     return &watch.seen_[tensors++];
   }
+  // What was recorded at this place, if it is a DTensor. `object` is null for a gradient.
+  Spread* next_spread(PyObject* object) {
+    if (spreads >= watch.spreads_.size() || watch.spreads_[spreads].object != object) return nullptr;
+    if (spreads + kTensorsAhead < watch.spreads_.size()) {
+      PyObject* ahead = watch.spreads_[spreads + kTensorsAhead].object;
+      if (ahead != nullptr) memory.prefetch(ahead);
+    }
+    return &watch.spreads_[spreads++];
+  }
   bool tensor(PyObject* object) {
     Seen* seen = next();
-    if (seen == nullptr || seen->object != object) return false;
-    const int64_t before = seen->address;
+    if (seen == nullptr) return false;
+    if (seen->object == object) return is_same(*seen, object);
+    Spread* spread = next_spread(object);
+    const Owned local = spread ? local_of(*spread, object) : nullptr;
+    return local && seen->object == local.get() && is_same(*seen, local.get());
+  }
+  bool is_same(Seen& seen, PyObject* object) {
+    const int64_t before = seen.address;
     // Another kind of object may have taken the address of a tensor that is gone.
-    const bool is_tensor =
-        seen->words >= 0 && number(Py_TYPE(object)) == watch.words_.at(seen->words)[0];
-    return ((is_tensor && watch.matches(*seen, memory.body(object))) ||
-            watch.matches_in_full(*seen, object)) &&
-           seen->address == before;
+    const bool is_tensor = seen.words >= 0 && number(Py_TYPE(object)) == watch.words_.at(seen.words)[0];
+    return ((is_tensor && watch.matches(seen, memory.body(object))) ||
+            watch.matches_in_full(seen, object)) &&
+           seen.address == before;
   }
   bool entry(PyObject* object) {
     if (fact >= watch.facts_.size() || watch.facts_[fact] != kTensor) return (*this)(number(object));
@@ -92,10 +120,13 @@ struct Watch::Comparer {
     Seen* seen = next();
     if (seen == nullptr || index >= watch.present_.size()) return false;
     const char* body;
+    Owned object;
+    Spread* spread = next_spread(nullptr);
     if (seen->holder != nullptr) {
       body = memory.gradient(memory.holder(memory.body(param)));
     } else {
-      const Owned object = grad_of(param);
+      object = grad_of(param);
+      if (object && spread && object.get() != Py_None) object = local_of(*spread, object.get());
       if (!object) return false;
       body = object.get() == Py_None ? nullptr : memory.body(object.get());
     }
@@ -106,12 +137,12 @@ struct Watch::Comparer {
       return true;
     }
     if (seen->layout < 0) return false;
-    const int64_t before = seen->address;
+    const int64_t before = address_of(*seen, spread);
     if (seen->words < 0 || !watch.matches(*seen, body)) {
-      const Owned object = grad_of(param);
+      if (!object) object = grad_of(param);
       if (!object || !watch.matches_in_full(*seen, object.get())) return false;
     }
-    const int64_t now = seen->address;
+    const int64_t now = address_of(*seen, spread);
     if (now != before && (now == 0 || (now ^ before) & 15)) return false;
     if (!was_present)
       write(index, now);
@@ -119,13 +150,19 @@ struct Watch::Comparer {
       moved += write(index, now);
     return true;
   }
+  // The empty gradient of an empty part counts as present: kernels take 0 for absent.
+  int64_t address_of(const Seen& seen, const Spread* spread) const {
+    const bool is_empty = spread && seen.address == 0 && watch.is_empty(seen.layout);
+    return is_empty ? kEmpty : seen.address;
+  }
   bool write(size_t index, int64_t address) {
     const int64_t cell = index < watch.cells_.size() ? watch.cells_[index] : 0;
     if (cell) *reinterpret_cast<int64_t*>(cell) = address;
     return cell != 0;
   }
   bool all_seen() const {
-    return fact == watch.facts_.size() && tensors == watch.seen_.size() && dicts == watch.dicts_.size();
+    return fact == watch.facts_.size() && tensors == watch.seen_.size() &&
+           spreads == watch.spreads_.size() && dicts == watch.dicts_.size();
   }
 };
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "sharded.h"
 #include "tensor_memory.h"
 
 namespace fusedstep {
@@ -27,9 +28,9 @@ class Rows {
 
 // Remembers every parameter of the groups, its gradient, its state dict and the tensors in it:
 // their identity, address, dtype, device, sizes, strides, and whether they are negated or
-// conjugated. The owner of a Watch keeps parameters and state dicts alive. Gradients may move,
-// disappear, and come back with the same layout. The watch updates their cells in a table; without
-// a gradient a cell is 0.
+// conjugated. Of a DTensor it remembers this for the local tensor, and how it is spread. The owner of
+// a Watch keeps parameters and state dicts alive. Gradients may move, disappear, and come back with
+// the same layout. The watch updates their cells in a table; without a gradient a cell is 0.
 class Watch {
  public:
   // Learns the memory layout of tensors from samples (see TensorMemory). Returns whether it could.
@@ -78,6 +79,12 @@ class Watch {
     const char* table;  // where it keeps keys and values
     int32_t keys;       // a row: its length; then for each entry its key, and whether we look at it
   };
+  // A DTensor as it was last seen. After it, `seen_` has its local tensor.
+  struct Spread {
+    PyObject* object;    // null for a gradient
+    PyTypeObject* type;  // null for a gradient that is no DTensor
+    PyObject* spec;      // kept alive, so none takes its address
+  };
   struct Recorder;
   struct Comparer;
 
@@ -87,7 +94,12 @@ class Watch {
 
   void note(Seen& seen, PyObject* object, const DlTensor& t);
   bool record(PyObject* object);
-  void record_absent(const Seen& param, const std::optional<Layout>& layout);
+  void record_absent(const Seen& param, const std::optional<Layout>& layout, bool in_dtensor);
+  // Records how a DTensor is spread, and returns its local tensor.
+  Owned record_spread(PyObject* dtensor, bool is_gradient);
+  // The local tensor of a DTensor that is spread as it was; null if it is not.
+  static Owned local_of(Spread& seen, PyObject* dtensor);
+  bool is_empty(int32_t layout) const;
   int32_t keys_in(PyObject* dict);
   // Whether a tensor is unchanged except for its address, which is noted.
   bool matches(Seen& seen, const char* body);
@@ -99,6 +111,7 @@ class Watch {
   std::vector<int64_t> cells_;
   std::vector<int64_t> facts_;  // everything except tensors
   std::vector<Seen> seen_;
+  std::vector<Spread> spreads_;
   std::vector<Dict> dicts_;
   std::string present_;
   Rows words_, layouts_, dict_keys_;

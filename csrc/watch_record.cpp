@@ -52,8 +52,22 @@ int32_t Watch::keys_in(PyObject* dict) {
   return place;
 }
 
+Owned Watch::record_spread(PyObject* dtensor, bool is_gradient) {
+  PyObject* spec = sharded.spec(dtensor);
+  Py_XINCREF(spec);
+  spreads_.push_back({is_gradient ? nullptr : dtensor, Py_TYPE(dtensor), spec});
+  return sharded.local(dtensor);
+}
+
+bool Watch::is_empty(int32_t layout) const {
+  const int64_t* row = layouts_.at(layout);
+  bool empty = false;
+  for (int64_t d = 0; d < row[0] >> 16; ++d) empty |= row[3 + 2 * d] == 0;
+  return empty;
+}
+
 // Records an absent gradient: its layout if known, on its parameter's device.
-void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout) {
+void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout, bool in_dtensor) {
   Seen seen{};
   seen.words = seen.layout = -1;
   if (layout) {
@@ -61,13 +75,10 @@ void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout
     const int64_t ndim = own[0] >> 16;
     std::vector<int64_t> row = {layout->code | layout->bits << 8 | ndim << 16, own[1],
                                 memory.flags_of(layout->negated)};
-    bool empty = false;
-    for (int64_t d = 0; d < ndim; ++d) {
-      row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
-      empty |= own[3 + 2 * d] == 0;
-    }
+    for (int64_t d = 0; d < ndim; ++d) row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
     seen.layout = layouts_.place(row);
-    seen.address = empty ? 0 : 16;  // aligned, as plans assume of absent gradients
+    // Aligned, as plans assume of absent gradients.
+    seen.address = in_dtensor || !is_empty(seen.layout) ? 16 : 0;
   }
   seen_.push_back(seen);
 }
@@ -81,20 +92,29 @@ struct Watch::Recorder {
     watch.dicts_.push_back({object, table_of(object), watch.keys_in(object)});
     return watch.dict_keys_.at(watch.dicts_.back().keys);
   }
-  bool tensor(PyObject* object) { return watch.record(object); }
+  bool tensor(PyObject* object) {
+    if (!sharded.holds(object)) return watch.record(object);
+    const Owned local = watch.record_spread(object, false);
+    return local && watch.record(local.get());
+  }
   bool entry(PyObject* object) {
     if (PyLong_Check(object) || PyFloat_Check(object)) return (*this)(number(object));
     return (*this)(kTensor) && tensor(object);
   }
   bool gradient(PyObject* param, size_t index) {
-    const Owned object = grad_of(param);
+    Owned object = grad_of(param);
     if (!object) return false;
-    const bool present = object.get() != Py_None;
+    const bool present = object.get() != Py_None, in_dtensor = sharded.holds(param);
     watch.present_.push_back(present);
     const Seen own = watch.seen_.back();
+    // An absent one is expected to come back spread as its parameter.
+    if (in_dtensor && !(present && sharded.holds(object.get())))
+      watch.record_spread(param, true), watch.spreads_.back().type = present ? nullptr : Py_TYPE(param);
+    else if (in_dtensor)
+      object = watch.record_spread(object.get(), true);
     if (!present)
-      watch.record_absent(own, index < earlier.size() ? earlier[index] : std::nullopt);
-    else if (!watch.record(object.get()))
+      watch.record_absent(own, index < earlier.size() ? earlier[index] : std::nullopt, in_dtensor);
+    else if (!object || !watch.record(object.get()))
       return false;
     // Read in place only what the getter returns too.
     const char* holder = memory.has_plain_gradient(param) ? memory.holder(own.body) : nullptr;
@@ -116,6 +136,7 @@ Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyO
 
 Watch::~Watch() {
   for (PyObject* name : names_) Py_DECREF(name);
+  for (const Spread& seen : spreads_) Py_XDECREF(seen.spec);
   Py_DECREF(keys_);
 }
 

@@ -2,19 +2,12 @@
 // looks at single objects.
 #pragma once
 
-#include <memory>
-
 #include "watch.h"
 
 namespace fusedstep {
 namespace {
 
 inline int64_t number(const void* pointer) { return reinterpret_cast<int64_t>(pointer); }
-
-struct Decref {
-  void operator()(PyObject* object) const { Py_DECREF(object); }
-};
-using Owned = std::unique_ptr<PyObject, Decref>;
 
 // The gradient of a parameter, as torch's getter returns it. The attribute lookup takes as long as the
 // read, so we look up the getter once per type.

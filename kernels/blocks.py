@@ -32,6 +32,8 @@ UNIT_SIZES = UnitSizes(
     padded=True,
 )
 WHOLE_ROW = 1024  # tiles of so many columns or more: a program's threads share one row at a time
+LEAST_CHUNK = UNIT_SIZES.flat_width  # narrower tiles hold whole rows
+OF_ROWS = ("ROWS", "PACK_ROWS", "ROWS_EXCHANGED")
 
 
 class Block(NamedTuple):
@@ -71,7 +73,7 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     if name == "UPDATE" and item_bytes == 8 and not aligned:
         registers = 160  # with 128, ptxas for sm_80 spills
     by_name = {
-        "ROWS": Block(256, 256, 4, registers),
+        **{name: Block(256, 256, 4, registers) for name in OF_ROWS},
         "COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
         "TINY": Block(cut.TINY_MATRICES, 0, 8, registers),
         "TINY_UPDATE": Block(cut.TINY_MATRICES, 0, 8, registers),
@@ -85,10 +87,10 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
     }
     if name in by_name:
         return by_name[name]
-    if name in (
-        "ROW_SUMS",
-        "COLUMN_SUMS",
-    ):  # one row: offsets of a second one may not fit in 32 bits
+    if name in ("ROW_SUMS", "COLUMN_SUMS") and width < LEAST_CHUNK:  # whole rows
+        return Block(width, 2048, 8, registers if aligned else None)
+    if name in ("ROW_SUMS", "COLUMN_SUMS"):
+        # One row: offsets of a second one may not fit in 32 bits.
         most = 255 if name == "COLUMN_SUMS" and width < 8192 else None
         return Block(width, width, max(4, width // 512), most)
     if name == "STATISTICS":

@@ -31,6 +31,7 @@ class FactoredConfig:
     W: tl.dtype  # the dtype of long sums
     VECTOR: bool  # tensors are vectors, else matrices
     MOMENTUM: int  # the slot of the momentum, 0 if the rule has none
+    SHARED: bool  # processes add up the sum of p^2, so the second read is too late for it
     ALIGNED: bool  # addresses are multiples of 16 bytes, rows of 16 elements
     WIDTH: int  # columns of a tile, or elements of a vector on chip at a time
     HEIGHT: int  # rows of a tile

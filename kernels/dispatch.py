@@ -38,7 +38,7 @@ def item(args, at, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     if CFG.KIND == "ROW_SUMS":
         matrix.row_sums(args, at, unit, CFG)
     elif CFG.KIND == "ROWS":
-        matrix.row_moments(args, at, unit, CFG)
+        matrix.row_moments(args, at, unit, None, None, CFG)
     elif CFG.KIND == "STATISTICS" or CFG.KIND == "COLUMN_SUMS":
         matrix.statistics(args, at, unit, CFG)
     elif CFG.KIND == "SQUARES":

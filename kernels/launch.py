@@ -101,7 +101,7 @@ class TritonLauncher(work.DeviceLauncher):
         return launches
 
     def _factored(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
-        factored = work.factored(bucket, blocks.UNIT_SIZES, lists, self.is_exchanged)
+        factored = work.factored(bucket, blocks.UNIT_SIZES, lists)
         layout = factored.layout
         shared = {
             "cuts": self.upload(torch.tensor(layout.rows(), device="cpu")),
@@ -136,6 +136,7 @@ class TritonLauncher(work.DeviceLauncher):
             W=TYPES[self.tables.scalar_dtype],
             VECTOR=bucket.kind == "vector",
             MOMENTUM=momentum if momentum < len(bucket.dtypes) else 0,
+            SHARED=bucket.mode is not None and kind.name in cut.SUMS_OF_P2,
             ALIGNED=aligned,
             WIDTH=block.width,
             HEIGHT=block.height,

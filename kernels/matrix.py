@@ -50,7 +50,8 @@ def tile(rows_left, cols_left, cols, CFG: tl.constexpr):
 
 @triton.jit
 def row_sums(args, tensor, unit, CFG: tl.constexpr):
-    """Sums of g^2 along the rows of a chunk of columns, for rows too long for a tile."""
+    """Sums of g^2 along the rows of a chunk of columns, where rows are too long for a tile or split
+    among processes."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.aligned_size(table_row, memory.COLS, CFG)
@@ -69,8 +70,18 @@ def row_sums(args, tensor, unit, CFG: tl.constexpr):
 
 
 @triton.jit
-def row_moments(args, tensor, unit, CFG: tl.constexpr):
-    """The row moments of a block of rows, from the sums of its chunks."""
+def sums_of_chunks(sums_at, row, ok, chunks, CFG: tl.constexpr):
+    """The sums of g^2 along some rows, from the sums of their chunks."""
+    square = tl.full((CFG.WIDTH,), 0.0, CFG.W)
+    for chunk in range(0, chunks):
+        square += tl.load(sums_at + row * chunks + chunk, ok, other=0.0)
+    return square
+
+
+@triton.jit
+def row_moments(args, tensor, unit, exchanged, whole_cols, CFG: tl.constexpr):
+    """The row moments of a block of rows. ROWS makes them from the sums of its chunks,
+    ROWS_EXCHANGED from the tensor's `exchanged` sums along rows of `whole_cols` columns."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)
@@ -88,11 +99,12 @@ def row_moments(args, tensor, unit, CFG: tl.constexpr):
     for start in range(first, end, CFG.WIDTH):
         row = start + tl.arange(0, CFG.WIDTH)
         ok = row < end
-        square = tl.full((CFG.WIDTH,), 0.0, CFG.W)
-        for chunk in range(0, chunks):
-            square += tl.load(sums_at + row * chunks + chunk, ok, other=0.0)
+        if CFG.KIND == "ROWS":
+            mean_square = div(sums_of_chunks(sums_at, row, ok, chunks, CFG), cols.to(CFG.W))
+        else:
+            mean_square = div(tl.load(exchanged + batch * rows + row, ok, other=0.0), whole_cols)
         old = tl.load(row_at + row, ok, other=1.0).to(CFG.T)
-        new = new_moment(old, div(square, cols.to(CFG.W)).to(CFG.T), decay_rates, CFG.DTYPES[2])
+        new = new_moment(old, mean_square.to(CFG.T), decay_rates, CFG.DTYPES[2])
         tl.store(row_at + row, new, ok)
         sum_of_lane += tl.where(ok, new.to(CFG.W), 0.0)
         least_of_lane = tl.minimum(least_of_lane, least_or_inf(new.to(CFG.W), ok))
@@ -131,8 +143,8 @@ def mean_of_rows(args, tensor, batch, rows, CFG: tl.constexpr):
 @triton.jit
 def statistics(args, tensor, unit, CFG: tl.constexpr):
     """Row moments of a unit, and its sums of g^2 and g^2 / row down the columns. A unit with all
-    rows of its matrix also makes the column moments. COLUMN_SUMS is for rows longer than a tile:
-    ROWS has already made their moments."""
+    rows of its matrix also makes the column moments. COLUMN_SUMS is for rows in chunks, whose
+    moments were made before."""
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.aligned_size(table_row, memory.COLS, CFG)

@@ -27,9 +27,9 @@ def elements(args, tensor, unit, CFG: tl.constexpr):
 
 @triton.jit
 def squares(args, tensor, unit, CFG: tl.constexpr):
-    """The sum of p^2, if the step depends on it."""
-    if scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T):
-        table_row = memory.table_row(args, tensor, CFG)
+    """The sum of p^2, if it is wanted now."""
+    table_row = memory.table_row(args, tensor, CFG)
+    if whole.sums_early(args, tensor, table_row, CFG):
         rows = memory.size(table_row, memory.ROWS, CFG)
         cols = memory.aligned_size(table_row, memory.COLS, CFG)
         batch, first, count, left, right = elements(args, tensor, unit, CFG)

@@ -10,6 +10,7 @@ from .numbers import round_to_storage
 
 @triton.jit
 def root_mean_square(table_row, sum_of_squares, CFG: tl.constexpr):
+    """The root of the mean over the elements that are here."""
     elements = memory.size(table_row, memory.ELEMENTS, CFG)
     if not CFG.VECTOR:
         rows = memory.size(table_row, memory.ROWS, CFG)
@@ -83,6 +84,15 @@ def sums_late(args, tensor, table_row, CFG: tl.constexpr):
     row = memory.scalar_row(args, tensor)
     wanted = memory.size(table_row, memory.RMS, CFG) != 0
     return wanted & (scalars.is_scaled(row, CFG.T) == 0)
+
+
+@triton.jit
+def sums_early(args, tensor, table_row, CFG: tl.constexpr):
+    """Whether the first read sums p^2: the step needs it, or processes add it up for rms(p)."""
+    is_wanted = scalars.is_scaled(memory.scalar_row(args, tensor), CFG.T)
+    if CFG.SHARED:
+        is_wanted = is_wanted | (memory.size(table_row, memory.RMS, CFG) != 0)
+    return is_wanted
 
 
 @triton.jit

@@ -80,7 +80,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
         sum_u2 = tl.where(rules.is_capped(least_row, least_col, mean, cap), exact, sum_u2)
     u_at = memory.sums(args, tensor, memory.U_AT)
     tl.store(u_at + unit, tl.sum(tl.where(ok, sum_u2, 0.0), 0))
-    if scalars.is_scaled(scalar_row, CFG.T):
+    if whole.sums_early(args, tensor, table_row, CFG):
         p_at = memory.slot_anywhere(table_row, 0, CFG) + matrix * rows * cols
         squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for k in range(0, rows * cols):

@@ -17,7 +17,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
     decay_rates = scalars.decay_rates(row, CFG.T)
     cap = scalars.get(row, scalars.CAP, CFG.T)
     scale = memory.gradient_scale(args, tensor, CFG)
-    scaled = scalars.is_scaled(row, CFG.T)
+    sums_p = whole.sums_early(args, tensor, table_row, CFG)
     p_at = memory.slot(table_row, 0, CFG)
     g_at = memory.slot(table_row, 1, CFG)
     v_at = memory.slot(table_row, 2, CFG)
@@ -33,7 +33,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
         tl.store(v_at + i, v, mask)
         u = rules.precondition(g, rules.col_factor(v.to(CFG.T)), cap)
         u_squares += tl.where(mask, u * u, 0.0)
-        if scaled:
+        if sums_p:
             p = tl.load(p_at + i, mask, other=0.0).to(CFG.T)
             p_squares += p * p
     tl.store(memory.sums(args, tensor, memory.U_AT) + unit, tl.sum(u_squares.to(CFG.W), 0))

@@ -2,12 +2,14 @@
 // as the function's name.
 #include "dispatch.h"
 #include "exchanged.h"
+#include "flat.h"
 
 namespace fusedstep {
 namespace {
 
 template <bool Momentum, class T>
 Walk find(const LaunchArgs& launch) {
+  if (launch.exchange.flat != 0) return walk_flat<FlatMatrix<T, Momentum>>;
   if (launch.exchange.sums != nullptr)
     return launch.vectors ? walk_exchanged<ExchangedVector<T, Momentum>>
                           : walk_exchanged<ExchangedMatrix<T, Momentum>>;

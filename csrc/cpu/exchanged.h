@@ -73,8 +73,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     if (cut.blocked) {
       const auto at = this->block_at(piece);
       T* s = this->block_partial(piece);
-      sums.least_row[piece] =
-          read_block(rule, matrix(at.matrix), at.begin, at.end, s, s + cut.cols);
+      sums.least_row[piece] = read_block(rule, matrix(at.matrix), at.begin, at.end, s, s + cut.cols);
       return;
     }
     for (int64_t b = piece * cut.per_piece; b < this->end_of(piece); ++b) {
@@ -138,7 +137,9 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
         u2 += finish_tile(x, b, column, least);
         least_col = std::min(least_col, least);
       }
-      const bool capped = rule.is_capped(T(least_row_of(x)), T(least_col), mean(b));
+      // Without rows here, sum(u^2) of them is 0, also where moments of columns are.
+      const bool capped = cut.rows == 0 ? whole.capped != 0.0
+                                        : rule.is_capped(T(least_row_of(x)), T(least_col), mean(b));
       u += capped ? this->exact_sum_u2(x, mean(b)) : u2;
     }
   }

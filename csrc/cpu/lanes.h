@@ -32,16 +32,17 @@ struct VectorOf {
 template <class T, int n>
 using Vector = typename VectorOf<T, n>::type;
 
+// A copy by memcpy would at times go through the stack.
 template <class V>
 FUSEDSTEP_INLINE V get(const void* from) {
-  V x;
-  std::memcpy(&x, from, sizeof(V));
-  return x;
+  typedef V Unaligned __attribute__((aligned(1), may_alias));
+  return *static_cast<const Unaligned*>(from);
 }
 
 template <class V>
 FUSEDSTEP_INLINE void put(void* to, const V& x) {
-  std::memcpy(to, &x, sizeof(V));
+  typedef V Unaligned __attribute__((aligned(1), may_alias));
+  *static_cast<Unaligned*>(to) = x;
 }
 
 // One vector type of all lanes would be shorter. But GCC takes apart comparisons and choices of
@@ -178,6 +179,42 @@ FUSEDSTEP_INLINE Lanes<To> cast_lanes(const Lanes<From>& x) {
   }
 }
 
+// Lanes in pairs: of each two registers, the first has the numbers of even places, the second those
+// of odd places. These functions put lanes in the order of their places, and back.
+template <class T>
+FUSEDSTEP_INLINE Lanes<T> from_pairs(const Lanes<T>& x) {
+  Lanes<T> out;
+#pragma GCC unroll 8
+  for (int k = 0; k < Lanes<T>::kParts; k += 2) {
+    const auto a = x.part[k], b = x.part[k + 1];
+    if constexpr (Lanes<T>::kWidth == 8) {
+      out.part[k] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+      out.part[k + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    } else {
+      out.part[k] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      out.part[k + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    }
+  }
+  return out;
+}
+
+template <class T>
+FUSEDSTEP_INLINE Lanes<T> to_pairs(const Lanes<T>& x) {
+  Lanes<T> out;
+#pragma GCC unroll 8
+  for (int k = 0; k < Lanes<T>::kParts; k += 2) {
+    const auto a = x.part[k], b = x.part[k + 1];
+    if constexpr (Lanes<T>::kWidth == 8) {
+      out.part[k] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+      out.part[k + 1] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+    } else {
+      out.part[k] = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+      out.part[k + 1] = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+    }
+  }
+  return out;
+}
+
 // The fold of n numbers in a vector: adds its halves until one number is left.
 template <class T, int n>
 FUSEDSTEP_INLINE T fold_vector(Vector<T, n> x) {
@@ -193,13 +230,15 @@ FUSEDSTEP_INLINE T fold_vector(Vector<T, n> x) {
   }
 }
 
-// The fold of kLanes numbers.
-template <class T>
+// The fold of kLanes numbers. If they are in pairs, the last two numbers come from two registers.
+template <class T, bool pairs = false>
 FUSEDSTEP_INLINE T fold_lanes(Lanes<T> x) {
 #pragma GCC unroll 8
-  for (int half = Lanes<T>::kParts / 2; half > 0; half /= 2)
+  for (int half = Lanes<T>::kParts / 2; half > pairs; half /= 2)
     for (int k = 0; k < half; ++k) x.part[k] = x.part[k] + x.part[k + half];
-  return fold_vector<T, Lanes<T>::kWidth>(x.part[0]);
+  const T first = fold_vector<T, Lanes<T>::kWidth>(x.part[0]);
+  if constexpr (pairs) return first + fold_vector<T, Lanes<T>::kWidth>(x.part[1]);
+  return first;
 }
 
 }  // namespace

@@ -73,9 +73,9 @@ FUSEDSTEP_INLINE Lanes<T> first_lanes(const Lanes<T>& x, N n) {
 // Calls `function(i, count)` for all of n numbers, kLanes at a time.
 template <class Function>
 FUSEDSTEP_INLINE void by_lanes(int64_t n, Function&& function) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) function(i, kAll);
-  if (i < n) function(i, n - i);
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) function(i, kAll);
+  if (whole < n) function(whole, n - whole);
 }
 
 template <class T>

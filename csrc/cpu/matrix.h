@@ -36,31 +36,38 @@ struct Matrix {
   Place col_place(int64_t j) const { return {tensor, number * cols + j}; }
 };
 
-// Up to kGroup rows in storage type S. Missing rows are zeros.
-template <class T, class S>
+// Up to kGroup rows in storage type S. `Scaled` is false if the scale is 1.
+template <class T, class S, bool Scaled = true>
 struct RowGroup {
   const S* first;
-  int64_t cols;
+  int64_t stride;  // from row to row
   int count;
   T scale;
 
-  RowGroup(const char* first, int64_t cols, int64_t rows, T scale)
+  RowGroup(const char* first, int64_t stride, int64_t rows, T scale)
       : first(reinterpret_cast<const S*>(first)),
-        cols(cols),
+        stride(stride),
         count(int(std::min<int64_t>(kGroup, rows))),
         scale(scale) {}
 
   template <class N>
   FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {
-    if (r >= count) return Lanes<T>(T(0));
-    return widen<T>(first + r * cols + j, n) * Lanes<T>(scale);
+    const Lanes<T> x = widen<T>(first + r * stride + j, n);
+    if constexpr (Scaled) return x * Lanes<T>(scale);
+    return x;
+  }
+  // Part k of the kLanes numbers from column j on.
+  FUSEDSTEP_INLINE typename Lanes<T>::Part part(int r, int64_t j, int k) const {
+    const auto x = Storage<S>::widen_one(first + r * stride + j, k);
+    if constexpr (Scaled) return x * scale;
+    return x;
   }
 };
 
 // Rows of the gradient, from row i on. If S is T, it may be stored in any dtype.
-template <class T, class S>
-FUSEDSTEP_INLINE RowGroup<T, S> gradient_rows(const Matrix<T>& x, int64_t i, int64_t end) {
-  RowGroup<T, S> group(x.g + x.offset(MatrixRow::kG, i, 0), x.cols, end - i, x.grad_scale);
+template <class T, class S, bool Scaled = true>
+FUSEDSTEP_INLINE RowGroup<T, S, Scaled> gradient_rows(const Matrix<T>& x, int64_t i, int64_t end) {
+  RowGroup<T, S, Scaled> group(x.g + x.offset(MatrixRow::kG, i, 0), x.cols, end - i, x.grad_scale);
   if constexpr (std::is_same_v<S, T>)
     group.first = load(x.dtypes[MatrixRow::kG], reinterpret_cast<const char*>(group.first),
                        group.count * x.cols, x.converted);
@@ -85,48 +92,77 @@ inline void fetch_lines(const char* from, int64_t bytes) {
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
   with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
     for (int64_t i = begin; i < end; ++i) {
       double total[1];
-      row_square_sums<T>(x.cols, RowGroup<T, S>(x.p + x.offset(0, i, 0), x.cols, 1, T(1)), total);
+      const RowGroup<T, S, false> row(x.p + x.offset(0, i, 0), x.cols, 1, T(1));
+      row_square_sums<T, kInPairs<S>>(x.cols, 1, row, total);
       sum += total[0];
     }
   });
 }
 
 // The sums of g^2 and of g^2 / row.
-template <class T>
+template <class V>
 struct ColumnSums {
-  Lanes<T> s, h;
+  V s, h;
   FUSEDSTEP_INLINE ColumnSums operator+(const ColumnSums& other) const {
     return {s + other.s, h + other.h};
   }
 };
 
-// Adds the terms of kGroup rows at the n columns from j on.
-template <class T, class S, class N>
-FUSEDSTEP_INLINE void add_columns(const RowGroup<T, S>& group, const T (&inverse)[kGroup], int64_t j,
-                                  N n, T* s, T* h) {
-  const ColumnSums<T> sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
-    const Lanes<T> g = group(r, j, n);
-    return ColumnSums<T>{g * g, g * g * Lanes<T>(inverse[r])};
-  });
-  narrow(s + j, widen<T>(s + j, n) + sums.s, n, Place{});
-  narrow(h + j, widen<T>(h + j, n) + sums.h, n, Place{});
+// Adds the terms of kGroup rows at the kLanes columns from j on. The sums keep the order of S. Goes
+// part by part, because a fold of all lanes needs more registers than AVX2 has.
+template <class T, class Group>
+FUSEDSTEP_INLINE void add_columns(const Group& group, const T (&inverse)[kGroup], int64_t j, T* s,
+                                  T* h) {
+  using Part = typename Lanes<T>::Part;
+#pragma GCC unroll 16
+  for (int k = 0; k < Lanes<T>::kParts; ++k) {
+    const auto sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
+      const Part g = group.part(r, j, k), g2 = g * g;
+      return ColumnSums<Part>{g2, g2 * inverse[r]};
+    });
+    T *const part_s = s + j + k * Lanes<T>::kWidth, *const part_h = h + j + k * Lanes<T>::kWidth;
+    put(part_s, get<Part>(part_s) + sums.s);
+    put(part_h, get<Part>(part_h) + sums.h);
+  }
+}
+
+// The same for fewer rows, or for the last n < kLanes columns, whose sums lie in the order of places.
+// They are copied first, so that there is only this one more loop to compile.
+template <class T, class S, bool Scaled>
+__attribute__((noinline)) void add_edge(const RowGroup<T, S, Scaled>& group, const T (&inverse)[kGroup],
+                                        int64_t j, int64_t n, T* s, T* h) {
+  S block[kGroup][kLanes] = {};
+  T s_sums[kLanes] = {}, h_sums[kLanes] = {};
+  for (int r = 0; r < group.count; ++r) {
+    const S* row = group.first + r * group.stride + j;
+    n < kLanes ? copy_first(block[r], row, n) : void(std::memcpy(block[r], row, sizeof(block[r])));
+  }
+  const RowGroup<T, S, Scaled> copied(reinterpret_cast<const char*>(block), kLanes, kGroup,
+                                      group.scale);
+  add_columns(copied, inverse, 0, s_sums, h_sums);
+  auto add = [&](T* to, const Lanes<T>& sums, auto count)
+                 FUSEDSTEP_LAMBDA { narrow(to, widen<T>(to, count) + sums, count, Place{}); };
+  Lanes<T> own_s = get_lanes(s_sums), own_h = get_lanes(h_sums);
+  if (n == kLanes) return add(s + j, own_s, kAll), add(h + j, own_h, kAll);
+  if constexpr (kInPairs<S>) own_s = from_pairs(own_s), own_h = from_pairs(own_h);
+  add(s + j, own_s, n), add(h + j, own_h, n);
 }
 
 // Read 1 of the rows begin..end of one block: makes `row` and the block's part of the column sums.
 // Returns the smallest `row`.
-template <class T, class S, class Rule>
+template <class T, class S, bool Scaled, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
   std::fill(s, s + x.cols, T(0));
   std::fill(h, h + x.cols, T(0));
   double smallest = INFINITY;
   for (int64_t i = begin; i < end; i += kGroup) {
-    const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
+    const RowGroup<T, S, Scaled> group = gradient_rows<T, S, Scaled>(x, i, end);
     if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
     double total[kGroup];
-    if (x.row_sums == nullptr) row_square_sums<T>(x.cols, group, total);
+    if (x.row_sums == nullptr) row_square_sums<T, kInPairs<S>>(x.cols, group.count, group, total);
     const double* sums = x.row_sums == nullptr ? total : x.row_sums + i;
     const double cols = x.row_sums == nullptr ? double(x.cols) : x.whole_cols;
 
@@ -139,22 +175,41 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
       if (row[r] < smallest) smallest = row[r];
     }
 
-    // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's.
+    // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's. If
+    // kLanes columns are half a line, half of the rows are next. Lines of the same columns may have
+    // the same places in the first-level cache, so prefetch those of columns that were added before:
+    // on an AMD EPYC this takes a third off read 1 of rows of 4,096 (2026-11-26).
+    constexpr int64_t kBehind = 1024 / sizeof(S);
+    constexpr int kFetched = std::min<int>(kGroup, kGroup * kLanes * sizeof(S) / 64);
     const S* next = group.first + kGroup * x.cols;
-    by_lanes(x.cols, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
-      if (!x.at_once)
-        for (int r = 0; r < kGroup; ++r) __builtin_prefetch(next + r * x.cols + j);
-      add_columns(group, inverse, j, n, s, h);
-    });
+    const bool ahead = !x.at_once;
+    const int64_t whole = group.count == kGroup ? x.cols / kLanes * kLanes : 0;
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      if (ahead) {
+        const S* from = next + j / kLanes % (kGroup / kFetched) * kFetched * x.cols + j - kBehind;
+        for (int r = 0; r < kFetched; ++r) __builtin_prefetch(from + r * x.cols);
+      }
+      add_columns(group, inverse, j, s, h);
+    }
+    for (int64_t j = whole; j < x.cols; j += kLanes)
+      add_edge(group, inverse, j, std::min<int64_t>(kLanes, x.cols - j), s, h);
   }
+  if constexpr (kInPairs<S>)
+    for (int64_t j = 0; j + kLanes <= x.cols; j += kLanes) {
+      put_lanes(s + j, from_pairs(get_lanes(s + j)));
+      put_lanes(h + j, from_pairs(get_lanes(h + j)));
+    }
   return smallest;
 }
 
 template <class T, class Rule>
 double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t end, T* s, T* h) {
   return with_gradient_storage(x, [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
-    return read_block<T, S>(rule, x, begin, end, s, h);
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
+    // More kinds of loops would take long to compile.
+    if constexpr (!std::is_same_v<S, Float16>)
+      if (x.grad_scale == T(1)) return read_block<T, S, false>(rule, x, begin, end, s, h);
+    return read_block<T, S, true>(rule, x, begin, end, s, h);
   });
 }
 
@@ -162,11 +217,11 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
 template <class T>
 void sum_rows(const Matrix<T>& x, int64_t begin, int64_t end, double* sums) {
   with_gradient_storage(x, [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
     for (int64_t i = begin; i < end; i += kGroup) {
-      const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
+      const RowGroup<T, S, true> group = gradient_rows<T, S, true>(x, i, end);
       double total[kGroup];
-      row_square_sums<T>(x.cols, group, total);
+      row_square_sums<T, kInPairs<S>>(x.cols, group.count, group, total);
       std::copy(total, total + group.count, sums + i);
     }
   });

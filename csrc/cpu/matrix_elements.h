@@ -10,12 +10,16 @@
 namespace fusedstep {
 namespace {
 
-// Writes the column factors of the whole matrix to `factor`.
-template <class T, class Rule>
+// Writes the column factors of the whole matrix to `factor`. They are put in the order of S, except
+// the last if they are fewer than kLanes.
+template <class S, class T, class Rule>
 void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   const T* col = load(x.dtypes[3], x.col, x.cols, factor);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < x.cols; ++j) factor[j] = rule.col_factor(col[j]);
+  if constexpr (kInPairs<S>)
+    for (int64_t j = 0; j + kLanes <= x.cols; j += kLanes)
+      put_lanes(factor + j, to_pairs(get_lanes(factor + j)));
 }
 
 // Writes the row factors of up to kGroup rows. Returns how many rows there are.
@@ -30,23 +34,30 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
   return count;
 }
 
-// The sum of u^2 over the rows begin..end of one block. The rule runs on kLanes numbers at once.
+// Adds the sum of u^2 over the rows begin..end of one block to `sum`, and returns it. The rule runs on
+// kLanes numbers at once. Makes the column factors in `col_factor`.
 template <class T, class S>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    const T* col_factor) {
+                    T* col_factor, double sum) {
   const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
-  double sum = 0.0;
+  column_factors<S>(rule, x, col_factor);
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
     T row_factor[kGroup];
     row_factors(rule, x, i, end, mean, row_factor);
     auto update = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA {
-      const Lanes<T> factor = Lanes<T>(row_factor[r]) * widen<T>(col_factor + j, n);
-      // The lanes after n must be zeros: zero times an infinite row factor would be nan.
-      return first_lanes(lanes_rule.precondition(group(r, j, n), factor), n);
+      constexpr bool reorder = kInPairs<S> && !std::is_same_v<decltype(n), All>;
+      Lanes<T> factor = widen<T>(col_factor + j, n);
+      if constexpr (reorder) factor = to_pairs(factor);
+      const Lanes<T> u = lanes_rule.precondition(group(r, j, n), Lanes<T>(row_factor[r]) * factor);
+      // Zeros come after n numbers: zero times an infinite row factor would be nan.
+      if constexpr (reorder)
+        return to_pairs(first_lanes(from_pairs(u), n));
+      else
+        return first_lanes(u, n);
     };
     double total[kGroup];
-    row_square_sums<T>(x.cols, update, total);
+    row_square_sums<T, kInPairs<S>>(x.cols, group.count, update, total);
     for (int r = 0; r < group.count; ++r) sum += total[r];
   }
   return sum;
@@ -54,22 +65,25 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 
 template <class T>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                    const T* col_factor) {
+                    T* col_factor, double sum = 0.0) {
   return with_gradient_storage(x, [&](auto* storage) {
-    using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
-    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor);
+    using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
+    return block_sum_u2<T, S>(rule, x, begin, end, mean, col_factor, sum);
   });
 }
 
-// Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares`. Prefetches the
-// next tensor's gradient if `next_gradient` is given. If G is T, the gradient may have any dtype.
-template <class T, bool Momentum, class P, class G>
+// Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares` if `Squares`.
+// Prefetches the next tensor's gradient if `next_gradient` is given. If G or M is T, the gradient or
+// the momentum may have any dtype. Column factors are in the order of P, except the last if they are
+// fewer than kLanes.
+template <class T, bool Momentum, bool Squares, class P, class G, class M>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T decay, double& squares,
+                 const T* col_factor, T step_size, T decay, double* squares,
                  const char* next_gradient) {
   const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
   const Lanes<T> scale(x.grad_scale), step_lanes(step_size), decay_lanes(decay);
-  T m_buffer[Momentum ? kTile : 1], g_buffer[std::is_same_v<G, T> ? kTile : 1], row_factor[kGroup];
+  T g_buffer[std::is_same_v<G, T> ? kTile : 1], row_factor[kGroup];
+  [[maybe_unused]] T m_buffer[std::is_same_v<M, T> ? kTile : 1];
   for (int64_t i = begin; i < end; ++i) {
     if ((i - begin) % kGroup == 0) {
       const int count = row_factors(rule, x, i, end, mean, row_factor);
@@ -85,39 +99,57 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       const G* g = reinterpret_cast<const G*>(g_at);
       if constexpr (std::is_same_v<G, T>) g = load(x.dtypes[MatrixRow::kG], g_at, width, g_buffer);
       [[maybe_unused]] char* m_at = x.m + x.offset(MatrixRow::kMomentum, i, tile);
-      [[maybe_unused]] T* m = nullptr;
-      if constexpr (Momentum) m = load(x.dtypes[MatrixRow::kMomentum], m_at, width, m_buffer);
-      Lanes<T> sum(T(0));
+      [[maybe_unused]] M* m = reinterpret_cast<M*>(m_at);
+      if constexpr (Momentum && std::is_same_v<M, T>)
+        m = load(x.dtypes[MatrixRow::kMomentum], m_at, width, m_buffer);
+      [[maybe_unused]] Lanes<T> sum(T(0));
       by_lanes(width, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
-        Lanes<T> now = widen<T>(p + j, n);
-        sum += now * now;
-        const Lanes<T> factor = r * widen<T>(col_factor + tile + j, n);
-        const Lanes<T> u = lanes_rule.precondition(widen<T>(g + j, n) * scale, factor);
+        constexpr bool reorder = kInPairs<P> && !std::is_same_v<decltype(n), All>;
+        if constexpr (Momentum) fetch_ahead<2048>(m + j);
+        fetch_ahead<2048>(p + j, g + j);  // a tenth of read 2 in memory (AMD EPYC, 2026-11-26)
+        const Place place = x.place(i, tile + j);
+        Lanes<T> now = widen<T>(p + j, n), factor = widen<T>(col_factor + tile + j, n);
+        if constexpr (Squares) sum += now * now;
+        if constexpr (reorder) factor = to_pairs(factor);
+        const Lanes<T> u = lanes_rule.precondition(widen<T>(g + j, n) * scale, r * factor);
         if constexpr (Momentum) {
           Lanes<T> momentum = widen<T>(m + j, n);
           lanes_rule.update(now, momentum, u, step_lanes, decay_lanes);
-          narrow(m + j, momentum, n, Place{});
+          narrow(m + j, momentum, n, place);
         } else {
           lanes_rule.update(now, u, step_lanes, decay_lanes);
         }
-        narrow(p + j, now, n, x.place(i, tile + j));
+        narrow(p + j, now, n, place);
       });
-      if constexpr (Momentum) store(x.dtypes[MatrixRow::kMomentum], m_at, width, m, x.place(i, tile));
-      row_squares += double(fold_lanes(sum));
+      if constexpr (Momentum && std::is_same_v<M, T>)
+        store(x.dtypes[MatrixRow::kMomentum], m_at, width, m, x.place(i, tile));
+      if constexpr (Squares) row_squares += double(fold_lanes<T, kInPairs<P>>(sum));
     }
-    squares += row_squares;
+    if constexpr (Squares) *squares += row_squares;
   }
 }
 
+// The same for the dtypes of a matrix. Makes the column factors in `factor`. `squares` may be null.
 template <class T, bool Momentum>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 const T* col_factor, T step_size, T decay, double& squares,
-                 const char* next_gradient) {
+                 T* factor, T step_size, T decay, double* squares, const char* next_gradient) {
   with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* type) {
-    using P = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
-    const bool alike = x.dtypes[MatrixRow::kG] == x.dtypes[MatrixRow::kP];
-    auto update = alike ? update_rows<T, Momentum, P, P> : update_rows<T, Momentum, P, T>;
-    update(rule, x, begin, end, mean, col_factor, step_size, decay, squares, next_gradient);
+    using Stored = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+    using P = AnyOrder<Stored>;
+    double unwanted = 0.0, *wanted = squares != nullptr ? squares : &unwanted;
+    bool alike = x.dtypes[MatrixRow::kG] == x.dtypes[MatrixRow::kP];
+    if (Momentum) alike &= x.dtypes[MatrixRow::kMomentum] == x.dtypes[MatrixRow::kP];
+    auto update = update_rows<T, Momentum, true, Stored, T, T>;
+    if (!alike) {
+      column_factors<Stored>(rule, x, factor);
+    } else {
+      column_factors<P>(rule, x, factor);
+      update = update_rows<T, Momentum, true, P, P, P>;
+      // More kinds of loops would take long to compile.
+      if constexpr (!Momentum && !std::is_same_v<P, Float16>)
+        if (squares == nullptr) update = update_rows<T, Momentum, false, P, P, P>;
+    }
+    update(rule, x, begin, end, mean, factor, step_size, decay, wanted, next_gradient);
   });
 }
 

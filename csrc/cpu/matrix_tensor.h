@@ -1,4 +1,5 @@
-// The walker of factored rules on matrices: small ones in runs, large ones by blocks of rows.
+// The walker of factored rules on matrices: small ones in runs, large ones by
+// blocks of rows.
 #pragma once
 
 #include "factored.h"
@@ -14,7 +15,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
   MatrixCut cut;
   Sums sums;
-  T *partial, *factor;  // this thread's sums of a small matrix, and column factors
+  T *partial,
+      *factor;  // this thread's sums of a small matrix, and column factors
 
   MatrixTensor(const LaunchArgs& launch, int64_t t, char* thread_scratch)
       : Base(launch, t, kSlots),
@@ -31,8 +33,8 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
       return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
     };
     const int64_t area = cut.rows * cut.cols;
-    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows),  at(3, cut.cols),  nullptr,
-                at(1, area),   cut.rows,    cut.cols,         this->grad_scale, cut.at_once(),
+    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows),   at(3, cut.cols),  nullptr,
+                at(1, area),   cut.rows,    cut.cols,          this->grad_scale, cut.at_once(),
                 this->number,  b,           factor + cut.cols, nullptr,          0.0};
     if (Momentum) x.m = at(MatrixRow::kMomentum, area);
     return x;
@@ -64,7 +66,6 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
 
   double exact_sum_u2(const Matrix<T>& x, T mean) const {
-    column_factors(rule, x, factor);
     double u2 = 0.0;
     for (int64_t b = 0; b < cut.blocks; ++b) {
       const int64_t end = std::min<int64_t>((b + 1) * kBlock, cut.rows);
@@ -88,13 +89,11 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   template <class MeanOf>
   void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
                        MeanOf mean_of) const {
-    double unwanted = 0.0;
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {
       const Matrix<T> x = matrix(b);
-      column_factors(rule, x, factor);
       update_rows<T, Momentum>(rule, x, 0, cut.rows, mean_of(x, b), factor, T(step[0]), T(step[1]),
-                               this->sums_late() ? p : unwanted, next_gradient);
+                               this->sums_late() ? &p : nullptr, next_gradient);
     }
   }
 
@@ -146,7 +145,6 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     const Block at = block_at(block);
     if (!(tensor_rule_cap() < INFINITY) || !capped(at.matrix)) return;
     const Matrix<T> x = matrix(at.matrix);
-    column_factors(rule, x, factor);
     sums.u[block] = block_sum_u2(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor);
   }
   double tensor_rule_cap() const { return this->tensor_rule.cap; }
@@ -168,11 +166,9 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
     if (!cut.blocked) return update_piece(piece, sums.step, sums.p[piece]);
     const Block at = block_at(piece);
     const Matrix<T> x = matrix(at.matrix);
-    double unwanted = 0.0;
-    double& squares = this->sums_late() ? sums.p[piece] : unwanted;
-    column_factors(rule, x, factor);
     update_rows<T, Momentum>(rule, x, at.begin, at.end, T(sums.mean[at.matrix]), factor,
-                             T(sums.step[0]), T(sums.step[1]), squares, nullptr);
+                             T(sums.step[0]), T(sums.step[1]),
+                             this->sums_late() ? &sums.p[piece] : nullptr, nullptr);
   }
 };
 

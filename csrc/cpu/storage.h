@@ -2,7 +2,7 @@
 // run in registers.
 #pragma once
 
-#include "lanes.h"
+#include "rounding.h"
 
 namespace fusedstep {
 namespace {
@@ -17,11 +17,17 @@ struct Float16 {
   uint16_t bits;
 };
 // Bfloat16 for loops that may take numbers in any order. Two registers hold the even and the odd ones
-// of their numbers, so none has to move across a register. With one register of kLanes this gains
-// nothing.
+// of their numbers, so none has to move across a register.
 struct Bfloat16Pairs {
   uint16_t bits;
 };
+template <class S>
+constexpr bool kInPairs = std::is_same_v<S, Bfloat16Pairs>;
+
+// S for such loops. With one register of kLanes, pairs gain nothing.
+template <class S>
+using AnyOrder =
+    std::conditional_t<std::is_same_v<S, Bfloat16> && (Lanes<float>::kParts > 1), Bfloat16Pairs, S>;
 
 template <int code>
 using StorageOf =
@@ -65,23 +71,6 @@ FUSEDSTEP_INLINE auto with_parameter_storage(Dtype dtype, Function&& function) {
   }
 }
 
-// Where the numbers of a store lie: a tensor of the launch, the index of the first one in it, and how
-// far apart they are.
-struct Place {
-  int64_t tensor, index, stride = 1;
-  FUSEDSTEP_INLINE Place plus(int64_t i) const { return {tensor, index + i, stride}; }
-};
-
-// How numbers are rounded that are stored with fewer bits: to the nearest, ties to even. A rounding
-// that depends on the place of a number is another such type.
-struct NearestEven {
-  // What is added to the bits of a float32 before its low half is cut off.
-  template <class Bits>
-  FUSEDSTEP_INLINE static Bits addend(Bits bits, const Place&) {
-    return ((bits >> 16) & 1) + 0x7fff;
-  }
-};
-
 #if defined(__AVX512F__)
 // GCC 12 warns of what the forms without a mask leave undefined.
 constexpr __mmask16 kAllLanes = 0xffff;
@@ -90,6 +79,9 @@ constexpr __mmask16 kAllLanes = 0xffff;
 // All conversions of one storage type. A part is one register of the compute type.
 template <class S>
 struct Storage {
+  FUSEDSTEP_INLINE static typename Lanes<S>::Part widen_one(const S* from, int k) {
+    return get<typename Lanes<S>::Part>(from + k * Lanes<S>::kWidth);
+  }
   template <class T>
   FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
     return cast_lanes<T>(get_lanes(from));
@@ -107,12 +99,14 @@ struct ShortStorage {
   static constexpr int kWidth = Floats::kWidth;
   using Words = Vector<uint16_t, kWidth>;
 
+  FUSEDSTEP_INLINE static Floats::Part widen_one(const S* from, int k) {
+    return Storage<S>::widen_part(get<Words>(from + k * kWidth));
+  }
   template <class T>
   FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
     Floats x;
 #pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k)
-      x.part[k] = Storage<S>::widen_part(get<Words>(from + k * kWidth));
+    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
     return cast_lanes<T>(x);
   }
   template <class Rounding, class T>
@@ -126,15 +120,6 @@ struct ShortStorage {
   }
 };
 
-// The bits of numbers as bfloat16 are the high halves of the result. Every nan becomes the same quiet
-// nan.
-template <class Rounding>
-FUSEDSTEP_INLINE auto bfloat16_bits(Lanes<float>::Part x, const Place& place) {
-  using Bits = Lanes<uint32_t>::Part;
-  const Bits bits = Bits(x);
-  return x != x ? Bits{} + 0x7fc00000 : bits + Rounding::addend(bits, place);
-}
-
 template <>
 struct Storage<Bfloat16> : ShortStorage<Bfloat16> {
   using Bits = Lanes<uint32_t>::Part;
@@ -144,6 +129,20 @@ struct Storage<Bfloat16> : ShortStorage<Bfloat16> {
   FUSEDSTEP_INLINE static Words narrow_part(Floats::Part x, const Place& place) {
     return low_halves(bfloat16_bits<Rounding>(x, place) >> 16);
   }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Two registers are rounded as pairs, and then set apart.
+  template <class Rounding, class T>
+  FUSEDSTEP_INLINE static void narrow(Bfloat16* to, const Lanes<T>& numbers, const Place& place) {
+    const Floats x = cast_lanes<float>(numbers);
+    const __m256i pairs =
+        __m256i(bfloat16_pairs<Rounding>(x.part[0], x.part[1], place, place.plus(kWidth)));
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i apart = _mm256_shuffle_epi8(pairs, order);
+    put(to, _mm256_permute4x64_epi64(apart, 0xd8));
+  }
+#endif
 
   // One or two instructions. The compiler's own conversions take more.
   FUSEDSTEP_INLINE static Bits wide_bits(Words x) {
@@ -174,14 +173,15 @@ struct Storage<Bfloat16Pairs> {
   using Bits = Lanes<uint32_t>::Part;
   static constexpr int kPair = 2 * Floats::kWidth;
 
+  FUSEDSTEP_INLINE static Floats::Part widen_one(const Bfloat16Pairs* from, int k) {
+    const Bits pairs = get<Bits>(from + k / 2 * kPair);
+    return Floats::Part(k % 2 == 0 ? pairs << 16 : pairs & 0xffff0000);
+  }
   template <class T>
   FUSEDSTEP_INLINE static Floats widen(const Bfloat16Pairs* from) {
     Floats x;
-#pragma GCC unroll 8
-    for (int k = 0; k < Floats::kParts; k += 2) {
-      const Bits pairs = get<Bits>(from + k / 2 * kPair);
-      x.part[k] = Floats::Part(pairs << 16), x.part[k + 1] = Floats::Part(pairs & 0xffff0000);
-    }
+#pragma GCC unroll 16
+    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
     return x;
   }
   template <class Rounding>
@@ -189,9 +189,9 @@ struct Storage<Bfloat16Pairs> {
 #pragma GCC unroll 8
     for (int k = 0; k < Floats::kParts; k += 2) {
       const int64_t first = place.index + k / 2 * kPair;
-      const Bits even = bfloat16_bits<Rounding>(x.part[k], {place.tensor, first, 2});
-      const Bits odd = bfloat16_bits<Rounding>(x.part[k + 1], {place.tensor, first + 1, 2});
-      put(to + k / 2 * kPair, (even >> 16) | (odd & 0xffff0000));
+      put(to + k / 2 * kPair,
+          bfloat16_pairs<Rounding>(x.part[k], x.part[k + 1], {place.tensor, first, 2},
+                                   {place.tensor, first + 1, 2}));
     }
   }
 };

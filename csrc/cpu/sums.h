@@ -21,14 +21,14 @@ FUSEDSTEP_INLINE auto fold_group(At&& at) {
 // streams than the hardware prefetches. 2 beats 1, 4 and 8 (AMD EPYC, 2026-11-21).
 constexpr int kAbreast = 2;
 
-// The sum of squares of each of `Rows` rows of m columns, kAbreast at a time. `numbers(r, j, n)`
-// returns n numbers of row r from column j on.
-template <class T, int Rows, class Numbers>
-FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&total)[Rows]) {
+// The sum of squares of each of `rows` <= Rows rows of m columns, kAbreast at a time. `numbers(r, j,
+// n)` returns n numbers of row r from column j on, in any order if `pairs`.
+template <class T, bool pairs = false, int Rows, class Numbers>
+FUSEDSTEP_INLINE void row_square_sums(int64_t m, int rows, Numbers&& numbers, double (&total)[Rows]) {
   constexpr int kRows = Rows < kAbreast ? Rows : kAbreast;
   static_assert(Rows % kRows == 0);
 #pragma GCC unroll 1
-  for (int first = 0; first < Rows; first += kRows) {
+  for (int first = 0; first < rows; first += kRows) {
     for (int r = 0; r < kRows; ++r) total[first + r] = 0.0;
     for (int64_t tile = 0; tile < m; tile += kTile) {
       Lanes<T> sum[kRows];
@@ -36,11 +36,12 @@ FUSEDSTEP_INLINE void row_square_sums(int64_t m, Numbers&& numbers, double (&tot
       by_lanes(std::min<int64_t>(kTile, m - tile), [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          const Lanes<T> x = numbers(first + r, tile + j, n);
+          // Without a second row, the last one is summed twice.
+          const Lanes<T> x = numbers(std::min(first + r, rows - 1), tile + j, n);
           sum[r] += x * x;
         }
       });
-      for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes(sum[r]));
+      for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes<T, pairs>(sum[r]));
     }
   }
 }

@@ -32,7 +32,7 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     return with_parameter_storage<T>(launch.dtypes[0], [&](auto* storage) {
       using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
       double total[1];
-      row_square_sums<T>(end - begin, RowGroup<T, S>(at(0, begin), 0, 1, T(1)), total);
+      row_square_sums<T>(end - begin, 1, RowGroup<T, S, false>(at(0, begin), 0, 1, T(1)), total);
       return total[0];
     });
   }

@@ -44,6 +44,34 @@ bool is_of_tensor(int64_t kind) {
   return kind == kStepSize || kind == kStoreRms || kind == kPackTensor || kind == kTotalU2;
 }
 
+int64_t elements_of(const MatrixCut& cut) { return cut.batch * cut.rows * cut.cols; }
+
+using Stages = std::vector<std::vector<int64_t>>;  // kinds, a round for each
+
+// The entries of a kind that a tensor has, and the elements that they work on together.
+struct Entries {
+  int64_t count, elements;
+};
+
+template <class EntriesOf>
+void add_stages(WorkList& work, const Stages& stages, int64_t tensors, EntriesOf entries_of) {
+  for (const auto& kinds : stages) {
+    for (int64_t kind : kinds) {
+      int64_t taken = 0;  // elements of this run
+      for (int64_t t = 0; t < tensors; ++t) {
+        const Entries own = entries_of(kind, t);
+        for (int64_t index = 0; index < own.count; ++index) {
+          work.add(kind, t, index);
+          taken += is_of_tensor(kind) ? 1 : own.elements / own.count + 1;
+          if (taken >= kRun) work.end_run(), taken = 0;
+        }
+      }
+      work.end_round();
+    }
+    work.end_stage();
+  }
+}
+
 }  // namespace
 
 WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors) {
@@ -114,10 +142,10 @@ WorkList factored_work(const LaunchArgs& launch, int64_t tensors) {
 }
 
 WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
-  std::vector<std::vector<int64_t>> stages = {{},
-                                              {kStatistics, kPackColumns, kPackTensor},
-                                              {kColumns, kSumU2, kTotalU2},
-                                              {kStepSize, kUpdate, kStoreRms}};
+  Stages stages = {{},
+                   {kStatistics, kPackColumns, kPackTensor},
+                   {kColumns, kSumU2, kTotalU2},
+                   {kStepSize, kUpdate, kStoreRms}};
   if (launch.exchange.split_columns != 0) {
     stages[0] = {kSumRows, kPackTensor};
     stages[1] = {kStatistics, kPackColumns};
@@ -134,24 +162,38 @@ WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors) {
     const int64_t h = cuts[t].batch * cuts[t].cols * item;  // small_h of ExchangedMatrix
     work.scratch_bytes += (h + 63) / 64 * 64;
   }
-  for (const auto& kinds : stages) {
-    for (int64_t kind : kinds) {
-      int64_t taken = 0;  // elements of this run
-      for (int64_t t = 0; t < tensors; ++t) {
-        const MatrixCut& cut = cuts[t];
-        const bool whole_pieces = kind == kColumns && !cut.blocked && !launch.vectors;
-        const int64_t n = whole_pieces ? cut.pieces : entries_of(kind, cut);
-        const int64_t elements = cut.batch * cut.rows * cut.cols;
-        for (int64_t index = 0; index < n; ++index) {
-          work.add(kind, t, index);
-          taken += is_of_tensor(kind) ? 1 : elements / n + 1;
-          if (taken >= kRun) work.end_run(), taken = 0;
-        }
-      }
-      work.end_round();
-    }
-    work.end_stage();
+  add_stages(work, stages, tensors, [&](int64_t kind, int64_t t) {
+    const MatrixCut& cut = cuts[t];
+    const bool whole_pieces = kind == kColumns && !cut.blocked && !launch.vectors;
+    return Entries{whole_pieces ? cut.pieces : entries_of(kind, cut), elements_of(cut)};
+  });
+  return work;
+}
+
+WorkList flat_work(const LaunchArgs& launch, int64_t tensors) {
+  const Stages stages = {{},
+                         {kStatistics, kPackColumns, kPackTensor},
+                         {kRowMoments, kColumns, kSumU2, kTotalU2},
+                         {kStepSize, kUpdate, kStoreRms}};
+  WorkList work;
+  const int64_t item = launch.in_float64 ? 8 : 4;
+  std::vector<MatrixCut> cuts;  // of the whole tensors
+  std::vector<FlatRun> runs;
+  for (int64_t t = 0; t < tensors; ++t) {
+    cuts.push_back(cut_of(launch, t));
+    runs.emplace_back(cuts[t], launch.exchange.of_tensors[t]);
+    work.thread_bytes = std::max(work.thread_bytes, thread_bytes_of(launch, cuts[t], item));
+    work.scratch_of.push_back(work.scratch_bytes);
+    work.scratch_bytes += Sums(nullptr, runs[t].touched, item).bytes;
   }
+  add_stages(work, stages, tensors, [&](int64_t kind, int64_t t) {
+    const MatrixCut& cut = cuts[t];
+    if (kind == kStatistics || kind == kSumU2 || kind == kUpdate)
+      return Entries{runs[t].touched.pieces, runs[t].end - runs[t].start};
+    if (kind == kRowMoments) return Entries{cut.pieces, cut.batch * cut.rows};
+    const bool whole_pieces = kind == kColumns && !cut.blocked;
+    return Entries{whole_pieces ? cut.pieces : entries_of(kind, cut), cut.batch * cut.cols};
+  });
   return work;
 }
 

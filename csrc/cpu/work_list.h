@@ -72,6 +72,26 @@ struct Sums {
   }
 };
 
+// The pieces of a tensor that a run of its elements touches.
+struct FlatRun {
+  int64_t start, end;  // elements of the whole tensor
+  int64_t first_piece;
+  MatrixCut touched;  // the whole tensor's, but for the number of pieces
+
+  FlatRun(const MatrixCut& cut, const OfTensor& whole)
+      : start(int64_t(whole.start)),
+        end(start + int64_t(whole.count)),
+        first_piece(piece_of(cut, start)),
+        touched(cut) {
+    touched.pieces = piece_of(cut, end - 1) + 1 - first_piece;
+  }
+
+  static int64_t piece_of(const MatrixCut& cut, int64_t element) {
+    const int64_t row = element / cut.cols, matrix = row / cut.rows;
+    return cut.blocked ? matrix * cut.blocks + row % cut.rows / kBlock : matrix / cut.per_piece;
+  }
+};
+
 }  // namespace
 
 struct WorkList {
@@ -94,5 +114,6 @@ struct WorkList {
 WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors);
 WorkList factored_work(const LaunchArgs& launch, int64_t tensors);
 WorkList exchanged_work(const LaunchArgs& launch, int64_t tensors);
+WorkList flat_work(const LaunchArgs& launch, int64_t tensors);
 
 }  // namespace fusedstep

@@ -85,18 +85,19 @@ __device__ __forceinline__ void sums_down_columns(const Arrangement<Columns, N, 
   }
 }
 
-// Adds up the units' sums of a run of columns. One thread calls `take` with a column and both sums.
-// All threads call `meanwhile` while they wait.
+// Adds up the units' sums of a run of columns, over blocks of rows. One thread calls `take` with a
+// column and both sums. All threads call `meanwhile` while they wait.
 template <class T, class Meanwhile, class Take>
 __device__ __forceinline__ void sums_of_units(const FactoredTensor<T>& tensor, int64_t matrix,
-                                              int64_t tile, Meanwhile meanwhile, Take take) {
+                                              int64_t tile, int64_t row_blocks, Meanwhile meanwhile,
+                                              Take take) {
   constexpr int kAtOnce = 4;  // units whose sums a thread loads before it adds the first
   const Cut& cut = tensor.cut;
   const int64_t cols = tensor.cols();
-  const int width = int(cut.tile_cols), groups = kThreads / width, blocks = int(cut.row_blocks);
+  const int width = int(cut.tile_cols), groups = kThreads / width, blocks = int(row_blocks);
   const int column = thread() % width, group = thread() / width;
   const int64_t col = tile * width + column;
-  const T* from = tensor.partials() + matrix * blocks * 2 * cols + col;
+  const T* from = tensor.partials() + matrix * cut.row_blocks * 2 * cols + col;
   double s = 0.0, h = 0.0;
   if (col < cols) {
 #pragma unroll 1
@@ -136,7 +137,7 @@ __device__ __forceinline__ void columns(const FactoredTensor<T>& tensor, int uni
   const int64_t matrix = unit / tensor.cut.tiles, tile = unit % tensor.cut.tiles;
   Columns<T> own(tensor, matrix, T(0));
   sums_of_units(
-      tensor, matrix, tile, [&] { own.mean = tensor.mean_of_rows(matrix); },
+      tensor, matrix, tile, tensor.cut.row_blocks, [&] { own.mean = tensor.mean_of_rows(matrix); },
       [&](int64_t col, double s, double h) { own.finish(col, T(s / double(tensor.rows())), T(h)); });
   own.store(tile);
 }

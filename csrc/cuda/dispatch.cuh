@@ -2,7 +2,6 @@
 #pragma once
 
 #include "exchange.cuh"
-#include "rows.cuh"
 #include "statistics.cuh"
 #include "tiny.cuh"
 #include "update.cuh"
@@ -36,9 +35,11 @@ __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index,
   if constexpr (kUnit == Unit::kTinyUpdate) tiny_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kVectorUpdate) vector_update<M>(tensor, unit);
   if constexpr (kUnit == Unit::kStoreRms) store_rms(tensor);
+  if constexpr (kUnit == Unit::kPackRows) pack_rows(tensor, unit);
+  if constexpr (kUnit == Unit::kRowsExchanged) rows_exchanged(tensor, index, unit);
   if constexpr (kUnit == Unit::kPackColumns) pack_columns(tensor, unit);
   if constexpr (kUnit == Unit::kPackSquares) pack_squares(tensor);
-  if constexpr (kUnit == Unit::kColumnsExchanged) columns_exchanged(tensor, unit);
+  if constexpr (kUnit == Unit::kColumnsExchanged) columns_exchanged(tensor, index, unit);
   if constexpr (kUnit == Unit::kTotalU2) total_u2(tensor, index);
   if constexpr (kUnit == Unit::kFinishExchanged) finish_exchanged(tensor, index);
 }

@@ -99,6 +99,10 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
       return of_any_with<Unit::kVectorUpdate, InDouble>(momentum);
     case Unit::kStoreRms:
       return of_any<Unit::kStoreRms, InDouble>();
+    case Unit::kPackRows:
+      return of_any<Unit::kPackRows, InDouble>();
+    case Unit::kRowsExchanged:
+      return of_any<Unit::kRowsExchanged, InDouble>();
     case Unit::kPackColumns:
       return of_any<Unit::kPackColumns, InDouble>();
     case Unit::kPackSquares:

@@ -54,6 +54,10 @@ struct FactoredTensor {
   __device__ __forceinline__ bool scaled() const { return rule().scaled > T(0); }
   // Whether the second read sums p^2: rms(p) is wanted and the step does not need it.
   __device__ __forceinline__ bool sums_late() const { return sizes[MatrixRow::kRms] != 0 && !scaled(); }
+  // Whether the first read sums p^2. Processes add it up before the second one.
+  __device__ __forceinline__ bool sums_early() const {
+    return scaled() || (args.exchange != nullptr && sizes[MatrixRow::kRms] != 0);
+  }
 
   // Updates a second moment and returns its stored value.
   __device__ __forceinline__ T update_moment(const Slot<kAny>& slot, int64_t i, T mean_square) const {
@@ -87,25 +91,20 @@ struct FactoredTensor {
 };
 
 // Step size and decay of a tensor, from sum u^2 and, if the step depends on it, sum p^2.
-template <class T, class SumOfP2>
-__device__ __forceinline__ void finish(const FactoredTensor<T>& tensor, double sum_of_u2,
-                                       SumOfP2 sum_of_p2) {
+template <class T>
+__device__ __forceinline__ void finish(const FactoredTensor<T>& tensor) {
+  const double sum_of_u2 = tensor.sum_of_u2();
   const auto rule = rule_of<Adafactor<double>, double>(tensor.scalars);
   const double elements = double(tensor.elements());
   double rms_p = 0.0;
   if (tensor.scaled()) {
-    rms_p = rule.rms(sum_of_p2(), elements);
+    rms_p = rule.rms(tensor.sum_of_p2(), elements);
     tensor.store_rms(rms_p);
   }
   if (thread() == 0) {
     double* step = tensor.sums(tensor.cut.step_at);
     rule.finish(rms_p, rule.rms(sum_of_u2, elements), step[0], step[1]);
   }
-}
-
-template <class T>
-__device__ __forceinline__ void finish(const FactoredTensor<T>& tensor) {
-  finish(tensor, tensor.sum_of_u2(), [&] { return tensor.sum_of_p2(); });
 }
 
 // Stores rms(p) if the step did not need it.

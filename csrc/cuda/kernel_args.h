@@ -30,8 +30,9 @@ struct KernelArgs {
   int32_t fields, row_length;
   int32_t vectors;  // 1: tensors are vectors, 0: matrices
   int32_t dtypes[kMaxSlots];
-  double* exchange;  // sums that the host may add up over processes, see exchange.cuh
-  double* sum_u2;    // the same, one per tensor
+  // Only if processes add up sums between the stages of a step, see exchange.cuh.
+  double* exchange;
+  OfTensor* of_tensors;
   double values[kValues];
 };
 static_assert(sizeof(KernelArgs) <= 4096, "what a kernel takes with every driver and device");

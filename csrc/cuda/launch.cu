@@ -146,9 +146,9 @@ void Bucket::set_scratch(int64_t cuts, int64_t partials, int64_t sums) {
   args_.sums = reinterpret_cast<double*>(sums);
 }
 
-void Bucket::set_exchange(int64_t sums, int64_t sum_u2) {
+void Bucket::set_exchange(int64_t sums, int64_t of_tensors) {
   args_.exchange = reinterpret_cast<double*>(sums);
-  args_.sum_u2 = reinterpret_cast<double*>(sum_u2);
+  args_.of_tensors = reinterpret_cast<OfTensor*>(of_tensors);
 }
 
 void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {

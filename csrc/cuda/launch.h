@@ -32,8 +32,8 @@ class Bucket {
          int device);
 
   void set_scratch(int64_t cuts, int64_t partials, int64_t sums);
-  // The buffers of an exchanged bucket: its sums are exchanged between the stages of a step.
-  void set_exchange(int64_t sums, int64_t sum_u2);
+  // The buffers that processes add up between the stages of a step.
+  void set_exchange(int64_t sums, int64_t of_tensors);
   // Appends a launch of one kind of work with `count` entries. Kernels load 16 bytes of parameter,
   // gradient and momentum at once if the matrices are `aligned`.
   void add(int unit, int width, bool aligned, int64_t entries, int64_t count);

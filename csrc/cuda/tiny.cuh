@@ -85,7 +85,7 @@ __device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int u
   double u_sum = 0.0, p_sum = 0.0;
   if (own.exists) {
     u_sum = own.update_moments();
-    if (tensor.scaled()) {
+    if (tensor.sums_early()) {
       const auto p = tensor.template slot<kAny>(0).from(own.matrix * own.rows * own.cols);
       T sum = T(0);
       for (int i = 0; i < own.rows * own.cols; ++i) {

@@ -154,11 +154,11 @@ __device__ __forceinline__ void sum_u2(const FactoredTensor<T>& tensor, int unit
   if (thread() == 0) tensor.sums(cut.late_at)[unit] = sum;
 }
 
-// The sum of p^2, if the step depends on it.
+// The sum of p^2, if it is wanted now.
 template <int P, class T>
 __device__ __forceinline__ void squares(const FactoredTensor<T>& tensor, int unit) {
   constexpr int N = P == kAny ? 1 : kVectorOf<P, T>;
-  if (!tensor.scaled()) return;
+  if (!tensor.sums_early()) return;
   const Band band(tensor, unit, tensor.cut.update_blocks, tensor.cut.update_rows);
   const int64_t cols = tensor.cols();
   const Slot<P> p = tensor.template slot<P>(0).from(band.place(tensor));

@@ -19,14 +19,14 @@ __device__ __forceinline__ void vector_read(const FactoredTensor<T>& tensor, int
   const Slot<kAny> p = tensor.template slot<kAny>(0), g = tensor.template slot<kAny>(1);
   const Slot<kAny> v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
-  const bool scaled = tensor.scaled();
+  const bool sums_p = tensor.sums_early();
   T u_squares = T(0), p_squares = T(0);
   over_piece(tensor, unit, [&](int64_t i) {
     const T own_g = g.template load_one<T>(i) * scale;
     const T moment = tensor.update_moment(v, i, own_g * own_g);
     const T u = tensor.rule().precondition(own_g, tensor.rule().col_factor(moment));
     u_squares += u * u;
-    if (scaled) {
+    if (sums_p) {
       const T own_p = p.template load_one<T>(i);
       p_squares += own_p * own_p;
     }

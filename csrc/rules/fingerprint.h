@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "7cb4add3e5ff952b";
+constexpr char kFingerprint[] = "c81980a79d7bb59d";
 
 }  // namespace fusedstep

@@ -28,6 +28,7 @@ constexpr int kPackColumns = 7;
 constexpr int kPackTensor = 8;
 constexpr int kTotalU2 = 9;
 constexpr int kSumRows = 10;
+constexpr int kRowMoments = 11;
 constexpr int kItemBytes[] = {4, 2, 2, 8};  // by the code of a dtype
 
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. A rule's own

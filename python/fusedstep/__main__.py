@@ -29,7 +29,21 @@ def info() -> str:
             lines.append(f"{device} tensors: auto takes {running.name}")
         except ValueError as error:  # an environment variable is wrong
             lines.append(f"{device} tensors: {error}")
+    lines.append(f"sharded parameters (DTensors): {_sharded()}")
     return "\n".join(lines)
+
+
+def _sharded() -> str:
+    """How processes of this torch can add up the sums of Adafactor."""
+    if not torch.distributed.is_available():
+        return "absent: this torch was built without torch.distributed"
+    found = []
+    for name in ("gloo", "nccl", "xccl", "mpi"):  # older versions of torch do not know all of them
+        is_available = getattr(torch.distributed, f"is_{name}_available", None)
+        if is_available is not None and is_available():
+            found.append(name)
+    by = ", ".join(found) or "no library of this torch"
+    return f"every optimizer takes them; Adafactor adds up its sums over processes by {by}"
 
 
 # Arguments that the command sets itself, so they cannot be given as settings.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .plan import devices, shards
+from .plan import devices, flat, shards
 from .plan.layouts import FLOATS, Layout, Layouts
 from .shared_memory import Memory, find_shared, overlaps_itself
 
@@ -53,6 +53,9 @@ def described(param: Tensor, name: str | None) -> str:
     """How errors describe a parameter: `'fc.weight', shape (2, 3), torch.float32, on cpu`."""
     named = "" if name is None else f"'{name}', "
     shape = "nested" if param.is_nested else f"shape {tuple(param.shape)}"
+    piece = flat.piece_of(param)
+    if piece is not None:
+        shape += f" of the whole {tuple(piece.shape)}"
     return f"{named}{shape}, {param.dtype}, on {param.device}"
 
 

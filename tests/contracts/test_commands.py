@@ -40,6 +40,7 @@ def test_info_names_every_backend():
     assert fusedstep.__version__ in said
     for name in ("cpu", "cuda", "triton", "reference"):
         assert f"\n  {name}" in said
+    assert "\nsharded parameters (DTensors): every optimizer takes them" in said
 
 
 def with_level(level, *words):

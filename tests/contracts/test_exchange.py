@@ -2,15 +2,14 @@
 fakes stand for the other processes; `tests/distributed` has real ones."""
 
 import itertools
-import threading
 
 import pytest
 import torch
 
 from fusedstep import backends
-from fusedstep.plan.exchange import ExchangeError
+from fusedstep.plan.exchange_layout import ExchangeError
 from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
-from tests.support.exchange import MESSAGES, ROLES, FakeProcesses, Threads, share
+from tests.support.exchange import MESSAGES, ROLES, SHARES, FakeProcesses, check_parts, share
 from tests.support.rule_cases import ELEMENTWISE, FACTORED
 from tests.support.sweeps import sweep
 
@@ -83,46 +82,13 @@ def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backe
                 torch.testing.assert_close(value, one.state[both][key], rtol=1e-12, atol=0)
 
 
-def parts_of(params, grads, role):
-    """Both halves of every parameter, each with its gradient."""
-    for part in (0, 1):
-        own = []
-        for param, grad in zip(params, grads, strict=True):
-            dim = {"rows": -2, "cols": -1, "batch": 0}[role] if param.dim() > 1 else 0
-            half = torch.nn.Parameter(param.detach().chunk(2, dim)[part].clone())
-            half.grad = grad.chunk(2, dim)[part].clone()
-            own.append((half, dim))
-        yield own
-
-
 @each_backend
 @each_role
+@pytest.mark.parametrize("shares", SHARES)
 @each(FACTORED)
-def test_two_processes_with_half_of_each_tensor_make_the_step_of_one(case, role, backend):
-    """The second halves are much smaller, so a cap from one half alone would be wrong."""
-    whole = make_params(
-        [(512, 64), (1024, 300), (8, 6), (2, 6, 4), (300,), (140_002,)], torch.float64
-    )
-    set_grads(whole, 0)
-    grads = [param.grad for param in whole]
-    for grad in grads:
-        for dim in range(grad.dim()):
-            grad.narrow(dim, grad.shape[dim] // 2, grad.shape[dim] // 2).mul_(1e-3)
-    parts = list(parts_of(whole, grads, role))
-    one = case.make(whole, backend=backend)
-    one.step()
-    threads_of = Threads()
-    optimizers = [case.make([half for half, _ in part], backend=backend) for part in parts]
-    for optimizer in optimizers:
-        share(optimizer, threads_of, role, parts=2)
-    threads = [threading.Thread(target=optimizer.step) for optimizer in optimizers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index, param in enumerate(whole):
-        joined = torch.cat([part[index][0].detach() for part in parts], parts[0][index][1])
-        torch.testing.assert_close(joined, param.detach(), rtol=1e-12, atol=1e-14)
+def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(case, shares, role, backend):
+    shapes = [(512, 64), (1024, 300), (8, 6), (1, 5), (5, 1), (2, 6, 4), (300,), (140_002,)]
+    check_parts(case, backend, role, SHARES[shares], shapes)
 
 
 @each([case for case in FACTORED if not case.options.get("beta1")])

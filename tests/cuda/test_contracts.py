@@ -25,7 +25,7 @@ from tests.support.cases import (
 )
 from tests.support.cuda_on_cpu import check, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
-from tests.support.exchange import FakeProcesses, exchanged
+from tests.support.exchange import ROLES, FakeProcesses, exchanged
 from tests.support.layouts import LAYOUTS, misaligned, plain
 from tests.support.layouts import run as run_with_layout
 from tests.support.problems import Problem
@@ -203,7 +203,9 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
             chain = 64 * (dtype == F64)
             check(Problem(case, SHAPES, (dtype,), prepare=in_float32, chain=chain))
     for dtype in (F32, F64):  # sums have the type of the computation, whatever was read
-        check(exchanged(Problem(MOMENTUM, [(7,), (33, 17)], (dtype,)), FakeProcesses()))
+        for role in ROLES:
+            problem = Problem(MOMENTUM, [(7,), (33, 17)], (dtype,))
+            check(exchanged(problem, FakeProcesses(), role))
     assert launched(simulator).keys() == kernels(library())
 
 

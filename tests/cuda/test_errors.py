@@ -148,7 +148,7 @@ def pretend_larger(monkeypatch, slots, sizes, everyone=()):
     `sizes` to the sizes in its table. All units of the kinds in `everyone` are launched."""
     ends = {}
 
-    def prepare(self, bucket, exchanged=False):
+    def prepare(self, bucket):
         for k, elements in enumerate(slots):
             bucket.table[0, k] -= elements * bucket.dtypes[k].itemsize
         for place, more in sizes.items():
@@ -156,7 +156,7 @@ def pretend_larger(monkeypatch, slots, sizes, everyone=()):
             ends.update(first=more, whole=int(whole))
             bucket.table[0, place] = whole
         assert slots[0] > 2**31
-        return real_prepare(self, bucket, exchanged)
+        return real_prepare(self, bucket)
 
     def add(self, unit, width, aligned, entries):
         first = len(entries) * ends["first"] // ends["whole"] * (unit not in everyone)

@@ -1,5 +1,7 @@
-"""The CUDA kernels with an exchange of sums between the phases of a step, on the simulator and as
+"""The CUDA kernels with an exchange of sums between the stages of a step, on the simulator and as
 PTX."""
+
+import itertools
 
 import pytest
 import torch
@@ -9,7 +11,15 @@ from tests.support import absent_gradients
 from tests.support.cases import CASES, DTYPES, assert_same, each
 from tests.support.cuda_on_cpu import launched
 from tests.support.cuda_on_ptx import on_ptx, on_simulator
-from tests.support.exchange import FakeAllReduce, check, exchanged
+from tests.support.exchange import (
+    ROLES,
+    SHARES,
+    FakeProcesses,
+    check,
+    check_parts,
+    exchanged,
+    share,
+)
 from tests.support.problems import Problem
 from tests.support.rule_cases import FACTORED
 from tests.support.sweeps import sweep
@@ -24,61 +34,134 @@ PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-moment
 SHAPES = [(1, 70), (70, 1), (33, 17), (5, 7, 130), (40, 3, 3), (300, 24), (19, 2064), (9, 8208)]
 VECTORS = [(7,), (20_000,)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_role = pytest.mark.parametrize("role", ROLES)
 
 
 @pytest.mark.parametrize("dtype", sweep(DTYPES, [F32]), ids=str)
+@each_role
 @each([CASE["adafactor"], PART_CAPPED, MOMENTUM, CASE["hf-adafactor-trainer"]])
-def test_stages_with_an_exchange_between_them(case, dtype):
-    check(Problem(case, SHAPES + VECTORS, (dtype,), chain=64 * (dtype == F64)), "simcuda")
+def test_stages_with_an_exchange_between_them(case, role, dtype):
+    problem = Problem(case, SHAPES + VECTORS, (dtype,), chain=64 * (dtype == F64))
+    check(problem, "simcuda", role)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_units")
 @each_dtype
+@each_role
 @each(FACTORED)
-def test_every_case_with_an_exchange(case, dtype):
-    check(Problem(case, SHAPES + VECTORS, (dtype,), 3, chain=64 * (dtype == F64)), "simcuda")
+def test_every_case_with_an_exchange(case, role, dtype):
+    problem = Problem(case, SHAPES + VECTORS, (dtype,), 3, chain=64 * (dtype == F64))
+    check(problem, "simcuda", role)
+
+
+# Matrices that leave sums of several units, or of several chunks of rows, in any case. So the order
+# of sums is the same.
+OF_SEVERAL_UNITS = {
+    "rows": [(300, 24), (2, 70, 300), (19, 2064)],
+    "cols": [(19, 8208), (2, 17, 8200)],
+    "batch": [(300, 24), (2, 70, 300), (3, 33, 17), (19, 3, 3)],
+}
 
 
 @pytest.mark.usefixtures("small_units")
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@each_role
 @each([CASE["hf-adafactor"], MOMENTUM, CASE["hf-adafactor-trainer"]])
-def test_an_exchange_that_changes_nothing_changes_no_bit(case, dtype):
-    """Matrices of several units leave sums in any case, so the order of sums is the same."""
-    problem = Problem(case, [(300, 24), (2, 70, 300), (19, 2064), *VECTORS], (dtype,))
-    found = exchanged(problem, FakeAllReduce()).run("simcuda")
+def test_an_exchange_that_changes_nothing_changes_no_bit(case, role, dtype):
+    problem = Problem(case, [*OF_SEVERAL_UNITS[role], *VECTORS], (dtype,))
+    found = exchanged(problem, FakeProcesses(), role).run("simcuda")
     assert_same(*found, *problem.run("simcuda"))
 
 
-def test_stages_launch_their_own_kinds_of_work_once(simulator):
-    problem = Problem(CASE["adafactor-decay-maximize"], [(64, 64), *SHAPES], steps=1)
+@pytest.mark.parametrize("shares", SHARES)
+@each_role
+@each([PART_CAPPED, CASE["hf-adafactor-trainer"]])
+def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(case, role, shares):
+    shapes = [(300, 24), (9, 8208), (1, 5), (5, 1), (6, 17, 33), (40, 3, 3), *VECTORS]
+    check_parts(case, "simcuda", role, SHARES[shares], shapes)
+
+
+class Noting(FakeProcesses):
+    """Notes which kinds of work were launched before each message."""
+
+    def __init__(self, simulator):
+        super().__init__()
+        self.simulator = simulator
+        self.noted = [set()]
+
+    def add_up(self, numbers):
+        self.noted.append(kinds_of(launched(self.simulator)))
+        return super().add_up(numbers)
+
+    def stages(self):
+        """What was launched between two messages, in order."""
+        noted = [*self.noted, kinds_of(launched(self.simulator))]
+        return [after - before for before, after in itertools.pairwise(noted)]
+
+
+def kinds_of(names):
+    return {name.split()[0] for name in names}
+
+
+# The kinds of work of each stage. In one of pieces, two stages come before the only exchange.
+LATE = {"COLUMNS_EXCHANGED", "SUM_U2", "TOTAL_U2"}
+PACK = {"SQUARES", "PACK_SQUARES"}
+LAST = {"FINISH_EXCHANGED", "UPDATE"}
+IN_CHUNKS = {"ROW_SUMS", "ROWS", "COLUMN_SUMS"}
+STAGES = {
+    "rows": [{"STATISTICS", *IN_CHUNKS, "PACK_COLUMNS", *PACK}, LATE, LAST],
+    "cols": [
+        {"ROW_SUMS", "PACK_ROWS", *PACK},
+        {"ROWS_EXCHANGED", "COLUMN_SUMS", "PACK_COLUMNS", *LATE},
+        LAST,
+    ],
+    "batch": [
+        {"STATISTICS", *IN_CHUNKS, "TINY", "COLUMNS", *PACK, "SUM_U2", "TOTAL_U2"},
+        {*LAST, "TINY_UPDATE"},
+    ],
+}
+
+
+@pytest.mark.usefixtures("small_units")
+@each_role
+def test_stages_launch_their_own_kinds_of_work_once(role, simulator):
+    shapes = [(64, 64), (33, 17), (40, 3, 3), (300, 24), (9, 8208)]
+    if role == "batch":  # a matrix alone would be split into rows
+        shapes = [shape if len(shape) > 2 else (2, *shape) for shape in shapes]
+    problem = Problem(CASE["adafactor-decay-maximize"], shapes, steps=1)
     simulator.reset()
-    seen = []
-
-    def note(sums):
-        seen.append({name.split()[0] for name in launched(simulator)})
-
-    exchanged(problem, note).run("simcuda")
-    after_read1, after_finish = seen
-    counts = launched(simulator)
-    assert not {"TINY", "COLUMNS", "FINISH"} & {name.split()[0] for name in counts}
-    assert {"ROWS", "STATISTICS", "COLUMN_SUMS", "PACK_COLUMNS", "PACK_SQUARES"} <= after_read1
-    assert after_finish - after_read1 == {"COLUMNS_EXCHANGED", "SUM_U2", "TOTAL_U2"}
-    last = {name.split()[0] for name in counts} - after_finish
-    assert last == {"FINISH_EXCHANGED", "UPDATE"}
-    for name, count in counts.items():
+    processes = Noting(simulator)
+    exchanged(problem, processes, role).run("simcuda")
+    assert processes.stages() == STAGES[role]
+    for name, count in launched(simulator).items():
         assert count == 1 or name.split()[0] not in EXCHANGED_PHASES
 
 
+@each_role
+def test_a_process_that_has_nothing_launches_no_walk_over_elements(role, simulator):
+    """It still makes the moments that others have too."""
+    shapes = {"rows": (0, 17), "cols": (17, 0), "batch": (0, 5, 7)}
+    whole = {"rows": (9, 17), "cols": (17, 9), "batch": (9, 5, 7)}
+    param = torch.nn.Parameter(torch.zeros(shapes[role]))
+    param.grad = torch.zeros(shapes[role])
+    optimizer = CASE["adafactor"].make([param], backend="simcuda")
+    share(optimizer, FakeProcesses(), role, shapes=[torch.Size(whole[role])])
+    simulator.reset()
+    optimizer.step()
+    own = {
+        "rows": {"PACK_COLUMNS", "COLUMNS_EXCHANGED"},
+        "cols": {"PACK_ROWS", "ROWS_EXCHANGED"},
+        "batch": set(),
+    }
+    everywhere = {"PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED"}
+    assert kinds_of(launched(simulator)) == everywhere | own[role]
+
+
 def test_sums_that_an_exchange_doubles_are_twice_as_large_in_the_moments():
-    """In a first step the old moments have weight 0."""
-
-    def doubled(sums):
-        for own in sums:
-            own *= 2.0
-
+    """In a first step the old moments have weight 0. The whole matrix has as many rows as here."""
     problem = Problem(CASE["hf-adafactor"], [(33, 17), (2, 5, 130)], steps=1)
-    optimizer, params = exchanged(problem, doubled).run("simcuda")
+    optimizer, params = exchanged(problem, FakeProcesses(2)).run("simcuda")
     plain, others = problem.run("simcuda")
     for param, other in zip(params, others, strict=True):
         col, twice = (
@@ -92,18 +175,21 @@ def test_sums_that_an_exchange_doubles_are_twice_as_large_in_the_moments():
         assert not torch.equal(param, other)
 
 
+@each_role
 @each([PART_CAPPED, MOMENTUM])
-def test_a_tensor_without_a_gradient_is_left_alone(case):
-    shapes = [(33, 17), (300, 24), (9, 8208), *VECTORS]
-    problem = exchanged(Problem(case, 2 * shapes), FakeAllReduce())
+def test_a_tensor_without_a_gradient_is_left_alone(case, role):
+    shapes = [(33, 17), (300, 24), (9, 8208), (40, 3, 3), *VECTORS]
+    problem = exchanged(Problem(case, 2 * shapes), FakeProcesses(), role)
     absent_gradients.check(problem, "simcuda", range(len(shapes)))
 
 
 @pytest.mark.usefixtures("nvcc")
+@each_role
 @each(sweep([PART_CAPPED, CASE["hf-adafactor-trainer"]], [PART_CAPPED]))
-def test_the_machine_code_has_the_bits_of_the_simulator(case):
+def test_the_machine_code_has_the_bits_of_the_simulator(case, role):
     """PTX as nvcc compiled it: no access out of bounds, no race."""
-    problem = exchanged(Problem(case, [(33, 17), (2, 300, 24), (2, 2064), (7,)]), FakeAllReduce())
+    problem = Problem(case, [(33, 17), (2, 300, 24), (2, 2064), (7,)])
+    problem = exchanged(problem, FakeProcesses(), role)
     with on_ptx():
         found = problem.run("simcuda")
     with on_simulator():

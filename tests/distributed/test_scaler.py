@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fusedstep.plan.exchange import ExchangeError
+from fusedstep.plan.exchange_layout import ExchangeError
 from tests.support.cases import same_bits
 from tests.support.processes import on_processes
 from tests.support.sharded import Calls, Run, case_of, counted, layout, numbers, place, whole

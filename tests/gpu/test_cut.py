@@ -1,7 +1,7 @@
 """How tensors are cut into work for factored kernels: nothing is left out or done twice, and no two
 tensors share scratch. With the unit sizes of Triton and of CUDA."""
 
-from types import SimpleNamespace
+import itertools
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from fusedstep.rules import RULES
 SIZES_OF = {"triton": blocks.UNIT_SIZES, "cuda": fusedstep.backends.cuda.UNIT_SIZES}
 each_backend = pytest.mark.parametrize("unit_sizes", SIZES_OF.values(), ids=SIZES_OF)
 BY_UNIT_ROWS = ("STATISTICS", "COLUMN_SUMS", "ROW_SUMS")
+OF_ROWS = ("ROWS", "PACK_ROWS", "ROWS_EXCHANGED")
+MODES = (None, "rows", "cols", "pieces")
 OF_TENSORS = ("FINISH", "STORE_RMS", "PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED")
 
 
@@ -32,18 +34,18 @@ def boxes(layout, index, kind, sizes):
             first = unit * cut.TINY_MATRICES
             yield slice(first, first + cut.TINY_MATRICES), slice(0, rows), slice(0, cols)
             continue
-        by_units = kind.name in (*BY_UNIT_ROWS, "ROWS")
+        by_units = kind.name in (*BY_UNIT_ROWS, *OF_ROWS)
         height = own.unit_rows if by_units else own.update_rows
         parts = own.row_blocks if by_units else own.update_blocks
         chunks, width = own.chunks, own.chunk_cols
-        if kind.name == "ROWS":
+        if kind.name in OF_ROWS:
             chunks, width = 1, cols
         if "COLUMNS" in kind.name:
             parts, height, chunks, width = 1, rows, own.tiles, own.tile_cols
         matrix, block = divmod(unit // chunks, parts)
         top, left = block * height, unit % chunks * width
         assert matrix < batch and left < cols, "an empty unit"
-        assert top < rows or (layout.is_exchanged and rows == 1), "an empty unit"
+        assert top < rows or (not layout.has_whole_columns and rows == 1), "an empty unit"
         yield slice(matrix, matrix + 1), slice(top, top + height), slice(left, left + width)
 
 
@@ -62,10 +64,10 @@ shapes_of_matrices = st.one_of(
 @given(
     st.lists(shapes_of_matrices, min_size=1, max_size=3),
     st.sampled_from([4, 8]),
-    st.booleans(),
+    st.sampled_from(MODES),
 )
-def test_every_element_is_in_one_unit_of_each_kind(unit_sizes, shapes, item_bytes, exchanged):
-    layout = cut.Layout(unit_sizes, item_bytes, exchanged)
+def test_every_element_is_in_one_unit_of_each_kind(unit_sizes, shapes, item_bytes, mode):
+    layout = cut.Layout(unit_sizes, item_bytes, mode)
     for sizes in shapes:
         layout.add_matrices(*sizes)
     for index, sizes in enumerate(shapes):
@@ -115,10 +117,10 @@ def regions(own, batch):
 @settings(deadline=None)
 @given(
     st.lists(st.one_of(shapes_of_matrices, st.integers(1, 100_000)), min_size=1, max_size=8),
-    st.booleans(),
+    st.sampled_from(MODES),
 )
-def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, exchanged):
-    layout = cut.Layout(unit_sizes, 4, exchanged)
+def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, mode):
+    layout = cut.Layout(unit_sizes, 4, mode)
     for sizes in shapes:
         if isinstance(sizes, int):
             layout.add_vector(sizes)
@@ -129,7 +131,7 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, e
         batch, rows, cols = (0, 0, 0) if isinstance(sizes, int) else sizes
         places += regions(own, batch)
         down = 2 * batch * own.row_blocks * cols if own.row_blocks > 1 else 0
-        along = batch * rows * own.chunks if own.chunks > 1 else 0
+        along = batch * rows * own.chunks if own.chunks > 1 or mode == "cols" else 0
         if own.row_blocks:
             assert max(down, along) <= own.col_factors_at < max(down, along) + 8
             assert own.partials_at % 8 == own.col_factors_at % 8 == 0
@@ -141,32 +143,72 @@ def test_what_tensors_have_in_the_scratch_does_not_overlap(unit_sizes, shapes, e
         assert ends[-1] == total
 
 
-def test_an_exchanged_bucket_has_its_sums_where_the_host_looks_for_them():
-    for shapes in ([(3, 5), (4, 2, 7), (1, 9), (512, 3, 3)], [(7,), (20_000,)]):
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_an_exchanged_bucket_has_its_sums_where_the_host_looks_for_them(mode):
+    matrices = [(3, 5), (4, 2, 7), (1, 9), (512, 3, 3), (0, 5), (5, 0), (0, 2, 3)]
+    for shapes in (matrices, [(7,), (20_000,), (0,)]):
         kind = "matrix" if len(shapes[0]) > 1 else "vector"
-        bucket = Bucket(RULES["adafactor"], kind, torch.device("cpu"), ())
-        layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4, exchanged=True)
+        bucket = Bucket(RULES["adafactor"], kind, torch.device("cpu"), (), mode)
+        layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4, mode)
+        sizes = []
         for shape in shapes:
-            bucket.members.append(SimpleNamespace(param=torch.empty(shape)))
             *batch, rows, cols = (1, *shape)
-            if bucket.kind == "matrix":
-                layout.add_matrices(torch.Size(batch).numel(), rows, cols)
-            else:
-                layout.add_vector(*shape)
+            own = (torch.Size(batch).numel(), rows, cols) if kind == "matrix" else shape
+            (layout.add_matrices if kind == "matrix" else layout.add_vector)(*own)
+            sizes.append([0, *own])
+        bucket.table = torch.tensor(sizes)
         starts = [own.exchange_at for own in layout.cuts]
         assert [*starts, layout.exchange] == sums_layout(bucket)
 
 
 @each_backend
+@pytest.mark.parametrize("mode", ["rows", "cols"])
 @given(shapes_of_matrices)
-def test_no_unit_of_an_exchanged_bucket_has_all_rows(unit_sizes, sizes):
-    layout = cut.Layout(unit_sizes, 4, exchanged=True)
+def test_no_unit_has_all_rows_if_they_are_split(unit_sizes, mode, sizes):
+    layout = cut.Layout(unit_sizes, 4, mode)
     layout.add_matrices(*sizes)
     (own,), (work_of,) = layout.cuts, layout.work
     assert own.row_blocks > 1 and own.unit_rows * own.row_blocks >= sizes[1]
     assert {kind.name for kind in work_of} >= {"PACK_COLUMNS", "COLUMNS_EXCHANGED"}
-    stages = [cut.stage_of(kind.name) for kind in sorted(work_of)]
-    assert stages == sorted(stages, key=list(cut.STAGES).index)
+
+
+@each_backend
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_work_of_a_stage_comes_before_that_of_the_next(unit_sizes, mode):
+    layout = cut.Layout(unit_sizes, 4, mode)
+    layout.add_matrices(2, 300, 9000)
+    layout.add_matrices(100, 3, 3)
+    kinds = sorted({kind for work_of in layout.work for kind in work_of})
+    phases_of = {}
+    for kind in kinds:
+        phases_of.setdefault(cut.stage_of(kind.name, mode), []).append(kind.phase)
+    order = ["sum_rows"] * (mode == "cols") + list(cut.STAGES)
+    assert sorted(phases_of, key=order.index) == order
+    for before, after in itertools.pairwise(order):  # within a stage, phases give the order
+        assert before == "sum_rows" or max(phases_of[before]) < min(phases_of[after])
+    if mode == "cols":
+        assert set(phases_of["sum_rows"]) == {cut.kind(name).phase for name in cut.SUM_ROWS}
+
+
+@each_backend
+@pytest.mark.parametrize(
+    ("mode", "sizes", "kinds"),
+    [
+        ("rows", (1, 0, 5), {"PACK_COLUMNS", "COLUMNS_EXCHANGED"}),
+        ("cols", (1, 0, 5), {"PACK_COLUMNS", "COLUMNS_EXCHANGED"}),
+        ("cols", (3, 5, 0), {"PACK_ROWS", "ROWS_EXCHANGED"}),
+        *((mode, (0, 3, 5), set()) for mode in MODES[1:]),
+        ("cols", (0, 0, 0), set()),
+    ],
+)
+def test_what_is_empty_has_no_unit_that_reads_it(unit_sizes, mode, sizes, kinds):
+    layout = cut.Layout(unit_sizes, 4, mode, elements=1)
+    layout.add_matrices(*sizes)
+    (own,), (work_of,) = layout.cuts, layout.work
+    names = {kind.name for kind in work_of}
+    assert names == kinds | {"PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED"}
+    assert min(work_of.values()) > 0
+    assert own.p_count == own.exact_count == 0
 
 
 # What the CUDA kernels expect of a cut.

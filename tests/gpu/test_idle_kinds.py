@@ -18,11 +18,12 @@ CAPS = [0.0, -math.inf, math.inf, math.nan, EDGE, -EDGE, math.nextafter(EDGE, 0.
 PAIRS = list(itertools.product(CAPS, [0.0, 1.0, -1.0, math.nan]))
 
 
+@pytest.mark.parametrize("mode", [None, "rows"])
 @pytest.mark.parametrize("shown", [False, True], ids=["", "rms is shown"])
 @pytest.mark.parametrize("copies", [1, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_host_decides_like_the_kernels(dtype, copies, shown):
-    bucket = Bucket(RULE, "matrix", torch.device("cpu"), 4 * (dtype,))
+def test_the_host_decides_like_the_kernels(dtype, copies, shown, mode):
+    bucket = Bucket(RULE, "matrix", torch.device("cpu"), 4 * (dtype,), mode)
     bucket.rms = torch.zeros(1) if shown else None
     for given in ([pair] * count for pair in PAIRS for count in (1, copies)):
         check(bucket, given, dtype)
@@ -36,7 +37,7 @@ def check(bucket, given, dtype):
     scaled = rows[:, SCALED] > 0
     expected = {
         "SUM_U2": rows[:, CAP].to(dtype).isinf().all(),
-        "SQUARES": not scaled.any(),
+        "SQUARES": not scaled.any() and not (bucket.mode and bucket.rms is not None),
         "STORE_RMS": bucket.rms is None or scaled.all(),
     }
     assert work.idle_kinds(bucket, HostRows(rows.tolist())) == {

@@ -20,6 +20,7 @@ import torch
 from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import WITHOUT_TILES
+from tests.support.exchange import FakeProcesses, share
 from tests.support.rule_cases import CASE_OF
 
 NAMES = {
@@ -88,11 +89,11 @@ def recorded_launches(
     rule: str,
     dtypes: Sequence[torch.dtype],
     aligned: bool,
-    exchanged: bool = False,
+    role: str | None = None,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
 ) -> list[Launch]:
     """The launches of a step with this rule. `dtypes` are those of parameter, gradient and states;
-    the last one is repeated."""
+    the last one is repeated. With a `role`, tensors are shared in it."""
     from triton.runtime.jit import JITFunction
 
     params = []
@@ -116,8 +117,8 @@ def recorded_launches(
         mock.patch.object(JITFunction, "run", record),
     ):
         optimizer = CASE_OF[rule].make(params, backend="triton")
-        if exchanged:
-            optimizer._exchange = lambda sums: None
+        if role is not None:
+            share(optimizer, FakeProcesses(), role)
         optimizer.step()
         for member in optimizer._plan.members:
             for k, key in enumerate(member.state_keys):

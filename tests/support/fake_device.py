@@ -70,7 +70,7 @@ class Recorder(Backend):
     def describe(self):
         return "remembers"
 
-    def prepare(self, bucket, exchanged=False):
+    def prepare(self, bucket):
         return RecordingLauncher(self, bucket)
 
 

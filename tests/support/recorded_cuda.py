@@ -33,8 +33,8 @@ class Bucket:
     def set_scratch(self, cuts, partials, sums):
         self.scratch = cuts, partials, sums
 
-    def set_exchange(self, sums, sum_u2):
-        self.exchanged = sums, sum_u2
+    def set_exchange(self, sums, of_tensors):
+        self.exchanged = sums, of_tensors
 
     def add(self, unit, width, aligned, entries, count):
         self.phases.append((cut.UNITS[unit], width, aligned, numbers_at(entries, 2 * count)))

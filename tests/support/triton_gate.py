@@ -9,6 +9,7 @@ import triton
 
 from fusedstep.rules import RULES
 from tests.support.compiled import compile_for, recorded_launches, without_twins
+from tests.support.exchange import ROLES
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 # The dtypes of parameter, gradient, states. The first two are the most common.
@@ -21,11 +22,11 @@ def mixes_for(target, aligned):
     return MIXES if target == "sm_90" and aligned else MIXES[:2]
 
 
-def record(pool, rules, mixes, aligned, exchanged=(False,)):
+def record(pool, rules, mixes, aligned, roles=(None,)):
     """The launches of steps, for each combination of choices."""
     jobs = [
         pool.submit(recorded_launches, rule, (*mix, mix[-1], mix[-1])[:3], *how)
-        for rule, mix, *how in itertools.product(rules, mixes, aligned, exchanged)
+        for rule, mix, *how in itertools.product(rules, mixes, aligned, roles)
     ]
     return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
 
@@ -43,7 +44,7 @@ def found_on(pool, target, usual=False):
         return compiled(pool, without_twins(launches), target)
     launches = record(pool, RULES, mixes_for(target, True), [True])
     # The extra work of an exchange does not depend on the momentum.
-    launches += record(pool, factored[:1], mixes_for(target, True), [True], exchanged=[True])
+    launches += record(pool, factored[:1], mixes_for(target, True), [True], ROLES)
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
     return compiled(pool, without_twins(launches), target)

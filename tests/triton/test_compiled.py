@@ -115,8 +115,8 @@ def test_every_kind_of_work_and_rule_is_compiled(found):
     possible = {4: set(), 8: set()}
     sizes = (1, 3, 16, 33, 257, 300, 513, 1025, 2049, 4097, 8193, 70000)
     for item_bytes, kinds in possible.items():
-        for exchanged in (False, True):
-            layout = cut.Layout(UNIT_SIZES, item_bytes, exchanged)
+        for mode in (None, "rows", "cols", "pieces"):
+            layout = cut.Layout(UNIT_SIZES, item_bytes, mode)
             layout.add_vector(5)
             for batch, rows, cols in itertools.product((1, 3), sizes, sizes):
                 layout.add_matrices(batch, rows, cols)

@@ -55,6 +55,19 @@ def choose(name: str | None, device: torch.device, where: object) -> Backend:
     raise RuntimeError(f"no backend updates tensors on {device.type}: {where}")
 
 
+def check_flat(name: str | None, device: torch.device, where: object) -> None:
+    """Refuses a GPU backend that was chosen by name for a flat piece of a matrix. With 'auto',
+    torch's operations update it."""
+    source = "backend" if name is not None else VARIABLE
+    asked = name if name is not None else os.environ.get(VARIABLE)
+    if asked in ("cuda", "triton"):
+        raise RuntimeError(
+            f"{source}={asked!r} cannot update {where} on {device}, because it is a flat piece of "
+            "a matrix. Use 'auto', which updates such pieces with torch's operations and all else "
+            "with kernels; or shard with FSDP2 (fully_shard), whose parameters keep their rows."
+        )
+
+
 def warn_if_slow(backend: Backend, device: torch.device) -> None:
     """Warns if plain torch updates GPU tensors: the results are right, but it is slow."""
     if backend.name == ReferenceBackend.name and device.type in GPUS:

@@ -50,11 +50,12 @@ class CpuLauncher(Launcher):
 
     def __init__(self, backend: Backend, bucket: Bucket) -> None:
         super().__init__(backend, bucket)
-        exchange: tuple[Any, ...] = (0, 0, 0, False)
+        exchange: tuple[Any, ...] = (0, 0, 0, False, False)
         if bucket.mode is not None:
             self._starts = torch.tensor(self.starts, dtype=torch.int64, device="cpu")
             buffers = (self.sums, self._starts, self.of_tensors)
-            exchange = (*(t.data_ptr() for t in buffers), bucket.mode == "cols")
+            modes = (bucket.mode == "cols", bucket.mode == "flat")
+            exchange = (*(t.data_ptr() for t in buffers), *modes)
         self._work: Any = native.module.Bucket(
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
@@ -76,6 +77,8 @@ class CpuLauncher(Launcher):
         self._run(inputs, 0)
 
     def read1(self, inputs: StepInputs) -> None:
+        if self.bucket.mode == "flat":
+            self.sums.zero_()  # a run touches some rows only
         self._run(inputs, 1)
 
     def finish(self, inputs: StepInputs) -> None:

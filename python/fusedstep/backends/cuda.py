@@ -22,6 +22,7 @@ from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from ..plan.rows import HostRows
 from .cpu import DTYPE_CODES, RULE_IDS
+from .reference import flat_launcher
 
 KINDS = ("elementwise", "matrix", "vector")
 BIT_OF = {kind: 1 << index for index, kind in enumerate(UNITS)}
@@ -69,7 +70,7 @@ class CudaLauncher(work.DeviceLauncher):
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
             columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
             lists = work.by_alignment(bucket, columns, vectors)
-        factored = work.factored(bucket, UNIT_SIZES, lists, self.is_exchanged)
+        factored = work.factored(bucket, UNIT_SIZES, lists)
         layout = factored.layout
         self.native.set_scratch(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),
@@ -153,6 +154,8 @@ class CudaBackend(Backend):
         return f"{built}; on {', '.join(sorted(names))}"
 
     def prepare(self, bucket: Bucket) -> Launcher:
+        if bucket.mode == "flat":
+            return flat_launcher(self, bucket)
         with tables.on_device(bucket.device):
             reason = self.module.why_unusable(bucket.device.index or 0)
             if reason:  # `why_absent` found that another device is usable

@@ -6,6 +6,8 @@ other backend must equal it bit for bit. It reads nothing back to the host.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,6 +37,22 @@ class ReferenceBackend(Backend):
 
     def prepare(self, bucket: Bucket) -> Launcher:
         return ReferenceLauncher(self, bucket)
+
+
+def flat_launcher(backend: Backend, bucket: Bucket) -> Launcher:
+    """Updates flat pieces of matrices for a backend whose kernels do not take them."""
+    _warn_of_flat(bucket.device.type)
+    return ReferenceLauncher(backend, bucket)
+
+
+@functools.cache
+def _warn_of_flat(device_type: str) -> None:
+    warnings.warn(
+        f"Adafactor: flat pieces of matrices on {device_type} are updated by torch's operations. "
+        "The results are right, but a step is slower than with kernels. FSDP2 (fully_shard) keeps "
+        "the rows that kernels need.",
+        stacklevel=2,
+    )
 
 
 class ReferenceLauncher(Launcher):
@@ -84,7 +102,9 @@ class ReferenceLauncher(Launcher):
         self._under_way = []
 
     def _begin(self, inputs: StepInputs) -> Iterator[OneStep]:
-        kinds = {"elementwise": ElementwiseStep, "matrix": MatrixStep, "vector": VectorStep}
+        kind: type[OneStep] = KINDS[self.bucket.kind]
+        if self.bucket.mode == "flat":
+            from .flat_reference import FlatStep as kind  # it imports this file
         scalars = inputs.scalars
         # Scalars on a device stay tensors: the host never reads them.
         on_host = devices.on_host(scalars)
@@ -92,7 +112,7 @@ class ReferenceLauncher(Launcher):
         for index, row in enumerate(self.bucket.rows.scalar_row_of.tolist()):
             if not self.bucket.members[index].is_present:
                 continue
-            yield kinds[self.bucket.kind](self.bucket, index, rows[row], inputs)
+            yield kind(self.bucket, index, rows[row], inputs)
 
 
 class OneStep:
@@ -158,13 +178,16 @@ class FactoredStep(OneStep):
 
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
         super().__init__(bucket, index, row, inputs)
-        *batch, rows, cols = self.p.shape if self.p.dim() > 1 else (1, 1)
+        *batch, rows, cols = self._shape()
         self.matrices, self.rows, self.cols = torch.Size(batch).numel(), rows, cols
         self.sums = self.p.new_zeros(self._length(), dtype=devices.widest_float(self.p.device))
-        sizes = map(float, (0, rows, cols, self.p.numel(), 0))
+        sizes = map(float, (0, rows, cols, self.p.numel(), 0, 0, 0))
         self.of_tensor = {
             name: self.sums.new_full((), size) for name, size in zip(OF_TENSOR, sizes, strict=True)
         }
+
+    def _shape(self) -> Sequence[int]:
+        return self.p.shape if self.p.dim() > 1 else (1, 1)
 
     def _length(self) -> int:
         return 1
@@ -172,6 +195,23 @@ class FactoredStep(OneStep):
     def whole(self, name: str) -> Tensor:
         """A size of the whole matrix or tensor."""
         return self.of_tensor[name]
+
+    def sum_in_pieces(self, of_rows: Tensor) -> Tensor:
+        """Sums a number for each row of each matrix. A piece is a block of rows of a large matrix,
+        or several small matrices."""
+        length = self._per_piece() * self.rows
+        in_piece = (
+            in_order(of_rows, BLOCK) if self._blocked() else in_order(of_rows.flatten(), length)
+        )
+        return in_order(in_piece.flatten())
+
+    def _blocked(self) -> bool:
+        return self.rows * self.cols > CPU_RUN
+
+    def _per_piece(self) -> int:
+        """How many matrices a piece has."""
+        area = self.rows * self.cols
+        return 1 if self._blocked() or area == 0 else max(1, CPU_RUN // area)
 
     def store_update(self, sum_p2: Tensor, moments: list[Tensor], momentum: list[Tensor]) -> None:
         rule, count = self.rule, self.whole("elements")
@@ -218,20 +258,7 @@ class MatrixStep(FactoredStep):
 
     def _sum_p2(self) -> Tensor:
         p_rows = row_sums((self.p * self.p).reshape(self.matrices, self.rows, self.cols))
-        # A piece is a block of rows of a large matrix, or several small matrices.
-        length = self._per_piece() * self.rows
-        in_piece = (
-            in_order(p_rows, BLOCK) if self._blocked() else in_order(p_rows.flatten(), length)
-        )
-        return in_order(in_piece.flatten())
-
-    def _blocked(self) -> bool:
-        return self.rows * self.cols > CPU_RUN
-
-    def _per_piece(self) -> int:
-        """How many matrices a piece has."""
-        area = self.rows * self.cols
-        return 1 if self._blocked() or area == 0 else max(1, CPU_RUN // area)
+        return self.sum_in_pieces(p_rows)
 
     def finish(self) -> None:
         rule, dtype = self.rule, self.p.dtype
@@ -246,6 +273,8 @@ class MatrixStep(FactoredStep):
         row_factor, col_factor = rule.row_factor(self.row, mean), rule.col_factor(self.col)
         u = rule.precondition(self.x, row_factor[..., None] * col_factor[:, None, :])
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)
+        if self.rows == 0:  # sum u^2 of no rows is 0, also where moments of columns are
+            capped = (self.of_tensor["capped"] != 0).expand_as(capped)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
         sum_u2 = torch.where(capped[:, 0], exact, sum_u2)
         self.of_tensor["sum_u2"].copy_(in_order(in_order(sum_u2, self._per_piece())))
@@ -273,6 +302,9 @@ class VectorStep(FactoredStep):
         self.store_update(self.sums[0], [self.v], self.momentum)
 
 
+KINDS = {"elementwise": ElementwiseStep, "matrix": MatrixStep, "vector": VectorStep}
+
+
 def _sum_of_squares(x: Tensor) -> Tensor:
     return in_order(row_sums(_cut(x.flatten() * x.flatten(), CPU_RUN)))
 
@@ -298,11 +330,11 @@ def row_sums(x: Tensor) -> Tensor:
     return in_order(fold(lanes, -1).to(devices.widest_float(x.device)))
 
 
-def column_sums(x: Tensor) -> Tensor:
+def column_sums(x: Tensor, block_rows: int = BLOCK) -> Tensor:
     """Sums over the second to last dimension, in float64: block by block, group by group."""
     columns = x.transpose(-1, -2)
     rows = x.shape[-2]
-    blocks = _cut(columns, BLOCK if rows > BLOCK else _round_up(rows, GROUP))
+    blocks = _cut(columns, block_rows if rows > block_rows else _round_up(rows, GROUP))
     groups = fold(blocks.unflatten(-1, (-1, GROUP)), -1)
     block = groups[..., 0]
     for k in range(1, groups.shape[-1]):

@@ -18,6 +18,7 @@ from ..gpu.interpreter import is_interpreted
 from ..gpu.tables import GPUS
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
+from .reference import flat_launcher
 
 OLDEST = (3, 4)  # the oldest version that we compiled the kernels with
 
@@ -44,6 +45,8 @@ class TritonBackend(Backend):
         return f"Triton {_version()}, on {', '.join(sorted(names))}"
 
     def prepare(self, bucket: Bucket) -> Launcher:
+        if bucket.mode == "flat":
+            return flat_launcher(self, bucket)
         kernels: Any = importlib.import_module("fusedstep.kernels.launch")
         launcher: Launcher = kernels.TritonLauncher(self, bucket)
         return launcher

@@ -20,15 +20,28 @@ FINISH         a tensor                    step size, decay, rms(p)
 UPDATE, TINY_UPDATE, VECTOR_UPDATE         parameter, momentum
 STORE_RMS      a tensor                    rms(p), if the step did not need it
 
-If processes add up a bucket's sums, the bucket is exchanged: its step has three stages, and the
-host changes two buffers between them. No unit finishes columns itself then, and no matrix counts as
-tiny.
+If processes add up a bucket's sums, it has a mode, and its step has stages. The host changes two
+buffers between them (`fusedstep.plan.launcher`). The table goes on with
 
-PACK_COLUMNS       a run of columns   sums of g^2 and of g^2 / row; with the first, the sum of row
-PACK_SQUARES       a tensor           sum of p^2; these two end the first stage
-COLUMNS_EXCHANGED  a run of columns   the results of COLUMNS, from the packed sums
-TOTAL_U2           a tensor           sum of u^2; it ends the second stage
-FINISH_EXCHANGED   a tensor           the results of FINISH, from both buffers
+PACK_ROWS          rows of several chunks   sums of g^2 along rows
+ROWS_EXCHANGED     rows of several chunks   the results of ROWS, from the exchanged sums
+PACK_COLUMNS       a run of columns         those down columns; with the first run, the sum of row
+PACK_SQUARES       a tensor                 sum of p^2
+COLUMNS_EXCHANGED  a run of columns         the results of COLUMNS, from the exchanged sums
+TOTAL_U2           a tensor                 sum of u^2
+FINISH_EXCHANGED   a tensor                 the results of FINISH and STORE_RMS, from both buffers
+
+and the stages are, with UPDATE and the like in the last:
+
+rows     ... SQUARES, PACK_COLUMNS, PACK_SQUARES | COLUMNS_EXCHANGED, SUM_U2, TOTAL_U2 |
+         FINISH_EXCHANGED ... No unit finishes columns itself, and no matrix counts as tiny
+cols     ROW_SUMS, PACK_ROWS, SQUARES, PACK_SQUARES | ROWS_EXCHANGED, COLUMN_SUMS, PACK_COLUMNS |
+         then as above. All rows are in chunks, perhaps of one
+pieces   ... SQUARES, PACK_SQUARES | COLUMNS, SUM_U2, TOTAL_U2 | FINISH_EXCHANGED ... There is no
+         exchange after the first stage
+
+A process may have nothing of a tensor. Then no unit reads it, the sums that it packs are zeros, and
+moments that others have too change as theirs do.
 """
 
 from __future__ import annotations
@@ -59,8 +72,10 @@ PHASES = {
     "VECTOR_UPDATE": 8,
     "STORE_RMS": 9,
 }
-# Only in exchanged buckets.
+# Only in buckets whose sums are exchanged.
 EXCHANGED_PHASES = {
+    "PACK_ROWS": 1,
+    "ROWS_EXCHANGED": 1,
     "PACK_COLUMNS": 3,
     "PACK_SQUARES": 3,
     "COLUMNS_EXCHANGED": 4,
@@ -69,12 +84,17 @@ EXCHANGED_PHASES = {
 }
 # The phases of each stage.
 STAGES = {"read1": range(0, 4), "finish": range(4, 7), "update": range(7, 10)}
+# If columns are split, these are a stage before.
+SUM_ROWS = frozenset(("ROW_SUMS", "PACK_ROWS", "SQUARES", "PACK_SQUARES"))
 # A kind's number in C++ is its place here.
 UNITS = (*PHASES, "ELEMENTWISE", *EXCHANGED_PHASES)
 # These load no tiles, so alignment does not matter.
 WITHOUT_TILES = frozenset(
     ("ROWS", "TINY", "TINY_UPDATE", "COLUMNS", "FINISH", "STORE_RMS", *EXCHANGED_PHASES)
 )
+
+# These have to do with the sum of p^2. Processes add it up even if only rms(p) depends on it.
+SUMS_OF_P2 = frozenset(("SQUARES", "TINY", "VECTOR", "PACK_SQUARES", "FINISH_EXCHANGED"))
 
 
 @dataclass
@@ -123,8 +143,10 @@ def kind(name: str, width: int = 0) -> Kind:
     return Kind((PHASES | EXCHANGED_PHASES)[name], name, width)
 
 
-def stage_of(kind: str) -> str:
-    """The stage of an exchanged bucket's step that a kind of work belongs to."""
+def stage_of(kind: str, mode: str) -> str:
+    """The stage that a kind of work belongs to, in a bucket whose sums are exchanged."""
+    if mode == "cols" and kind in SUM_ROWS:
+        return "sum_rows"
     phase = (PHASES | EXCHANGED_PHASES)[kind]
     return next(stage for stage, phases in STAGES.items() if phase in phases)
 
@@ -137,19 +159,20 @@ def _aligned(count: int) -> int:
 class Layout:
     """The cuts of a bucket's tensors, the work on each, and the scratch they share. `item_bytes` is
     the size of a number of the compute dtype, `elements` the size of all tensors of the bucket;
-    None if there are enough for units of full height. `fusedstep.plan.launcher.sums_layout` gives
-    the layout of an exchanged bucket's buffer."""
+    None if there are enough for units of full height. With a `mode`, sums are exchanged: then
+    `fusedstep.plan.launcher.sums_layout` gives the layout of the buffer."""
 
     def __init__(
         self,
         unit_sizes: UnitSizes,
         item_bytes: int,
-        exchanged: bool = False,
+        mode: str | None = None,
         elements: int | None = None,
     ) -> None:
         self.unit_sizes = unit_sizes
         self.elements = elements
-        self.is_exchanged = exchanged
+        self.mode = mode
+        self.has_whole_columns = mode in (None, "pieces")  # then units may finish them
         self.row_widths = unit_sizes.wide_row_widths if item_bytes == 8 else unit_sizes.row_widths
         self.cuts: list[Cut] = []
         self.work: list[dict[Kind, int]] = []  # per tensor: how many units of each kind
@@ -164,26 +187,31 @@ class Layout:
         self._add_pieces("VECTOR", ceil_div(elements, VECTOR_UNIT))
 
     def add_matrices(self, batch: int, rows: int, cols: int) -> None:
-        if batch > 1 and rows * cols <= TINY_ELEMENTS and not self.is_exchanged:
-            self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES))
+        if batch > 1 and rows * cols <= TINY_ELEMENTS and self.has_whole_columns:
+            exchanged = batch * (2 * cols + 1) + 1
+            self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES), exchanged)
         else:
             self._add_blocks(batch, rows, cols)
 
-    def _add_pieces(self, name: str, units: int) -> None:
+    def _add_pieces(self, name: str, units: int, exchanged: int = 1) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
-        self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, 1)
+        self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, exchanged)
 
     def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
         unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
         chunk = holding(cols, self.row_widths)
         if cols > widest:
             chunk = min(unit_sizes.chunk_cols, widest)
+        if self.mode == "cols":
+            chunk = min(unit_sizes.chunk_cols, chunk)
         cut = Cut(step_at=self._take(2))
-        cut.unit_rows = unit_sizes.unit_rows(cols, chunk, self.elements)
-        if self.is_exchanged and rows <= cut.unit_rows:
+        cut.unit_rows = unit_sizes.unit_rows(cols or 1, chunk, self.elements)
+        if not self.has_whole_columns and 0 < rows <= cut.unit_rows:
             cut.unit_rows = ceil_div(rows, 2)  # a unit that had all rows would finish its columns
-        cut.row_blocks = max(ceil_div(rows, cut.unit_rows), 1 + self.is_exchanged)
+        cut.row_blocks = ceil_div(rows, cut.unit_rows)
+        if not self.has_whole_columns and rows == 1:
+            cut.row_blocks = 2  # the second one has no row
         flat = cut.row_blocks == 1
         if flat and cols > unit_sizes.flat_width:
             chunk = min(unit_sizes.flat_width, chunk)
@@ -191,7 +219,7 @@ class Layout:
         cut.chunks = ceil_div(cols, chunk)
         cut.tile_cols = chunk if flat else unit_sizes.tile_cols(cut.row_blocks)
         cut.tiles = ceil_div(cols, cut.tile_cols)
-        cut.update_rows = unit_sizes.update_rows(cols, chunk, self.elements)
+        cut.update_rows = unit_sizes.update_rows(cols or 1, chunk, self.elements)
         cut.update_blocks = ceil_div(rows, cut.update_rows)
         units = batch * cut.row_blocks * cut.chunks
         updates = batch * cut.update_blocks * cut.chunks
@@ -205,29 +233,33 @@ class Layout:
         columns_need = 0 if flat else 2 * batch * cut.row_blocks * cols
         # Row sums of chunks and column sums share memory: the first are read before the second
         # are written.
-        rows_need = batch * rows * cut.chunks if cut.chunks > 1 else 0
+        in_chunks = cut.chunks > 1 or self.mode == "cols"
+        rows_need = batch * rows * cut.chunks if in_chunks else 0
         cut.col_factors_at = _aligned(max(columns_need, rows_need))
         partials = cut.col_factors_at + _aligned(batch * cols)
         work = {kind("STATISTICS", chunk): units}
-        if cut.chunks > 1:
-            work = {kind("ROWS"): batch * cut.row_blocks}
+        if in_chunks:
+            of_rows = ["PACK_ROWS", "ROWS_EXCHANGED"] if self.mode == "cols" else ["ROWS"]
+            work = {kind(name): batch * cut.row_blocks for name in of_rows}
             work[kind("ROW_SUMS", chunk)] = work[kind("COLUMN_SUMS", chunk)] = units
-        if self.is_exchanged:
+        if not self.has_whole_columns:
             work[kind("PACK_COLUMNS")] = work[kind("COLUMNS_EXCHANGED")] = cut.u_count
         elif not flat:
             work[kind("COLUMNS")] = cut.u_count
         for name in ("SQUARES", "SUM_U2", "UPDATE"):
             work[kind(name, holding(cols, unit_sizes.element_widths))] = updates
-        self._add(cut, work, partials, batch * (2 * cols + 1) + 1)
+        exchanged = batch * (2 * cols + 1) + 1 + (batch * rows if self.mode == "cols" else 0)
+        self._add(cut, work, partials, exchanged)
 
     def _add(self, cut: Cut, work: dict[Kind, int], partials: int, exchanged: int) -> None:
         of_tensor = ["FINISH", "STORE_RMS"]
-        if self.is_exchanged:
-            of_tensor = ["PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED", "STORE_RMS"]
+        if self.mode is not None:
+            of_tensor = ["PACK_SQUARES", "TOTAL_U2", "FINISH_EXCHANGED"]
             cut.exchange_at = self.exchange
             self.exchange += exchanged
         self.cuts.append(cut)
-        self.work.append({**work, **{kind(name): 1 for name in of_tensor}})
+        work.update({kind(name): 1 for name in of_tensor})
+        self.work.append({own: units for own, units in work.items() if units})
         self.partials += partials
 
     def _take(self, count: int) -> int:

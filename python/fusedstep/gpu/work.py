@@ -24,10 +24,11 @@ T = TypeVar("T")
 # Pairs: aligned or not, and the tensors.
 ByAlignment = list[tuple[bool, list[int]]]
 
-# For each stage of a step, the kinds of work that belong to the other stages.
+# For each mode and stage of a step, the kinds of work that belong to the other stages.
 OF_OTHER_STAGES = {
-    stage: {kind for kind in UNITS if kind != "ELEMENTWISE" and stage_of(kind) != stage}
-    for stage in STAGES
+    (mode, stage): {k for k in UNITS if k != "ELEMENTWISE" and stage_of(k, mode) != stage}
+    for mode in ("rows", "cols", "pieces")
+    for stage in ("sum_rows", *STAGES)
 }
 
 
@@ -72,7 +73,8 @@ class DeviceLauncher(Launcher):
         self._inputs = None
 
     def _stage(self, stage: str, inputs: StepInputs) -> None:
-        idle = idle_kinds(self.bucket, inputs.rows) | OF_OTHER_STAGES[stage]
+        assert self.bucket.mode is not None
+        idle = idle_kinds(self.bucket, inputs.rows) | OF_OTHER_STAGES[self.bucket.mode, stage]
         with tables.on_device(self.device):
             stream = self.follow_stream()
             if self._inputs is not inputs:  # upload once for all stages
@@ -145,11 +147,10 @@ class Factored(NamedTuple):
     work_lists: list[WorkList]  # in order
 
 
-def factored(
-    bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, exchanged: bool = False
-) -> Factored:
+def factored(bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment) -> Factored:
     """Cuts all tensors."""
-    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, exchanged, bucket.elements)
+    elements = max(1, bucket.elements)  # a process may have nothing of a bucket
+    layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, bucket.mode, elements)
     add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
     for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():
         add(*sizes)
@@ -191,7 +192,8 @@ def idle_kinds(bucket: Bucket, rows: HostRows | Tensor) -> set[str]:
         infinite = math.inf if bucket.compute_dtype == torch.float64 else ROUNDS_TO_INFINITY
         if all([abs(cap) >= infinite for cap in caps]):
             idle.add("SUM_U2")
-        if True not in scales:
+        # With an exchange, rms(p) is known only after it, so the second read cannot sum p^2.
+        if True not in scales and (bucket.mode is None or bucket.rms is None):
             idle.add("SQUARES")
         if bucket.rms is None or False not in scales:
             idle.add("STORE_RMS")

@@ -139,9 +139,10 @@ class Adafactor(FactoredOptimizer):
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}
-        if param.dim() < 2:
+        shape = self._whole_shape(param)
+        if len(shape) < 2:
             return {"exp_avg_sq": param.shape, **momentum}
-        *batch, rows, cols = param.shape
+        *batch, rows, cols = shape
         return {
             "exp_avg_sq_row": torch.Size((*batch, rows)),
             "exp_avg_sq_col": torch.Size((*batch, cols)),

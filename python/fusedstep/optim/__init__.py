@@ -1,7 +1,9 @@
 """Fused versions of torch.optim's classes, and `param_groups`, which decides what decays."""
 
+from ..plan.flat import declare_shard
 from .adafactor import Adafactor
 from .adamw import AdamW
+from .flat_states import full_state_dict
 from .param_groups import param_groups
 
-__all__ = ["Adafactor", "AdamW", "param_groups"]
+__all__ = ["Adafactor", "AdamW", "declare_shard", "full_state_dict", "param_groups"]

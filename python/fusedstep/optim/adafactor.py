@@ -110,7 +110,7 @@ class Adafactor(FactoredOptimizer):
         self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        if param.dim() < 2:
+        if len(self._whole_shape(param)) < 2:
             return {"variance": torch.zeros_like(grad)}
         return {
             key: shards.zeros(param, grad, shape, grad.dtype, self.reduced[key])
@@ -118,9 +118,10 @@ class Adafactor(FactoredOptimizer):
         }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
-        if param.dim() < 2:
+        shape = self._whole_shape(param)
+        if len(shape) < 2:
             return {"variance": param.shape}
-        *batch, rows, cols = param.shape
+        *batch, rows, cols = shape
         return {
             "row_var": torch.Size((*batch, rows, 1)),
             "col_var": torch.Size((*batch, 1, cols)),

@@ -14,13 +14,14 @@ from .. import backends, check
 from ..plan import devices
 from ..plan.counters import IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
-from ..plan.exchange import ExchangeError, ExchangeLayout
+from ..plan.exchange_layout import ExchangeError, ExchangeLayout
 from ..plan.plan import Owner, Plan
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
 from . import agreed, gradients
 from .checkpoints import load_keeping_dtypes
 from .declared import Group, State
+from .flat_states import keep_own_pieces
 from .members import CheckedOptimizer
 from .scalar_rows import rows_of
 from .step_hooks import around_step
@@ -145,7 +146,7 @@ class FusedOptimizer(CheckedOptimizer):
         return None
 
     def _may_only_make_states(self) -> bool:
-        """Whether this may be the step by which torch makes states before it loads a checkpoint: the
+        """Whether this may be the step by which torch makes states to load a checkpoint into: the
         first one, with lr = 0. If all gradients are zero too, the step makes the states and changes
         nothing. Rules that change nothing then anyway need not ask."""
         return (
@@ -213,6 +214,7 @@ class FusedOptimizer(CheckedOptimizer):
         """Loads a state dict of this class or of its peer. States keep the dtype they were saved
         in, unless the optimizer widens them."""
         load_keeping_dtypes(self, super().load_state_dict, state_dict, self._dtype_after_loading)
+        keep_own_pieces(self, self.reduced)
         self._plan = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..check import Where
-from ..plan.exchange import Exchange, ExchangeLayout, Part
+from ..plan import flat
+from ..plan.exchange import Exchange
+from ..plan.exchange_layout import ExchangeLayout, Part
 from .base import FusedOptimizer, Group
+from .flat_states import refuse_torch
 
 
 class FactoredOptimizer(FusedOptimizer):
@@ -56,18 +60,31 @@ class FactoredOptimizer(FusedOptimizer):
                 f"Adafactor does not support sparse gradients: {where}. Make the gradient dense "
                 "(sparse=False in the embedding), or use torch.optim.SparseAdam."
             )
-        if getattr(param, "_fsdp_flattened", False):
+        if flat.is_lost(param):
             raise RuntimeError(
                 f"Adafactor: {where} is a flat shard of FSDP1, which has lost the rows and columns "
-                "of its matrices: steps would be silently wrong. Use an elementwise optimizer "
-                "such as AdamW with FSDP1."
+                "of its matrices: steps would be silently wrong. Give FSDP1 use_orig_params=True, "
+                "use FSDP2 (fully_shard), or an elementwise optimizer such as AdamW."
             )
-        if self._was_flattened(group):
+        piece = flat.piece_of(param)
+        if piece is not None and piece.problem:
+            raise RuntimeError(f"Adafactor: {where} is a flat shard: {piece.problem}.")
+        if piece is None and self._was_flattened(group):
             raise RuntimeError(
                 f"Adafactor: {where}: the group was made with matrices and now holds one flat "
                 "vector. An engine that flattens parameters (ZeRO) takes away the rows and columns "
-                "that Adafactor needs: use an elementwise optimizer such as AdamW with it."
+                "that Adafactor needs. If it is a run of one parameter, tell which with "
+                "fusedstep.optim.declare_shard; else use FSDP2 (fully_shard), or an elementwise "
+                "optimizer such as AdamW."
             )
+
+    def _is_elsewhere(self, param: Tensor) -> bool:
+        return param.numel() == 0 and flat.piece_of(param) is not None
+
+    def _whole_shape(self, param: Tensor) -> torch.Size:
+        """The shape whose rows and columns a parameter has. A flat piece is a part of it."""
+        piece = flat.piece_of(param)
+        return param.shape if piece is None else piece.shape
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -75,6 +92,10 @@ class FactoredOptimizer(FusedOptimizer):
         matrices = any(not is_lazy(param) and param.dim() > 1 for param in group["params"])
         self.__dict__.setdefault("_given_groups", {})[id(group)] = group, matrices
         self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        refuse_torch(self)
+        return super().state_dict()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The groups of a checkpoint count as given like those that they replace."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, check
-from ..plan import devices, shards
+from ..plan import devices, flat, shards
 from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
 from ..plan.layouts import Layout, Layouts
@@ -32,7 +32,14 @@ class CheckedOptimizer(DeclaredOptimizer):
                 yield check.Where(self.param_groups, index, i), group, param
 
     def _shard_of(self, param: Tensor) -> shards.Shard | None:
+        piece = flat.piece_of(param)
+        if piece is not None:
+            return flat.shard_of(piece, self.is_capped)
         return shards.shard_of(param, self.is_capped)
+
+    def _is_elsewhere(self, param: Tensor) -> bool:
+        """Whether other processes hold all of a parameter, and nothing is to be done here."""
+        return False
 
     def _choose(self, device: torch.device, where: object) -> Backend:
         backend = backends.choose(self.backend, device, where)
@@ -71,6 +78,8 @@ class CheckedOptimizer(DeclaredOptimizer):
                 if before is not None and (kept := self._kept(where, group, before, layouts)):
                     members.append(kept)
                 continue
+            if self._is_elsewhere(param):
+                continue
             self._check_param(where, group, param, grad)
             found, addresses = check.look_at(where, param, grad, layouts, name)
             device = found[0].device
@@ -85,6 +94,8 @@ class CheckedOptimizer(DeclaredOptimizer):
                 tuple(shapes), found, addresses, rms_key,
                 shard=self._shard_of(param) if RULES[rule].factored else None,
             )  # fmt: skip
+            if member.mode == "flat":
+                backends.check_flat(self.backend, device, where)
             if state:
                 self._check_states(where, param, state, shapes)
                 _look_at_states(member, layouts)
@@ -121,7 +132,8 @@ class CheckedOptimizer(DeclaredOptimizer):
             state["step"] = step
             state.update(self._new_state(self.param_groups[member.group], param, grad))
             self.state[param] = state
-            alike = member.group, member.layouts
+            # Flat pieces of one length may be parts of different shapes.
+            alike = member.group, member.layouts, member.shard and member.shard.whole
             if alike not in complete:
                 _look_at_states(member, layouts)
                 complete[alike] = member.layouts

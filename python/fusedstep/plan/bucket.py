@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..rules import RULES, Rule
 from . import shards
+from .flat import FlatShard
 from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
 from .staging import StagedCopy, is_dense, real
@@ -54,7 +55,14 @@ class Member:
     def kind(self) -> str:
         if not RULES[self.rule].factored:
             return "elementwise"
-        return "matrix" if self.param.dim() >= 2 else "vector"
+        return "matrix" if len(self.shape) >= 2 else "vector"
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape in which a factored rule takes it: of a flat piece that of the whole."""
+        if isinstance(self.shard, FlatShard):
+            return self.shard.whole
+        return self.layouts[0].shape
 
     def gradient(self) -> Tensor:
         grad = self.owner.grad
@@ -107,7 +115,11 @@ class Bucket:
         states = [member.flat(2 + k) for k in range(len(member.state_keys))]
         slots = [member.flat(0), None, *states]
         slots = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(slots)]
-        return tuple(member.gradient() if tensor is None else tensor for tensor in slots)
+        found = [member.gradient() if tensor is None else tensor for tensor in slots]
+        if isinstance(member.shard, FlatShard) and member.shard.is_whole:
+            flat = found[0].shape
+            found = [own.view(member.shape) if own.shape == flat else own for own in found]
+        return tuple(found)
 
     def take_presence(self) -> None:
         """Turns off the copies of members without a gradient. The watch writes the cells of
@@ -171,7 +183,7 @@ def _kind_of(buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]], member: M
     is_plain = grad.strides == param.strides and all(layout.is_plain for layout in member.layouts)
     sizes = [2 * param.count if param.dtype.is_complex else param.count]
     if kind == "matrix":
-        *batch, rows, cols = param.shape
+        *batch, rows, cols = member.shape
         sizes = [math.prod(batch), rows, cols]
     if kind != "elementwise":
         sizes.insert(0, 0)  # the address of rms(p)

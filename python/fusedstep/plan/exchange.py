@@ -1,170 +1,23 @@
 """Adds up the sums of sharded tensors over processes, between the stages of a factored step.
 
-All tensors that share processes are packed into one message, so a step takes a fixed number of
-collectives, whatever the number of tensors:
-
-    round 0    sums along the rows, if columns are split
-    round 1    sums down the columns, of row moments, and of p^2, if rows are split; sum p^2 and
-               sum u^2 of tensors whose rows and columns are whole
-    round 2    sum u^2, if columns are split or a cap may change u
-
-Every process sends the same message at every step: it has room for every sharded parameter, with or
-without a gradient. It also counts for each parameter the processes that have a gradient, so a
-gradient that some processes lack is an error on all of them, and nobody waits for a message that
-never comes.
+Each message also counts, for each parameter, the processes that have a gradient. So a gradient that
+some processes lack is an error on all of them, and nobody waits for a message that never comes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from . import devices
-from .shards import Processes, Shard, local
+from .exchange_layout import ExchangeError, ExchangeLayout, Message
+from .packed import Buffers, Packed
+from .shards import local
 
 if TYPE_CHECKING:
-    from .bucket import Member
     from .launcher import Launcher
-
-ROUNDS = 3
-
-
-class ExchangeError(RuntimeError):
-    """Processes cannot add up their sums. All of them raise it."""
-
-
-class Place(Protocol):
-    """Names a parameter: as a string with all that an error says, by `place` in all processes
-    alike."""
-
-    @property
-    def place(self) -> str: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What this process holds of one sharded parameter of a factored rule."""
-
-    where: Place
-    param: Tensor
-    shard: Shard
-
-    @property
-    def matrices(self) -> tuple[int, int, int]:
-        """The number of matrices here, their rows and their columns."""
-        return sizes_of(local(self.param))
-
-    def slots(self, number: int, processes: Processes) -> list[tuple[str, int, int]]:
-        """What is added up over `processes` in a round: the buffer, and where in the tensor's
-        numbers there."""
-        batch, rows, cols = self.matrices
-        sums = batch * (2 * cols + 1) if self.param.dim() > 1 else 0  # then sum p^2
-        roles = {split.role for split in self.shard.splits if split.processes == processes}
-        mode = self.shard.mode
-        found = []
-        if number == 0 and "cols" in roles:
-            found.append(("sums", sums, sums + 1 + batch * rows))
-        if number == 1 and "rows" in roles:
-            found.append(("sums", 0, sums + 1))
-        elif number == 1 and roles & {"batch", "elements"}:
-            found.append(("sums", sums, sums + 1))
-            if mode == "pieces":
-                found.append(("sum_u2", 0, 1))
-        if number == 2:
-            late = roles & {"cols", "batch", "elements"} and mode != "pieces"
-            if late or ("rows" in roles and self.shard.is_capped):
-                found.append(("sum_u2", 0, 1))
-        return found
-
-    def fingerprint(self) -> str:
-        """What must be the same in all processes that exchange sums of this parameter."""
-        splits = [f"{split.role} over {split.processes.size}" for split in self.shard.splits]
-        whole = f"{tuple(self.shard.whole)}, {self.param.dtype}"  # the device may differ
-        return f"{self.where.place} ({whole}), {', '.join(splits)}"
-
-
-def sizes_of(own: Tensor) -> tuple[int, int, int]:
-    """The number of matrices in a tensor, their rows and their columns."""
-    if own.dim() < 2:
-        return 1, 1, own.numel()
-    *batch, rows, cols = own.shape
-    return torch.Size(batch).numel(), rows, cols
-
-
-class Message(NamedTuple):
-    """One collective: what is added up over some processes in one round. It starts with a count of
-    gradients for each part, then come the parts' slots."""
-
-    number: int  # of the round
-    processes: Processes
-    parts: list[int]  # the parts that take part
-    slots: list[tuple[int, str, int, int, int]]  # part, buffer, start, end, place in the message
-    length: int
-
-    def uneven(self, counts: Tensor) -> list[int]:
-        """The parts for which some processes have a gradient and others have not."""
-        fine = (0.0, float(self.processes.size))
-        return [index for index, count in enumerate(counts.tolist()) if count not in fine]
-
-
-class ExchangeLayout:
-    """The messages of a step. All processes agree on them once, when the first plan is made."""
-
-    def __init__(self, name: str, parts: list[Part]) -> None:
-        self.name = name
-        self.parts = parts
-        self.messages = [
-            message
-            for number in range(ROUNDS)
-            for processes in self._processes()
-            if (message := self._message(number, processes)).slots
-        ]
-        for processes in self._processes():
-            self._agree(processes)
-
-    def is_of(self, parts: list[Part]) -> bool:
-        """Whether this is the layout for other `parts`."""
-        return len(parts) == len(self.parts) and all(
-            own.param is other.param
-            and own.shard == other.shard
-            and own.where.place == other.where.place
-            and own.matrices == other.matrices
-            for own, other in zip(self.parts, parts, strict=True)
-        )
-
-    def _processes(self) -> list[Processes]:
-        found = {split.processes for part in self.parts for split in part.shard.splits}
-        return sorted(found, key=lambda processes: processes.order)
-
-    def _message(self, number: int, processes: Processes) -> Message:
-        wanted = [
-            (k, slots) for k, p in enumerate(self.parts) if (slots := p.slots(number, processes))
-        ]
-        place, found = len(wanted), []
-        for k, slots in wanted:
-            for buffer, start, end in slots:
-                found.append((k, buffer, start, end, place))
-                place += end - start
-        return Message(number, processes, [k for k, _ in wanted], found, place)
-
-    def _agree(self, processes: Processes) -> None:
-        """Refuses parameters in another order or of other shapes: sums would be added to those of
-        other tensors, or processes would wait forever."""
-        own = [p.fingerprint() for p in self.parts if processes in p.shard.over(*p.shard.roles)]
-        digests = processes.gather(hashlib.sha256("\n".join(own).encode()).hexdigest())
-        if len({*digests}) > 1:
-            odd = next(k for k, digest in enumerate(digests) if digest != digests[0])
-            raise ExchangeError(
-                f"{self.name}: ranks {processes.ranks[0]} and {processes.ranks[odd]} have other "
-                "sharded parameters, or have them in another order or in other groups. Give every "
-                f"process the same groups; here they start with {own[0]}."
-            )
 
 
 class Exchange:
@@ -173,19 +26,18 @@ class Exchange:
     def __init__(self, layout: ExchangeLayout, launchers: Iterable[Launcher] = ()) -> None:
         self.layout = layout
         place_of = {id(part.param): k for k, part in enumerate(layout.parts)}
-        self._members: list[tuple[int, Member]] = []
-        buffers: dict[int, dict[str, Tensor]] = {}
+        self._positions: dict[int, int] = {}  # of the parts, among the members of the plan
+        buffers: dict[int, Buffers] = {}
         for launcher in launchers:
-            for index, member in enumerate(launcher.bucket.members):
+            bucket = launcher.bucket
+            tensors = {"sums": launcher.sums, "sum_u2": launcher.sum_u2}
+            for index, member in enumerate(bucket.members):
                 k = place_of[id(member.param)]
-                start, end = launcher.starts[index : index + 2]
-                buffers[k] = {
-                    "sums": launcher.sums[start:end],
-                    "sum_u2": launcher.sum_u2[index : index + 1],
-                }
-                self._members.append((k, member))
-        self._packed = [_Packed(message, layout, buffers) for message in layout.messages]
-        self._present: list[float] = []
+                buffers[k] = Buffers(tensors, {"sums": launcher.starts[index], "sum_u2": index})
+                self._positions[k] = bucket.positions[index]
+        self._packed = [Packed(own, self._device_of(own), buffers) for own in layout.messages]
+        self.take_presence(b"")
+        self._has_failed = False
         self._late: list[Callable[[], None]] = []  # checks of the last step, of counts on a GPU
 
     @property
@@ -193,19 +45,28 @@ class Exchange:
         """Whether the host can read the counts of gradients."""
         return all(devices.on_host(own.numbers) for own in self._packed)
 
+    def _device_of(self, message: Message) -> torch.device:
+        own = local(self.layout.parts[message.parts[0]].param).device
+        return message.processes.device_for(own)
+
+    def take_presence(self, present: bytes) -> None:
+        """Notes which parts have a gradient. `present` tells it for each member of the plan."""
+        self._present = [0.0] * len(self.layout.parts)
+        for k, position in self._positions.items():
+            self._present[k] = float(position < len(present) and present[position])
+        for own in self._packed:
+            own.take_presence(self._present)
+
     def start(self) -> None:
-        """Begins a step: notes which parts have a gradient."""
+        """Begins a step."""
         late, self._late = self._late, []
         for check in late:
             check()
         for own in self._packed:
             own.is_read = False
-        self._present = [0.0] * len(self.layout.parts)
-        for k, member in self._members:
-            self._present[k] = float(member.is_present)
 
     def begin(self, number: int) -> Callable[[], None]:
-        """Starts a round. Call the result to wait for it. What is split twice is added up over one
+        """Starts a turn. Call the result to wait for it. What is split twice is added up over one
         group of processes, then over another."""
         messages = [own for own in self._packed if own.message.number == number]
         for own in messages[:-1]:
@@ -215,16 +76,15 @@ class Exchange:
     def run(self, number: int) -> None:
         self.begin(number)()
 
-    def _send(self, own: _Packed) -> Callable[[], None]:
+    def _send(self, own: Packed) -> Callable[[], None]:
         # Whoever knows that something is wrong tells the processes that do not.
         is_uneven = any(other.uneven() for other in self._packed if other.is_read)
-        return own.send([math.nan] * len(self._present) if is_uneven else self._present)
+        return own.send(is_uneven or self._has_failed)
 
     def join(self, error: BaseException | None = None) -> None:
         """Takes part in a step without any gradient here, or tells the others of an error."""
         self.start()
-        if error is not None:
-            self._present = [math.nan] * len(self._present)
+        self._has_failed = error is not None
         self.run(0)
         self.run(1)
         self.check_presence("" if error is None else f"{type(error).__name__}: {error}")
@@ -240,7 +100,7 @@ class Exchange:
             elif own.message.number < 2:
                 self._late.append(self._check_later(own, error))
 
-    def _check_later(self, own: _Packed, error: str) -> Callable[[], None]:
+    def _check_later(self, own: Packed, error: str) -> Callable[[], None]:
         counts, present = own.counts.to("cpu", non_blocking=True), self._present
         event = torch.get_device_module(own.counts.device).Event()
         event.record()
@@ -265,9 +125,13 @@ class Exchange:
                     f"{name}: rank {rank} refused this step, so the others must not take it "
                     f"either. Its error: {said}"
                 )
-        for k in message.parts:
-            without = [rank for rank, (_, own) in zip(ranks, answers, strict=True) if k in own]
-            if 0 < len(without) < len(ranks):
+        for k, holders in zip(message.parts, message.holders, strict=True):
+            without = [
+                rank
+                for rank, (_, own) in zip(ranks, answers, strict=True)
+                if k in own and rank in holders
+            ]
+            if 0 < len(without) < len(holders):
                 raise ExchangeError(
                     f"{name}: {self.layout.parts[k].where} has no gradient on rank "
                     f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let "
@@ -277,44 +141,3 @@ class Exchange:
             f"{name}: another group of processes refused this step, and {ranks} share parameters "
             "with it. Its error names the parameter."
         )
-
-
-class _Packed:
-    """One message, and the views of buffers that it is made of."""
-
-    def __init__(
-        self, message: Message, layout: ExchangeLayout, buffers: dict[int, dict[str, Tensor]]
-    ) -> None:
-        self.message = message
-        device = message.processes.device_for(local(layout.parts[message.parts[0]].param).device)
-        self.numbers = torch.zeros(
-            message.length, dtype=devices.widest_float(device), device=device
-        )
-        self.counts = self.numbers[: len(message.parts)]
-        self.is_read = False  # whether the counts came back, and the host can read them
-        self.sources: list[Tensor] = []
-        self.places: list[Tensor] = []
-        for k, buffer, start, end, place in message.slots:
-            if k in buffers:
-                self.sources.append(buffers[k][buffer][start:end])
-                self.places.append(self.numbers[place : place + end - start])
-
-    def send(self, present: list[float]) -> Callable[[], None]:
-        self.is_read = False
-        self.numbers.zero_()
-        own = torch.tensor([present[k] for k in self.message.parts], dtype=self.numbers.dtype)
-        self.counts.copy_(own, non_blocking=True)
-        if self.sources:
-            torch._foreach_copy_(self.places, self.sources)
-        wait = self.message.processes.add_up(self.numbers)
-
-        def finish() -> None:
-            wait()
-            self.is_read = devices.on_host(self.numbers)
-            if self.sources:
-                torch._foreach_copy_(self.sources, self.places)
-
-        return finish
-
-    def uneven(self) -> list[int]:
-        return self.message.uneven(self.counts)

@@ -3,7 +3,8 @@
 An elementwise rule is one walk over memory. A factored rule (Adafactor) has stages:
 
     sum_rows   only if columns are split: leaves the sums along the rows in `sums`
-    read1      makes the row moments; leaves in `sums` what the later stages need
+    read1      makes the row moments; leaves in `sums` what the later stages need. Of flat pieces it
+               leaves the sums only: rows are partial, so `finish` makes their moments
     finish     makes the column moments; leaves in `sum_u2` the sum of u^2 over the part of each
                tensor that this process holds
     update     makes the step sizes, then writes parameters and momentum
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from . import devices
 from .bucket import Bucket, Member
+from .flat import FlatShard
 from .rows import HostRows
 
 
@@ -114,12 +116,15 @@ class Backend(ABC):
 # The numbers of each tensor in `Launcher.of_tensors`: sum u^2 of what is here; rows and columns of
 # a whole matrix, elements of the whole tensor; 1 if a cap may change u. Then each process computes
 # sum u^2 of its own rows. If not, all of them compute it from the exchanged sums.
-OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped")
+# Of a flat piece: its first element, and how many it has.
+OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped", "start", "count")
 
 
 def _of_tensor(member: Member) -> list[float]:
-    assert member.shard is not None
-    return [0.0, *map(float, (*member.shard.sizes, member.shard.is_capped))]
+    shard = member.shard
+    assert shard is not None
+    run = shard.run if isinstance(shard, FlatShard) else (0, 0)
+    return [0.0, *map(float, (*shard.sizes, shard.is_capped, *run))]
 
 
 def sums_layout(bucket: Bucket) -> list[int]:
@@ -129,6 +134,8 @@ def sums_layout(bucket: Bucket) -> list[int]:
     matrices   for each matrix: sums of g^2 down the columns, sums of g^2 / row down the columns,
                the sum of the row moments; then the tensor's sum of p^2; then, if columns are split,
                sums of g^2 along the rows
+    flat       sums of g^2 down the columns of each whole matrix; the sum of p^2; sums of g^2 along
+               the rows of each whole matrix
     vectors    the sum of p^2
     """
     starts = [0]
@@ -137,6 +144,9 @@ def sums_layout(bucket: Bucket) -> list[int]:
         length = 1
         if bucket.kind == "matrix":
             batch, rows, cols = own
-            length += batch * (2 * cols + 1) + (batch * rows if bucket.mode == "cols" else 0)
+            if bucket.mode == "flat":
+                length += batch * (cols + rows)
+            else:
+                length += batch * (2 * cols + 1) + (batch * rows if bucket.mode == "cols" else 0)
         starts.append(starts[-1] + length)
     return starts

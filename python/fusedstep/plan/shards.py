@@ -8,6 +8,7 @@ dimension of the mesh that splits a parameter has a role:
     cols        each holds some columns: sums along the rows are added up
     batch       each holds some of the matrices: only sums over the whole tensor are added up
     elements    each holds some elements of a vector: the same
+    flat        each holds a run of elements of a matrix, in row-major order: see `plan/flat.py`
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Split(NamedTuple):
     """One way in which a parameter is divided among processes."""
 
     processes: Processes
-    role: str  # rows, cols, batch or elements
+    role: str  # rows, cols, batch, elements or flat
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Shard:
         return frozenset(split.role for split in self.splits)
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> str | None:
         """How a factored step goes: `pieces` if every row and column is whole here; `rows` if the
         columns are whole nowhere; `cols` if rows are not, perhaps besides columns."""
         if "cols" in self.roles:

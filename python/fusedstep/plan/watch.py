@@ -47,9 +47,7 @@ def watch(
         cells: for each parameter, the address of the table cell of its gradient, or 0.
         earlier: for each parameter, the last known layout of an absent gradient, or None.
     """
-    # C++ does not look into DTensors.
-    plain = not any(shards.is_dtensor(param) for params in param_lists for param in params)
-    if plain and native.module is not None and _can_watch():
+    if native.module is not None and _can_watch() and _can_look_into(param_lists):
         known = {layout: layout and _in_native_form(layout) for layout in {*earlier}}
         layouts = [known[layout] for layout in earlier]
         return native.module.Watch(EXCHANGE, param_lists, state, keys, cells, layouts)
@@ -78,6 +76,15 @@ def _can_watch() -> bool:
         return False
     with torch.no_grad(), _disable_current_modes():
         return bool(native.module.learn_to_watch(EXCHANGE, samples()))
+
+
+def _can_look_into(param_lists: ParamLists) -> bool:
+    """Whether C++ can find the local tensors of these parameters, if they are DTensors."""
+    if not any(shards.is_dtensor(param) for params in param_lists for param in params):
+        return True
+    from torch.distributed.tensor import DTensor
+
+    return bool(native.module.learn_dtensors(DTensor, Tensor, shards.local))
 
 
 def samples() -> list[tuple[Any, ...]]:
@@ -175,7 +182,8 @@ class PythonWatch:
         for params in param_lists:
             fixed.append(len(params))
             for param in params:
-                fixed += (id(param), shards.local(param).data_ptr(), _layout(param))
+                own = shards.local(param)
+                fixed += (id(param), id(own), own.data_ptr(), _layout(param))
         for key, values in state.items():
             if not isinstance(values, dict):  # something that the user put there
                 fixed.append(id(key))
@@ -185,7 +193,8 @@ class PythonWatch:
                 value = values.get(name)
                 fixed.append(id(value))
                 if isinstance(value, Tensor):
-                    fixed += (shards.local(value).data_ptr(), _layout(value))
+                    own = shards.local(value)
+                    fixed += (id(own), own.data_ptr(), _layout(value))
         return fixed
 
 

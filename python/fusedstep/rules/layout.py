@@ -30,7 +30,7 @@ ITEM_BYTES = (4, 2, 2, 8)
 # Kinds of work in the CPU's work list. Rules without sums use only UPDATE. The last line is for
 # exchanged buckets.
 WHOLE, STATISTICS, COLUMNS, SUM_U2, STEP_SIZE, UPDATE, STORE_RMS = range(7)
-PACK_COLUMNS, PACK_TENSOR, TOTAL_U2, SUM_ROWS = range(7, 11)
+PACK_COLUMNS, PACK_TENSOR, TOTAL_U2, SUM_ROWS, ROW_MOMENTS = range(7, 12)
 
 # A tensor's row of a bucket's table: the addresses of its slots, then its sizes. A rule's own
 # states start at the last slot. `rms` is the address of rms(p), or 0.
