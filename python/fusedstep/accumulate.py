@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import backends, check
-from .plan import devices
+from .plan import devices, shards
 from .plan.bucket import Member
 from .plan.launcher import Backend
 from .plan.layouts import Layout, Layouts
@@ -40,7 +40,7 @@ class GradientAccumulator:
 
     Sums of 16-bit gradients are float32; others have the gradient's dtype. After a call ``.grad``
     is None, so the next backward starts from nothing. A call does not wait for a device or
-    communicate with other processes.
+    communicate with other processes: of a DTensor each adds up its own part.
 
     Arguments:
         params: parameters, or (name, parameter) pairs. Errors use the names.
@@ -129,8 +129,8 @@ class GradientAccumulator:
             dtype = getattr(param, "grad_dtype", param.dtype)  # None: any; torch 2.10 and newer
             if dtype not in (None, own.dtype):
                 handed[index] = copy = torch.empty_like(own, dtype=dtype)
-                sums.append(own)
-                copies.append(copy)
+                sums.append(shards.local(own))
+                copies.append(shards.local(copy))
         if copies:
             torch._foreach_copy_(copies, sums)
         for param, gradient in zip(self._params, handed, strict=True):
@@ -141,7 +141,7 @@ class GradientAccumulator:
     def reset(self) -> None:
         """Starts again: ``a = 0``, ``step = 0``, and removes each ``.grad`` that was handed
         over."""
-        sums = [own for own in self._sums if own is not None]
+        sums = [shards.local(own) for own in self._sums if own is not None]
         if sums:
             torch._foreach_zero_(sums)
         for param, own in zip(self._params, self._handed, strict=True):
@@ -183,7 +183,7 @@ class GradientAccumulator:
     def _belongs(self, index: int, own: Tensor, dtype: torch.dtype) -> bool:
         param = self._params[index]
         return (
-            own.shape == param.shape
+            shards.is_spread_as(own, param)
             and own.device == param.device
             and own.is_complex() == param.is_complex()
             and torch.promote_types(own.dtype, dtype) == own.dtype
@@ -216,7 +216,8 @@ class GradientAccumulator:
                 own = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
                 self._sums[index] = self._handed[index] = own
                 self._state[param] = {"sum": own}
-            both, addresses = (layouts.of(own), layout), (own.data_ptr(), address)
+            local = shards.local(own)
+            both, addresses = (layouts.of(local), layout), (local.data_ptr(), address)
             members.append(Member(own, {}, 0, "accumulate", (), both, addresses, source=param))
             position[id(param)] = index
         members += self._absent(old, position)
@@ -240,7 +241,7 @@ class GradientAccumulator:
                 continue
             if self._belongs(index, own, member.layouts[1].dtype):
                 position[id(param)] = index
-                kept.append(replace(member, addresses=(own.data_ptr(), 0)))
+                kept.append(replace(member, addresses=(shards.local(own).data_ptr(), 0)))
         return kept
 
     def _choose(self, device: torch.device, where: object) -> Backend:

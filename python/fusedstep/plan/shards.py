@@ -40,6 +40,17 @@ def local(tensor: Any) -> Any:
     return own if type(own) is Tensor else _awaited(own)
 
 
+def is_spread_as(tensor: Any, param: Any) -> bool:
+    """Whether a tensor has the shape of a parameter, and each process the same part of both."""
+    if not (is_dtensor(tensor) and is_dtensor(param)):
+        return bool(tensor.shape == param.shape) and not (is_dtensor(tensor) or is_dtensor(param))
+    return (tensor.shape, tensor.device_mesh, tensor.placements) == (
+        param.shape,
+        param.device_mesh,
+        param.placements,
+    ) and local(tensor).shape == local(param).shape
+
+
 def address_of(tensor: Tensor) -> int:
     """The address of a gradient. An empty one counts as present: it gets an address that nobody
     reads, since 0 means that there is no gradient."""
