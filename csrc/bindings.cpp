@@ -3,11 +3,13 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
+#include "copies.h"
 #include "cpu/threads.h"
 #include "cpu/work_list.h"
 #include "rules/facts.h"
@@ -178,6 +180,16 @@ class Floor {
   WorkList work_;
 };
 
+// From the addresses of each pair, and its bytes.
+std::unique_ptr<Copies> make_copies(const std::vector<std::array<int64_t, 3>>& numbers) {
+  std::vector<Copies::Run> runs;
+  for (const auto& [source, place, bytes] : numbers) {
+    require(source), require(place);
+    runs.push_back({reinterpret_cast<char*>(source), reinterpret_cast<char*>(place), bytes});
+  }
+  return std::make_unique<Copies>(std::move(runs));
+}
+
 std::unique_ptr<Watch> make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
                                   std::vector<int64_t> cells, const Watch::Layouts& earlier) {
   auto watch = std::make_unique<Watch>(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(),
@@ -211,6 +223,10 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("item_bytes"), py::arg("table"),
            py::arg("tensors"), py::arg("fields"))
       .def("walk", &Floor::walk);
+  py::class_<Copies>(module, "Copies")
+      .def(py::init(&make_copies))
+      .def("there", &Copies::there)
+      .def("back", &Copies::back);
   module.def("can_watch", &Watch::is_ready);
   module.def("learn_to_watch", [](py::object api, py::list samples) {
     return Watch::get_ready(api.ptr(), samples.ptr());

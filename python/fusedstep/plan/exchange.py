@@ -17,19 +17,18 @@ never comes.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import devices
+from .packed import Buffers, Packed
 from .shards import Processes, Shard, local
 
 if TYPE_CHECKING:
-    from .bucket import Member
     from .launcher import Launcher
 
 ROUNDS = 3
@@ -138,11 +137,20 @@ class ExchangeLayout:
             (k, slots) for k, p in enumerate(self.parts) if (slots := p.slots(number, processes))
         ]
         place, found = len(wanted), []
-        for k, slots in wanted:
-            for buffer, start, end in slots:
-                found.append((k, buffer, start, end, place))
-                place += end - start
+        for k, buffer, start, end in sorted(
+            ((k, *slot) for k, slots in wanted for slot in slots), key=self._order
+        ):
+            found.append((k, buffer, start, end, place))
+            place += end - start
         return Message(number, processes, [k for k, _ in wanted], found, place)
+
+    def _order(self, slot: tuple[int, str, int, int]) -> tuple[Any, ...]:
+        """Parts that are probably in one bucket follow each other, so that few copies make up a
+        message. The order is the same in all processes."""
+        k, buffer, start, _ = slot
+        part = self.parts[k]
+        is_vector = len(part.shard.whole) < 2
+        return buffer, is_vector, part.shard.mode, str(part.param.dtype), k, start
 
     def _agree(self, processes: Processes) -> None:
         """Refuses parameters in another order or of other shapes: sums would be added to those of
@@ -164,19 +172,18 @@ class Exchange:
     def __init__(self, layout: ExchangeLayout, launchers: Iterable[Launcher] = ()) -> None:
         self.layout = layout
         place_of = {id(part.param): k for k, part in enumerate(layout.parts)}
-        self._members: list[tuple[int, Member]] = []
-        buffers: dict[int, dict[str, Tensor]] = {}
+        self._positions: dict[int, int] = {}  # of the parts, among the members of the plan
+        buffers: dict[int, Buffers] = {}
         for launcher in launchers:
-            for index, member in enumerate(launcher.bucket.members):
+            bucket = launcher.bucket
+            tensors = {"sums": launcher.sums, "sum_u2": launcher.sum_u2}
+            for index, member in enumerate(bucket.members):
                 k = place_of[id(member.param)]
-                start, end = launcher.starts[index : index + 2]
-                buffers[k] = {
-                    "sums": launcher.sums[start:end],
-                    "sum_u2": launcher.sum_u2[index : index + 1],
-                }
-                self._members.append((k, member))
-        self._packed = [_Packed(message, layout, buffers) for message in layout.messages]
-        self._present: list[float] = []
+                buffers[k] = Buffers(tensors, {"sums": launcher.starts[index], "sum_u2": index})
+                self._positions[k] = bucket.positions[index]
+        self._packed = [Packed(own, self._device_of(own), buffers) for own in layout.messages]
+        self.take_presence(b"")
+        self._has_failed = False
         self._late: list[Callable[[], None]] = []  # checks of the last step, of counts on a GPU
 
     @property
@@ -184,16 +191,25 @@ class Exchange:
         """Whether the host can read the counts of gradients."""
         return all(devices.on_host(own.numbers) for own in self._packed)
 
+    def _device_of(self, message: Message) -> torch.device:
+        own = local(self.layout.parts[message.parts[0]].param).device
+        return message.processes.device_for(own)
+
+    def take_presence(self, present: bytes) -> None:
+        """Notes which parts have a gradient. `present` tells it for each member of the plan."""
+        self._present = [0.0] * len(self.layout.parts)
+        for k, position in self._positions.items():
+            self._present[k] = float(position < len(present) and present[position])
+        for own in self._packed:
+            own.take_presence(self._present)
+
     def start(self) -> None:
-        """Begins a step: notes which parts have a gradient."""
+        """Begins a step."""
         late, self._late = self._late, []
         for check in late:
             check()
         for own in self._packed:
             own.is_read = False
-        self._present = [0.0] * len(self.layout.parts)
-        for k, member in self._members:
-            self._present[k] = float(member.is_present)
 
     def begin(self, number: int) -> Callable[[], None]:
         """Starts a round. Call the result to wait for it. What is split twice is added up over one
@@ -206,16 +222,15 @@ class Exchange:
     def run(self, number: int) -> None:
         self.begin(number)()
 
-    def _send(self, own: _Packed) -> Callable[[], None]:
+    def _send(self, own: Packed) -> Callable[[], None]:
         # Whoever knows that something is wrong tells the processes that do not.
         is_uneven = any(other.uneven() for other in self._packed if other.is_read)
-        return own.send([math.nan] * len(self._present) if is_uneven else self._present)
+        return own.send(is_uneven or self._has_failed)
 
     def join(self, error: BaseException | None = None) -> None:
         """Takes part in a step without any gradient here, or tells the others of an error."""
         self.start()
-        if error is not None:
-            self._present = [math.nan] * len(self._present)
+        self._has_failed = error is not None
         self.run(0)
         self.run(1)
         self.check_presence("" if error is None else f"{type(error).__name__}: {error}")
@@ -231,7 +246,7 @@ class Exchange:
             elif own.message.number < 2:
                 self._late.append(self._check_later(own, error))
 
-    def _check_later(self, own: _Packed, error: str) -> Callable[[], None]:
+    def _check_later(self, own: Packed, error: str) -> Callable[[], None]:
         counts, present = own.counts.to("cpu", non_blocking=True), self._present
         event = torch.get_device_module(own.counts.device).Event()
         event.record()
@@ -268,44 +283,3 @@ class Exchange:
             f"{name}: another group of processes refused this step, and {ranks} share parameters "
             "with it. Its error names the parameter."
         )
-
-
-class _Packed:
-    """One message, and the views of buffers that it is made of."""
-
-    def __init__(
-        self, message: Message, layout: ExchangeLayout, buffers: dict[int, dict[str, Tensor]]
-    ) -> None:
-        self.message = message
-        device = message.processes.device_for(local(layout.parts[message.parts[0]].param).device)
-        self.numbers = torch.zeros(
-            message.length, dtype=devices.widest_float(device), device=device
-        )
-        self.counts = self.numbers[: len(message.parts)]
-        self.is_read = False  # whether the counts came back, and the host can read them
-        self.sources: list[Tensor] = []
-        self.places: list[Tensor] = []
-        for k, buffer, start, end, place in message.slots:
-            if k in buffers:
-                self.sources.append(buffers[k][buffer][start:end])
-                self.places.append(self.numbers[place : place + end - start])
-
-    def send(self, present: list[float]) -> Callable[[], None]:
-        self.is_read = False
-        self.numbers.zero_()
-        own = torch.tensor([present[k] for k in self.message.parts], dtype=self.numbers.dtype)
-        self.counts.copy_(own, non_blocking=True)
-        if self.sources:
-            torch._foreach_copy_(self.places, self.sources)
-        wait = self.message.processes.add_up(self.numbers)
-
-        def finish() -> None:
-            wait()
-            self.is_read = devices.on_host(self.numbers)
-            if self.sources:
-                torch._foreach_copy_(self.sources, self.places)
-
-        return finish
-
-    def uneven(self) -> list[int]:
-        return self.message.uneven(self.counts)

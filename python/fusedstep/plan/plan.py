@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import devices, shards
 from .bucket import Bucket, Member, gradient_cells, make_buckets
+from .copies import Copies
 from .counters import IntCounters, TensorCounters
 from .exchange import Exchange, ExchangeLayout
 from .launcher import Backend, Launcher, StepInputs
@@ -92,8 +93,10 @@ class Plan:
         earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
         self.watch = watch(lists, state, tuple(sorted(keys)), cells, earlier)
         self._params = [member.param for member in members]
-        # A DTensor and its local tensor each have a version.
-        self._locals = [shards.local(p) for p in self._params if shards.is_dtensor(p)]
+        # A DTensor and its local tensor each have a version. Autograd may have saved either.
+        self._locals = {
+            k: shards.local(own) for k, own in enumerate(self._params) if shards.is_dtensor(own)
+        }
         self._increment_versions = increment_of(self._params)
         places = {id(param): k for k, param in enumerate(p for params in lists for p in params)}
         self._places = [places[id(member.owner)] for member in members]  # among the watch's
@@ -143,6 +146,9 @@ class Plan:
         self.all_present = 0 not in self.present
         self.present_members = list(compress(self.members, self.present))
         self._written = list(compress(self._params, self.present))
+        self._written += [own for k, own in self._locals.items() if self.present[k]]
+        if self.exchange is not None:
+            self.exchange.take_presence(self.present)
 
     def count(self, found_inf: Tensor | None) -> None:
         """Counts a step for the members that took part."""
@@ -164,8 +170,6 @@ class Plan:
                 "Leave the mode for the step"
             )
         self._increment_versions(self._written)
-        if self._locals:
-            self._increment_versions(self._locals)
         inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
         for own in staged:
@@ -226,22 +230,34 @@ class Moments:
 
     def __init__(self, launchers: list[Launcher]) -> None:
         # Momentum and parameters are written last.
-        states = {"matrix": (2, 3), "vector": (2,)}
-        self.states = [
+        slots = {"matrix": (2, 3), "vector": (2,)}
+        states = [
             member.flat(slot)
             for launcher in launchers
             for member in launcher.bucket.members
-            for slot in states[launcher.bucket.kind]
+            for slot in slots[launcher.bucket.kind]
         ]
-        self.saved = [torch.empty_like(state) for state in self.states]
+        self._copies = Copies(states, _room_for(states))
 
     @contextmanager
     def restored_after_errors(self) -> Iterator[None]:
-        if self.states:
-            torch._foreach_copy_(self.saved, self.states)
+        self._copies.there()
         try:
             yield
         except BaseException:
-            if self.states:
-                torch._foreach_copy_(self.states, self.saved)
+            self._copies.back()
             raise
+
+
+def _room_for(states: list[Tensor]) -> list[Tensor]:
+    """Tensors like these, in one piece of memory for each dtype and device."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for state in states:
+        kinds.setdefault((state.dtype, state.device), []).append(state)
+    made: dict[int, Tensor] = {}
+    for (dtype, device), own in kinds.items():
+        sizes = [state.numel() for state in own]
+        room = torch.empty(sum(sizes), dtype=dtype, device=device)
+        for state, part in zip(own, room.split(sizes), strict=True):
+            made[id(state)] = part.view(state.shape)
+    return [made[id(state)] for state in states]
