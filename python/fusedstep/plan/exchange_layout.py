@@ -151,8 +151,7 @@ class ExchangeLayout:
             (k, slots)
             for k, part in enumerate(self.parts)
             # A flat piece that is all of its parameter needs no message.
-            if len(self.holders.get(k, (0, 1))) > 1
-            and (slots := part.slots(number, processes))
+            if len(self.holders.get(k, (0, 1))) > 1 and (slots := part.slots(number, processes))
         ]
         place, found = len(wanted), []
         for k, buffer, start, end in sorted(
