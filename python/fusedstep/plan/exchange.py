@@ -159,7 +159,7 @@ class ExchangeLayout:
             (k, slots)
             for k, part in enumerate(self.parts)
             # What one process holds alone needs no message.
-            if len(self.holders.get(k, processes.ranks)) > 1
+            if (k not in self.holders or len(self.holders[k]) > 1)
             and (slots := part.slots(number, processes))
         ]
         place, found = len(wanted), []
