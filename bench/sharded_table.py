@@ -72,7 +72,7 @@ def draw(rows: list[ShardedRow], headline: str, path: Path) -> None:
             colors = [OURS_COLOR if row.provider == OURS else PEER_COLOR for row in own]
             bars = panel.barh([row.provider for row in own], times, color=colors, height=0.72)
             panel.bar_label(bars, list(map(label, own)), padding=4, fontsize=8)
-            panel.set_xlim(0, max(times) * 1.75)
+            panel.set_xlim(0, max(times) * 2.1)
             panel.invert_yaxis()
             rule, chosen, dtype, count = key
             panel.set_title(f"{rule}  {chosen}  {dtype}, {count} processes", fontsize=9, loc="left")
@@ -86,4 +86,4 @@ def draw(rows: list[ShardedRow], headline: str, path: Path) -> None:
 
 def label(row: ShardedRow) -> str:
     ratio = f" ({row.ratio:.3g}x)" if row.ratio and row.provider != OURS else ""
-    return f"{row.ms:.3g} ms{ratio}, {row.collectives} collectives"
+    return f"{row.ms:,.0f} ms{ratio}, {row.collectives} collectives"

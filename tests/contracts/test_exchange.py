@@ -84,7 +84,7 @@ def test_what_an_exchange_changes_is_what_the_rest_of_the_step_takes(case, backe
 
 @each_backend
 @each_role
-@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("shares", sweep(SHARES, ["uneven", "nothing"]))
 @each(FACTORED)
 def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(case, shares, role, backend):
     shapes = [(512, 64), (1024, 300), (8, 6), (1, 5), (5, 1), (2, 6, 4), (300,), (140_002,)]

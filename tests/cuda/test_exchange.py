@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("simulator")
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
+TRAINER = CASE["hf-adafactor-trainer"]
 # A row, a column, matrices of one unit, batches, rows longer than a tile, vectors.
 SHAPES = [(1, 70), (70, 1), (33, 17), (5, 7, 130), (40, 3, 3), (300, 24), (19, 2064), (9, 8208)]
 VECTORS = [(7,), (20_000,)]
@@ -39,7 +40,7 @@ each_role = pytest.mark.parametrize("role", ROLES)
 
 @pytest.mark.parametrize("dtype", sweep(DTYPES, [F32]), ids=str)
 @each_role
-@each([CASE["adafactor"], PART_CAPPED, MOMENTUM, CASE["hf-adafactor-trainer"]])
+@each(sweep([CASE["adafactor"], PART_CAPPED, MOMENTUM, TRAINER], [PART_CAPPED, TRAINER]))
 def test_stages_with_an_exchange_between_them(case, role, dtype):
     problem = Problem(case, SHAPES + VECTORS, (dtype,), chain=64 * (dtype == F64))
     check(problem, "simcuda", role)
@@ -67,18 +68,24 @@ OF_SEVERAL_UNITS = {
 @pytest.mark.usefixtures("small_units")
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 @each_role
-@each([CASE["hf-adafactor"], MOMENTUM, CASE["hf-adafactor-trainer"]])
+@each(sweep([CASE["hf-adafactor"], MOMENTUM, TRAINER], [MOMENTUM]))
 def test_an_exchange_that_changes_nothing_changes_no_bit(case, role, dtype):
     problem = Problem(case, [*OF_SEVERAL_UNITS[role], *VECTORS], (dtype,))
     found = exchanged(problem, FakeProcesses(), role).run("simcuda")
     assert_same(*found, *problem.run("simcuda"))
 
 
-@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize(
+    ("shares", "case"),
+    sweep(
+        itertools.product(SHARES, [PART_CAPPED, TRAINER]),
+        [("uneven", TRAINER), ("nothing", PART_CAPPED)],
+    ),
+    ids=lambda own: getattr(own, "name", own),
+)
 @each_role
-@each([PART_CAPPED, CASE["hf-adafactor-trainer"]])
-def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(case, role, shares):
-    shapes = [(300, 24), (9, 8208), (1, 5), (5, 1), (6, 17, 33), (40, 3, 3), *VECTORS]
+def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(role, shares, case):
+    shapes = [(300, 24), (3, 4104), (1, 5), (5, 1), (6, 17, 33), (40, 3, 3), *VECTORS]
     check_parts(case, "simcuda", role, SHARES[shares], shapes)
 
 
@@ -176,7 +183,7 @@ def test_sums_that_an_exchange_doubles_are_twice_as_large_in_the_moments():
 
 
 @each_role
-@each([PART_CAPPED, MOMENTUM])
+@each(sweep([PART_CAPPED, MOMENTUM], [MOMENTUM]))
 def test_a_tensor_without_a_gradient_is_left_alone(case, role):
     shapes = [(33, 17), (300, 24), (9, 8208), (40, 3, 3), *VECTORS]
     problem = exchanged(Problem(case, 2 * shapes), FakeProcesses(), role)
@@ -185,7 +192,7 @@ def test_a_tensor_without_a_gradient_is_left_alone(case, role):
 
 @pytest.mark.usefixtures("nvcc")
 @each_role
-@each(sweep([PART_CAPPED, CASE["hf-adafactor-trainer"]], [PART_CAPPED]))
+@each(sweep([PART_CAPPED, TRAINER], [PART_CAPPED]))
 def test_the_machine_code_has_the_bits_of_the_simulator(case, role):
     """PTX as nvcc compiled it: no access out of bounds, no race."""
     problem = Problem(case, [(33, 17), (2, 300, 24), (2, 2064), (7,)])

@@ -12,13 +12,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from tests.support.cases import same_bits
 from tests.support.processes import on_processes
-from tests.support.rule_cases import CASE_OF
 from tests.support.sharded import as_placed, case_of, whole
-from tests.support.sharded_models import Sharded, filled, model_of, sharded
+from tests.support.sharded_models import Sharded, model_of, sharded
 
 NAMES = ["adamw", "adamw-amsgrad", "adafactor", "hf-adafactor", "hf-adafactor-momentum"]
 RESHARDED = 1e-7  # relative to the weights: sums of columns are added up in another order
@@ -166,7 +164,9 @@ def test_states_that_are_made_without_a_step_move_no_weight(name, options):
         for key, weight in own.weights().items():
             assert same_bits(weight, before[key]), f"{kind} {key}"
         for state in made["state"].values():
-            values = [torch.as_tensor(whole(value)) for key, value in state.items() if key != "step"]
+            values = [
+                torch.as_tensor(whole(value)) for key, value in state.items() if key != "step"
+            ]
             assert not any(value.any() for value in values)
 
 

@@ -129,7 +129,9 @@ def test_a_gradient_that_one_process_lacks_is_refused_everywhere(name, placed, s
     if dist.get_rank() == 1:
         training.params[0].grad = None
     training.assert_refused(
-        "parameter 0 of group 0 (shape (9, 6)", "has no gradient on rank 1", "set its .grad to zeros"
+        "parameter 0 of group 0 (shape (9, 6)",
+        "has no gradient on rank 1",
+        "set its .grad to zeros",
     )
 
 

@@ -61,6 +61,7 @@ class Threads(FakeProcesses):
         self.errors: list[BaseException] = []
 
     def step(self, optimizers: Sequence[Any]) -> None:
+        self.given.clear()  # of threads that have ended
         threads = [threading.Thread(target=self._step, args=(own,)) for own in optimizers]
         for thread in threads:
             thread.start()

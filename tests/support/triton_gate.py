@@ -47,4 +47,6 @@ def found_on(pool, target, usual=False):
     launches += record(pool, factored[:1], mixes_for(target, True), [True], ROLES)
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
+        # Only with split columns are tiles of short rows in chunks.
+        launches += record(pool, factored[:1], mixes_for(target, False), [False], ["cols"])
     return compiled(pool, without_twins(launches), target)

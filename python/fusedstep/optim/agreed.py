@@ -23,9 +23,9 @@ def in_any_process(found: Tensor, parameters: Parameters) -> Tensor:
     if not processes:
         return found
     total = (found != 0).to(torch.float32).reshape(1)
-    for own in sorted(processes, key=lambda own: own.order):
-        message = total.to(own.device_for(total.device))
-        own.add_up(message)()
+    for group in sorted(processes, key=lambda group: group.order):
+        message = total.to(group.device_for(total.device))
+        group.add_up(message)()
         total = devices.to_device(message, total.device)
     return total.reshape(())
 

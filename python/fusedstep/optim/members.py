@@ -124,8 +124,8 @@ class CheckedOptimizer(DeclaredOptimizer):
 
     def _make_states(self, members: list[Member], layouts: Layouts) -> None:
         """Makes the states of members that have none."""
-        # (group, layouts of parameter and gradient) -> all layouts, states included.
-        complete: dict[tuple[int, Any], tuple[Layout, ...]] = {}
+        # (group, layouts of parameter and gradient, shape) -> all layouts, states included.
+        complete: dict[tuple[Any, ...], tuple[Layout, ...]] = {}
         for member, step in zip(members, self._new_counters(members), strict=False):
             param, state, grad = member.param, member.state, member.param.grad
             assert grad is not None

@@ -150,9 +150,8 @@ class ExchangeLayout:
         wanted = [
             (k, slots)
             for k, part in enumerate(self.parts)
-            # What one process holds alone needs no message.
-            if len(self.holders.get(k, processes.ranks)) > 1
-            and (slots := part.slots(number, processes))
+            # A flat piece that is all of its parameter needs no message.
+            if len(self.holders.get(k, (0, 1))) > 1 and (slots := part.slots(number, processes))
         ]
         place, found = len(wanted), []
         for k, buffer, start, end in sorted(

@@ -229,9 +229,7 @@ def _along(placement: Any, dim: int) -> Any:
     return type(placement)(dim)
 
 
-def zeros(
-    param: Tensor, like: Tensor, shape: torch.Size, dtype: torch.dtype, reduced: int
-) -> Tensor:
+def zeros(param: Any, like: Tensor, shape: torch.Size, dtype: torch.dtype, reduced: int) -> Tensor:
     """Zeros for a state of `param` that lacks its dimension `reduced`, or has it with size 1: on
     the device of `like`, spread as the parameter is."""
     if not is_dtensor(param):
@@ -241,11 +239,5 @@ def zeros(
     spread = spread_of_state(param, shape, reduced)
     own = torch.zeros(spread.shape, dtype=dtype, device=local(param).device)
     strides = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        own,
-        param.device_mesh,
-        spread.placements,
-        run_check=False,
-        shape=shape,
-        stride=strides,  # type: ignore[attr-defined]
-    )
+    spread_over = param.device_mesh, spread.placements
+    return DTensor.from_local(own, *spread_over, run_check=False, shape=shape, stride=strides)

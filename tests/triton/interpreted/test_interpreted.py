@@ -4,8 +4,6 @@ ones are as near to float64 as the reference.
 A program takes about 1.5 ms, so tensors are as small as possible for each kind of work.
 """
 
-import itertools
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ import fusedstep.optim
 from fusedstep.gpu import cut, work
 from fusedstep.kernels import blocks, launch
 from fusedstep.plan.rows import HostRows
-from tests.support import absent_gradients, exchange, rule_cases
+from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
 from tests.support.problems import Problem
@@ -224,58 +222,6 @@ def _reversed(optimizer, params):
 def test_a_tensor_without_a_gradient_is_left_alone(case):
     shapes = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
     absent_gradients.check(Problem(case, 2 * shapes), "triton", range(len(shapes)))
-
-
-EXCHANGED = [(7,), (1, 9), (9, 1), (33, 17), (258, 40), (2, 17, 20), (3, 5, 7), (2, 2064)]
-
-
-each_role = pytest.mark.parametrize("role", exchange.ROLES)
-
-
-@each_role
-@each(sweep(FACTORED, [CASE["adafactor-part-capped"]]))
-def test_stages_with_an_exchange_between_them(case, role):
-    exchange.check(Problem(case, EXCHANGED), "triton", role)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@each_role
-@each(FACTORED)
-def test_every_case_with_an_exchange(case, role, dtype):
-    exchange.check(Problem(case, EXCHANGED, (dtype,)), "triton", role)
-
-
-# Matrices that leave sums of several units, or of several chunks of rows, in any case. So the order
-# of sums is the same.
-OF_SEVERAL_UNITS = {
-    "rows": [(300, 300)],
-    "cols": [(257, 8200)],
-    "batch": [(300, 300), (2, 17, 20), (3, 5, 7)],
-}
-
-
-@each_role
-def test_an_exchange_that_changes_nothing_changes_no_bit(role):
-    steps = 1 if role == "cols" else 2
-    problem = Problem(
-        CASE["hf-adafactor-momentum"], [*OF_SEVERAL_UNITS[role], (7,), (20_000,)], steps=steps
-    )
-    with_one = exchange.exchanged(problem, exchange.FakeProcesses(), role).run("triton")
-    assert_same(*with_one, *problem.run("triton"))
-
-
-@pytest.mark.parametrize(
-    ("shares", "case"),
-    sweep(
-        itertools.product(exchange.SHARES, ("adafactor-part-capped", "hf-adafactor-trainer")),
-        [("uneven", "adafactor-part-capped"), ("nothing", "hf-adafactor-trainer")],
-    ),
-)
-@each_role
-def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(role, shares, case):
-    shapes = [(7,), (33, 17), (258, 40), (1, 5), (5, 1), (6, 5, 7), (2, 2064)]
-    exchange.check_parts(CASE[case], "triton", role, exchange.SHARES[shares], shapes)
 
 
 # Faults. They show that the bounds are narrow enough.
