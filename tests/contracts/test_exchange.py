@@ -117,7 +117,7 @@ class Lacking(FakeProcesses):
         return lambda: None
 
     def gather(self, own):
-        return [own, own if isinstance(own, str) else (own[0], [0])]
+        return [own, own if isinstance(own, str) else (own[0], [0], own[2])]
 
 
 @each_backend

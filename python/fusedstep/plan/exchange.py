@@ -38,7 +38,7 @@ class Exchange:
         self._packed = [Packed(own, self._device_of(own), buffers) for own in layout.messages]
         self.take_presence(b"")
         self._has_failed = False
-        self._late: list[Callable[[], None]] = []  # checks of the last step, of counts on a GPU
+        self._late: list[Callable[[str], str]] = []  # checks of the last step, of counts on a GPU
 
     @property
     def is_checked_at_once(self) -> bool:
@@ -60,8 +60,10 @@ class Exchange:
     def start(self) -> None:
         """Begins a step."""
         late, self._late = self._late, []
+        refusal = ""
         for check in late:
-            check()
+            refusal = check(refusal)
+        self._raise(refusal)
         for own in self._packed:
             own.is_read = False
 
@@ -89,55 +91,79 @@ class Exchange:
         self.run(1)
         self.check_presence("" if error is None else f"{type(error).__name__}: {error}")
         if error is None or not self.is_checked_at_once:
-            self.run(2)
+            self.end()
+
+    def end(self) -> None:
+        """The last turn. A process that shares only these sums with those that refused the step
+        learns it here."""
+        self.run(2)
+        self._raise(self._refusal(2, 2))
 
     def check_presence(self, error: str = "") -> None:
         """Refuses a gradient that only some of a parameter's processes have. Counts on a GPU are
         checked at the next step, because the host must not wait for them."""
-        for own in self._packed:
-            if own.message.number < 2 and own.is_read:
-                self._check(own.message, own.uneven(), self._present, error)
-            elif own.message.number < 2:
-                self._late.append(self._check_later(own, error))
+        refusal = self._refusal(0, 1, error)
+        if refusal:
+            self.run(2)  # others may wait for it
+            refusal = self._refusal(2, 2, error, refusal)
+        if not error:  # here the error itself is raised
+            self._raise(refusal)
+        checks = [self._later(own) for own in self._packed if own.message.number < 2]
+        self._late += [check for check in checks if check is not None]
 
-    def _check_later(self, own: Packed, error: str) -> Callable[[], None]:
+    def _raise(self, refusal: str) -> None:
+        if refusal:
+            raise ExchangeError(f"{self.layout.name}: {refusal}")
+
+    def _refusal(self, first: int, last: int, error: str = "", known: str = "") -> str:
+        """Why the step is refused, by the counts of some turns; empty if it is not. Everyone who
+        sees uneven counts asks the processes of that message, before anyone raises."""
+        for own in self._packed:
+            if first <= own.message.number <= last and own.is_read and own.uneven():
+                known = self._ask(own.message, self._present, error, known)
+        return known
+
+    def _later(self, own: Packed) -> Callable[[str], str] | None:
+        """A check of counts on a GPU, which gets what is known and returns what it finds."""
+        if own.is_read:
+            return None
         counts, present = own.counts.to("cpu", non_blocking=True), self._present
         event = torch.get_device_module(own.counts.device).Event()
         event.record()
 
-        def check() -> None:
+        def check(known: str) -> str:
             event.synchronize()
-            self._check(own.message, own.message.uneven(counts), present, error)
+            is_uneven = own.message.uneven(counts)
+            return self._ask(own.message, present, "", known) if is_uneven else known
 
         return check
 
-    def _check(self, message: Message, uneven: list[int], present: list[float], error: str) -> None:
-        if not uneven:
-            return
+    def _ask(self, message: Message, present: list[float], error: str, known: str) -> str:
+        """Asks the processes of a message what is wrong. `known` is what this one knows already,
+        perhaps from processes that are not among them."""
         lacking = [k for k in message.parts if present[k] == 0.0]
-        answers = message.processes.gather((error, lacking))
-        if error:
-            return  # the others are told; here the error itself is raised
-        name, ranks = self.layout.name, message.processes.ranks
-        for rank, (said, _) in zip(ranks, answers, strict=True):
+        answers = message.processes.gather((error, lacking, known))
+        ranks = message.processes.ranks
+        for rank, (said, *_) in zip(ranks, answers, strict=True):
             if said:
-                raise ExchangeError(
-                    f"{name}: rank {rank} refused this step, so the others must not take it "
-                    f"either. Its error: {said}"
+                return known or (
+                    f"rank {rank} refused this step, so the others must not take it either. Its "
+                    f"error: {said}"
                 )
         for k, holders in zip(message.parts, message.holders, strict=True):
             without = [
                 rank
-                for rank, (_, own) in zip(ranks, answers, strict=True)
+                for rank, (_, own, _) in zip(ranks, answers, strict=True)
                 if k in own and rank in holders
             ]
             if 0 < len(without) < len(holders):
-                raise ExchangeError(
-                    f"{name}: {self.layout.parts[k].where} has no gradient on rank "
+                return known or (
+                    f"{self.layout.parts[k].where} has no gradient on rank "
                     f"{', '.join(map(str, without))}, but has one on other ranks of {ranks}. Let "
                     "it take part in the loss on every rank, or set its .grad to zeros there."
                 )
-        raise ExchangeError(
-            f"{name}: another group of processes refused this step, and {ranks} share parameters "
-            "with it. Its error names the parameter."
+        return known or next(
+            (there for *_, there in answers if there),
+            f"another group of processes refused this step, and {ranks} share parameters with it. "
+            "Its error names the parameter.",
         )

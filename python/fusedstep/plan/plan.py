@@ -237,7 +237,7 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
         exchange.check_presence()
     for launcher, inputs in cols + rows + flat:
         launcher.finish(inputs)
-    exchange.run(2)
+    exchange.end()
     for launcher, inputs in cols + rows + flat + pieces:
         launcher.update(inputs)
 

@@ -155,6 +155,8 @@ def shard_of(param: Tensor, is_capped: bool) -> Shard | None:
         return None
     splits = []
     for dim, placement in enumerate(param.placements):  # type: ignore[attr-defined]
+        if placement.is_partial():
+            continue  # the checks refuse it by name
         if not placement.is_replicate() and param.device_mesh.size(dim) > 1:  # type: ignore[attr-defined]
             group = param.device_mesh.get_group(dim)  # type: ignore[attr-defined]
             processes = Processes(group, param.device_mesh.device_type)  # type: ignore[attr-defined]
