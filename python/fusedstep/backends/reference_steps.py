@@ -176,6 +176,8 @@ class MatrixStep(FactoredStep):
         capped = rule.is_capped(_least(self.row), _least(self.col), mean)
         exact = in_order(in_order(row_sums(u * u), BLOCK))
         sum_u2 = torch.where(capped[:, 0], exact, sum_u2)
+        if self.rows == 0:  # of no rows it is 0, even if a column is all zeros: no 0 / 0
+            sum_u2 = torch.where(self.of_tensor["capped"] != 0, 0.0, sum_u2)
         self.of_tensor["sum_u2"].copy_(in_order(in_order(sum_u2, self._per_piece())))
         self.u = u.reshape(self.p.shape)
 
