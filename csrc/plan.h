@@ -12,7 +12,7 @@ struct OfTensor {
   double sum_u2;                // over the part here, later over the whole tensor
   double rows, cols, elements;  // of a whole matrix, and of the whole tensor
   double capped;                // 1: a cap may change u, so sum_u2 is first of the rows here
-  double start, count;          // of a flat piece: its first element, and how many it has
+  double start, length;         // of a flat piece: its first element, and how many it has
 };
 
 // An exchanged bucket has parts of tensors. It is launched in stages, each a range of rounds. Between

@@ -144,7 +144,12 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     }
   }
   void finish_columns_of(int64_t index) const { cut.blocked ? columns(index) : finish_piece(index); }
-  void total_u2() const { whole.sum_u2 = this->tensor_sum_u2(); }
+  // Without rows here, sum(u^2) of them is 0, even where a column is all zeros, so that its part would
+  // be 0 / 0.
+  void total_u2() const {
+    const bool is_nothing = whole.capped != 0.0 && cut.rows == 0;
+    whole.sum_u2 = is_nothing ? 0.0 : this->tensor_sum_u2();
+  }
 
   void set_step() const { this->make_step(sum_p2(), whole.sum_u2, sums.step); }
 

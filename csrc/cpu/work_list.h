@@ -80,7 +80,7 @@ struct FlatRun {
 
   FlatRun(const MatrixCut& cut, const OfTensor& whole)
       : start(int64_t(whole.start)),
-        end(start + int64_t(whole.count)),
+        end(start + int64_t(whole.length)),
         first_piece(piece_of(cut, start)),
         touched(cut) {
     touched.pieces = piece_of(cut, end - 1) + 1 - first_piece;

@@ -14,7 +14,7 @@ import torch
 
 import fusedstep
 from fusedstep import operations
-from fusedstep.backends import reference
+from fusedstep.backends import reference_steps as reference
 from fusedstep.emit.__main__ import headers
 from fusedstep.rules import RULES, Rule, adafactor, adamw, numbers
 from fusedstep.rules.decay import signed_decay

@@ -65,8 +65,8 @@ def step(sharded, optimizer, one, one_optimizer, seed):
         piece = flat.piece_of(own)
         if piece is None:  # FSDP1 left it whole
             own.grad.copy_(param.grad)
-        elif piece.count:
-            own.grad.copy_(param.grad.flatten()[piece.start : piece.start + piece.count])
+        elif piece.length:
+            own.grad.copy_(param.grad.flatten()[piece.start : piece.start + piece.length])
         else:
             assert own.grad is None
     optimizer.step()

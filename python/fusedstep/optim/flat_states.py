@@ -34,7 +34,7 @@ def full_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         piece = flat.piece_of(param)
         if piece is None:
             continue
-        own = states.get(saved_id) if piece.count else None
+        own = states.get(saved_id) if piece.length else None
         answers = piece.processes.gather(own and (piece.start, _on_host(own)))
         parts = [answer for answer in answers if answer]
         if parts:
@@ -72,10 +72,10 @@ def keep_own_pieces(optimizer: torch.optim.Optimizer, reduced: Iterable[str]) ->
             piece = flat.piece_of(param)
             if piece is None or param not in optimizer.state:
                 continue
-            if piece.count == 0:
+            if piece.length == 0:
                 del optimizer.state[param]
                 continue
-            state, end = optimizer.state[param], piece.start + piece.count
+            state, end = optimizer.state[param], piece.start + piece.length
             for key, value in state.items():
                 is_whole = isinstance(value, Tensor) and value.shape == piece.shape
                 if is_whole and key not in reduced and piece.shape != param.shape:

@@ -30,12 +30,12 @@ from .shards import Processes, Shard, Split, is_dtensor
 
 
 class FlatPiece(NamedTuple):
-    """The elements start..start + count of a parameter of `shape`. `problem` tells why no step can
+    """The elements start..start + length of a parameter of `shape`. `problem` tells why no step can
     take it, if so; `is_everywhere` whether all its processes have this problem."""
 
     shape: torch.Size
     start: int
-    count: int
+    length: int
     processes: Processes
     problem: str = ""
     is_everywhere: bool = False
@@ -43,15 +43,15 @@ class FlatPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class FlatShard(Shard):
-    """The elements start..start + count of `whole`."""
+    """The elements start..start + length of `whole`."""
 
     start: int = 0
-    count: int = 0
+    length: int = 0
 
     @property
     def is_whole(self) -> bool:
         """Whether all elements are here, so that no sum is exchanged."""
-        return self.count == self.whole.numel()
+        return self.length == self.whole.numel()
 
     @property
     def mode(self) -> str | None:
@@ -61,14 +61,14 @@ class FlatShard(Shard):
 
     @property
     def run(self) -> tuple[int, int]:
-        return self.start, self.count
+        return self.start, self.length
 
 
 class _Unit(NamedTuple):
     """Where FSDP1 keeps what it knows about a parameter."""
 
     handle: weakref.ref[Any]
-    index: int  # among the parameters that it flattened together
+    place: int  # among the parameters that it flattened together
 
 
 _declared: Any = WeakTensorKeyDictionary()  # parameter -> FlatPiece
@@ -144,9 +144,9 @@ def piece_of(param: Tensor) -> FlatPiece | None:
     piece: FlatPiece | None = _declared.get(param) if len(_declared) else None
     if piece is None:
         return _fsdp_piece(param) if getattr(param, "_fsdp_flattened", False) else None
-    if param.numel() != piece.count:
+    if param.numel() != piece.length:
         return piece._replace(
-            problem=f"it was declared with {piece.count} elements and has {param.numel()} now. "
+            problem=f"it was declared with {piece.length} elements and has {param.numel()} now. "
             "Call declare_shard again"
         )
     return piece
@@ -165,19 +165,19 @@ def shard_of(piece: FlatPiece, is_capped: bool) -> FlatShard | None:
         return None
     role = "flat" if len(piece.shape) > 1 else "elements"
     splits = (Split(piece.processes, role),)
-    return FlatShard(piece.shape, splits, is_capped, piece.start, piece.count)
+    return FlatShard(piece.shape, splits, is_capped, piece.start, piece.length)
 
 
 def _unit_of(param: Tensor) -> _Unit | None:
     """Where FSDP1 knows a parameter. A parameter does not know it, so the first call for a model
     looks through all objects of the process for FSDP1's handles."""
     if param not in _fsdp:
-        module = sys.modules.get("torch.distributed.fsdp._flat_param")
-        for handle in gc.get_objects() if module is not None else ():
+        module: Any = sys.modules.get("torch.distributed.fsdp._flat_param")
+        for handle in () if module is None else gc.get_objects():
             if type(handle) is module.FlatParamHandle:
                 params = getattr(getattr(handle, "flat_param", None), "_params", None) or ()
-                for index, own in enumerate(params):
-                    _fsdp[own] = _Unit(weakref.ref(handle), index)
+                for place, own in enumerate(params):
+                    _fsdp[own] = _Unit(weakref.ref(handle), place)
         _fsdp.setdefault(param, None)
     unit: _Unit | None = _fsdp[param]
     return unit
@@ -188,7 +188,7 @@ def _fsdp_piece(param: Tensor) -> FlatPiece | None:
     handle = None if unit is None else unit.handle()
     if unit is None or handle is None or not handle.uses_sharded_strategy:
         return None  # NO_SHARD leaves parameters whole
-    flat, k = handle.flat_param, unit.index
+    flat, k = handle.flat_param, unit.place
     info = flat._shard_param_infos[k]
     count = info.numel_in_shard if info.in_shard else 0
     problem = ""

@@ -117,7 +117,7 @@ class Backend(ABC):
 # a whole matrix, elements of the whole tensor; 1 if a cap may change u. Then each process computes
 # sum u^2 of its own rows. If not, all of them compute it from the exchanged sums.
 # Of a flat piece: its first element, and how many it has.
-OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped", "start", "count")
+OF_TENSOR = ("sum_u2", "rows", "cols", "elements", "capped", "start", "length")
 
 
 def _of_tensor(member: Member) -> list[float]:

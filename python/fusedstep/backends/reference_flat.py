@@ -17,7 +17,7 @@ from ..plan.bucket import Bucket
 from ..plan.flat import FlatShard
 from ..plan.launcher import StepInputs
 from ..rules.layout import BLOCK, GROUP
-from .reference import FactoredStep, _round_up, _stored, column_sums, row_sums
+from .reference_steps import FactoredStep, column_sums, round_up, row_sums, stored
 
 
 class FlatStep(FactoredStep):
@@ -28,11 +28,11 @@ class FlatStep(FactoredStep):
         assert isinstance(shard, FlatShard)
         self.shard = shard
         super().__init__(bucket, index, row, inputs)
-        start, end = shard.start, shard.start + shard.count
+        start, end = shard.start, shard.start + shard.length
         self.first, self.end = start // self.cols, -(-end // self.cols)  # the rows it touches
         self.before, self.after = start % self.cols, -end % self.cols  # what their ends lack
         if self.end - self.first == 1 and (self.before or self.after):
-            self.head, self.tail = shard.count, 0  # one partial row
+            self.head, self.tail = shard.length, 0  # one partial row
         else:
             self.head = self.cols - self.before if self.before else 0
             self.tail = self.cols - self.after if self.after else 0
@@ -77,7 +77,7 @@ class FlatStep(FactoredStep):
             slot[0] = 0
         if self.tail:
             slot[-1] = GROUP + _round_up_to_group(slot[-1] - GROUP)
-        blocks, span = -(-self.rows // BLOCK), _round_up(min(self.rows, BLOCK), GROUP) + 2 * GROUP
+        blocks, span = -(-self.rows // BLOCK), round_up(min(self.rows, BLOCK), GROUP) + 2 * GROUP
         matrix, matrices = row // self.rows, self._touched
         slot += ((matrix - matrices.start) * blocks + row % self.rows // BLOCK) * span
         slots = squares.new_zeros(len(matrices) * blocks * span, self.cols)
@@ -92,7 +92,7 @@ class FlatStep(FactoredStep):
         squares = self.g * self.g
         s, sum_p2, along_rows = self._views()
         s.zero_()
-        if self.shard.count:
+        if self.shard.length:
             s[self._touched.start : self._touched.stop] = self._sums_of_columns(squares)
         along_rows.copy_(self._sums_of_rows(squares))
         sum_p2.copy_(self._sum_of_squares(self.p))
@@ -106,8 +106,8 @@ class FlatStep(FactoredStep):
         s, _, along_rows = self._views()
         of_row = (along_rows.view(self.matrices, self.rows) / self.whole("cols")).to(dtype)
         of_col = (s / self.whole("rows")).to(dtype)
-        self.row = _stored(rule.second_moment(row.reshape(of_row.shape), of_row), self.dtypes[2])
-        self.col = _stored(rule.second_moment(col.reshape(of_col.shape), of_col), self.dtypes[3])
+        self.row = stored(rule.second_moment(row.reshape(of_row.shape), of_row), self.dtypes[2])
+        self.col = stored(rule.second_moment(col.reshape(of_col.shape), of_col), self.dtypes[3])
         mean = rule.floored_mean((row_sums(self.row)[:, None] / self.whole("rows")).to(dtype))
         touched = torch.arange(self.first, self.end, device=self.p.device) // self.rows
         row_factor = rule.row_factor(self.row, mean).flatten()[self.first : self.end]
