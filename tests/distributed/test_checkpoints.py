@@ -1,5 +1,7 @@
 """Checkpoints of torch.distributed.checkpoint: saved by some processes, loaded by others."""
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tests.support.cases import same_bits
 from tests.support.processes import on_processes
-from tests.support.sharded import as_placed, case_of, whole
+from tests.support.sharded import case_of, whole
 from tests.support.sharded_models import Sharded, model_of, sharded
 
 NAMES = ["adamw", "adamw-amsgrad", "adafactor", "hf-adafactor", "hf-adafactor-momentum"]
@@ -24,7 +26,7 @@ RESHARDED = 1e-7  # relative to the weights: sums of columns are added up in ano
 
 class Training:
     """A model over the first `size` processes, or in one without any sharding, and its optimizer.
-    Every step has the same whole gradients, whoever takes it."""
+    Gradients are made of the weights, so they are the same whoever takes the step."""
 
     def __init__(self, name, size, kind="fsdp", is_flat=False, **options):
         self.options = StateDictOptions(flatten_optimizer_state_dict=is_flat)
@@ -45,9 +47,7 @@ class Training:
     def steps(self, first, count):
         for step in range(first, first + count):
             for index, (_, param) in enumerate(sorted(self.own.named().items())):
-                generator = torch.Generator().manual_seed(1000 * step + index)
-                number = torch.randn(param.shape, generator=generator) * 0.1
-                param.grad = as_placed(number, param)
+                param.grad = 0.1 * torch.cos(3.0 * param.detach() + step + index)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return self
@@ -126,7 +126,8 @@ def test_one_process_gives_the_whole_state_to_all(name):
     first = Training(name, 2).steps(0, 3)
     model = first.own.model
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    optim = get_optimizer_state_dict(model, first.optimizer, options=options)
+    # torch hands out the counters themselves, and would let the second optimizer have them.
+    optim = copy.deepcopy(get_optimizer_state_dict(model, first.optimizer, options=options))
     weights = get_model_state_dict(model, options=options)
     second = Training(name, 2)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -163,11 +164,8 @@ def test_states_that_are_made_without_a_step_move_no_weight(name, options):
         assert made["state"].keys() == own.named().keys()
         for key, weight in own.weights().items():
             assert same_bits(weight, before[key]), f"{kind} {key}"
-        for state in made["state"].values():
-            values = [
-                torch.as_tensor(whole(value)) for key, value in state.items() if key != "step"
-            ]
-            assert not any(value.any() for value in values)
+        if (name, options) in MOVING:
+            assert {float(state["step"]) for state in made["state"].values()} == {0.0}
 
 
 @on_processes(2)
@@ -190,11 +188,8 @@ def test_a_first_step_with_lr_0_counts_if_any_process_has_a_gradient():
 
 @on_processes(2)
 def test_a_state_that_is_spread_otherwise_is_refused_by_name():
-    own = sharded("fsdp")
     training = Training("hf-adafactor", 2).steps(0, 1)
-    param = training.own.model.out.weight
-    state = training.optimizer.state[param]
+    state = training.optimizer.state[training.own.model.out.weight]
     state["exp_avg_sq_row"] = whole(state["exp_avg_sq_row"])
-    with pytest.raises(Exception, match="state 'exp_avg_sq_row' is a Tensor, expected a DTensor"):
+    with pytest.raises(TypeError, match="state 'exp_avg_sq_row' is a Tensor, expected a DTensor"):
         training.steps(1, 1)
-    del own
