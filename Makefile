@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 # For `make gpu`: what it runs, where the results go, and time limits, such as GPU_LIMITS="--tests-seconds 600".
-GPU_PARTS ?= facts tests profile experiments counters sanitizer bench memory scaling train
+GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memory scaling train
 GPU_OUT ?=
 GPU_LIMITS ?=
 

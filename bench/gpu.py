@@ -33,7 +33,7 @@ TERMINATED = 128 + signal.SIGTERM
 SCALED = ("--rules", "adamw", "adafactor-hf-trainer", "adafactor-torch")
 # `first` is all that a new kind of GPU should show before anything else.
 FIRST = ("facts", "tests", "profile", "experiments", "counters", "sanitizer")
-PARTS = (*FIRST, "bench", "memory", "scaling", "train")
+PARTS = (*FIRST, "nccl", "bench", "memory", "scaling", "train")
 # What the profiler of the GPU's counters shows of each kernel.
 SECTIONS = ("SpeedOfLight", "WarpStateStats", "SchedulerStats", "MemoryWorkloadAnalysis")
 # Seconds. A part that runs out of time keeps what it has measured.
@@ -46,6 +46,7 @@ LIMITS = {
     # Two steps without it, 10 s each, but 40 s for Triton if no test has compiled its 78 kernels;
     # eight with it, at about 17 s.
     "sanitizer": 170,
+    "nccl": 120,  # never run yet: two processes, which load CUDA and make plans
     "bench": 250,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
     "memory": 60,  # 13 processes at 5 s
     "scaling": 50,  # 9 curves of 3 sizes at 1.3 s, in one process; copies 5 s
@@ -97,6 +98,19 @@ def tests(parts: Parts, seconds: float, workers: int) -> None:
         command += ["--timeout=200", "--timeout-method=thread"]
     # The processes fill all cores. The reference would start threads of its own in each of them.
     parts.run("tests", command, seconds, OMP_NUM_THREADS="1")
+
+
+def nccl(parts: Parts, seconds: float) -> None:
+    """Sharded parameters on two GPUs, whose processes add up their sums by NCCL."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < 2:
+        parts.note("nccl", f"skipped: this machine has {count} GPU, and NCCL needs several")
+        return
+    command = [sys.executable, "-m", "pytest", "tests/distributed/test_placements.py"]
+    command += ["-k", "2-processes", "-m", "not slow", "-p", "no:cacheprovider", "--tb=short"]
+    parts.run("nccl", command, seconds, FUSEDSTEP_TEST_DEVICE="cuda")
 
 
 def sanitizer(parts: Parts, seconds: float) -> None:
@@ -176,6 +190,7 @@ def main() -> int:
         ),
         "counters": lambda: counters(parts, asked.counters_seconds),
         "sanitizer": lambda: sanitizer(parts, asked.sanitizer_seconds),
+        "nccl": lambda: nccl(parts, asked.nccl_seconds),
         "bench": lambda: measure(parts, "step", asked.bench_seconds),
         "memory": lambda: measure(parts, "memory", asked.memory_seconds),
         "scaling": lambda: measure(parts, "scaling", asked.scaling_seconds, *SCALED),

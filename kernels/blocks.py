@@ -2,7 +2,8 @@
 
 Those of the second read were chosen on an H200 (bench/results, 2026-11-26). The others come from
 what Triton 3.7.1's compilers report for sm_80, sm_90, sm_100 and gfx942: no spills, and registers
-for 512 threads on a multiprocessor, except for unaligned rows, float64, and COLUMN_SUMS tiles.
+for 512 threads on a multiprocessor, except for unaligned rows, float64, COLUMN_SUMS tiles, and
+aligned float32 rows of 1,024 and 2,048 columns in the first read.
 Nothing is tuned at run time: kernels write in place, so they must not run twice.
 """
 

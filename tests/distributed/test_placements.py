@@ -8,12 +8,13 @@ from torch.distributed.tensor import Replicate, Shard
 
 from fusedstep import backends
 from tests.support.cases import DTYPES, same_bits
-from tests.support.processes import on_processes
+from tests.support.processes import DEVICE, on_processes
 from tests.support.rule_cases import ELEMENTWISE, FACTORED
 from tests.support.sharded import LAYOUTS, SHAPES, Run, layout, mesh_of, numbers, place, whole
 from tests.support.sweeps import sweep
 
-BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
+OF_DEVICE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton")}[DEVICE]
+BACKENDS = [name for name in OF_DEVICE if not backends.BACKENDS[name].why_absent()]
 FAST = BACKENDS[0]
 each_layout = pytest.mark.parametrize("name", LAYOUTS)
 

@@ -48,6 +48,16 @@ def test_a_captured_optimizer_is_freed_without_the_garbage_collector(ready, capt
     assert_freed(make)
 
 
+def test_a_step_of_sharded_parameters_cannot_be_captured(ready, capturing, recorder):
+    optimizer, _ = ready(kind=ADAFACTOR)
+    optimizer._plan.exchange = object()  # it sends nothing: the capture is refused before
+    before = len(recorder.launched)
+    capturing.add("meta")
+    with pytest.raises(RuntimeError, match=r"Adafactor: some parameters are sharded.*outside"):
+        optimizer.step()
+    assert len(recorder.launched) == before and optimizer._captured == []
+
+
 def test_a_first_step_cannot_be_captured(ready, capturing):
     optimizer, _ = ready(steps_before=0)
     capturing.add("meta")

@@ -1,9 +1,11 @@
-"""Runs tests in real processes that talk through gloo.
+"""Runs tests in real processes, which talk through gloo.
 
 `@on_processes(2, 4)` makes a test run in 2 and in 4 processes. In each of them its body runs, with
 the arguments that pytest gave; `torch.distributed` is set up. The processes are started once for
 each number of them, and run one test after another. After a failure they are killed, and the next
 test starts others: somebody may still wait for a message that never comes.
+
+With FUSEDSTEP_TEST_DEVICE=cuda each process has a GPU of its own, and they talk through NCCL.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import pytest
 # Seconds. A collective that waits longer is an error. A test may take LIMIT, and GRACE longer in
 # the other processes than in the first one that failed.
 TIMEOUT, LIMIT, GRACE, START = 30, 120, 5, 180
+DEVICE = os.environ.get("FUSEDSTEP_TEST_DEVICE", "cpu")
 
 
 def on_processes(*sizes: int) -> Callable[[Any], Any]:
@@ -145,8 +148,10 @@ def _join(rank: int, size: int, file: str) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    if DEVICE == "cuda":
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "gloo",
+        "nccl" if DEVICE == "cuda" else "gloo",
         init_method=f"file://{file}",
         rank=rank,
         world_size=size,

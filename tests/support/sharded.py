@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from tests.support.cases import CASES, Case, Params, same_bits
+from tests.support.processes import DEVICE
 
 # With 2 and 4 processes: even and uneven rows, fewer rows than processes, a batch of matrices, a
 # batch of a batch, vectors, a scalar, nothing at all.
@@ -50,7 +51,7 @@ def case_of(name: str) -> Case:
 
 @functools.cache
 def mesh_of(*shape: int) -> DeviceMesh:
-    return init_device_mesh("cpu", shape)
+    return init_device_mesh(DEVICE, shape)
 
 
 def layout(name: str) -> tuple[DeviceMesh, tuple[Placement, ...]]:
@@ -77,7 +78,7 @@ def place(tensor: Tensor, mesh: DeviceMesh, placements: tuple[Placement, ...]) -
         else:
             used.append(Replicate())
     return DTensor.from_local(
-        own.contiguous().clone(),
+        own.contiguous().clone().to(mesh.device_type),
         mesh,
         used,
         run_check=False,
@@ -90,7 +91,7 @@ def as_placed(tensor: Tensor, param: Tensor) -> Tensor:
     """A whole tensor, placed as a parameter is."""
     if isinstance(param, DTensor):
         return place(tensor, param.device_mesh, param.placements)
-    return tensor.clone()
+    return tensor.clone().to(param.device)
 
 
 def numbers(shapes: Any, seed: int, scale: float = 1.0) -> list[Tensor]:

@@ -14,6 +14,11 @@ from .plan import Owner, Plan
 
 def check_capture(owner: Owner, plan: Plan) -> None:
     """Called when a step is captured. Refuses what a graph would replay wrongly."""
+    if plan.exchange is not None:
+        raise RuntimeError(
+            f"{owner.name}: some parameters are sharded, and processes add up sums in the middle "
+            "of a step: that was never tried under capture. Step outside the graph."
+        )
     for position, member in enumerate(plan.members):
         if not devices.is_capturing(member.param.device):
             raise RuntimeError(
