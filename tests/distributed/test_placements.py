@@ -1,6 +1,8 @@
 """A step of sharded parameters is the step of one process: elementwise rules bit for bit, Adafactor
 up to the order of its sums."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,6 +19,15 @@ OF_DEVICE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton")}[DEVICE]
 BACKENDS = [name for name in OF_DEVICE if not backends.BACKENDS[name].why_absent()]
 FAST = BACKENDS[0]
 each_layout = pytest.mark.parametrize("name", LAYOUTS)
+USUAL = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor")]
+MIXED = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor-momentum")]
+
+
+def each_of(cases, usual, layouts=tuple(LAYOUTS)):
+    """All cases in all layouts. `make test` takes the usual cases in some layouts."""
+    pairs = sweep(itertools.product(cases, LAYOUTS), list(itertools.product(usual, layouts)))
+    return pytest.mark.parametrize(("case", "name"), pairs, ids=str)
+
 
 # Relative to the update of 20 steps: sums are added up in another order. In a warm-up the update is
 # so small that rounding the parameter in each step is a larger error.
@@ -54,8 +65,7 @@ def assert_near(run, is_wide=True):
 
 
 @on_processes(2, 4)
-@each_layout
-@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+@each_of(ELEMENTWISE, ELEMENTWISE[:1])
 def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
     for dtypes in ([torch.float32], [torch.bfloat16], DTYPES):
         run = Run(case, params_of(name, dtypes), FAST)
@@ -65,8 +75,7 @@ def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
 
 
 @on_processes(2, 4)
-@each_layout
-@pytest.mark.parametrize("case", FACTORED, ids=str)
+@each_of(FACTORED, USUAL)
 def test_adafactor_is_near_one_process_after_20_steps(case, name):
     run = Run(case, params_of(name), FAST)
     run.step(20)
@@ -74,8 +83,7 @@ def test_adafactor_is_near_one_process_after_20_steps(case, name):
 
 
 @on_processes(4)
-@each_layout
-@pytest.mark.parametrize("case", FACTORED, ids=str)
+@each_of(FACTORED, MIXED, ("rows", "rows-cols"))
 def test_adafactor_takes_any_mix_of_dtypes(case, name):
     """Where 16-bit parameters are rounded to a neighbour, one process is no nearer to float64."""
     for dtypes in ([torch.bfloat16], DTYPES):
@@ -86,7 +94,9 @@ def test_adafactor_takes_any_mix_of_dtypes(case, name):
 
 @on_processes(2)
 @pytest.mark.parametrize("name", ["rows", "cols"])
-@pytest.mark.parametrize("case", [*ELEMENTWISE, *FACTORED], ids=str)
+@pytest.mark.parametrize(
+    "case", sweep([*ELEMENTWISE, *FACTORED], [ELEMENTWISE[0], *USUAL]), ids=str
+)
 def test_plain_tensors_take_part_beside_sharded_ones(case, name):
     run = Run(case, mixed_with_plain(params_of(name)), FAST)
     run.step(5)
