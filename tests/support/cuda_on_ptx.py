@@ -146,9 +146,7 @@ def on_ptx(
 
     def current(self: Any, inputs: Any) -> dict[str, Tensor]:
         """Called once a step, before its first stage."""
-        for tensor in self.kept:
-            if tensor.is_floating_point():
-                tensor.fill_(math.nan)
+        spoil_scratch(self)
         return real_current(self, inputs)
 
     def run_launches(self: Any, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
@@ -176,6 +174,15 @@ def on_ptx(
         mock.patch.object(cuda.CudaLauncher, "_run", run_launches),
     ):
         yield launches
+
+
+def spoil_scratch(launcher: Any) -> None:
+    """Fills a launcher's scratch with nan, and what it leaves for an exchange."""
+    for tensor in launcher.kept:
+        if launcher.is_exchanged and tensor is launcher.of_tensors:
+            launcher.sum_u2.fill_(math.nan)  # its other numbers are sizes
+        elif tensor.is_floating_point():
+            tensor.fill_(math.nan)
 
 
 def named(args: KernelArgs, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
