@@ -8,15 +8,17 @@ from torch.distributed.tensor import Replicate, Shard
 
 from fusedstep import backends
 from tests.support.cases import DTYPES, same_bits
-from tests.support.processes import DEVICE, on_processes
+from tests.support.processes import DEVICE, on_layouts, on_processes
 from tests.support.rule_cases import ELEMENTWISE, FACTORED
-from tests.support.sharded import LAYOUTS, SHAPES, Run, layout, mesh_of, numbers, place, whole
+from tests.support.sharded import SHAPES, Run, layout, mesh_of, numbers, place, whole
 from tests.support.sweeps import sweep
 
 OF_DEVICE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton")}[DEVICE]
 BACKENDS = [name for name in OF_DEVICE if not backends.BACKENDS[name].why_absent()]
 FAST = BACKENDS[0]
-each_layout = pytest.mark.parametrize("name", LAYOUTS)
+# Two processes, and what only four can have.
+ONE_WAY = [(2, "rows"), (2, "cols"), (2, "last"), (2, "replicated")]
+TWO_WAYS = [(4, "rows"), (4, "hsdp"), (4, "rows-cols"), (4, "rows-rows")]
 
 # Relative to the update of 20 steps: sums are added up in another order. In a warm-up the update is
 # so small that rounding the parameter in each step is a larger error.
@@ -53,8 +55,7 @@ def assert_near(run, is_wide=True):
     run.assert_replicas_agree()
 
 
-@on_processes(2, 4)
-@each_layout
+@on_layouts(*ONE_WAY, *TWO_WAYS)
 @pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
 def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
     for dtypes in ([torch.float32], [torch.bfloat16], DTYPES):
@@ -64,8 +65,7 @@ def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
         run.assert_replicas_agree()
 
 
-@on_processes(2, 4)
-@each_layout
+@on_layouts(*ONE_WAY, *TWO_WAYS)
 @pytest.mark.parametrize("case", FACTORED, ids=str)
 def test_adafactor_is_near_one_process_after_20_steps(case, name):
     run = Run(case, params_of(name), FAST)
@@ -73,8 +73,7 @@ def test_adafactor_is_near_one_process_after_20_steps(case, name):
     assert_near(run)
 
 
-@on_processes(4)
-@each_layout
+@on_layouts((2, "rows"), (2, "cols"), (4, "hsdp"), (4, "rows-cols"))
 @pytest.mark.parametrize("case", FACTORED, ids=str)
 def test_adafactor_takes_any_mix_of_dtypes(case, name):
     """Where 16-bit parameters are rounded to a neighbour, one process is no nearer to float64."""
@@ -96,8 +95,7 @@ def test_plain_tensors_take_part_beside_sharded_ones(case, name):
             assert same_bits(param, one)
 
 
-@on_processes(4)
-@each_layout
+@on_layouts(*ONE_WAY, *TWO_WAYS)
 @pytest.mark.parametrize("case", sweep(FACTORED, FACTORED[:1]), ids=str)
 def test_backends_have_the_same_bits(case, name):
     runs = [Run(case, params_of(name), backend) for backend in BACKENDS]
