@@ -89,6 +89,15 @@ def simulated() -> tuple[Any, Any]:
     return simcuda.load(library, NAME)
 
 
+def fill_with_nan(launcher: work.DeviceLauncher) -> None:
+    """Fills what a launcher keeps between steps, so that a missing sum shows."""
+    for tensor in launcher.kept:
+        if launcher.is_exchanged and tensor is launcher.of_tensors:
+            launcher.sum_u2.fill_(math.nan)  # its other numbers are sizes
+        elif tensor.is_floating_point():
+            tensor.fill_(math.nan)
+
+
 @contextmanager
 def on_simulator(hook: Any = None) -> Iterator[Any]:
     """Lets `backend="simcuda"` take CPU tensors. Yields the simulator's settings."""
@@ -146,9 +155,7 @@ def on_ptx(
 
     def current(self: Any, inputs: Any) -> dict[str, Tensor]:
         """Called once a step, before its first stage."""
-        for tensor in self.kept:
-            if tensor.is_floating_point():
-                tensor.fill_(math.nan)
+        fill_with_nan(self)
         return real_current(self, inputs)
 
     def run_launches(self: Any, current: dict[str, Tensor], stream: Any, idle: set[str]) -> None:
