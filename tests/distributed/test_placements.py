@@ -1,8 +1,6 @@
 """A step of sharded parameters is the step of one process: elementwise rules bit for bit, Adafactor
 up to the order of its sums."""
 
-import itertools
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,24 +8,19 @@ from torch.distributed.tensor import Replicate, Shard
 
 from fusedstep import backends
 from tests.support.cases import DTYPES, same_bits
-from tests.support.processes import DEVICE, on_processes
+from tests.support.processes import DEVICE, on_layouts, on_processes
 from tests.support.rule_cases import ELEMENTWISE, FACTORED
-from tests.support.sharded import LAYOUTS, SHAPES, Run, layout, mesh_of, numbers, place, whole
+from tests.support.sharded import SHAPES, Run, layout, mesh_of, numbers, place, whole
 from tests.support.sweeps import sweep
 
 OF_DEVICE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton")}[DEVICE]
 BACKENDS = [name for name in OF_DEVICE if not backends.BACKENDS[name].why_absent()]
 FAST = BACKENDS[0]
-each_layout = pytest.mark.parametrize("name", LAYOUTS)
-USUAL = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor")]
-MIXED = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor-momentum")]
+# Two processes, and what only four can have.
+ONE_WAY = [(2, "rows"), (2, "cols"), (2, "last"), (2, "replicated")]
+TWO_WAYS = [(4, "rows"), (4, "hsdp"), (4, "rows-cols"), (4, "rows-rows")]
 
-
-def each_of(cases, usual, layouts=tuple(LAYOUTS)):
-    """All cases in all layouts. `make test` takes the usual cases in some layouts."""
-    pairs = sweep(itertools.product(cases, LAYOUTS), list(itertools.product(usual, layouts)))
-    return pytest.mark.parametrize(("case", "name"), pairs, ids=str)
-
+USUAL = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor-momentum")]
 
 # Relative to the update of 20 steps: sums are added up in another order. In a warm-up the update is
 # so small that rounding the parameter in each step is a larger error.
@@ -64,8 +57,8 @@ def assert_near(run, is_wide=True):
     run.assert_replicas_agree()
 
 
-@on_processes(2, 4)
-@each_of(ELEMENTWISE, ELEMENTWISE[:1])
+@on_layouts(*ONE_WAY, *TWO_WAYS)
+@pytest.mark.parametrize("case", sweep(ELEMENTWISE, ELEMENTWISE[:2]), ids=str)
 def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
     for dtypes in ([torch.float32], [torch.bfloat16], DTYPES):
         run = Run(case, params_of(name, dtypes), FAST)
@@ -74,16 +67,16 @@ def test_an_elementwise_rule_has_the_bits_of_one_process(case, name):
         run.assert_replicas_agree()
 
 
-@on_processes(2, 4)
-@each_of(FACTORED, USUAL)
+@on_layouts(*ONE_WAY, *TWO_WAYS)
+@pytest.mark.parametrize("case", sweep(FACTORED, USUAL), ids=str)
 def test_adafactor_is_near_one_process_after_20_steps(case, name):
     run = Run(case, params_of(name), FAST)
     run.step(20)
     assert_near(run)
 
 
-@on_processes(4)
-@each_of(FACTORED, MIXED, ("rows", "rows-cols"))
+@on_layouts((2, "rows"), (2, "cols"), (4, "hsdp"), (4, "rows-cols"))
+@pytest.mark.parametrize("case", sweep(FACTORED, USUAL), ids=str)
 def test_adafactor_takes_any_mix_of_dtypes(case, name):
     """Where 16-bit parameters are rounded to a neighbour, one process is no nearer to float64."""
     for dtypes in ([torch.bfloat16], DTYPES):
@@ -106,8 +99,7 @@ def test_plain_tensors_take_part_beside_sharded_ones(case, name):
             assert same_bits(param, one)
 
 
-@on_processes(4)
-@each_layout
+@on_layouts(*ONE_WAY, *TWO_WAYS)
 @pytest.mark.parametrize("case", sweep(FACTORED, FACTORED[:1]), ids=str)
 def test_backends_have_the_same_bits(case, name):
     runs = [Run(case, params_of(name), backend) for backend in BACKENDS]

@@ -33,22 +33,33 @@ DEVICE = os.environ.get("FUSEDSTEP_TEST_DEVICE", "cpu")
 
 def on_processes(*sizes: int) -> Callable[[Any], Any]:
     """A test that runs in so many processes. Its arguments must be picklable."""
+    ids = [f"{size}-processes" for size in sizes]
+    parameters = pytest.mark.parametrize("processes", sizes, ids=ids, indirect=True)
+    return lambda body: parameters(_in_processes(body))
 
-    def decorate(body: Any) -> Any:
-        @functools.wraps(body)
-        def run(processes: Processes, **arguments: Any) -> None:
-            failed = processes.run(body.__module__, body.__qualname__, arguments)
-            if failed:
-                pytest.fail(failed, pytrace=False)
 
-        own = inspect.signature(body).parameters.values()
-        first = inspect.Parameter("processes", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        run.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
-        run.body = body  # type: ignore[attr-defined]
-        ids = [f"{size}-processes" for size in sizes]
-        return pytest.mark.parametrize("processes", sizes, ids=ids, indirect=True)(run)
+def on_layouts(*pairs: tuple[int, str]) -> Callable[[Any], Any]:
+    """The same for a test that has a layout for each number of processes, in its argument
+    `name`."""
+    ids = [f"{name}-{size}-processes" for size, name in pairs]
+    parameters = pytest.mark.parametrize(
+        ("processes", "name"), pairs, ids=ids, indirect=["processes"]
+    )
+    return lambda body: parameters(_in_processes(body))
 
-    return decorate
+
+def _in_processes(body: Any) -> Any:
+    @functools.wraps(body)
+    def run(processes: Processes, **arguments: Any) -> None:
+        failed = processes.run(body.__module__, body.__qualname__, arguments)
+        if failed:
+            pytest.fail(failed, pytrace=False)
+
+    own = inspect.signature(body).parameters.values()
+    first = inspect.Parameter("processes", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = inspect.Signature([first, *own])  # type: ignore[attr-defined]
+    run.body = body  # type: ignore[attr-defined]
+    return run
 
 
 class Processes:
