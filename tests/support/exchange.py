@@ -126,7 +126,7 @@ def share(
         shape = given.get(id(param), torch.Size(whole))
         return Shard(shape, (Split(processes, own),), optimizer.is_capped)
 
-    optimizer._shard_of = shard_of
+    optimizer._shard_of, optimizer._may_share = shard_of, lambda: True
 
 
 def exchanged(problem: Problem, processes: Processes, role: str = "rows") -> Problem:

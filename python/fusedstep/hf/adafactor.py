@@ -13,7 +13,7 @@ from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, NOT_POSITIVE, POSITIVE, Limits
-from ..plan import shards
+from ..plan import flat, shards
 from ..rules import adafactor
 
 
@@ -139,7 +139,9 @@ class Adafactor(FactoredOptimizer):
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}
-        shape = self._whole_shape(param)
+        # A flat piece is a part of a shape. There may be many parameters, and few are flat.
+        is_flat = flat.DECLARED or "_fsdp_flattened" in param.__dict__
+        shape = flat.whole_shape(param) if is_flat else param.shape
         if len(shape) < 2:
             return {"exp_avg_sq": param.shape, **momentum}
         *batch, rows, cols = shape

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
-from ..plan import shards
+from ..plan import flat, shards
 from ..rules import adafactor
 from .base import Group, State
 from .factored import FactoredOptimizer
@@ -110,15 +110,18 @@ class Adafactor(FactoredOptimizer):
         self._check_capturable(where, group, param)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        if len(self._whole_shape(param)) < 2:
+        shapes = self._state_shapes(group, param)
+        if "variance" in shapes:
             return {"variance": torch.zeros_like(grad)}
         return {
             key: shards.zeros(param, grad, shape, grad.dtype, self.reduced[key])
-            for key, shape in self._state_shapes(group, param).items()
+            for key, shape in shapes.items()
         }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
-        shape = self._whole_shape(param)
+        # A flat piece is a part of a shape. There may be many parameters, and few are flat.
+        is_flat = flat.DECLARED or "_fsdp_flattened" in param.__dict__
+        shape = flat.whole_shape(param) if is_flat else param.shape
         if len(shape) < 2:
             return {"variance": param.shape}
         *batch, rows, cols = shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -24,6 +23,8 @@ class FactoredOptimizer(FusedOptimizer):
     def _exchange_layout(self) -> ExchangeLayout | None:
         """The messages of the sharded parameters, with gradients or without; None if there are
         none. Processes agree on it when it is new, so all of them must be here at the same step."""
+        if not self._may_share():
+            return None
         parts = [
             Part(where, param, shard)
             for where, _, param in self._parameters()
@@ -60,13 +61,14 @@ class FactoredOptimizer(FusedOptimizer):
                 f"Adafactor does not support sparse gradients: {where}. Make the gradient dense "
                 "(sparse=False in the embedding), or use torch.optim.SparseAdam."
             )
-        if flat.is_lost(param):
+        if "_fsdp_flattened" in param.__dict__ and flat.is_lost(param):
             raise RuntimeError(
                 f"Adafactor: {where} is a flat shard of FSDP1, which has lost the rows and columns "
                 "of its matrices: steps would be silently wrong. Give FSDP1 use_orig_params=True, "
                 "use FSDP2 (fully_shard), or an elementwise optimizer such as AdamW."
             )
-        piece = flat.piece_of(param)
+        is_known = flat.DECLARED or "_fsdp_flattened" in param.__dict__
+        piece = flat.piece_of(param) if is_known else None
         if piece is not None and piece.problem:
             raise RuntimeError(f"Adafactor: {where} is a flat shard: {piece.problem}.")
         if piece is None and self._was_flattened(group):
@@ -80,11 +82,6 @@ class FactoredOptimizer(FusedOptimizer):
 
     def _is_elsewhere(self, param: Tensor) -> bool:
         return param.numel() == 0 and flat.piece_of(param) is not None
-
-    def _whole_shape(self, param: Tensor) -> torch.Size:
-        """The shape whose rows and columns a parameter has. A flat piece is a part of it."""
-        piece = flat.piece_of(param)
-        return param.shape if piece is None else piece.shape
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

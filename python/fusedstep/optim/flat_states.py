@@ -25,6 +25,13 @@ def full_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     All processes call it together, and each gets all of it. `optimizer.load_state_dict` takes it in
     any number of processes, flat or not: each keeps its own pieces. torch's and transformers'
     classes take it too.
+
+    Example:
+        >>> from fusedstep.optim import Adafactor, full_state_dict
+        >>> model = torch.nn.Linear(8, 8)
+        >>> opt = Adafactor(model.parameters())  # nothing is flat here
+        >>> full_state_dict(opt).keys() == opt.state_dict().keys()
+        True
     """
     saved: dict[str, Any] = optimizer.state_dict()
     states, reduced = saved["state"], getattr(optimizer, "reduced", {})

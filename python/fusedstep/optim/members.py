@@ -31,6 +31,9 @@ class CheckedOptimizer(DeclaredOptimizer):
             for i, param in enumerate(group["params"]):
                 yield check.Where(self.param_groups, index, i), group, param
 
+    def _may_share(self) -> bool:
+        return shards.may_share() or bool(flat.DECLARED)
+
     def _shard_of(self, param: Tensor) -> shards.Shard | None:
         piece = flat.piece_of(param)
         if piece is not None:
@@ -70,6 +73,7 @@ class CheckedOptimizer(DeclaredOptimizer):
         name, rms_key = type(self).__name__, self._rms_key()
         absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
         chosen: set[torch.device] = set()
+        may_share = self._may_share()
         members: list[Member] = []
         for where, group, param in self._parameters():
             grad = param.grad
@@ -78,7 +82,7 @@ class CheckedOptimizer(DeclaredOptimizer):
                 if before is not None and (kept := self._kept(where, group, before, layouts)):
                     members.append(kept)
                 continue
-            if self._is_elsewhere(param):
+            if may_share and self._is_elsewhere(param):
                 continue
             self._check_param(where, group, param, grad)
             found, addresses = check.look_at(where, param, grad, layouts, name)
@@ -92,9 +96,9 @@ class CheckedOptimizer(DeclaredOptimizer):
             member = Member(
                 param, {} if state is None else state, where.group, rule,
                 tuple(shapes), found, addresses, rms_key,
-                shard=self._shard_of(param) if RULES[rule].factored else None,
+                shard=self._shard_of(param) if may_share and RULES[rule].factored else None,
             )  # fmt: skip
-            if member.mode == "flat":
+            if member.shard is not None and member.mode == "flat":
                 backends.check_flat(self.backend, device, where)
             if state:
                 self._check_states(where, param, state, shapes)
@@ -231,7 +235,7 @@ def _look_at_states(member: Member, layouts: Layouts) -> None:
 
 def _states(member: Member) -> list[Tensor]:
     states = [member.state[key] for key in member.state_keys]
-    return list(map(shards.local, states)) if shards.is_dtensor(member.param) else states
+    return states if type(member.param) in shards.PLAIN else list(map(shards.local, states))
 
 
 def _addresses_of(tensors: list[Tensor]) -> tuple[int, ...]:

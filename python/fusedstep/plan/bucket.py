@@ -8,7 +8,7 @@ of scalars. A backend gets addresses and sizes, of tensors that it can walk flat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -90,10 +90,8 @@ class Bucket:
     device: torch.device
     dtypes: tuple[torch.dtype, ...]
     mode: str | None = None  # see `Member.mode`
-    # The elements of all matrices that the optimizer was given, of this device and dtype, with
-    # gradients or without. A cut may depend on this, but not on who has a gradient: a run that is
-    # resumed has the bits of one that goes on.
-    elements: int = 0
+    # The elements here of all matrices that the optimizer was given, by device and dtype.
+    given: Callable[[], Mapping[tuple[torch.device, torch.dtype], int]] = dict
     members: list[Member] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # of the members in the plan
     staged: list[StagedCopy] = field(default_factory=list)
@@ -108,6 +106,13 @@ class Bucket:
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
+
+    @property
+    def elements(self) -> int:
+        """The elements here of all matrices of this device and dtype that the optimizer was given,
+        with gradients or without. A cut may depend on this, but not on who has a gradient: a run
+        that is resumed has the bits of one that goes on."""
+        return self.given().get((self.device, self.dtypes[0]), 0)
 
     def tensors(self, index: int) -> tuple[Tensor, ...]:
         """The tensors of one member, gradient included, in the order of the rule's slots."""

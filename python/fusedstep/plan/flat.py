@@ -72,6 +72,7 @@ class _Unit(NamedTuple):
 
 
 _declared: Any = WeakTensorKeyDictionary()  # parameter -> FlatPiece
+DECLARED: dict[Any, FlatPiece] = _declared.data  # empty in most processes
 _fsdp: Any = WeakTensorKeyDictionary()  # parameter -> _Unit, or None if nobody knows it
 
 
@@ -92,9 +93,14 @@ def declare_shard(param: Tensor, shape: Sequence[int], start: int, group: Any = 
         group: the processes that hold the other runs. By default all processes.
 
     Example:
-        >>> flat = torch.nn.Parameter(matrix.flatten()[begin:end].clone())
-        >>> declare_shard(flat, matrix.shape, begin)
-        >>> opt = Adafactor([flat])
+        >>> from fusedstep.optim import Adafactor, declare_shard
+        >>> store = torch.distributed.HashStore()
+        >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> matrix, begin, end = torch.ones(4, 8), 0, 32  # of one process: all elements
+        >>> piece = torch.nn.Parameter(matrix.flatten()[begin:end].clone())
+        >>> declare_shard(piece, matrix.shape, begin)
+        >>> opt = Adafactor([piece])
+        >>> torch.distributed.destroy_process_group()
     """
     if not isinstance(param, Tensor) or is_dtensor(param):
         raise TypeError(
@@ -141,7 +147,9 @@ def declare(param: Tensor, piece: FlatPiece) -> None:
 
 def piece_of(param: Tensor) -> FlatPiece | None:
     """What is known about a flat shard. None if the parameter is not flat, or nothing is."""
-    piece: FlatPiece | None = _declared.get(param) if len(_declared) else None
+    if not (DECLARED or "_fsdp_flattened" in param.__dict__):
+        return None
+    piece: FlatPiece | None = _declared.get(param)
     if piece is None:
         return _fsdp_piece(param) if getattr(param, "_fsdp_flattened", False) else None
     if param.numel() != piece.length:
@@ -150,6 +158,12 @@ def piece_of(param: Tensor) -> FlatPiece | None:
             "Call declare_shard again"
         )
     return piece
+
+
+def whole_shape(param: Tensor) -> torch.Size:
+    """The shape whose rows and columns a parameter has. A flat piece is a part of it."""
+    piece = piece_of(param)
+    return param.shape if piece is None else piece.shape
 
 
 def is_lost(param: Tensor) -> bool:

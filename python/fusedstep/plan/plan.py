@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from functools import cache
+from itertools import chain, compress
 from typing import Any
 
 import torch
@@ -68,10 +69,9 @@ class Plan:
         # The owner holds the plan, so a reference back to it would keep it from being freed.
         self.members = members
         self.buckets = make_buckets(members)
-        if any(bucket.kind == "matrix" for bucket in self.buckets):
-            given = _elements_of(lists)
-            for bucket in self.buckets:
-                bucket.elements = given[bucket.device, bucket.dtypes[0]]
+        given = cache(lambda: _elements_of(lists))
+        for bucket in self.buckets:
+            bucket.given = given
         on_devices = [k for k, bucket in enumerate(self.buckets) if not _is_on_host(bucket)]
         self.devices = {self.buckets[k].device for k in on_devices}
         self.on_device = on_devices if owner.scalars_on_device else []
@@ -101,10 +101,12 @@ class Plan:
         self._params = [member.param for member in members]
         # A DTensor and its local tensor each have a version. Autograd may have saved either.
         self._locals = {
-            k: shards.local(own) for k, own in enumerate(self._params) if shards.is_dtensor(own)
+            k: shards.local(own)
+            for k, own in enumerate(self._params)
+            if type(own) not in shards.PLAIN and shards.is_dtensor(own)
         }
         self._increment_versions = increment_of(self._params)
-        places = {id(param): k for k, param in enumerate(p for params in lists for p in params)}
+        places = {id(param): k for k, param in enumerate(chain.from_iterable(lists))}
         self._places = [places[id(member.owner)] for member in members]  # among the watch's
         self._take_presence()
 

@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+PLAIN = {Tensor, torch.nn.Parameter}  # to be asked first, where a call would take long
 EMPTY = 16  # a multiple of what kernels load at once
 
 
 def is_dtensor(tensor: object) -> bool:
     """Whether a tensor is a DTensor. The import of torch.distributed.tensor takes 0.5 s, so it is
     left to those who make one."""
+    if type(tensor) in PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -149,6 +152,11 @@ class Shard:
         return [split.processes for split in self.splits if split.role in roles]
 
 
+def may_share() -> bool:
+    """Whether there are processes that could hold parts of a parameter."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def shard_of(param: Tensor, is_capped: bool) -> Shard | None:
     """The part of a parameter that is here; None if all of it is."""
     if not is_dtensor(param) or param.numel() == 0:
@@ -232,7 +240,7 @@ def _along(placement: Any, dim: int) -> Any:
 def zeros(param: Any, like: Tensor, shape: torch.Size, dtype: torch.dtype, reduced: int) -> Tensor:
     """Zeros for a state of `param` that lacks its dimension `reduced`, or has it with size 1: on
     the device of `like`, spread as the parameter is."""
-    if not is_dtensor(param):
+    if type(param) in PLAIN or not is_dtensor(param):
         return like.new_zeros(shape, dtype=dtype)
     from torch.distributed.tensor import DTensor
 

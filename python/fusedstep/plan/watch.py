@@ -80,7 +80,8 @@ def _can_watch() -> bool:
 
 def _can_look_into(param_lists: ParamLists) -> bool:
     """Whether C++ can find the local tensors of these parameters, if they are DTensors."""
-    if not any(shards.is_dtensor(param) for params in param_lists for param in params):
+    others = [p for params in param_lists for p in params if type(p) not in shards.PLAIN]
+    if not any(map(shards.is_dtensor, others)):
         return True
     from torch.distributed.tensor import DTensor
 
