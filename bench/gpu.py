@@ -46,8 +46,8 @@ LIMITS = {
     # Two steps without it, 10 s each, but 40 s for Triton if no test has compiled its 78 kernels;
     # eight with it, at about 17 s.
     "sanitizer": 170,
-    "nccl": 120,  # never run yet: two processes, which load CUDA and make plans
-    "bench": 250,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
+    "nccl": 60,  # never run yet: two processes, which load CUDA and make plans
+    "bench": 235,  # 48 races at 3 s, and 1.5 s to count each one's launches; copies 5 s
     "memory": 60,  # 13 processes at 5 s
     "scaling": 50,  # 9 curves of 3 sizes at 1.3 s, in one process; copies 5 s
     "train": 60,  # 4 processes of 150 steps, at most 60 ms each
