@@ -9,6 +9,7 @@ import transformers.optimization
 import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import (
+    ATTRIBUTES,
     CASES,
     EXTENSIONS,
     FIXED,
@@ -43,7 +44,7 @@ def extensions(ours):
 def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
     def arguments(function):
         found = inspect.signature(function).parameters.values()
-        more = {"backend", *extensions(ours)} if function is ours else ()
+        more = {*ATTRIBUTES, *extensions(ours)} if function is ours else ()
         return [(p.name, p.default, p.kind) for p in found if p.name not in more]
 
     assert arguments(ours) == arguments(peer)
@@ -55,8 +56,10 @@ def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
 def test_every_argument_is_named_in_the_code_of_the_constructor(case):
     """accmt drops arguments that are not in `__init__.__code__`."""
     names = case.ours.__init__.__code__.co_varnames
-    assert set(case.options) | {"params", "lr", "backend"} <= set(names)
-    assert inspect.signature(case.ours).parameters["backend"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert {*case.options, "params", "lr", *ATTRIBUTES} <= set(names)
+    for name, default in ATTRIBUTES.items():
+        own = inspect.signature(case.ours).parameters[name]
+        assert own.kind is inspect.Parameter.KEYWORD_ONLY and own.default is default
 
 
 WRONG = [

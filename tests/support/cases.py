@@ -124,6 +124,10 @@ class Case:
 # the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
+# Options of all our classes that are attributes, not in the groups, with their defaults. They are
+# keyword-only too.
+ATTRIBUTES: dict[str, Any] = {"max_grad_norm": None, "backend": None}
+
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor
 FIXED = {"scale_parameter": False, "relative_step": False}
