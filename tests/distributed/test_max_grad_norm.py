@@ -33,8 +33,8 @@ def norm(params):
 
 
 def assert_near(run):
-    """As in tests/distributed/test_placements.py: sums are added up in another order. After a step or
-    two the update is small, and the factor is rounded too."""
+    """As in test_placements.py: sums are added up in another order. After a step or two the update
+    is small, and the factor is rounded too."""
     apart, error, error_of_one = run.errors()
     assert apart <= max(1e-5, 0.1 * error_of_one), apart
     assert error <= 2 * error_of_one + 1e-6
@@ -178,7 +178,7 @@ def test_models_of_fsdp1_have_its_norm_or_are_told_why_not(keeps_shapes):
     optimizer = AdamW(model.parameters(), max_grad_norm=1e-3)
     model(torch.ones(2, 7) * (1 + dist.get_rank())).square().sum().backward()
     if not keeps_shapes:
-        with pytest.raises(RuntimeError, match="max_grad_norm: .* use_orig_params=True"):
+        with pytest.raises(RuntimeError, match=r"max_grad_norm: .* use_orig_params=True"):
             optimizer.step()
         return
     expected = model.clip_grad_norm_(1e9)

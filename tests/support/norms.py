@@ -1,4 +1,4 @@
-"""Norms of gradients on a backend, for `max_grad_norm`: against float64, and what must be no harm."""
+"""Norms of gradients on a backend, as `max_grad_norm` needs them, compared with float64."""
 
 import math
 
@@ -20,22 +20,26 @@ def optimizer_of(params, backend, rule="adamw", limit=0.5, **options):
     return CASE_OF[rule].make(params, max_grad_norm=limit, backend=backend, **options)
 
 
-def check_norms(backend, dtype, shapes=SHAPES, scales=(1.0,), rule="adamw", offset=0):
+def check_norms(backend, dtype, shapes=SHAPES, scales=(1.0,), rule="adamw", offset=0, device="cpu"):
     """The norm is that of float64, bits do not change, and a step is one with smaller gradients."""
-    params = [torch.nn.Parameter(placed(p.detach())) for p in make_params(shapes, dtype)]
-    twins = make_params(shapes, dtype)
+    params, twins = (
+        [torch.nn.Parameter(placed(p.detach().to(device))) for p in make_params(shapes, dtype)]
+        for _ in range(2)
+    )
     # A limit that the norm does not reach, or by half: a factor that is a power of two.
     optimizer = optimizer_of(params, backend, rule)
     plain = CASE_OF[rule].make(twins, backend=backend)
     found = []
     for step, scale in enumerate((*scales, scales[0])):
         for own in (params, twins):
-            set_grads(own, 0, 64.0)
-            for param in own:
-                param.grad = placed((param.grad.double() * scale).to(dtype), offset)
+            given = make_params(shapes, dtype)
+            set_grads(given, 0, 64.0)
+            for param, other in zip(own, given, strict=True):
+                grad = (other.grad.double() * scale).to(dtype)
+                param.grad = placed(grad.to(device), offset)
         grads = [param.grad for param in params]
         if step % 3 == 1:
-            params[1].grad = twins[1].grad = grads[1] = torch.zeros_like(params[1])
+            params[-1].grad = twins[-1].grad = grads[-1] = torch.zeros_like(params[-1])
         exact = norm(grads)
         is_clipped = step % 2 == 0
         optimizer.max_grad_norm = (exact + 1e-6) / 2 if is_clipped else 1e30
@@ -54,18 +58,26 @@ def check_norms(backend, dtype, shapes=SHAPES, scales=(1.0,), rule="adamw", offs
     return found
 
 
-def check_absent_and_strange(backend):
-    params = make_params([(40,), (5, 6), (1030,)])
+def give(params):
+    given = make_params([tuple(param.shape) for param in params])
+    set_grads(given, 0, 1.0)
+    for param, other in zip(params, given, strict=True):
+        param.grad = other.grad.to(param.device)
+
+
+def check_absent_and_strange(backend, device="cpu"):
+    made = make_params([(40,), (5, 6), (1030,)])
+    params = [torch.nn.Parameter(param.detach().to(device)) for param in made]
     optimizer = optimizer_of(params, backend)
     for absent in (0, None, 2, (0, 1, 2)):
-        set_grads(params, 0, 1.0)
+        give(params)
         for k in (absent,) if isinstance(absent, int) else absent or ():
             params[k].grad = None
         optimizer.step()
         exact = norm([param.grad for param in params if param.grad is not None])
         assert optimizer.grad_norm.item() == pytest.approx(exact, rel=NEAR)
     for bad in (math.inf, -math.inf, math.nan):
-        set_grads(params, 0, 1.0)
+        give(params)
         params[2].grad[1029] = bad
         optimizer.step()
-        assert same_bits(optimizer.grad_norm, torch.tensor(bad, dtype=torch.float64).abs())
+        assert same_bits(optimizer.grad_norm.cpu(), torch.tensor(bad, dtype=torch.float64).abs())

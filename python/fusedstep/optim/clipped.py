@@ -33,17 +33,15 @@ class ClippedOptimizer(CheckedOptimizer):
         if self._max_grad_norm is None:
             self._norm = self.grad_norm = None
 
-    def _clipped(
-        self, plan: Plan, inv_grad_scale: Tensor | None, capturing: bool
-    ) -> Tensor | None:
+    def _clipped(self, plan: Plan, inv_grad_scale: Tensor | None, capturing: bool) -> Tensor | None:
         """The factor of all gradients: the inverse of their scale, and what clips them."""
         if self._max_grad_norm is None:
             return inv_grad_scale
         if self._norm is None or self._norm.plan is not plan:
             if capturing:
                 raise RuntimeError(
-                    f"{type(self).__name__}: the step that is captured has a max_grad_norm, and the "
-                    "step before it had none. Run one warm-up step with it before the capture."
+                    f"{type(self).__name__}: the step that is captured has a max_grad_norm, but the "
+                    "one before it had none. Run one warm-up step with it before the capture."
                 )
             for where, _, param in self._parameters() if self._may_share() else ():
                 if problem := why_no_norm(param):

@@ -2,8 +2,9 @@
 
     norm = sqrt(sum of g^2) / grad_scale             factor = min(1, max_grad_norm / (norm + 1e-6))
 
-The factor is multiplied into the inverse gradient scale, which every kernel takes. So clipping costs
-one more read of the gradients, and nothing writes them.
+The factor is multiplied into the inverse gradient scale, which every kernel takes. So clipping
+costs one more read of the gradients, and nothing writes them. Adafactor needs this read too: its row
+moments after the step depend on the factor, so sum g^2 / row cannot be known before it.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class GradientNorm:
         sums = self.shared.zeros()
         for own in self._parts:
             for place, part in own.sums(capturing):
-                sums[place] = sums[place] + devices.to_device(part, self.shared.home, self.shared.dtype)
+                sums[place] = sums[place] + devices.to_device(
+                    part, self.shared.home, self.shared.dtype
+                )
         self.shared.add_up(sums)
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
         norm = total.sqrt()
