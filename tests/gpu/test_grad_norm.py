@@ -1,4 +1,4 @@
-"""max_grad_norm on a GPU: the norm, and what it launches, uploads and waits for. Tests of the latter
+"""max_grad_norm on a GPU: the norm, and what it launches, copies and waits for. Tests of the latter
 record launches and do not run them, so they need no GPU."""
 
 import pytest
