@@ -187,16 +187,20 @@ def _is_at(where: check.Where, groups: list[Group], param: Tensor) -> bool:
     return groups[where.group]["params"][where.index] is param
 
 
-@functools.cache
+_classes: dict[type, type[Any]] = {}
+
+
 def _class_of_one(kind: type[FusedOptimizer]) -> type[Any]:
     """Errors name the optimizer, so the class keeps its name."""
-    return type(kind.__name__, (OneParameter, kind), {})
+    if kind not in _classes:
+        _classes[kind] = type(kind.__name__, (OneParameter, kind), {})
+    return _classes[kind]
 
 
 def _alone(optimizer: FusedOptimizer, where: check.Where, param: Tensor) -> Any:
     """An optimizer like this one, without its plan, for one of its parameters."""
     kind = _class_of_one(type(optimizer))
     alone = object.__new__(kind)
-    own = {"state": {}, "_plan": None, "_made_for": None, "_layout": None}
+    own: dict[str, Any] = {"state": {}, "_plan": None, "_made_for": None, "_layout": None}
     alone.__dict__.update(optimizer.__dict__, **own, where=where, _lists_of_one=[[param]])
     return alone
