@@ -75,9 +75,9 @@ class FactoredOptimizer(FusedOptimizer):
             raise RuntimeError(
                 f"Adafactor: {where}: the group was made with matrices and now holds one flat "
                 "vector. An engine that flattens parameters (ZeRO) takes away the rows and columns "
-                "that Adafactor needs. If it is a run of one parameter, tell which with "
-                "fusedstep.optim.declare_shard; else use FSDP2 (fully_shard), or an elementwise "
-                "optimizer such as AdamW."
+                "that Adafactor needs. For ZeRO put fusedstep.optim.InZero before it. If it is a "
+                "run of one parameter, tell which with fusedstep.optim.declare_shard; else use "
+                "FSDP2 (fully_shard), or an elementwise optimizer such as AdamW."
             )
 
     def _is_elsewhere(self, param: Tensor) -> bool:
