@@ -61,6 +61,7 @@ both_ways = pytest.mark.parametrize(
         itertools.product([FLOAT, BFLOAT16], [as_one_group, by_decay], [1, 2]),
         [(FLOAT, as_one_group, 1), (BFLOAT16, by_decay, 1)],
     ),
+    ids=lambda own: getattr(own, "__name__", str(own)),
 )
 
 
