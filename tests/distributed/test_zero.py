@@ -2,6 +2,7 @@
 Both take the steps of one process."""
 
 import itertools
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.support.sharded import case_of
 from tests.support.sweeps import sweep
 from tests.support.zero import engine_of
 
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 FEW = [case for case in FACTORED if case.name in ("adafactor", "hf-adafactor-momentum")]
 FLOAT, BFLOAT16 = torch.float32, torch.bfloat16
 # Relative to the update of some steps. Sums are added up in another order.
