@@ -31,7 +31,7 @@ def test_backend_equals_reference(case, backend, dtype):
 
 @pytest.mark.parametrize(
     "value",
-    sweep([*map(float, ["inf", "-inf", "nan"]), 1e-30, 1e30, 1e-42], [float("inf"), 1e-42, 1e30]),
+    sweep([*map(float, ["inf", "-inf", "nan"]), 1e-30, 1e30, 1e-42], [float("inf"), 1e-42]),
 )
 @each(CASES)
 def test_backend_equals_reference_on_strange_numbers(case, value):

@@ -13,6 +13,7 @@ from tests.support.cases import CASES, assert_same, each, make_params, set_grads
 from tests.support.cuda_on_cpu import check
 from tests.support.cuda_on_ptx import simulated
 from tests.support.problems import Problem
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.usefixtures("simulator")
 
@@ -205,7 +206,7 @@ FAR = {
 
 
 @pytest.mark.usefixtures("scratch_of_zeros")
-@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("name", sweep(FAR, [name for name in FAR if name != "rows"]))
 def test_adafactor_behind_2_to_the_31_elements(name, monkeypatch):
     shape, slots, sizes, (matrices, rows) = FAR[name]
     problem = Problem(ADAFACTOR, [shape], steps=1)

@@ -14,8 +14,16 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def processes(request):
-    """So many processes as the test asks for. Tests with the same number come together."""
-    own = Processes(request.param)
+def started():
+    """The processes that tests have started, by their number. A fixture that has a parameter is
+    made anew for each set of parameters of a test, so the processes are kept here."""
+    own = {}
     yield own
-    own.close()
+    for processes in own.values():
+        processes.close()
+
+
+@pytest.fixture
+def processes(request, started):
+    """So many processes as the test asks for."""
+    return started.setdefault(request.param, Processes(request.param))

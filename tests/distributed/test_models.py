@@ -7,6 +7,7 @@ from torch.distributed.tensor import DTensor
 
 from fusedstep.hf import GradientAccumulator
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
+from fusedstep.optim import enable_gradient_release
 from tests.support.cases import same_bits
 from tests.support.processes import on_processes
 from tests.support.sharded import case_of, whole
@@ -141,6 +142,26 @@ def test_an_optimizer_for_each_parameter_steps_in_backward(name):
         own.loss(step).backward()
     for key, found in own.weights().items():
         assert_near(name, key, found, one.get_parameter(key).detach(), first[key])
+
+
+@on_processes(2)
+@each_case
+def test_gradients_of_shards_are_released_in_backward(name):
+    pair = Pair(name, "fsdp")
+    name_of = {param: key for key, param in pair.own.named().items()}
+
+    def copy(param):
+        pair.one.get_parameter(name_of[param]).grad = whole(param.grad).clone()
+
+    for param in name_of:
+        param.register_post_accumulate_grad_hook(copy)
+    enable_gradient_release(pair.model, pair.optimizer)
+    for step in range(3):
+        pair.own.loss(step).backward()
+        assert all(param.grad is None for param in name_of)
+        pair.optimizer.step()
+        pair.other.step()
+    pair.assert_near()
 
 
 @on_processes(2)

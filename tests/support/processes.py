@@ -29,6 +29,12 @@ import pytest
 # the other processes than in the first one that failed.
 TIMEOUT, LIMIT, GRACE, START = 30, 120, 5, 180
 DEVICE = os.environ.get("FUSEDSTEP_TEST_DEVICE", "cpu")
+# What tests import first. One process imports it, and all others are forks of that one.
+PRELOADED = [
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "tests.support.sharded_models",
+]
 
 
 def on_processes(*sizes: int) -> Callable[[Any], Any]:
@@ -38,10 +44,11 @@ def on_processes(*sizes: int) -> Callable[[Any], Any]:
     return lambda body: parameters(_in_processes(body))
 
 
-def on_layouts(*pairs: tuple[int, str]) -> Callable[[Any], Any]:
-    """The same for a test that has a layout for each number of processes, in its argument
-    `name`."""
-    ids = [f"{name}-{size}-processes" for size, name in pairs]
+def on_layouts(*pairs: Any) -> Callable[[Any], Any]:
+    """The same for a test that has a layout for each number of processes, in its argument `name`.
+    The pairs may come from `sweep`."""
+    values = [getattr(pair, "values", pair) for pair in pairs]
+    ids = [f"{name}-{size}-processes" for size, name in values]
     parameters = pytest.mark.parametrize(
         ("processes", "name"), pairs, ids=ids, indirect=["processes"]
     )
@@ -86,7 +93,8 @@ class Processes:
         return _told(failed)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         self.folder = tempfile.TemporaryDirectory()
         for rank in range(self.size):
             own, its = context.Pipe()

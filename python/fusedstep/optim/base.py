@@ -34,6 +34,7 @@ class FusedOptimizer(ClippedOptimizer):
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
+    _release: object = None  # of gradients, if it is enabled (`release.py`)
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class FusedOptimizer(ClippedOptimizer):
             self._check_keys()
             raise
         grad_scale = self._from_scaler("grad_scale")
-        plan = self._current_plan(param_lists(self))
+        plan = self._current_plan(self._lists())
         capturing = any(map(devices.is_capturing, plan.devices))
         if capturing and not plan.captured:
             check_capture(self._owner(), plan)
@@ -191,6 +192,11 @@ class FusedOptimizer(ClippedOptimizer):
         )
         refuse_new_plan_while_capturing(owner, counted, old)
 
+    def _lists(self) -> ParamLists:
+        """The parameters, a list for each group."""
+        lists = (group["params"] for group in self.param_groups)
+        return [params if type(params) is list else list(params) for params in lists]
+
     def _owner(self) -> Owner:
         return Owner(
             name=type(self).__name__,
@@ -254,8 +260,3 @@ def collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def param_lists(optimizer: torch.optim.Optimizer) -> ParamLists:
-    lists = (group["params"] for group in optimizer.param_groups)
-    return [params if type(params) is list else list(params) for params in lists]
