@@ -235,6 +235,19 @@ def test_clipping_by_the_norm_of_all_gradients_is_refused():
     assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
 
 
+def test_so_is_clipping_inside_the_step():
+    params = make_params()
+    with pytest.raises(RuntimeError, match="max_grad_norm needs the norm of all gradients"):
+        enable_gradient_release(Sum(params), AdamWeightDecay(params, max_grad_norm=1.0))
+    optimizer, model = AdamWeightDecay(params), Sum(params)
+    enable_gradient_release(model, optimizer)
+    optimizer.max_grad_norm = 1.0
+    before = [param.detach().clone() for param in params]
+    with pytest.raises(RuntimeError, match="max_grad_norm needs the norm of all gradients"):
+        model(gradients_of(params, 0)).backward()
+    assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
+
+
 def test_clipping_each_gradient_is_not():
     params, twins = make_params(), make_params()
     released, waiting = (AdamWeightDecay(own, clipnorm=1e-3) for own in (params, twins))
