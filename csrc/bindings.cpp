@@ -181,6 +181,51 @@ class Floor {
   WorkList work_;
 };
 
+// The sums of squares of a bucket's gradients, piece by piece. The caller owns the bucket's table and
+// the sums, which outlive it.
+class Squares {
+ public:
+  Squares(int64_t dtype, int64_t table, int64_t fields, std::vector<int64_t> elements)
+      : elements_(std::move(elements)) {
+    require(table);
+    if (dtype < 0 || dtype >= int64_t(std::size(kItemBytes)))
+      throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
+                                  std::to_string(dtype));
+    walk_ = kLevels[active_level].find_squares(dtype);
+    launch_.table = reinterpret_cast<const int64_t*>(table);
+    launch_.fields = fields;
+    launch_.elements = elements_.data();
+    work_ = elementwise_work(launch_, int64_t(elements_.size()));
+    for (int64_t n : elements_) {
+      work_.scratch_of.push_back(pieces_);
+      pieces_ += (n + kCpuRun - 1) / kCpuRun;
+    }
+    launch_.scratch_of = work_.scratch_of.data();
+    launch_.entries = reinterpret_cast<const int64_t*>(work_.entries.data());
+    launch_.runs = work_.runs.data();
+    launch_.rounds = work_.rounds.data();
+    launch_.end_round = int64_t(work_.rounds.size()) - 1;
+  }
+
+  int64_t pieces() const { return pieces_; }
+
+  // Writes a float64 number for each piece of the tensors that have gradients.
+  void walk(int64_t sums, int64_t threads) {
+    require(sums);
+    py::gil_scoped_release unlocked;
+    launch_.scratch = reinterpret_cast<char*>(sums);
+    launch_.threads = threads;
+    carry_out(launch_, walk_);
+  }
+
+ private:
+  std::vector<int64_t> elements_;
+  int64_t pieces_ = 0;
+  Walk walk_;
+  LaunchArgs launch_;
+  WorkList work_;
+};
+
 // From the addresses of each pair, and its bytes.
 std::unique_ptr<Copies> make_copies(const std::vector<std::array<int64_t, 3>>& numbers) {
   std::vector<Copies::Run> runs;
@@ -225,6 +270,10 @@ PYBIND11_MODULE(_native, module) {
       .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("item_bytes"), py::arg("table"),
            py::arg("tensors"), py::arg("fields"))
       .def("walk", &Floor::walk);
+  py::class_<Squares>(module, "Squares")
+      .def(py::init<int64_t, int64_t, int64_t, std::vector<int64_t>>())
+      .def("pieces", &Squares::pieces)
+      .def("walk", &Squares::walk);
   py::class_<Copies>(module, "Copies")
       .def(py::init(&make_copies))
       .def("there", &Copies::there)

@@ -52,6 +52,7 @@ struct LaunchArgs {
   Exchange exchange;
   char* scratch = nullptr;  // for sums of pieces; tensor t's start at scratch_of[t]
   const int64_t* scratch_of = nullptr;
+  const int64_t* elements = nullptr;  // of each tensor, if only gradients are read
   char* thread_scratch = nullptr;  // thread_bytes for each thread
   int64_t thread_bytes = 0;
   double grad_scale = 1.0;

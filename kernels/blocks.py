@@ -62,6 +62,9 @@ def elementwise(item_bytes: int) -> Chunk:
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
+SQUARES = Chunk(2048, cut.GRADIENT_UNIT, 8)
+
+
 def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
     """`item_bytes` is of the compute dtype."""
     name, width = kind.name, kind.width

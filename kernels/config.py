@@ -37,6 +37,16 @@ class FactoredConfig:
     HEIGHT: int  # rows of a tile
 
 
+@dataclass(frozen=True)
+class SquaresConfig:
+    DTYPE: tl.dtype  # of the gradients
+    T: tl.dtype  # of squares
+    W: tl.dtype  # of sums
+    FIELDS: int  # of a row of the table
+    UNIT: int  # elements of a program
+    BLOCK: int  # elements on chip at a time
+
+
 def name_with_kind(specialized: Any) -> str:
     """A kernel's name in profiles: which work it does, on tiles of which width."""
     config = specialized.constants["CFG"]

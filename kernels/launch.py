@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
+from torch import Tensor
 
 from fusedstep.gpu import cut, tables, work
 from fusedstep.gpu.unit_sizes import ceil_div
@@ -15,10 +16,11 @@ from fusedstep.plan.launcher import Backend
 from fusedstep.rules.layout import SLOTS
 
 from . import again, blocks, exchange
-from .config import ElementwiseConfig, FactoredConfig
+from .config import ElementwiseConfig, FactoredConfig, SquaresConfig
 from .dispatch import phase
 from .elementwise import elementwise
 from .rules import update_of
+from .squares import squares
 
 TYPES = {
     torch.float32: tl.float32,
@@ -76,6 +78,30 @@ class TritonLauncher(work.DeviceLauncher):
                 arguments = {**own, **current}
                 compiled = run(kernel, programs, arguments, options)
                 kept.keep(index, kernel, compiled, programs, arguments)
+
+    def _prepare_squares(self, entries: Tensor, elements: Tensor) -> None:
+        dtype = self.bucket.dtypes[1]
+        block, unit, warps = blocks.SQUARES
+        config = SquaresConfig(
+            DTYPE=TYPES[dtype],
+            T=tl.float64 if dtype == torch.float64 else tl.float32,
+            W=TYPES[self.tables.scalar_dtype],
+            FIELDS=self.bucket.table.shape[1],
+            UNIT=unit,
+            BLOCK=block,
+        )
+        arguments = {"entries": entries, "elements": elements, "CFG": config}
+        options = options_of(self.bucket.device, warps)
+        self._squares = KernelLaunch(None, squares, len(entries), arguments, options)
+        self._kept_squares = again.KeptKernels()
+
+    def _run_squares(self, table: Tensor, sums: Tensor, stream: Any) -> None:
+        _, kernel, programs, own, options = self._squares
+        changing, kept = {"table": table, "sums": sums}, self._kept_squares
+        kept.begin(changing, stream)
+        if not kept.launch(0):
+            arguments = {**own, **changing}
+            kept.keep(0, kernel, run(kernel, programs, arguments, options), programs, arguments)
 
     def _elementwise(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
         size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))

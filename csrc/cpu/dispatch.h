@@ -13,10 +13,14 @@ using FindWalk = Walk (*)(const LaunchArgs& launch);
 // The walker of the benchmark's floor, for elements of this many bytes, or null if there is none.
 using FindFloor = Walk (*)(int64_t item_bytes);
 
+// The walker that sums squares of gradients of this dtype, which is known.
+using FindSquares = Walk (*)(int64_t dtype);
+
 struct Level {
   const char* name;
   FindWalk find;
   FindFloor find_floor;
+  FindSquares find_squares;
   bool (*runs_here)();
 };
 

@@ -78,7 +78,9 @@ WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors) {
   WorkList work;
   int64_t elements = 0;
   for (int64_t t = 0; t < tensors; ++t) {
-    const int64_t n = launch.table[t * launch.fields + elementwise_slots(launch.fields)];
+    const int64_t n = launch.elements != nullptr
+                          ? launch.elements[t]
+                          : launch.table[t * launch.fields + elementwise_slots(launch.fields)];
     for (int64_t i = 0; i < n; i += kCpuRun) {
       const int64_t taken = std::min<int64_t>(kCpuRun, n - i);
       work.add(kUpdate, t, i);

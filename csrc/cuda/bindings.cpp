@@ -25,6 +25,8 @@ PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
       .def("set_scratch", &Bucket::set_scratch)
       .def("set_exchange", &Bucket::set_exchange)
       .def("add", &Bucket::add)
+      .def("set_squares", &Bucket::set_squares)
+      .def("launch_squares", &Bucket::launch_squares, py::call_guard<py::gil_scoped_release>())
       .def("launch", &Bucket::launch, py::call_guard<py::gil_scoped_release>());
 }
 

@@ -8,6 +8,7 @@
 namespace fusedstep::cuda {
 
 constexpr int kChunk = 4096;  // elements in a unit of an elementwise rule
+constexpr int kGradientUnit = 32768;  // elements of a gradient in a unit of its norm
 constexpr int kTinyElements = 64;  // at most, of a matrix that one thread takes
 constexpr int kTinyMatrices = 512;  // in a unit
 constexpr int kVectorUnit = 16384;  // elements of a vector in a unit

@@ -10,4 +10,7 @@ Kernel elementwise_kernel(int rule, bool in_double, const int32_t* dtypes);
 Kernel phase_kernel(Unit unit, bool momentum, bool in_double, int width, bool aligned,
                     const int32_t* dtypes);
 
+// Sums squares of gradients of this dtype.
+Kernel squares_kernel(int32_t dtype);
+
 }  // namespace fusedstep::cuda

@@ -33,6 +33,8 @@ struct KernelArgs {
   // Only if processes add up sums between the stages of a step, see exchange.cuh.
   double* exchange;
   OfTensor* of_tensors;
+  // Only for the norm of the gradients: how many elements each has.
+  const int64_t* elements;
   double values[kValues];
 };
 static_assert(sizeof(KernelArgs) <= 4096, "what a kernel takes with every driver and device");

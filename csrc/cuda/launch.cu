@@ -26,6 +26,7 @@ void check(cudaError_t status, const char* what) {
 }
 
 std::string name_of(int unit) { return kUnitNames[unit]; }
+constexpr const char* kSquares = "the norm of the gradients";
 
 // Makes a device current in this module's CUDA runtime, and restores the previous one at the end.
 // torch, which has a runtime of its own, has made the same device current: then nothing is set.
@@ -49,10 +50,22 @@ class OnDevice {
 
 // Loads a kernel now. CUDA would load it at its first launch, which may be in a capture: the step
 // before may have had no work for it.
-void load(const Kernel& kernel, int unit) {
+void load(const Kernel& kernel, const std::string& name) {
   cudaFuncAttributes attributes;
   const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel.function);
-  if (status != cudaSuccess) fail(status, name_of(unit) + " could not be loaded");
+  if (status != cudaSuccess) fail(status, name + " could not be loaded");
+}
+
+void check_count(int64_t count, const std::string& name) {
+  if (count < 1 || count > INT32_MAX)
+    throw std::invalid_argument(name + " has " + std::to_string(count) +
+                                " entries, and one launch can have 1 to 2147483647");
+}
+
+void check_start(cudaError_t status, const std::string& name, int64_t blocks) {
+  if (status != cudaSuccess)
+    fail(status, name + " could not be launched on " + std::to_string(blocks) + " blocks",
+         " (unless this is the error of an earlier kernel)");
 }
 
 // Whether a kernel can be scheduled before the one that it waits for has ended.
@@ -159,11 +172,9 @@ void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t cou
           : phase_kernel(Unit(unit), momentum, in_double_, width, aligned, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for " + name_of(unit) + " of this rule");
-  if (count < 1 || count > INT32_MAX)
-    throw std::invalid_argument(name_of(unit) + " has " + std::to_string(count) +
-                                " entries, and one launch can have 1 to 2147483647");
+  check_count(count, name_of(unit));
   const OnDevice on(device_);
-  load(kernel, unit);
+  load(kernel, name_of(unit));
   can_overlap_ = can_overlap(device_);
   launches_.push_back({unit, kernel, entries, count});
 }
@@ -185,11 +196,27 @@ void Bucket::launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64
     args.entries = at<int32_t>(next.entries);
     const cudaError_t status = start(next.kernel, next.blocks, args, queue, follows && can_overlap_);
     follows = true;
-    if (status != cudaSuccess)
-      fail(status,
-           name_of(next.unit) + " could not be launched on " + std::to_string(next.blocks) + " blocks",
-           " (unless this is the error of an earlier kernel)");
+    check_start(status, name_of(next.unit), next.blocks);
   }
+}
+
+void Bucket::set_squares(int64_t entries, int64_t count, int64_t elements) {
+  const Kernel kernel = squares_kernel(args_.dtypes[ElementwiseRow::kG]);
+  check_count(count, kSquares);
+  const OnDevice on(device_);
+  load(kernel, kSquares);
+  squares_ = {-1, kernel, entries, count};
+  args_.elements = at<int64_t>(elements);
+}
+
+void Bucket::launch_squares(int64_t table, int64_t sums, int64_t stream) const {
+  const OnDevice on(device_);
+  KernelArgs args = args_;
+  args.table = at<int64_t>(table);
+  args.entries = at<int32_t>(squares_.entries);
+  args.sums = reinterpret_cast<double*>(sums);
+  check_start(start(squares_.kernel, squares_.blocks, args, reinterpret_cast<cudaStream_t>(stream), false),
+              kSquares, squares_.blocks);
 }
 
 }  // namespace fusedstep::cuda

@@ -42,6 +42,10 @@ class Bucket {
   void launch(int64_t table, int64_t scalar_row_of, int64_t scalars, int64_t controls, int64_t stream,
               int64_t idle, int64_t values) const;
 
+  // The sums of squares of the gradients: one for each entry, written to `sums`.
+  void set_squares(int64_t entries, int64_t count, int64_t elements);
+  void launch_squares(int64_t table, int64_t sums, int64_t stream) const;
+
  private:
   struct KernelLaunch {
     int unit;
@@ -55,6 +59,7 @@ class Bucket {
   bool can_overlap_ = false;
   KernelArgs args_ = {};
   std::vector<KernelLaunch> launches_;
+  KernelLaunch squares_ = {};
 };
 
 }  // namespace fusedstep::cuda

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import native
 from ..plan.bucket import Bucket
@@ -66,9 +67,26 @@ class CpuLauncher(Launcher):
             *exchange,
         )
         self._work.reserve(torch.get_num_threads())
+        self._squares: Any = None
+        self._square_sums = torch.empty(0, dtype=torch.float64, device="cpu")
 
     def scratch_bytes(self) -> int:
-        return int(self._work.scratch_bytes(torch.get_num_threads()))
+        own = int(self._work.scratch_bytes(torch.get_num_threads()))
+        return own + self._square_sums.nbytes
+
+    def square_counts(self) -> list[int]:
+        return [-(-n // layout.CPU_RUN) for n in self.bucket.gradient_sizes()]
+
+    def square_sums(self, capturing: bool = False) -> Tensor:
+        if self._squares is None:
+            table, sizes = self.bucket.table, self.bucket.gradient_sizes()
+            dtype = DTYPE_CODES[self.bucket.dtypes[1]]
+            self._squares = native.module.Squares(dtype, table.data_ptr(), table.shape[1], sizes)
+            self._square_sums = self._square_sums.new_empty(self._squares.pieces())
+        sums = self._square_sums.zero_()  # a thread skips tensors without a gradient
+        if len(sums):
+            self._squares.walk(sums.data_ptr(), torch.get_num_threads())
+        return sums
 
     def launch(self, inputs: StepInputs) -> None:
         self._run(inputs, 0)

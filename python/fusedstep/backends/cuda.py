@@ -103,6 +103,15 @@ class CudaLauncher(work.DeviceLauncher):
         except RuntimeError as error:
             raise RuntimeError(failure(self.backend, self.bucket, error)) from error
 
+    def _prepare_squares(self, entries: Tensor, elements: Tensor) -> None:
+        self.native.set_squares(entries.data_ptr(), len(entries), elements.data_ptr())
+
+    def _run_squares(self, table: Tensor, sums: Tensor, stream: Any) -> None:
+        try:
+            self.native.launch_squares(table.data_ptr(), sums.data_ptr(), stream or 0)
+        except RuntimeError as error:
+            raise RuntimeError(failure(self.backend, self.bucket, error)) from error
+
     def _add(self, unit: str, width: int, aligned: bool, entries: Tensor) -> None:
         at = self.upload(entries).data_ptr()
         self.native.add(UNITS.index(unit), width, aligned, at, len(entries))

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..plan import devices
 from ..plan.bucket import Bucket
 from ..plan.launcher import OF_TENSOR, Backend, Launcher, StepInputs
+from ..rules.layout import CPU_RUN
 from .reference_flat import FlatStep
-from .reference_steps import KINDS, OneStep
+from .reference_steps import KINDS, OneStep, square_sums
 
 
 class ReferenceBackend(Backend):
@@ -62,6 +64,22 @@ class ReferenceLauncher(Launcher):
 
     def scratch_bytes(self) -> int:
         return sum(step.sums.nbytes for step in self._under_way)
+
+    def square_counts(self) -> list[int]:
+        return [-(-n // CPU_RUN) for n in self.bucket.gradient_sizes()]
+
+    def square_sums(self, capturing: bool = False) -> Tensor:
+        """With float64 no square overflows, unless the gradient is float64 itself."""
+        wide = devices.widest_float(self.bucket.device)
+        sums = [torch.zeros(0, dtype=wide, device=self.bucket.device)]
+        for index, count in enumerate(self.square_counts()):
+            if self.bucket.members[index].is_present and count:
+                grad = self.bucket.gradient(index)
+                in_memory = grad.as_strided((grad.numel(),), (1,))
+                sums.append(square_sums(in_memory.to(wide)))
+            else:
+                sums.append(sums[0].new_zeros(count))
+        return torch.cat(sums)
 
     def launch(self, inputs: StepInputs) -> None:
         for step in self._begin(inputs):

@@ -211,7 +211,12 @@ KINDS: dict[str, type[OneStep]] = {
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    return in_order(row_sums(_cut(x.flatten() * x.flatten(), CPU_RUN)))
+    return in_order(square_sums(x.flatten()))
+
+
+def square_sums(x: Tensor) -> Tensor:
+    """Sums of squares of a vector, in pieces of CPU_RUN numbers."""
+    return row_sums(_cut(x * x, CPU_RUN))
 
 
 def stored(x: Tensor, dtype: torch.dtype) -> Tensor:

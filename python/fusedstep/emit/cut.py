@@ -22,6 +22,7 @@ namespace fusedstep::cuda {
 
 CONSTANTS = {
     "kChunk": (cut.CHUNK, "elements in a unit of an elementwise rule"),
+    "kGradientUnit": (cut.GRADIENT_UNIT, "elements of a gradient in a unit of its norm"),
     "kTinyElements": (cut.TINY_ELEMENTS, "at most, of a matrix that one thread takes"),
     "kTinyMatrices": (cut.TINY_MATRICES, "in a unit"),
     "kVectorUnit": (cut.VECTOR_UNIT, "elements of a vector in a unit"),

@@ -54,6 +54,7 @@ TINY_ELEMENTS = 64  # at most, of a matrix that one thread takes
 TINY_MATRICES = 512  # in a unit
 VECTOR_UNIT = 16384  # elements of a vector in a unit
 CHUNK = 4096  # elements of a C++ block, for elementwise rules
+GRADIENT_UNIT = 32768  # elements of a gradient in a unit of the pass that makes its norm
 
 # Work of one phase runs in any order, after all work of the phase before.
 PHASES = {

@@ -97,13 +97,14 @@ class Tables:
         elif len(rows.numbers) > self.by_value:
             rows = upload(rows.tensor().to(self.scalar_dtype), self.device)
         return {
-            "table": self._table(bucket, capturing),
+            "table": self.table_of(bucket, capturing),
             "scalar_row_of": self.scalar_row_of,
             "scalars": rows,
             "controls": self._controls(inv_grad_scale, found_inf),
         }
 
-    def _table(self, bucket: Bucket, capturing: bool) -> Tensor:
+    def table_of(self, bucket: Bucket, capturing: bool) -> Tensor:
+        """The bucket's table on the device."""
         if capturing:
             # The graph gets its own copy: gradients may move later. A new plan is made then, and
             # the graph keeps this plan, so one table for graphs is enough.

@@ -14,8 +14,8 @@ from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from . import tables
-from .cut import STAGES, UNITS, WITHOUT_TILES, Kind, Layout, stage_of
-from .unit_sizes import UnitSizes
+from .cut import GRADIENT_UNIT, STAGES, UNITS, WITHOUT_TILES, Kind, Layout, stage_of
+from .unit_sizes import UnitSizes, ceil_div
 
 # The smallest float64 that rounds to infinity in float32.
 ROUNDS_TO_INFINITY = (2.0 - 2.0**-24) * 2.0**127
@@ -44,6 +44,7 @@ class DeviceLauncher(Launcher):
         self.is_exchanged = bucket.mode is not None
         if self.is_exchanged:
             self.kept += [self.sums, self.of_tensors]
+        self._square_sums: Tensor | None = None
         # The step that is between stages.
         self._inputs: StepInputs | None = None
         self._current: dict[str, Any] = {}
@@ -52,6 +53,31 @@ class DeviceLauncher(Launcher):
     def _run(self, current: dict[str, Any], stream: Any, idle: set[str]) -> None:
         """Launches all work except the `idle` kinds. `current` holds the arguments that change
         every step. If `found_inf` is not zero, kernels write nothing."""
+
+    @abstractmethod
+    def _prepare_squares(self, entries: Tensor, elements: Tensor) -> None:
+        """Prepares the launch that sums squares: `elements` are those of each gradient."""
+
+    @abstractmethod
+    def _run_squares(self, table: Tensor, sums: Tensor, stream: Any) -> None:
+        """Launches it: an entry's sum is written at its place in `sums`."""
+
+    def square_counts(self) -> list[int]:
+        return [ceil_div(n, GRADIENT_UNIT) for n in self.bucket.gradient_sizes()]
+
+    def square_sums(self, capturing: bool = False) -> Tensor:
+        with tables.on_device(self.device):
+            if self._square_sums is None:
+                units = entries(enumerate(self.square_counts()))
+                self._square_sums = self.scratch(len(units), self.tables.scalar_dtype)
+                if len(units):
+                    sizes = torch.tensor(self.bucket.gradient_sizes(), device="cpu")
+                    self._prepare_squares(self.upload(units), self.upload(sizes))
+            stream = self.follow_stream()
+            if len(self._square_sums):
+                table = self.tables.table_of(self.bucket, capturing)
+                self._run_squares(table, self._square_sums, stream)
+            return self._square_sums
 
     def launch(self, inputs: StepInputs) -> None:
         idle = idle_kinds(self.bucket, inputs.rows)

@@ -31,6 +31,10 @@ class Adafactor(FactoredOptimizer):
     (the default).
 
     Arguments:
+        max_grad_norm: clips inside the step: every g is multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
+            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
+            device. It may be changed between steps, and a state dict does not have it.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -67,6 +71,7 @@ class Adafactor(FactoredOptimizer):
         relative_step: bool = True,
         warmup_init: bool = False,
         *,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         if lr is not None and relative_step:
@@ -84,7 +89,7 @@ class Adafactor(FactoredOptimizer):
             "relative_step": relative_step,
             "warmup_init": warmup_init,
         }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, defaults, backend, max_grad_norm)
 
     @staticmethod
     def _get_lr(param_group: Group, param_state: State) -> Any:

@@ -32,6 +32,10 @@ class AdamWeightDecay(AdamW):
     Arguments:
         clipnorm: the largest norm of each gradient. Each group may have its own value.
         global_clipnorm: the largest norm of all gradients of all groups together.
+        max_grad_norm: clips inside the step: every g is multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
+            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
+            device. It may be changed between steps, and a state dict does not have it.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -52,10 +56,18 @@ class AdamWeightDecay(AdamW):
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         *,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
-            params, lr, betas, eps, weight_decay, no_deprecation_warning=True, backend=backend
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            no_deprecation_warning=True,
+            max_grad_norm=max_grad_norm,
+            backend=backend,
         )
         limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
         for key, value in limits.items():
@@ -85,6 +97,12 @@ class AdamWeightDecay(AdamW):
                 raise ValueError(
                     f"{key} should be a finite number above 0, or None for no clipping, "
                     f"but is: {limit!r}"
+                )
+            if limit is not None and self.max_grad_norm is not None:
+                raise ValueError(
+                    f"{key}={limit} and max_grad_norm={self.max_grad_norm} exclude each other: "
+                    "one writes the gradients, the other clips inside the step. Leave one of them "
+                    "None."
                 )
         if group["clipnorm"] is not None and group["global_clipnorm"] is not None:
             raise ValueError(

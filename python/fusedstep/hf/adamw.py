@@ -24,6 +24,10 @@ class AdamW(FusedOptimizer):
         p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
 
     Arguments:
+        max_grad_norm: clips inside the step: every g is multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
+            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
+            device. It may be changed between steps, and a state dict does not have it.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -48,6 +52,7 @@ class AdamW(FusedOptimizer):
         correct_bias: bool = True,
         no_deprecation_warning: bool = False,
         *,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
@@ -76,7 +81,7 @@ class AdamW(FusedOptimizer):
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
         }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, defaults, backend, max_grad_norm)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -33,6 +33,10 @@ class Adafactor(FactoredOptimizer):
             then never waits for the GPU, and can be captured in a CUDA graph after one step outside
             it. A graph replays the numbers it was captured with, so a learning rate that changes
             must be a tensor on the GPU. It is an error if a parameter is on the CPU.
+        max_grad_norm: clips inside the step: every g is multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
+            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
+            device. It may be changed between steps, and a state dict does not have it.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -66,6 +70,7 @@ class Adafactor(FactoredOptimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         lr, d = check.one_number(lr, "lr"), check.one_number(d, "d")
@@ -96,7 +101,7 @@ class Adafactor(FactoredOptimizer):
             "maximize": maximize,
             "capturable": capturable,
         }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, defaults, backend, max_grad_norm)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

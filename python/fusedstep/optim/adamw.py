@@ -31,6 +31,10 @@ class AdamW(FusedOptimizer):
     a learning rate that changes must be a tensor on the GPU.
 
     Arguments:
+        max_grad_norm: clips inside the step: every g is multiplied by
+            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
+            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
+            device. It may be changed between steps, and a state dict does not have it.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -60,6 +64,7 @@ class AdamW(FusedOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        max_grad_norm: float | None = None,
         backend: str | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
@@ -110,7 +115,7 @@ class AdamW(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": True,
         }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, defaults, backend, max_grad_norm)
         for group in self.param_groups:
             self._check_group(group)
         if fused:

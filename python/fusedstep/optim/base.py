@@ -20,24 +20,31 @@ from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
 from . import agreed, gradients
 from .checkpoints import load_keeping_dtypes
+from .clipped import ClippedOptimizer
 from .declared import Group, State
 from .flat_states import keep_own_pieces
-from .members import CheckedOptimizer
 from .scalar_rows import rows_of
 from .step_hooks import around_step
 
 __all__ = ["FusedOptimizer", "Group", "State"]
 
 
-class FusedOptimizer(CheckedOptimizer):
+class FusedOptimizer(ClippedOptimizer):
     """Base class of all optimizers: one `step` for every rule."""
 
     _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
     _release: object = None  # of gradients, if it is enabled (`release.py`)
 
-    def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        backend: str | None,
+        max_grad_norm: float | None = None,
+    ) -> None:
         self.backend = backends.check_name(backend)
+        self.max_grad_norm = max_grad_norm
         self._captured: list[Plan] = []  # graphs read their memory, so they are kept
         super().__init__(params, defaults)
 
@@ -66,6 +73,7 @@ class FusedOptimizer(CheckedOptimizer):
         return loss
 
     def _step(self) -> None:
+        self._others_wait = self._max_grad_norm is not None and self._may_share()
         try:
             # First what processes agree on: later, one may refuse the step and wait for none.
             self._checked_step(self._reason_to_skip())
@@ -99,6 +107,7 @@ class FusedOptimizer(CheckedOptimizer):
             self._launch(plan, rows, grad_scale, found_inf, capturing)
         else:  # other processes may have gradients
             self._prepare_gradients([])
+            self._clipped(plan, None, capturing)
             if plan.exchange is not None:
                 plan.exchange.join()
 
@@ -112,7 +121,7 @@ class FusedOptimizer(CheckedOptimizer):
     ) -> None:
         assert plan.counters is not None
         inv_grad_scale = None if grad_scale is None else gradients.inverse(grad_scale)
-        plan.run(rows, inv_grad_scale, found_inf, capturing)
+        plan.run(rows, self._clipped(plan, inv_grad_scale, capturing), found_inf, capturing)
         plan.count(found_inf)
         if inv_grad_scale is not None:
             params = (member.param for member in plan.present_members)
@@ -204,17 +213,19 @@ class FusedOptimizer(CheckedOptimizer):
 
     def _tell_others(self, error: Exception) -> None:
         """Tells the processes that share sums with this one that it refused the step."""
+        self._join_norm()
 
     # Saving and loading.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "backend": self.backend}
+        own = {"backend": self.backend, "_max_grad_norm": self._max_grad_norm}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_captured", [])
         self._convert_steps()
-        self._plan = None
+        self._plan = self._norm = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class or of its peer. States keep the dtype they were saved

@@ -42,6 +42,7 @@ class FactoredOptimizer(FusedOptimizer):
 
     def _tell_others(self, error: Exception) -> None:
         layout = self._exchange_layout()
+        super()._tell_others(error)
         if layout is not None:
             Exchange(layout).join(error)
 

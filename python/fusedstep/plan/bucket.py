@@ -120,11 +120,21 @@ class Bucket:
         states = [member.flat(2 + k) for k in range(len(member.state_keys))]
         slots = [member.flat(0), None, *states]
         slots = [self.copies.get((index, slot), tensor) for slot, tensor in enumerate(slots)]
-        found = [member.gradient() if tensor is None else tensor for tensor in slots]
+        found = [self.gradient(index) if tensor is None else tensor for tensor in slots]
         if isinstance(member.shard, FlatShard) and member.shard.is_whole:
             flat = found[0].shape
             found = [own.view(member.shape) if own.shape == flat else own for own in found]
         return tuple(found)
+
+    def gradient(self, index: int) -> Tensor:
+        """The gradient of one member as kernels see it: its elements have no gaps."""
+        copy = self.copies.get((index, 1))
+        return self.members[index].gradient() if copy is None else copy
+
+    def gradient_sizes(self) -> list[int]:
+        """How many real numbers the gradient of each member has here."""
+        found = [member.layouts[0] for member in self.members]
+        return [2 * own.count if own.dtype.is_complex else own.count for own in found]
 
     def take_presence(self) -> None:
         """Turns off the copies of members without a gradient. The watch writes the cells of

@@ -75,6 +75,18 @@ class Launcher(ABC):
     def launch(self, inputs: StepInputs) -> None:
         """Runs all stages."""
 
+    # For the norm of the gradients. Its work list is made by the first call, so that only those pay
+    # who want a norm.
+
+    def square_sums(self, capturing: bool = False) -> Tensor:
+        """Sums of squares of the gradients as they are stored: of each member its parts, in order.
+        They are 0 without a gradient, and hold until the next call."""
+        raise NotImplementedError
+
+    def square_counts(self) -> list[int]:
+        """How many parts each member has in `square_sums`. It depends on the sizes alone."""
+        raise NotImplementedError
+
     # The stages of a bucket whose sums are exchanged. Other buckets have only `launch`.
 
     def sum_rows(self, inputs: StepInputs) -> None:

@@ -172,11 +172,7 @@ class Plan:
     ) -> None:
         """Runs a step of every bucket. `rows` holds each bucket's rows of scalars. `capturing`
         tells whether a graph captures the step."""
-        if devices.is_faking():
-            raise RuntimeError(
-                "FakeTensorMode is active, and the tensors are real: a step would change them. "
-                "Leave the mode for the step"
-            )
+        _refuse_faking()
         self._increment_versions(self._written)
         inputs = [StepInputs(own, inv_grad_scale, found_inf, capturing) for own in rows]
         staged = [own for bucket in self.buckets for own in bucket.staged]
@@ -192,10 +188,27 @@ class Plan:
         for own in staged:
             own.copy_out()
 
+    def copy_gradients_in(self) -> None:
+        """Makes the copies of gradients that cannot be walked in place, to read them before the
+        step."""
+        _refuse_faking()
+        for bucket in self.buckets:
+            for own in bucket.staged:
+                if own.is_gradient:
+                    own.copy_in()
+
     def scratch_bytes(self) -> int:
         """Extra memory: scratch, and copies of strided tensors."""
         copies = sum(own.copy.nbytes for bucket in self.buckets for own in bucket.staged)
         return copies + sum(launcher.scratch_bytes() for launcher in self.launchers)
+
+
+def _refuse_faking() -> None:
+    if devices.is_faking():
+        raise RuntimeError(
+            "FakeTensorMode is active, and the tensors are real: a step would change them. "
+            "Leave the mode for the step"
+        )
 
 
 def _elements_of(lists: ParamLists) -> Counter[tuple[torch.device, torch.dtype]]:
