@@ -33,9 +33,7 @@ class ClippedOptimizer(CheckedOptimizer):
         if self._max_grad_norm is None:
             self._norm = self.grad_norm = None
 
-    def _clipped(
-        self, plan: Plan, inv_grad_scale: Tensor | None, capturing: bool
-    ) -> Tensor | None:
+    def _clipped(self, plan: Plan, inv_grad_scale: Tensor | None, capturing: bool) -> Tensor | None:
         """The factor of all gradients: the inverse of their scale, and what clips them."""
         if self._max_grad_norm is None:
             return inv_grad_scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -13,6 +14,8 @@ from ..plan.exchange import Exchange
 from ..plan.exchange_layout import ExchangeLayout, Part
 from .base import FusedOptimizer, Group
 from .flat_states import refuse_torch
+
+MOMENTUM = "exp_avg"  # the key of the only state that is as large as a matrix
 
 
 class FactoredOptimizer(FusedOptimizer):
@@ -35,6 +38,13 @@ class FactoredOptimizer(FusedOptimizer):
         elif self._layout is None or not self._layout.is_of(parts):
             self._layout = ExchangeLayout(type(self).__name__, parts)
         return self._layout
+
+    def _dtype_of_state(self, key: str, usual: torch.dtype) -> torch.dtype:
+        """Momentum has the parameter's size. Second moments are few, so less than float32 would
+        save nothing."""
+        if self.state_dtype is not None and key != MOMENTUM:
+            return torch.float32
+        return super()._dtype_of_state(key, usual)
 
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later

@@ -107,7 +107,9 @@ class GradientNorm:
         sums = self.shared.zeros()
         for own in self._parts:
             for place, part in own.sums(capturing):
-                sums[place] = sums[place] + devices.to_device(part, self.shared.home, self.shared.dtype)
+                sums[place] = sums[place] + devices.to_device(
+                    part, self.shared.home, self.shared.dtype
+                )
         self.shared.add_up(sums)
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
         norm = total.sqrt()
