@@ -62,7 +62,9 @@ def elementwise(item_bytes: int) -> Chunk:
     return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
 
 
-SQUARES = Chunk(2048, cut.GRADIENT_UNIT, 8)
+def squares(item_bytes: int) -> Chunk:
+    """A thread has 16 bytes of a gradient of 16 bits on every GPU."""
+    return Chunk(4096 if item_bytes == 2 else 2048, cut.GRADIENT_UNIT, 8)
 
 
 def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:

@@ -39,12 +39,12 @@ class FactoredConfig:
 
 @dataclass(frozen=True)
 class SquaresConfig:
-    DTYPE: tl.dtype  # of the gradients
+    DTYPES: tuple[tl.dtype]  # of the gradients
     T: tl.dtype  # of squares
     W: tl.dtype  # of sums
     FIELDS: int  # of a row of the table
-    UNIT: int  # elements of a program
     BLOCK: int  # elements on chip at a time
+    CHUNK: int  # elements of a program
 
 
 def name_with_kind(specialized: Any) -> str:

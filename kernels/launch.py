@@ -20,7 +20,7 @@ from .config import ElementwiseConfig, FactoredConfig, SquaresConfig
 from .dispatch import phase
 from .elementwise import elementwise
 from .rules import update_of
-from .squares import squares
+from .squares import gradient_squares
 
 TYPES = {
     torch.float32: tl.float32,
@@ -81,18 +81,18 @@ class TritonLauncher(work.DeviceLauncher):
 
     def _prepare_squares(self, entries: Tensor, elements: Tensor) -> None:
         dtype = self.bucket.dtypes[1]
-        block, unit, warps = blocks.SQUARES
+        block, chunk, warps = blocks.squares(dtype.itemsize)
         config = SquaresConfig(
-            DTYPE=TYPES[dtype],
+            DTYPES=(TYPES[dtype],),
             T=tl.float64 if dtype == torch.float64 else tl.float32,
             W=TYPES[self.tables.scalar_dtype],
             FIELDS=self.bucket.table.shape[1],
-            UNIT=unit,
             BLOCK=block,
+            CHUNK=chunk,
         )
         arguments = {"entries": entries, "elements": elements, "CFG": config}
         options = options_of(self.bucket.device, warps)
-        self._squares = KernelLaunch(None, squares, len(entries), arguments, options)
+        self._squares = KernelLaunch(None, gradient_squares, len(entries), arguments, options)
         self._kept_squares = again.KeptKernels()
 
     def _run_squares(self, table: Tensor, sums: Tensor, stream: Any) -> None:

@@ -14,7 +14,7 @@ OF_SMALL = tl.constexpr(2.0**50)
 
 
 @triton.jit
-def squares(
+def gradient_squares(
     entries,  # (tensor, unit) for each program
     table,
     elements,  # of each gradient
@@ -23,20 +23,20 @@ def squares(
 ):
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(entries + 2 * program).to(tl.int64)
-    start = tl.load(entries + 2 * program + 1).to(tl.int64) * CFG.UNIT
+    start = tl.load(entries + 2 * program + 1).to(tl.int64) * CFG.CHUNK
     address = tl.load(table + tensor * CFG.FIELDS + 1)
     large = tl.full((CFG.BLOCK,), 0.0, CFG.T)
     small = tl.full((CFG.BLOCK,), 0.0, CFG.T)
     if address != 0:  # else there is no gradient in this step
         count = tl.load(elements + tensor)
-        if (address % 16 == 0) & (start + CFG.UNIT <= count):
-            g_at = tl.multiple_of(address.to(tl.pointer_type(CFG.DTYPE)), 16)
-            for at in range(0, CFG.UNIT, CFG.BLOCK):
+        if (address % 16 == 0) & (start + CFG.CHUNK <= count):
+            g_at = tl.multiple_of(address.to(tl.pointer_type(CFG.DTYPES[0])), 16)
+            for at in range(0, CFG.CHUNK, CFG.BLOCK):
                 g = tl.load(g_at + start + at + tl.arange(0, CFG.BLOCK))
                 large, small = add(large, small, g, CFG)
         else:
-            g_at = address.to(tl.pointer_type(CFG.DTYPE))
-            for at in range(0, tl.minimum(count - start, CFG.UNIT).to(tl.int32), CFG.BLOCK):
+            g_at = address.to(tl.pointer_type(CFG.DTYPES[0]))
+            for at in range(0, tl.minimum(count - start, CFG.CHUNK).to(tl.int32), CFG.BLOCK):
                 i = start + at + tl.arange(0, CFG.BLOCK)
                 g = tl.load(g_at + i, i < count, other=0.0)
                 large, small = add(large, small, g, CFG)

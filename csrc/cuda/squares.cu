@@ -8,7 +8,7 @@ namespace {
 
 template <int G>
 Kernel instance() {
-  return {squares<G>, kThreads, int64_t(offsetof(Shared, work))};
+  return {gradient_squares<G>, kThreads, int64_t(offsetof(Shared, work))};
 }
 
 }  // namespace

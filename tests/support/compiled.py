@@ -57,6 +57,11 @@ class Launch:
         return self["KIND"] or (self.rule if name == "elementwise" else name) or name
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether it loads 16 bytes at once. Kernels of the norm look at each address."""
+        return self.kind == "gradient_squares" or bool(self["ALIGNED"])
+
+    @property
     def rule(self) -> str | None:
         """The rule of a kernel that updates. One text may be bound twice, by dtype."""
         update = self["UPDATE"]
@@ -91,9 +96,11 @@ def recorded_launches(
     aligned: bool,
     role: str | None = None,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
+    clips: bool = False,
 ) -> list[Launch]:
     """The launches of a step with this rule. `dtypes` are those of parameter, gradient and states;
-    the last one is repeated. With a `role`, tensors are shared in it."""
+    the last one is repeated. With a `role`, tensors are shared in it. With `clips`, only those that
+    make the norm of the gradients."""
     from triton.runtime.jit import JITFunction
 
     params = []
@@ -126,8 +133,10 @@ def recorded_launches(
                 member.state[key] = member.state[key].to(dtype)
         optimizer._plan = None
         found.clear()
+        if clips:
+            optimizer.max_grad_norm = 1.0
         optimizer.step()
-    return list(found)
+    return [launch for launch in found if not clips or launch.kind == "gradient_squares"]
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, aligned: bool) -> torch.Tensor:

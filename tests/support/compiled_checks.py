@@ -33,7 +33,7 @@ def budget_column(launch, target):
     dtype = {"fp32": "fp32", "fp64": "fp64"}.get(launch["DTYPES"][0], "16-bit")
     if target != "sm_90":
         return f"{'gfx942' if target == 'gfx942' else 'NVIDIA'} {dtype}"
-    return f"sm_90 {dtype}{'' if launch['ALIGNED'] or dtype == 'fp64' else ' unaligned'}"
+    return f"sm_90 {dtype}{'' if launch.is_aligned or dtype == 'fp64' else ' unaligned'}"
 
 
 # For kinds of work that load tiles: the slots that they load whole, the slots that they store
@@ -44,6 +44,7 @@ TILES_OF = {
     "COLUMN_SUMS": ("g", "", 3),
     "SQUARES": ("p", "", 1),
     "SUM_U2": ("g", "", 1),
+    "gradient_squares": ("g", "", 1),
     "UPDATE": ("pgm", "pm", 1),
     "VECTOR": ("pgv", "v", 1),
     "VECTOR_UPDATE": ("pgvm", "pm", 1),
@@ -60,6 +61,8 @@ TILES_OF = {
 def slots(launch):
     """Letter -> size of each slot of a rule."""
     letters = "pgvm" if launch["VECTOR"] else "pgrcm"
+    if launch.kind == "gradient_squares":
+        letters = "g"
     if launch.kind in RULES:
         letters = TILES_OF[launch.kind][0]
     return dict(zip(letters, launch["DTYPES"], strict=False))
@@ -113,7 +116,7 @@ def measured_registers(found):
 
 
 def narrow(launch, target, facts):
-    if not launch["ALIGNED"] or launch.kind in WITHOUT_TILES:
+    if not launch.is_aligned or launch.kind in WITHOUT_TILES:
         return ""
     # Of 8 bytes: on NVIDIA, also numbers of the tables, and 16-bit slots beside float64.
     least = 8 if target == "gfx942" else 16
@@ -121,8 +124,8 @@ def narrow(launch, target, facts):
         [Counter({k: n for k, n in c.items() if k >= least}) for c in accesses]
         for accesses in (expected_accesses(launch, target), (facts.loads, facts.stores))
     )
-    # LLVM unrolls the loop over the blocks of a chunk if it is short.
-    for times in {1, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
+    # LLVM unrolls the loop over the blocks of a chunk if it is short, and else may take 4 at once.
+    for times in {1, 4, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
         if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
             return ""
     return f"{found}, expected {expected}"

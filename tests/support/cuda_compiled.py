@@ -183,6 +183,8 @@ def texts(file: Path) -> dict[Name, Text]:
 def label(name: Name) -> str:
     """A kernel's name in the budgets: its kind of work or rule, its dtypes, its other options."""
     kind, given = name.function.rpartition("::")[2], list(name.arguments)
+    if kind == "gradient_squares":
+        return f"{kind} {DTYPES[int(given[0])]}"
     if kind not in ("elementwise", "phase"):
         return str(name)
     wide = " in fp64" if type(given[-1]) is bool and given.pop() else ""

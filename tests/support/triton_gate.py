@@ -31,6 +31,15 @@ def record(pool, rules, mixes, aligned, roles=(None,)):
     return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
 
 
+def record_norm(pool, mixes):
+    """The launches that make the norm of the gradients. They do not depend on the rule."""
+    dtypes = list(dict.fromkeys(mix[:2][-1] for mix in mixes))
+    jobs = [
+        pool.submit(recorded_launches, "adamw", (dtype,) * 3, True, clips=True) for dtype in dtypes
+    ]
+    return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
+
+
 def compiled(pool, launches, target):
     jobs = [pool.submit(compile_for, launch, target) for launch in launches]
     return [(launch, target, job.result()) for launch, job in zip(launches, jobs, strict=True)]
@@ -40,9 +49,10 @@ def found_on(pool, target, usual=False):
     """The facts about every launch, for a target. Only of aligned tensors in float32 if `usual`."""
     factored = [name for name, rule in RULES.items() if rule.factored]
     if usual:
-        launches = record(pool, RULES, MIXES[:1], [True])
+        launches = record(pool, RULES, MIXES[:1], [True]) + record_norm(pool, MIXES[:1])
         return compiled(pool, without_twins(launches), target)
     launches = record(pool, RULES, mixes_for(target, True), [True])
+    launches += record_norm(pool, mixes_for(target, True))
     # The extra work of an exchange does not depend on the momentum.
     launches += record(pool, factored[:1], mixes_for(target, True), [True], ROLES)
     if target == "sm_90":

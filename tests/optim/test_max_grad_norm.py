@@ -1,0 +1,378 @@
+"""max_grad_norm: clipping inside the step. The oracle is torch.nn.utils.clip_grad_norm_, then a step
+without the option."""
+
+import copy
+import math
+import pickle
+
+import numpy
+import pytest
+import torch
+
+import fusedstep.optim
+from fusedstep.hf.adam_weight_decay import AdamWeightDecay
+from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, same_bits, set_grads
+from tests.support.clipping import norm
+from tests.support.rule_cases import CASE_OF
+from tests.support.sweeps import sweep
+
+ADAMW = fusedstep.optim.AdamW
+F32, BF16, F16, F64 = DTYPES
+SHAPES = [(), (7,), (0,), (1025,), (33, 17), (9, 1030), (3, 5, 7), (270, 260)]
+LONG = [(70001,), (3,), (0,), (200001,), (2, 270, 260)]
+BACKENDS = ["cpu", "reference"]
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def gradients_of(params, step, scale=1.0):
+    set_grads(params, step, scale)
+    return [param.grad for param in params]
+
+
+@each(CASES)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_a_step_is_torchs_clipping_and_then_a_step(case, dtype):
+    """torch adds up squares in the gradient's dtype, which takes 2e-6 of these norms in float32 (AMD
+    EPYC, 2026-11-26), and rounds the clipped gradients."""
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype is F32 else {"rtol": 1e-12, "atol": 1e-12}
+    params, twins = make_params(SHAPES, dtype), make_params(SHAPES, dtype)
+    optimizer, plain = case.make(params, max_grad_norm=0.5), case.make(twins)
+    for step in range(3):
+        gradients_of(params, step), gradients_of(twins, step)
+        total = torch.nn.utils.clip_grad_norm_(twins, 0.5)
+        optimizer.step()
+        plain.step()
+        torch.testing.assert_close(optimizer.grad_norm, total.double(), **near)
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, **near)
+
+
+# With the default backend, and the slow one.
+@each(CASES)
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    sweep([(d, b) for d in DTYPES for b in BACKENDS], [(BF16, "cpu"), (F16, "cpu")]),
+    ids=str,
+)
+def test_a_step_has_the_bits_of_one_with_smaller_gradients(case, dtype, backend):
+    """If the factor is a power of two, so that no product is rounded."""
+    params, twins = make_params(SHAPES, dtype), make_params(SHAPES, dtype)
+    optimizer, plain = case.make(params, backend=backend), case.make(twins, backend=backend)
+    for step in range(2):
+        # So large that float16 holds halves.
+        grads, smaller = gradients_of(params, step, 64.0), gradients_of(twins, step, 64.0)
+        optimizer.max_grad_norm = (norm(grads) + 1e-6) / 2
+        for grad in smaller:
+            grad /= 2
+        before = [grad.clone() for grad in grads]
+        optimizer.step()
+        plain.step()
+        assert_same(optimizer, params, plain, twins)
+        assert all(map(same_bits, grads, before))
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each([CASE_OF["adamw"], CASE_OF["adafactor"]])
+def test_the_norm_is_that_of_float64(case, dtype, backend):
+    params = make_params(LONG, dtype)
+    optimizer = case.make(params, max_grad_norm=1.0, backend=backend)
+    exact = norm(gradients_of(params, 0))
+    optimizer.step()
+    assert optimizer.grad_norm.shape == () and optimizer.grad_norm.dtype == F64
+    assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-13)
+
+
+@each([CASE_OF["adamw"], CASE_OF["adafactor"]])
+def test_the_norms_bits_depend_neither_on_threads_nor_on_the_backend(case):
+    found, before = set(), torch.get_num_threads()
+    for backend, threads in [("cpu", 1), ("cpu", 2), ("cpu", 5), ("reference", 1), ("reference", 3)]:
+        torch.set_num_threads(threads)
+        try:
+            params = make_params([*LONG, *100 * [(64, 64)]])
+            optimizer = case.make(params, max_grad_norm=1.0, backend=backend)
+            gradients_of(params, 0)
+            optimizer.step()
+        finally:
+            torch.set_num_threads(before)
+        found.add(optimizer.grad_norm.item())
+    assert len(found) == 1
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("value", [1e-25, 1e-10, 1e10, 1e25, 3e38])
+def test_squares_that_float32_cannot_hold_are_no_harm(value, dtype, backend):
+    (param,) = make_params([(3000,)], dtype)
+    optimizer = ADAMW([param], max_grad_norm=1.0, backend=backend)
+    param.grad = torch.full((3000,), value, dtype=dtype)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == pytest.approx(norm([param.grad]), rel=1e-12)
+    assert param.isfinite().all()
+
+
+@each_backend
+@each([CASE_OF["adamw"], CASE_OF["adafactor"]])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_infinities_and_nans_do_what_torchs_clipping_does(case, bad, backend):
+    runs = []
+    for clips in (True, False):
+        params = make_params([(4,), (5, 6)])
+        optimizer = case.make(params, backend=backend, **({"max_grad_norm": 0.5} if clips else {}))
+        gradients_of(params, 0)
+        params[0].grad[1] = bad
+        if not clips:
+            total = torch.nn.utils.clip_grad_norm_(params, 0.5)
+        optimizer.step()
+        runs.append((optimizer, params))
+    assert_same(*runs[0], *runs[1])
+    assert same_bits(runs[0][0].grad_norm.float(), total)
+
+
+@pytest.mark.parametrize("limit", [100.0, math.inf])
+def test_gradients_within_the_limit_make_an_ordinary_step(limit):
+    params, twins = make_params(SHAPES), make_params(SHAPES)
+    optimizer, plain = ADAMW(params, max_grad_norm=limit), ADAMW(twins)
+    exact = norm(gradients_of(params, 0, 0.01))
+    gradients_of(twins, 0, 0.01)
+    optimizer.step()
+    plain.step()
+    assert_same(optimizer, params, plain, twins)
+    assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-13)
+
+
+def test_who_clips_too_gets_the_same_result():
+    params, twins = make_params(SHAPES), make_params(SHAPES)
+    optimizer, plain = ADAMW(params, max_grad_norm=0.5), ADAMW(twins)
+    for own, made in ((params, optimizer), (twins, plain)):
+        gradients_of(own, 0)
+        torch.nn.utils.clip_grad_norm_(own, 0.5)
+        made.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
+    assert optimizer.grad_norm.item() == pytest.approx(0.5, rel=1e-5)
+
+
+@each_backend
+def test_one_norm_holds_all_groups_and_dtypes(backend):
+    params = [torch.nn.Parameter(torch.zeros(4, dtype=d)) for d in (F64, BF16, F32)]
+    params[2] = torch.nn.Parameter(torch.zeros(2, 1))
+    groups = [{"params": [param]} for param in params]
+    optimizer = fusedstep.optim.Adafactor(groups, max_grad_norm=1.0, backend=backend)
+    for param, value in zip(params, (3.0, 4.0, 6.0), strict=True):
+        param.grad = torch.full_like(param, value)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == pytest.approx(math.sqrt(4 * 9 + 4 * 16 + 2 * 36))
+
+
+@each_backend
+def test_gradients_may_come_and_go(backend):
+    """The norm is 0 without any, and a number again when they come back."""
+    params = make_params([(5,), (70001,), (3, 4)])
+    optimizer = ADAMW(params, max_grad_norm=1.0, backend=backend)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == 0.0
+    for absent in (0, 1, None, 2, 0, 1):
+        grads = gradients_of(params, 0)
+        if absent is not None:
+            params[absent].grad = None
+            del grads[absent]
+        optimizer.step()
+        assert optimizer.grad_norm.item() == pytest.approx(norm(grads), rel=1e-13)
+    for param in params:
+        param.grad = None
+    optimizer.step()
+    assert optimizer.grad_norm.item() == 0.0
+
+
+LAYOUTS = {
+    "expanded": lambda grad: grad.flatten()[:1].reshape((1,) * grad.dim()).expand(grad.shape),
+    "negated": lambda grad: torch._neg_view(-grad),
+    "transposed": lambda grad: grad.mT.contiguous().mT,
+    "sliced": lambda grad: torch.stack([grad, grad], -1)[..., 0],
+    "unaligned": lambda grad: grad.new_empty(grad.numel() + 1)[1:].view_as(grad).copy_(grad),
+}
+
+
+@each_backend
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each([CASE_OF["adamw"], CASE_OF["adafactor"]])
+def test_gradients_of_any_layout_count(case, layout, backend):
+    params = make_params([(33, 17), (1, 9), (9, 1), (4, 3, 2)])
+    optimizer = case.make(params, max_grad_norm=0.5, backend=backend)
+    for step in range(2):
+        for param, grad in zip(params, gradients_of(params, step), strict=True):
+            param.grad = LAYOUTS[layout](grad)
+        optimizer.step()
+        exact = norm([param.grad for param in params])
+        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-13)
+
+
+def test_memory_in_another_order_has_one_norm_on_every_backend():
+    found = []
+    for backend in BACKENDS:
+        params = [p.data.mT.requires_grad_() for p in make_params([(300, 41), (2, 5, 1031)])]
+        optimizer = ADAMW(params, max_grad_norm=0.5, backend=backend)
+        for param, twin in zip(params, make_params([(300, 41), (2, 5, 1031)], seed=3), strict=True):
+            param.grad = twin.data.mT
+        optimizer.step()
+        found.append((optimizer, params))
+    assert_same(*found[0], *found[1])
+    assert same_bits(found[0][0].grad_norm, found[1][0].grad_norm)
+
+
+def test_complex_gradients_count_as_pairs_of_reals():
+    param = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    param.grad = torch.tensor([3 + 4j, 0j, 12j], dtype=torch.complex64).conj()
+    optimizer = ADAMW([param], max_grad_norm=1.0)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == 13.0
+
+
+def test_gradients_of_the_closure_count():
+    params = make_params([(50,)])
+    optimizer = ADAMW(params, max_grad_norm=0.5)
+
+    def closure():
+        gradients_of(params, 0)
+        return 3.0
+
+    assert optimizer.step(closure) == 3.0
+    assert optimizer.grad_norm.item() == pytest.approx(norm([params[0].grad]))
+
+
+# Changes between steps, saving and loading.
+
+
+def test_the_limit_may_change_between_steps():
+    params = make_params([(50,)])
+    optimizer = ADAMW(params)
+    assert optimizer.max_grad_norm is None and optimizer.grad_norm is None
+    gradients_of(params, 0)
+    optimizer.step()
+    plan = optimizer._plan
+    assert optimizer.grad_norm is None and plan.launchers[0]._squares is None  # nobody pays
+    optimizer.max_grad_norm = "2"
+    optimizer.step()
+    assert optimizer.max_grad_norm == 2.0 and optimizer._plan is plan
+    assert optimizer.grad_norm.item() == pytest.approx(norm([params[0].grad]))
+    optimizer.max_grad_norm = None
+    assert optimizer.grad_norm is None
+    optimizer.step()
+    assert optimizer.grad_norm is None
+
+
+WRONG = [0, 0.0, -1.0, math.nan, -math.inf]
+NO_NUMBERS = [True, False, "much", (1.0,), torch.ones(()), {}, numpy.bool_(True)]
+
+
+@pytest.mark.parametrize("value", [*WRONG, *NO_NUMBERS], ids=str)
+@each([CASE_OF["adamw"], CASE_OF["adafactor"]])
+def test_wrong_limits_are_refused_when_they_are_given(case, value):
+    error = ValueError if isinstance(value, str) or type(value) in (int, float) else TypeError
+    params = make_params([(3,)])
+    with pytest.raises(error, match="max_grad_norm should be a number"):
+        case.make(params, max_grad_norm=value)
+    optimizer = case.make(params, max_grad_norm=1.0)
+    with pytest.raises(error, match="max_grad_norm should be a number"):
+        optimizer.max_grad_norm = value
+    assert optimizer.max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize("value", [2, 2.0, "2.0", numpy.float32(2.0), numpy.int64(2)], ids=repr)
+def test_all_kinds_of_numbers_are_taken(value):
+    assert ADAMW(make_params([(3,)]), max_grad_norm=value).max_grad_norm == 2.0
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+@each(CASES)
+def test_copies_and_pickles_keep_the_limit(case, how):
+    params = make_params([(5, 6), (7,)])
+    optimizer = case.make(params, max_grad_norm=0.5)
+    for step in range(2):
+        if step:
+            optimizer = how(optimizer)
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = gradients_of(params, step)
+        optimizer.step()
+        assert optimizer.max_grad_norm == 0.5
+        assert optimizer.grad_norm.item() == pytest.approx(norm(grads))
+
+
+@each(CASES)
+def test_checkpoints_do_not_have_it_and_are_the_peers(case):
+    params, twins = make_params([(5, 6), (7,)]), make_params([(5, 6), (7,)])
+    optimizer, peer = case.make(params, max_grad_norm=0.5), case.make_peer(twins)
+    plain = case.make(make_params([(5, 6), (7,)]))
+    gradients_of(params, 0), gradients_of(twins, 0)
+    optimizer.step()
+    peer.step()
+    saved = optimizer.state_dict()
+    assert [group.keys() for group in saved["param_groups"]] == [
+        group.keys() for group in plain.state_dict()["param_groups"]
+    ]
+    optimizer.load_state_dict(peer.state_dict())
+    assert optimizer.max_grad_norm == 0.5
+    peer.load_state_dict(saved)
+    optimizer.step()
+    peer.step()
+
+
+@pytest.mark.parametrize("key", ["clipnorm", "global_clipnorm"])
+def test_it_excludes_the_clipping_that_writes_gradients(key):
+    params = make_params([(3,)])
+    error = f"{key}=2.0 and max_grad_norm=1.0 exclude each other"
+    with pytest.raises(ValueError, match=error):
+        AdamWeightDecay(params, max_grad_norm=1.0, **{key: 2.0})
+    optimizer = AdamWeightDecay(params, **{key: 2.0})
+    optimizer.max_grad_norm = 1.0
+    (grad,) = gradients_of(params, 0)
+    before = params[0].detach().clone(), grad.clone()
+    with pytest.raises(ValueError, match=error):
+        optimizer.step()
+    assert torch.equal(params[0], before[0]) and torch.equal(grad, before[1])
+
+
+# GradScaler.
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("bad", [None, math.inf])
+def test_a_grad_scaler_unscales_before_the_norm(fused, bad):
+    params, twins = make_params(SHAPES), make_params(SHAPES)
+    optimizer, plain = ADAMW(params, fused=fused, max_grad_norm=0.5), ADAMW(twins, fused=fused)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=8.0) for _ in range(2)]
+    exact = norm(gradients_of(params, 0))
+    gradients_of(twins, 0)
+    for own, made, scaler in ((params, optimizer, scalers[0]), (twins, plain, scalers[1])):
+        scaler.scale(torch.ones(()))
+        for param in own:
+            param.grad *= 8.0
+        if bad:
+            own[3].grad[5] = bad
+        if made is plain:
+            scaler.unscale_(made)
+            unscaled = [param.grad.clone() for param in own]
+            torch.nn.utils.clip_grad_norm_(own, 0.5)
+        scaler.step(made)
+        scaler.update()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
+    if bad and not fused:
+        assert optimizer.grad_norm is None  # the scaler takes no step
+    elif bad:
+        assert optimizer.grad_norm.item() == math.inf
+        assert all(map(same_bits, params, make_params(SHAPES)))
+    else:
+        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-12)
+        assert all(same_bits(p.grad, g) for p, g in zip(params, unscaled, strict=True))
+
+
+def test_a_refused_step_has_no_norm():
+    params = make_params([(50,), (4,)])
+    optimizer = ADAMW(params, max_grad_norm=1.0)
+    gradients_of(params, 0)
+    params[1].grad = params[1].grad.to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert optimizer.grad_norm is None
