@@ -9,6 +9,7 @@ import transformers.optimization
 import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import (
+    ALWAYS_OURS,
     CASES,
     EXTENSIONS,
     FIXED,
@@ -43,12 +44,22 @@ def extensions(ours):
 def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
     def arguments(function):
         found = inspect.signature(function).parameters.values()
-        more = {"backend", *extensions(ours)} if function is ours else ()
+        more = {*ALWAYS_OURS, *extensions(ours)} if function is ours else ()
         return [(p.name, p.default, p.kind) for p in found if p.name not in more]
 
     assert arguments(ours) == arguments(peer)
     for name in extensions(ours):
         assert inspect.signature(ours).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("ours", dict.fromkeys(case.ours for case in CASES))
+def test_every_optimizer_has_our_own_arguments_last(ours):
+    arguments = inspect.signature(ours).parameters
+    assert tuple(arguments)[-len(ALWAYS_OURS) :] == ALWAYS_OURS
+    for name in ALWAYS_OURS:
+        assert arguments[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert arguments[name].default is None
+        assert f"        {name}: " in ours.__doc__
 
 
 @each(CASES)

@@ -86,7 +86,13 @@ def test_the_norm_is_that_of_float64(case, dtype, backend):
 @each([CASE_OF["adamw"], CASE_OF["adafactor"]])
 def test_the_norms_bits_depend_neither_on_threads_nor_on_the_backend(case):
     found, before = set(), torch.get_num_threads()
-    for backend, threads in [("cpu", 1), ("cpu", 2), ("cpu", 5), ("reference", 1), ("reference", 3)]:
+    for backend, threads in [
+        ("cpu", 1),
+        ("cpu", 2),
+        ("cpu", 5),
+        ("reference", 1),
+        ("reference", 3),
+    ]:
         torch.set_num_threads(threads)
         try:
             params = make_params([*LONG, *100 * [(64, 64)]])

@@ -124,6 +124,9 @@ class Case:
 # the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
+# Arguments that every class of ours has and no peer. They are keyword-only, and not in the groups.
+ALWAYS_OURS = ("max_grad_norm", "state_dtype", "backend")
+
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor
 FIXED = {"scale_parameter": False, "relative_step": False}
