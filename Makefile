@@ -23,7 +23,7 @@ bench: $(VENV)/built ## times ours and the peers on this machine's devices; tabl
 PEERS := .venv-peers
 bench-peers: ## races steps against other packages' optimizers, installed into .venv-peers; tables go to bench/out/peers
 	$(MAKE) VENV=$(PEERS) EXTRA=bench,peers $(PEERS)/built
-	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m bench.step --lists 68M small --out bench/out/peers
+	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m bench.step --providers installed --lists 68M small --out bench/out/peers
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.devices import DEVICES, Device
 from bench.environment import environment, headline
-from bench.optimizers import PROVIDERS, RULES
+from bench.optimizers import INSTALLED, PROVIDERS, RULES
 from bench.providers import OURS
 
 
@@ -29,7 +29,7 @@ def command_options(
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
     add("--rules", nargs="+", choices=RULES, default=list(RULES))
-    add("--providers", nargs="+", choices=PROVIDERS, default=list(providers))
+    add("--providers", nargs="+", choices=("installed", *PROVIDERS), default=list(providers))
     add("--out", type=Path, help="default: bench/out, and bench/out/cuda")
     return parser
 
@@ -37,6 +37,8 @@ def command_options(
 def checked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Device]:
     """The arguments, if this machine can do what they ask for."""
     asked = parser.parse_args()
+    if "installed" in asked.providers:
+        asked.providers = [*asked.providers, *INSTALLED]
     device = DEVICES[asked.device]
     if device.why_absent():
         parser.exit(1, f"--device {asked.device}: {device.why_absent()}\n")

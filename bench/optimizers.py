@@ -6,7 +6,7 @@ from the peers, its lists from the shapes in `lists.py`.
 
 from typing import Any
 
-from bench.providers import COMPILED, ONLY_ASKED, Entry, Training, by_torch, lazily
+from bench.providers import COMPILED, DEEPSPEED, ONLY_ASKED, Entry, Training, by_torch, lazily
 
 # What transformers' Trainer passes for optim="adafactor".
 TRAINER: dict[str, Any] = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
@@ -16,7 +16,7 @@ LIKE_TRANSFORMERS = {
     "adafactor8bit": lazily("adafactor8bit", "Adafactor8Bit"),
     "pytorch-optimizer": lazily("pytorch_optimizer", "AdaFactor", betas=(None, 0.999)),
 }
-DEEPSPEED = ("deepspeed.ops.adam", "DeepSpeedCPUAdam")
+CPU_ADAM = ("deepspeed.ops.adam", "DeepSpeedCPUAdam")
 
 RULES = {
     "adamw": Entry(
@@ -37,8 +37,8 @@ RULES = {
             "apex": lazily("apex.optimizers", "FusedAdam"),
             "transformer-engine": lazily("transformer_engine.pytorch.optimizers", "FusedAdam"),
             # It never updates a transposed parameter, because it steps on a copy. No list has one.
-            "deepspeed-cpu": lazily(*DEEPSPEED),
-            "deepspeed-cpu-low-states": lazily(*DEEPSPEED, fp32_optimizer_states=False),
+            "deepspeed-cpu": lazily(*CPU_ADAM),
+            "deepspeed-cpu-low-states": lazily(*CPU_ADAM, fp32_optimizer_states=False),
         },
         capturable=True,
         on_models=True,
@@ -82,3 +82,5 @@ ABSENT = {
 }
 # Raced on this machine unless --providers says otherwise.
 HERE = tuple(name for name in PROVIDERS if name not in ONLY_ASKED | ABSENT)
+# What `--providers installed` stands for.
+INSTALLED = tuple(name for name in PROVIDERS if name in HERE or name in {*DEEPSPEED} - ABSENT)

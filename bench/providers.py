@@ -24,11 +24,12 @@ OURS_REFERENCE = "fusedstep-reference"
 COMPILED = "torch-compiled"
 
 NOT_ON_CPUS = {OURS_TRITON, OURS_CAPTURABLE, "torch-capturable"}
+DEEPSPEED = ("deepspeed-cpu", "deepspeed-cpu-low-states")
 # On GPUs we skip torch-plain to save memory: nobody would choose it there.
-NOT_ON_GPUS = {"torch-plain", "deepspeed-cpu", "deepspeed-cpu-low-states"}
-# Raced only if somebody asks: compiling takes longer than all other races together, and the
-# reference is there to be right, not fast.
-ONLY_ASKED = {COMPILED, OURS_REFERENCE}
+NOT_ON_GPUS = {"torch-plain", *DEEPSPEED}
+# Raced only if somebody asks: compiling takes longer than all other races together (DeepSpeed calls
+# g++), and the reference is there to be right, not fast.
+ONLY_ASKED = {COMPILED, OURS_REFERENCE, *DEEPSPEED}
 # Packages that the bench depends on. If one is absent, its rows say so.
 EXPECTED = ("torch", "transformers")
 # What torch is told, by provider.

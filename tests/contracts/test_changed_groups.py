@@ -80,6 +80,18 @@ def test_one_flattened_group_among_others_is_refused(case):
         optimizer.step()
 
 
+@each(ADAFACTORS)
+def test_several_vectors_in_one_are_refused(case):
+    """Each would be clipped by the size of all."""
+    vectors = make_params([(5,), (7,)])
+    optimizer = stepped(case.make(vectors), vectors)
+    flat = torch.cat([param.detach() for param in vectors]).requires_grad_()  # as ZeRO's is
+    flat.grad = torch.ones_like(flat)
+    optimizer.param_groups[0]["params"] = [flat]
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0.* one flat vector"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @each(ADAFACTORS)
 def test_a_copy_does_not_take_an_older_vector_for_a_flattened_group(case, copied):

@@ -265,6 +265,7 @@ FLOORS = [
     {"native", "shared_memory"},
     {"plan"},
     {"gpu", "operations", "check"},
+    {"check_states"},
     {"emit", "kernels"},
     {"backends"},
     {"optim", "accumulate"},

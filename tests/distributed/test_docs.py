@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.apart import in_processes
+from tests.support.zero import prepare
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "distributed.md"
@@ -54,6 +55,8 @@ def run(rank, processes, port, folder):
     failed = {}
     shared = {}
     exec(compile(BLOCKS[FIRST], FIRST, "exec"), shared)
+    if find_spec("deepspeed"):
+        prepare()
     for heading in REST:
         if not absent(BLOCKS[heading]):
             try:

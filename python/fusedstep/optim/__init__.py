@@ -6,10 +6,12 @@ from .adamw import AdamW
 from .flat_states import full_state_dict
 from .param_groups import param_groups
 from .release import enable_gradient_release
+from .zero import InZero
 
 __all__ = [
     "Adafactor",
     "AdamW",
+    "InZero",
     "declare_shard",
     "enable_gradient_release",
     "full_state_dict",

@@ -56,9 +56,10 @@ class FactoredOptimizer(FusedOptimizer):
         if layout is not None:
             Exchange(layout).join(error)
 
-    # Each group that was given, by its identity, and whether it held matrices. A copy of the
+    # Each group that was given, by its identity, and what one vector in its place would lose: rows
+    # and columns ("matrices"), which elements are one tensor ("several"), or nothing. A copy of the
     # optimizer does not know what its groups were given with, so it refuses none of them.
-    _given_groups: dict[int, tuple[Group, bool]]
+    _given_groups: dict[int, tuple[Group, str]]
     _given: set[int]  # the identities of all parameters that were ever given
 
     def _check_param(self, where: Where, group: Group, param: Tensor, grad: Tensor) -> None:
@@ -84,11 +85,12 @@ class FactoredOptimizer(FusedOptimizer):
             raise RuntimeError(f"Adafactor: {where} is a flat shard: {piece.problem}.")
         if piece is None and self._was_flattened(group):
             raise RuntimeError(
-                f"Adafactor: {where}: the group was made with matrices and now holds one flat "
-                "vector. An engine that flattens parameters (ZeRO) takes away the rows and columns "
-                "that Adafactor needs. If it is a run of one parameter, tell which with "
-                "fusedstep.optim.declare_shard; else use FSDP2 (fully_shard), or an elementwise "
-                "optimizer such as AdamW."
+                f"Adafactor: {where}: the group was made with matrices or several tensors, and now "
+                "holds one flat vector. An engine that flattens parameters (ZeRO) takes away the "
+                "rows and columns that Adafactor needs. For ZeRO put fusedstep.optim.InZero before "
+                "it. If it is a run of one parameter, tell which with fusedstep.optim."
+                "declare_shard; else use FSDP2 (fully_shard), or an elementwise optimizer such as "
+                "AdamW."
             )
 
     def _is_elsewhere(self, param: Tensor) -> bool:
@@ -97,9 +99,11 @@ class FactoredOptimizer(FusedOptimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        matrices = any(not is_lazy(param) and param.dim() > 1 for param in group["params"])
-        self.__dict__.setdefault("_given_groups", {})[id(group)] = group, matrices
-        self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
+        params = group["params"]
+        matrices = any(not is_lazy(param) and param.dim() > 1 for param in params)
+        loses = "matrices" if matrices else "several" if len(params) > 1 else ""
+        self.__dict__.setdefault("_given_groups", {})[id(group)] = group, loses
+        self.__dict__.setdefault("_given", set()).update(map(id, params))
 
     def state_dict(self) -> dict[str, Any]:
         refuse_torch(self)
@@ -117,8 +121,11 @@ class FactoredOptimizer(FusedOptimizer):
         }
 
     def _was_flattened(self, group: Group) -> bool:
-        """Whether the group was given with matrices and now holds one vector that is new."""
-        if len(group["params"]) != 1 or group["params"][0].dim() != 1:
+        """Whether the group was given with matrices or several tensors, and now holds one vector
+        that is new. A script may put a parameter in the place of several vectors; engines make
+        tensors that are no parameters."""
+        (param, *others) = group["params"]
+        if others or param.dim() != 1 or id(param) in self._given:
             return False
-        _, matrices = self._given_groups.get(id(group), (group, False))
-        return matrices and id(group["params"][0]) not in self._given
+        _, loses = self._given_groups.get(id(group), (group, ""))
+        return loses == "matrices" or (loses == "several" and type(param) is Tensor)

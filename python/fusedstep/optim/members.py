@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backends, check
+from .. import backends, check, check_states
+from ..check_states import REPAIR
 from ..plan import devices, flat, shards
 from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
@@ -170,30 +171,30 @@ class CheckedOptimizer(DeclaredOptimizer):
     ) -> None:
         name = type(self).__name__
         if "step" not in state:
-            raise KeyError(f"step: {name}: {where} has a state without its counter. {check.REPAIR}")
-        check.check_step(where, state["step"], param, name)
+            raise KeyError(f"step: {name}: {where} has a state without its counter. {REPAIR}")
+        check_states.check_step(where, state["step"], param, name)
         for key, shape in shapes.items():
             if key not in state:
                 raise KeyError(
                     f"{key}: {name}: {where} has no state '{key}', but "
                     f"{', '.join(map(repr, state))}: it was saved by another optimizer, or an "
-                    f"option that needs '{key}' was switched on later. {check.REPAIR}"
+                    f"option that needs '{key}' was switched on later. {REPAIR}"
                 )
             value, own_shape, own = state[key], shape, param
             if shards.is_dtensor(param):
                 spread = shards.spread_of_state(param, shape, self.reduced.get(key))
-                check.check_spread(where, key, value, shape, param, spread.placements, name)
+                check_states.check_spread(where, key, value, shape, param, spread.placements, name)
                 value, own_shape, own = shards.local(value), spread.shape, shards.local(param)
-            check.check_state(where, key, value, own_shape, own, name)
+            check_states.check_state(where, key, value, own_shape, own, name)
         rms_key = self._rms_key()
         if rms_key in state:
-            check.check_rms(where, rms_key, state[rms_key], param, name)
+            check_states.check_rms(where, rms_key, state[rms_key], param, name)
 
     def _check_steps(self, bucket: Bucket) -> None:
         """Refuses counters that were changed in place to something that is not a step number."""
         for member in bucket.members:
             step = member.state["step"]
-            check.check_step(self._where(member), step, member.param, type(self).__name__)
+            check_states.check_step(self._where(member), step, member.param, type(self).__name__)
 
     def _kept(
         self, where: check.Where, group: Group, before: Member, layouts: Layouts
