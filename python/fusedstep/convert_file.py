@@ -15,6 +15,8 @@ Group = dict[str, Any]
 # it chooses the step size itself, with this number for lr.
 RELATIVE_LR = 1e-2
 
+OF = {"torch": "torch's", "transformers": "transformers'"}
+
 
 def convert_file(source: str | Path, target: str | Path, to: str, lossy: bool = False) -> str:
     """Reads an optimizer's state dict, writes it for the same optimizer of package `to`, and says
@@ -35,14 +37,14 @@ def convert_file(source: str | Path, target: str | Path, to: str, lossy: bool = 
     wanted = DIALECTS[to, family]
     from_torch = "d" in old_groups[0] if family == "Adafactor" else "amsgrad" in old_groups[0]
     if from_torch == (to == "torch"):
-        raise ValueError(f"{source} is a state dict of {to}'s {family} already")
+        raise ValueError(f"{source} is a state dict of {OF[to]} {family} already")
     groups = [
         {**_translated(group, wanted, lossy, f"group {index}"), "params": group["params"]}
         for index, group in enumerate(old_groups)
     ]
     converted = converted_states(state_dict, wanted, groups, lossy)
     torch.save({"state": converted, "param_groups": groups}, target)
-    return f"saved {target}: {len(converted)} states of {to}'s {family}"
+    return f"saved {target}: {OF[to]} {family}, parameters with a state: {len(converted)}"
 
 
 def _translated(group: Group, target: Dialect, lossy: bool, where: str) -> Group:
