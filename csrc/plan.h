@@ -53,7 +53,7 @@ struct LaunchArgs {
   char* scratch = nullptr;  // for sums of pieces; tensor t's start at scratch_of[t]
   const int64_t* scratch_of = nullptr;
   const int64_t* elements = nullptr;  // of each tensor, if only gradients are read
-  char* thread_scratch = nullptr;  // thread_bytes for each thread
+  char* thread_scratch = nullptr;     // thread_bytes for each thread
   int64_t thread_bytes = 0;
   double grad_scale = 1.0;
   int64_t threads = 1;

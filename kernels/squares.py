@@ -1,8 +1,9 @@
 """The kernel for the norm of the gradients: one program adds up the squares of a part of one.
 
 A square may be too large or too small for float32, and float64 is slow on some GPUs. So large and
-small numbers are scaled by different powers of two, then squared and added up apart, 16 of them by a
-lane. A number below 2^-113 (1e-34) loses digits, one below 2^-125 counts as 0.
+small numbers are scaled by different powers of two, then squared and added up apart: at most 16 of
+them by a lane, which is below 2^125. A number below 2^-113 (1e-34) loses digits, one below 2^-125
+counts as 0.
 """
 
 import triton

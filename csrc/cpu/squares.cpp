@@ -10,9 +10,9 @@ namespace {
 
 template <class S>
 void walk_squares(const LaunchArgs& launch, const Entry& entry, char*) {
-  const S* g = reinterpret_cast<const S*>(
-                   launch.table[entry.tensor * launch.fields + ElementwiseRow::kG]) +
-               entry.index;
+  const S* g =
+      reinterpret_cast<const S*>(launch.table[entry.tensor * launch.fields + ElementwiseRow::kG]) +
+      entry.index;
   double total[1];
   row_square_sums<double>(
       std::min<int64_t>(kCpuRun, launch.elements[entry.tensor] - entry.index), 1,

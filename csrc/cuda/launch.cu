@@ -215,8 +215,9 @@ void Bucket::launch_squares(int64_t table, int64_t sums, int64_t stream) const {
   args.table = at<int64_t>(table);
   args.entries = at<int32_t>(squares_.entries);
   args.sums = reinterpret_cast<double*>(sums);
-  check_start(start(squares_.kernel, squares_.blocks, args, reinterpret_cast<cudaStream_t>(stream), false),
-              kSquares, squares_.blocks);
+  check_start(
+      start(squares_.kernel, squares_.blocks, args, reinterpret_cast<cudaStream_t>(stream), false),
+      kSquares, squares_.blocks);
 }
 
 }  // namespace fusedstep::cuda

@@ -1,7 +1,6 @@
 // Lists the kernels for the norm of the gradients.
-#include "squares.cuh"
-
 #include "instances.h"
+#include "squares.cuh"
 
 namespace fusedstep::cuda {
 namespace {

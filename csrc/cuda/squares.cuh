@@ -47,7 +47,8 @@ __device__ __forceinline__ double sum_of_squares(const Vector<G, double, N> (&x)
 }
 
 template <int G>
-__global__ void __launch_bounds__(kThreads, 2) gradient_squares(const __grid_constant__ KernelArgs args) {
+__global__ void __launch_bounds__(kThreads, 2)
+    gradient_squares(const __grid_constant__ KernelArgs args) {
   using T = std::conditional_t<G == kFloat64, double, float>;
   constexpr int kVector = G == kFloat64 ? 2 : G == kFloat32 ? 4 : 8;  // 16 bytes
   constexpr int kStride = kThreads * kVector;

@@ -66,8 +66,10 @@ def test_every_optimizer_has_our_own_arguments_last(ours):
 def test_every_argument_is_named_in_the_code_of_the_constructor(case):
     """accmt drops arguments that are not in `__init__.__code__`."""
     names = case.ours.__init__.__code__.co_varnames
-    assert set(case.options) | {"params", "lr", "backend"} <= set(names)
-    assert inspect.signature(case.ours).parameters["backend"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert {*case.options, "params", "lr", *ALWAYS_OURS} <= set(names)
+    for name, default in ALWAYS_OURS.items():
+        own = inspect.signature(case.ours).parameters[name]
+        assert own.kind is inspect.Parameter.KEYWORD_ONLY and own.default is default
 
 
 WRONG = [

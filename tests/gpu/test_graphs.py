@@ -29,6 +29,8 @@ OPTIONS = {
     "adamw-amsgrad": (ADAMW, {"amsgrad": True, "maximize": True, "capturable": True}),
     "adafactor": (ADAFACTOR, {"capturable": True}),
     "adafactor-decay": (ADAFACTOR, {"lr": 0.3, "weight_decay": 0.2, "capturable": True}),
+    "adamw-clip": (ADAMW, {"lr": 0.05, "max_grad_norm": 0.5, "capturable": True}),
+    "adafactor-clip": (ADAFACTOR, {"max_grad_norm": 0.5, "capturable": True}),
     "adafactor-capped": (ADAFACTOR, {"eps": (8e-3, 1e-3), "capturable": True}),
 }
 each_option = pytest.mark.parametrize("name", OPTIONS)

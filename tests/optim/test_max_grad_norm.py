@@ -1,5 +1,5 @@
-"""max_grad_norm: clipping inside the step. The oracle is torch.nn.utils.clip_grad_norm_, then a step
-without the option."""
+"""max_grad_norm: clipping inside the step. The oracle is torch.nn.utils.clip_grad_norm_, then a
+step without the option."""
 
 import copy
 import math
@@ -32,8 +32,8 @@ def gradients_of(params, step, scale=1.0):
 @each(CASES)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_a_step_is_torchs_clipping_and_then_a_step(case, dtype):
-    """torch adds up squares in the gradient's dtype, which takes 2e-6 of these norms in float32 (AMD
-    EPYC, 2026-11-26), and rounds the clipped gradients."""
+    """torch adds up squares in the gradient's dtype: in float32 this is off by 2e-6 here (AMD EPYC,
+    2026-11-26). It also rounds the clipped gradients."""
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype is F32 else {"rtol": 1e-12, "atol": 1e-12}
     params, twins = make_params(SHAPES, dtype), make_params(SHAPES, dtype)
     optimizer, plain = case.make(params, max_grad_norm=0.5), case.make(twins)

@@ -124,8 +124,8 @@ def narrow(launch, target, facts):
         [Counter({k: n for k, n in c.items() if k >= least}) for c in accesses]
         for accesses in (expected_accesses(launch, target), (facts.loads, facts.stores))
     )
-    # LLVM unrolls the loop over the blocks of a chunk if it is short, and else may take 4 at once.
-    for times in {1, 4, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
+    # LLVM unrolls the loop over the blocks of a chunk if it is short, else perhaps 2 or 4 of them.
+    for times in {1, 2, 4, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
         if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
             return ""
     return f"{found}, expected {expected}"

@@ -152,6 +152,7 @@ def on_ptx(
     to, nothing else. Scratch starts as nan in every step."""
     launches, under_way = Launches(), {}
     real_current, real_run = work.DeviceLauncher.current, cuda.CudaLauncher._run
+    real_norm = cuda.CudaLauncher._run_squares
 
     def current(self: Any, inputs: Any) -> dict[str, Tensor]:
         """Called once a step, before its first stage."""
@@ -162,6 +163,10 @@ def on_ptx(
         """Called for each stage: between two of them, other buckets are launched."""
         under_way.update(launcher=self, tensors=current)
         real_run(self, current, stream, idle)
+
+    def run_norm(self: Any, table: Tensor, sums: Tensor, stream: Any) -> None:
+        under_way.update(launcher=self, tensors={"table": table})
+        real_norm(self, table, sums.fill_(math.nan), stream)
 
     def hook(symbol: str, grid: Any, block: Any, shared: int, argument: bytes, _: int) -> None:
         name, args = label(parse(symbol)), KernelArgs.from_buffer_copy(argument)
@@ -181,6 +186,7 @@ def on_ptx(
         on_simulator(hook),
         mock.patch.object(work.DeviceLauncher, "current", current),
         mock.patch.object(cuda.CudaLauncher, "_run", run_launches),
+        mock.patch.object(cuda.CudaLauncher, "_run_squares", run_norm),
     ):
         yield launches
 
@@ -188,7 +194,7 @@ def on_ptx(
 def named(args: KernelArgs, launcher: Any, current: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a kernel's arguments point to."""
     tensors = [one for one in current.values() if isinstance(one, Tensor)]  # or scalars by value
-    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *tensors)}
+    known = {tensor.data_ptr(): tensor for tensor in (*launcher.kept, *tensors) if len(tensor)}
     addresses = {name: getattr(args, name) for name in ADDRESSES}
     return {name: known[address] for name, address in addresses.items() if address}
 

@@ -210,6 +210,7 @@ def on_ptx(
     from tests.ptxrun import Memory
 
     real, counted, buckets = launch.TritonLauncher.launch, Counter(), []
+    real_norm = launch.TritonLauncher._run_squares
 
     def begin(self: Any, inputs: Any) -> None:
         buckets[:] = [self.bucket]
@@ -217,6 +218,10 @@ def on_ptx(
             for name in ("sums", "partials"):
                 own.arguments.get(name, torch.empty(0)).fill_(math.nan)
         real(self, inputs)
+
+    def begin_norm(self: Any, table: Tensor, sums: Tensor, stream: Any) -> None:
+        buckets[:] = [self.bucket]
+        real_norm(self, table, sums.fill_(math.nan), stream)
 
     def run(kernel: Any, programs: int, arguments: dict[str, Any], options: Any) -> None:
         (bucket,), memory = buckets, Memory()
@@ -246,6 +251,7 @@ def on_ptx(
 
     with (
         tensors_of_the_cpu_taken(),
+        mock.patch.object(launch.TritonLauncher, "_run_squares", begin_norm),
         mock.patch.object(launch.TritonLauncher, "launch", begin),
         mock.patch.object(launch, "run", run),
     ):

@@ -39,6 +39,12 @@ class Bucket:
     def add(self, unit, width, aligned, entries, count):
         self.phases.append((cut.UNITS[unit], width, aligned, numbers_at(entries, 2 * count)))
 
+    def set_squares(self, entries, count, elements):
+        self.squares = numbers_at(entries, 2 * count)
+
+    def launch_squares(self, table, sums, stream):
+        self.module.norms.append((self, (table, sums), stream))
+
     def launch(self, table, scalar_row_of, scalars, controls, stream, idle, values):
         assert 0 <= values <= self.module.VALUES
         self.module.launched.append((self, (table, scalar_row_of, scalars, controls), stream, idle))
@@ -51,6 +57,7 @@ class Module:
 
     def __init__(self):
         self.made, self.launched, self.unusable, self.fails = [], [], {}, ""
+        self.norms = []  # the launches that sum squares of gradients
 
     def Bucket(self, *arguments):
         return Bucket(self, *arguments)

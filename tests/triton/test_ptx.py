@@ -20,6 +20,7 @@ from fusedstep.rules import RULES  # noqa: E402
 from tests.ptxrun import Fault  # noqa: E402
 from tests.support import absent_gradients  # noqa: E402
 from tests.support.cases import CASES, DTYPES, assert_same, each  # noqa: E402
+from tests.support.norms import check_norms  # noqa: E402
 from tests.support.plants import (  # noqa: E402
     assert_stores_nothing,
     at_an_odd_address,
@@ -110,6 +111,14 @@ def test_long_tensors(dtype):
         Problem(ADAFACTOR, LONG, (dtype,), steps=1).check()
         # A tile is one row: 256 rows are added one after the other.
         Problem(ADAFACTOR, [(257, 8200)], (dtype,), steps=1, chain=256).check()
+
+
+@pytest.mark.parametrize("dtype", sweep(DTYPES, [BF16]), ids=str)
+def test_the_norm_of_the_gradients(dtype):
+    with on_ptx() as counted:
+        for offset in (0, 1):
+            check_norms("triton", dtype, [(7,), (4100,), (32800,)], offset=offset)
+    assert counted["fma"] == counted["approximate"] == counted["fusable"] == 0
 
 
 @each(sweep([ADAMW, ADAFACTOR], [ADAFACTOR]))

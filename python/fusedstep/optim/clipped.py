@@ -24,7 +24,11 @@ class ClippedOptimizer(CheckedOptimizer):
     @property
     def max_grad_norm(self) -> float | None:
         """The largest norm of all gradients together; None for no clipping. It may be changed
-        between steps. A state dict does not have it."""
+        between steps. A state dict does not have it, and a CUDA graph keeps the one of its capture.
+
+        No square overflows. On a GPU numbers below 1e-34 lose digits. On a device without float64 a
+        norm below 1e-22 is 0, and one above 1e19 infinite.
+        """
         return self._max_grad_norm
 
     @max_grad_norm.setter
@@ -40,8 +44,8 @@ class ClippedOptimizer(CheckedOptimizer):
         if self._norm is None or self._norm.plan is not plan:
             if capturing:
                 raise RuntimeError(
-                    f"{type(self).__name__}: the step that is captured has a max_grad_norm, and the "
-                    "step before it had none. Run one warm-up step with it before the capture."
+                    f"{type(self).__name__}: the captured step has a max_grad_norm, but the step "
+                    "before it had none. Run one warm-up step with it before the capture."
                 )
             for where, _, param in self._parameters() if self._may_share() else ():
                 if problem := why_no_norm(param):

@@ -2,8 +2,11 @@
 
     norm = sqrt(sum of g^2) / grad_scale             factor = min(1, max_grad_norm / (norm + 1e-6))
 
-The factor is multiplied into the inverse gradient scale, which every kernel takes. So clipping costs
-one more read of the gradients, and nothing writes them.
+The factor is multiplied into the inverse gradient scale, which every kernel takes. So clipping
+costs one more read of the gradients, and nothing writes them.
+
+Adafactor needs this read too. It divides g^2 by row moments that have the clipped g^2 in them, and
+sums the quotients: that sum is no function of a few sums that are known before the factor.
 """
 
 from __future__ import annotations
