@@ -235,6 +235,19 @@ def test_clipping_by_the_norm_of_all_gradients_is_refused():
     assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
 
 
+@each(CASES)
+def test_max_grad_norm_is_refused(case):
+    params = make_params()
+    with pytest.raises(RuntimeError, match=r"max_grad_norm=1.0 .*enable_gradient_release"):
+        enable_gradient_release(Sum(params), case.make(params, max_grad_norm=1.0))
+    pair = Pair(case)
+    pair.released.max_grad_norm = 2.0
+    before = [param.detach().clone() for param in pair.params]
+    with pytest.raises(RuntimeError, match=r"max_grad_norm=2.0 .*enable_gradient_release"):
+        pair.model(gradients_of(pair.params, 0)).backward()
+    assert all(torch.equal(old, new) for old, new in zip(before, pair.params, strict=True))
+
+
 def test_clipping_each_gradient_is_not():
     params, twins = make_params(), make_params()
     released, waiting = (AdamWeightDecay(own, clipnorm=1e-3) for own in (params, twins))
