@@ -126,9 +126,10 @@ class GradientRelease:
         param.grad = None
 
     def _refuse_what_needs_all(self) -> None:
-        if self.optimizer.max_grad_norm is not None:
+        limit = self.optimizer.max_grad_norm
+        if limit is not None:
             raise RuntimeError(
-                f"max_grad_norm={self.optimizer.max_grad_norm} needs the norm of all gradients, and "
+                f"max_grad_norm={limit} needs the norm of all gradients, and "
                 "enable_gradient_release frees each before the next one exists. Leave "
                 "max_grad_norm None, or do without release."
             )
