@@ -166,8 +166,9 @@ def test_a_rule_of_one_file_steps_alike_on_all_backends():
     # All levels are the baseline's, without flags of their own.
     names = ("walk_avx2", "walk_avx512", "FUSEDSTEP_LEVEL")
     levels = [f"{name}=walk_baseline" for name in names]
-    names = ("walk_avx2_floor", "walk_avx512_floor", "FUSEDSTEP_FLOOR")
-    levels += [f"{name}=walk_baseline_floor" for name in names]
+    for own in ("floor", "squares"):
+        names = (f"walk_avx2_{own}", f"walk_avx512_{own}", f"FUSEDSTEP_{own.upper()}")
+        levels += [f"{name}=walk_baseline_{own}" for name in names]
     levels.append("FUSEDSTEP_FACTORED=walk_baseline_factored")
     sources = [*sorted(csrc.glob("*.cpp")), *sorted((csrc / "cpu").glob("*.cpp"))]
     native = build("_native", sources, include=[csrc], defines=levels)
