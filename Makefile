@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted gpu results readme predict style rules build budgets info clean
+.PHONY: bench bench-peers bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -35,13 +35,16 @@ test-all: $(VENV)/built ## all tests, with the slow sweeps: up to 12 GiB of memo
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
 
 # Triton decides at import whether it compiles or interprets, so the tests need two processes. These
-# folders run in a third one, so that two cores finish at about the same time.
+# folders run in others, so that two cores finish at about the same time: the last one uses both.
 APART := tests/bench tests/cuda
-tests: tests-apart tests-compiled tests-interpreted
+SPREAD := tests/distributed
+tests: tests-compiled tests-apart tests-interpreted tests-spread
 tests-apart:
 	$(BIN)/python -m pytest $(SELECT) $(APART)
+tests-spread:
+	$(BIN)/python -m pytest $(SELECT) $(SPREAD)
 tests-compiled:
-	$(BIN)/python -m pytest $(SELECT) $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest $(SELECT) $(patsubst %,--ignore=%,$(APART) $(SPREAD))
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/triton/interpreted
 

@@ -1,4 +1,4 @@
-"""`python -m fusedstep COMMAND`: shows what is installed here, and the values of a schedule."""
+"""`python -m fusedstep COMMAND`: what is installed, a schedule's values, a converted checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import __version__, backends
+from .convert_file import convert_file
 from .schedules.by_name import METRIC_CLASSES, find
 from .schedules.draw import draw
 from .schedules.trace import example_loss, trace
@@ -107,6 +108,12 @@ def main() -> None:
     picture.add_argument("--steps", type=int, default=1000, help="length of a run (default: 1000)")
     picture.add_argument("--warmup", type=float, default=0.1, help="as above (default: 0.1)")
 
+    change = commands.add_parser("convert", help="a checkpoint for another package's optimizer")
+    change.add_argument("source", help="a file with optimizer.state_dict()")
+    change.add_argument("target", help="the file to write")
+    change.add_argument("--to", choices=("torch", "transformers"), required=True)
+    change.add_argument("--lossy", action="store_true", help="drop or start anew what differs")
+
     asked, rest = parser.parse_known_args()
     if asked.command == "schedule" and not any(word.startswith("-") for word in rest):
         asked.settings += rest  # argparse does not take settings that follow options
@@ -122,6 +129,8 @@ def main() -> None:
                 ),
                 flush=True,
             )
+        elif asked.command == "convert":
+            print(convert_file(asked.source, asked.target, asked.to, asked.lossy))
         else:
             draw(asked.out, asked.names, steps=asked.steps, warmup=asked.warmup)
             print(f"saved {asked.out}")

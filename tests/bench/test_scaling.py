@@ -14,6 +14,7 @@ from bench.devices import Cpu
 from bench.lists import DTYPES
 from bench.race import Options
 from bench.scaling import AXES, Curve, measure, outcomes, power, runs_of
+from tests.support.sweeps import sweep
 
 OPTIONS = Options(rounds=1, budget=0.0, threads=1, device="cpu", extras=False)
 PEERS = ("fusedstep", "torch-fused")
@@ -124,10 +125,10 @@ def two_and_then(end):
         raise ValueError("no more")
 
 
-@pytest.mark.parametrize(("end", "said"), [
+@pytest.mark.parametrize(("end", "said"), sweep([
     ("return", None), ("die", "failed: its process ended with status 3"),
     ("raise", "failed: ValueError: no more"),
-])  # fmt: skip
+], [("raise", "failed: ValueError: no more")]))  # fmt: skip
 def test_what_was_finished_in_another_process_is_kept(end, said):
     seen, why = [], None
     try:

@@ -85,7 +85,7 @@ def test_several_vectors_in_one_are_refused(case):
     """Each would be clipped by the size of all."""
     vectors = make_params([(5,), (7,)])
     optimizer = stepped(case.make(vectors), vectors)
-    flat = torch.nn.Parameter(torch.cat([param.detach() for param in vectors]))
+    flat = torch.cat([param.detach() for param in vectors]).requires_grad_()  # as ZeRO's is
     flat.grad = torch.ones_like(flat)
     optimizer.param_groups[0]["params"] = [flat]
     with pytest.raises(RuntimeError, match=r"parameter 0 of group 0.* one flat vector"):

@@ -7,8 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-import fusedstep
+import fusedstep.hf
+import fusedstep.optim
 from fusedstep.__main__ import main
 from fusedstep.schedules import SCHEDULES
 from fusedstep.schedules.draw import curves, draw
@@ -151,3 +153,20 @@ def test_panels_can_be_as_short_as_a_run(steps):
 def test_without_matplotlib_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'fusedstep[plot]'" in run("plot-schedules").err
+
+
+def test_convert_writes_a_file_or_says_why_not(run, tmp_path):
+    param = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = fusedstep.optim.Adafactor([param])
+    param.grad = torch.ones(3, 2)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "old.pt")
+    said = run("convert", tmp_path / "old.pt", tmp_path / "new.pt", "--to", "transformers")
+    assert not said.failed and "new.pt: transformers' Adafactor, " in said.out
+    new = fusedstep.hf.Adafactor([param])
+    new.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
+    said = run("convert", tmp_path / "new.pt", tmp_path / "x.pt", "--to", "transformers")
+    assert said.failed and "transformers' Adafactor already" in said.err
+    said = run("convert", tmp_path / "nothing.pt", tmp_path / "x.pt", "--to", "torch")
+    assert said.failed and "nothing.pt" in said.err
+    assert not (tmp_path / "x.pt").exists()

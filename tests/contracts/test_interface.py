@@ -9,7 +9,7 @@ import transformers.optimization
 import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import (
-    ATTRIBUTES,
+    ALWAYS_OURS,
     CASES,
     EXTENSIONS,
     FIXED,
@@ -44,7 +44,7 @@ def extensions(ours):
 def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
     def arguments(function):
         found = inspect.signature(function).parameters.values()
-        more = {*ATTRIBUTES, *extensions(ours)} if function is ours else ()
+        more = {*ALWAYS_OURS, *extensions(ours)} if function is ours else ()
         return [(p.name, p.default, p.kind) for p in found if p.name not in more]
 
     assert arguments(ours) == arguments(peer)
@@ -52,14 +52,21 @@ def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
         assert inspect.signature(ours).parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
 
 
+@pytest.mark.parametrize("ours", dict.fromkeys(case.ours for case in CASES))
+def test_every_optimizer_has_our_own_arguments_last(ours):
+    arguments = inspect.signature(ours).parameters
+    assert tuple(arguments)[-len(ALWAYS_OURS) :] == ALWAYS_OURS
+    for name in ALWAYS_OURS:
+        assert arguments[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert arguments[name].default is None
+        assert f"        {name}: " in ours.__doc__
+
+
 @each(CASES)
 def test_every_argument_is_named_in_the_code_of_the_constructor(case):
     """accmt drops arguments that are not in `__init__.__code__`."""
     names = case.ours.__init__.__code__.co_varnames
-    assert {*case.options, "params", "lr", *ATTRIBUTES} <= set(names)
-    for name, default in ATTRIBUTES.items():
-        own = inspect.signature(case.ours).parameters[name]
-        assert own.kind is inspect.Parameter.KEYWORD_ONLY and own.default is default
+    assert {*case.options, "params", "lr", *ALWAYS_OURS} <= set(names)
 
 
 WRONG = [

@@ -271,6 +271,8 @@ FLOORS = [
     {"optim", "accumulate"},
     {"schedules"},
     {"hf"},
+    {"convert"},
+    {"convert_file"},
     {"__main__"},
 ]
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}

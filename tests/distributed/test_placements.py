@@ -144,6 +144,16 @@ def test_a_gradient_that_all_processes_lack_is_no_harm(case):
 
 
 @on_processes(2)
+@pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [ELEMENTWISE[0], *USUAL], ids=str)
+def test_states_of_shards_have_the_dtype_that_was_asked_for(case, state_dtype):
+    params = params_of("cols", [torch.bfloat16, torch.float32])
+    run = Run(case, params, FAST, {"state_dtype": state_dtype})
+    run.step(3)
+    run.assert_same_bits() if case in ELEMENTWISE else assert_near(run, is_wide=False)
+
+
+@on_processes(2)
 @pytest.mark.parametrize("case", [*ELEMENTWISE, *FACTORED], ids=str)
 def test_states_are_spread_as_their_parameters(case):
     run = Run(case, params_of("rows"), FAST)

@@ -235,17 +235,17 @@ def test_clipping_by_the_norm_of_all_gradients_is_refused():
     assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
 
 
-def test_so_is_clipping_inside_the_step():
+@each(CASES)
+def test_max_grad_norm_is_refused(case):
     params = make_params()
-    with pytest.raises(RuntimeError, match="max_grad_norm needs the norm of all gradients"):
-        enable_gradient_release(Sum(params), AdamWeightDecay(params, max_grad_norm=1.0))
-    optimizer, model = AdamWeightDecay(params), Sum(params)
-    enable_gradient_release(model, optimizer)
-    optimizer.max_grad_norm = 1.0
-    before = [param.detach().clone() for param in params]
-    with pytest.raises(RuntimeError, match="max_grad_norm needs the norm of all gradients"):
-        model(gradients_of(params, 0)).backward()
-    assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
+    with pytest.raises(RuntimeError, match=r"max_grad_norm=1.0 .*enable_gradient_release"):
+        enable_gradient_release(Sum(params), case.make(params, max_grad_norm=1.0))
+    pair = Pair(case)
+    pair.released.max_grad_norm = 2.0
+    before = [param.detach().clone() for param in pair.params]
+    with pytest.raises(RuntimeError, match=r"max_grad_norm=2.0 .*enable_gradient_release"):
+        pair.model(gradients_of(pair.params, 0)).backward()
+    assert all(torch.equal(old, new) for old, new in zip(before, pair.params, strict=True))
 
 
 def test_clipping_each_gradient_is_not():

@@ -124,9 +124,8 @@ class Case:
 # the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
-# Options of all our classes that are attributes, not in the groups, with their defaults. They are
-# keyword-only too.
-ATTRIBUTES: dict[str, Any] = {"max_grad_norm": None, "backend": None}
+# Arguments that every class of ours has and no peer. They are keyword-only, and not in the groups.
+ALWAYS_OURS = ("max_grad_norm", "state_dtype", "backend")
 
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor

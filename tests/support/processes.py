@@ -1,9 +1,9 @@
 """Runs tests in real processes, which talk through gloo.
 
-`@on_processes(2, 4)` makes a test run in 2 and in 4 processes. In each of them its body runs, with
-the arguments that pytest gave; `torch.distributed` is set up. The processes are started once for
-each number of them, and run one test after another. After a failure they are killed, and the next
-test starts others: somebody may still wait for a message that never comes.
+`@on_processes(2, 4)` makes a test run in 2 processes and, as a slow test, in 4. In each of them its
+body runs, with the arguments that pytest gave; `torch.distributed` is set up. The processes are
+started once for each number of them, and run one test after another. After a failure they are
+killed, and the next test starts others: somebody may still wait for a message that never comes.
 
 With FUSEDSTEP_TEST_DEVICE=cuda each process has a GPU of its own, and they talk through NCCL.
 """
@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.sweeps import sweep
+
 # Seconds. A collective that waits longer is an error. A test may take LIMIT, and GRACE longer in
 # the other processes than in the first one that failed.
 TIMEOUT, LIMIT, GRACE, START = 30, 120, 5, 180
@@ -40,7 +42,8 @@ PRELOADED = [
 def on_processes(*sizes: int) -> Callable[[Any], Any]:
     """A test that runs in so many processes. Its arguments must be picklable."""
     ids = [f"{size}-processes" for size in sizes]
-    parameters = pytest.mark.parametrize("processes", sizes, ids=ids, indirect=True)
+    usual_first = sweep(sizes, sizes[:1])
+    parameters = pytest.mark.parametrize("processes", usual_first, ids=ids, indirect=True)
     return lambda body: parameters(_in_processes(body))
 
 

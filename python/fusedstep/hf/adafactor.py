@@ -35,6 +35,9 @@ class Adafactor(FactoredOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
+        state_dtype: of the momentum, ``torch.float32`` (also None) or ``torch.bfloat16``. Second
+            moments are few, and stay float32. A checkpoint of another dtype is converted when it
+            is loaded.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -72,6 +75,7 @@ class Adafactor(FactoredOptimizer):
         warmup_init: bool = False,
         *,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         if lr is not None and relative_step:
@@ -89,7 +93,7 @@ class Adafactor(FactoredOptimizer):
             "relative_step": relative_step,
             "warmup_init": warmup_init,
         }
-        super().__init__(params, defaults, backend, max_grad_norm)
+        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
 
     @staticmethod
     def _get_lr(param_group: Group, param_state: State) -> Any:
@@ -126,10 +130,11 @@ class Adafactor(FactoredOptimizer):
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        dtype = grad.dtype if grad.dtype == torch.float64 else torch.float32
+        usual = grad.dtype if grad.dtype == torch.float64 else torch.float32
         shapes = self._state_shapes(group, param)
         state: State = {}
         for key in sorted(shapes):  # transformers' order
+            dtype = self._dtype_of_state(key, usual)
             if key in self.reduced:
                 state[key] = shards.zeros(param, grad, shapes[key], dtype, self.reduced[key])
             else:
@@ -137,10 +142,11 @@ class Adafactor(FactoredOptimizer):
         state["RMS"] = 0
         return state
 
-    def _dtype_after_loading(self, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
+    def _dtype_after_loading(self, key: str, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
         # If transformers saved a checkpoint right after loading one, its states are rounded to the
         # parameters' dtype. transformers' next step would widen them.
-        return torch.promote_types(saved, torch.promote_types(param, torch.float32))
+        widened = torch.promote_types(saved, torch.promote_types(param, torch.float32))
+        return self._dtype_of_state(key, widened)
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import check
@@ -36,6 +37,8 @@ class AdamWeightDecay(AdamW):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
+        state_dtype: of the states, ``torch.float32`` or ``torch.bfloat16``; None: the parameter's.
+            A checkpoint of another dtype is converted when it is loaded.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -57,6 +60,7 @@ class AdamWeightDecay(AdamW):
         global_clipnorm: float | None = None,
         *,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -67,6 +71,7 @@ class AdamWeightDecay(AdamW):
             weight_decay,
             no_deprecation_warning=True,
             max_grad_norm=max_grad_norm,
+            state_dtype=state_dtype,
             backend=backend,
         )
         limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}

@@ -28,6 +28,8 @@ class AdamW(FusedOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
+        state_dtype: of the states, ``torch.float32`` or ``torch.bfloat16``; None: the parameter's.
+            A checkpoint of another dtype is converted when it is loaded.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -53,6 +55,7 @@ class AdamW(FusedOptimizer):
         no_deprecation_warning: bool = False,
         *,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
@@ -81,7 +84,7 @@ class AdamW(FusedOptimizer):
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
         }
-        super().__init__(params, defaults, backend, max_grad_norm)
+        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -94,9 +97,13 @@ class AdamW(FusedOptimizer):
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "
                 f"{type(self).__name__}: {where}"
             )
+        super()._check_param(where, group, param, grad)
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        return {key: torch.zeros_like(param) for key in self._state_shapes(group, param)}
+        keys = self._state_shapes(group, param)
+        return {
+            k: torch.zeros_like(param, dtype=self._dtype_of_state(k, param.dtype)) for k in keys
+        }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         return {"exp_avg": param.shape, "exp_avg_sq": param.shape}

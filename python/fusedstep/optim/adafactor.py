@@ -37,6 +37,9 @@ class Adafactor(FactoredOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
+        state_dtype: of the states. None: the gradient's, as in torch. With ``torch.float32`` or
+            ``torch.bfloat16`` all of them are float32: they are few, and less would save nothing.
+            A checkpoint of another dtype is converted when it is loaded.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -71,6 +74,7 @@ class Adafactor(FactoredOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         lr, d = check.one_number(lr, "lr"), check.one_number(d, "d")
@@ -101,7 +105,7 @@ class Adafactor(FactoredOptimizer):
             "maximize": maximize,
             "capturable": capturable,
         }
-        super().__init__(params, defaults, backend, max_grad_norm)
+        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -117,9 +121,12 @@ class Adafactor(FactoredOptimizer):
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         shapes = self._state_shapes(group, param)
         if "variance" in shapes:
-            return {"variance": torch.zeros_like(grad)}
+            dtype = self._dtype_of_state("variance", grad.dtype)
+            return {"variance": torch.zeros_like(grad, dtype=dtype)}
         return {
-            key: shards.zeros(param, grad, shape, grad.dtype, self.reduced[key])
+            key: shards.zeros(
+                param, grad, shape, self._dtype_of_state(key, grad.dtype), self.reduced[key]
+            )
             for key, shape in shapes.items()
         }
 

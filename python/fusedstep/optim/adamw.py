@@ -35,6 +35,8 @@ class AdamW(FusedOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
+        state_dtype: of the states, ``torch.float32`` or ``torch.bfloat16``; None: the parameter's.
+            A checkpoint of another dtype is converted when it is loaded.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -65,6 +67,7 @@ class AdamW(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
@@ -115,7 +118,7 @@ class AdamW(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": True,
         }
-        super().__init__(params, defaults, backend, max_grad_norm)
+        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
         for group in self.param_groups:
             self._check_group(group)
         if fused:
@@ -144,7 +147,7 @@ class AdamW(FusedOptimizer):
                 "Adam does not support sparse gradients, please consider SparseAdam instead: "
                 f"AdamW: {where}"
             )
-        self._check_capturable(where, group, param)
+        super()._check_param(where, group, param, grad)
         if group["fused"] and not torch.is_floating_point(param):
             raise RuntimeError(
                 "`fused=True` requires all the params to be floating point Tensors of supported "
@@ -152,7 +155,10 @@ class AdamW(FusedOptimizer):
             )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
-        return {key: torch.zeros_like(param) for key in KEYS[bool(group["amsgrad"])]}
+        keys = KEYS[bool(group["amsgrad"])]
+        return {
+            k: torch.zeros_like(param, dtype=self._dtype_of_state(k, param.dtype)) for k in keys
+        }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         return dict.fromkeys(KEYS[bool(group["amsgrad"])], param.shape)

@@ -42,8 +42,10 @@ class FusedOptimizer(ClippedOptimizer):
         defaults: dict[str, Any],
         backend: str | None,
         max_grad_norm: float | None = None,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         self.backend = backends.check_name(backend)
+        self.state_dtype = check.state_dtype(state_dtype)
         self.max_grad_norm = max_grad_norm
         self._captured: list[Plan] = []  # graphs read their memory, so they are kept
         super().__init__(params, defaults)
@@ -218,7 +220,11 @@ class FusedOptimizer(ClippedOptimizer):
     # Saving and loading.
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"backend": self.backend, "_max_grad_norm": self._max_grad_norm}
+        own = {
+            "backend": self.backend,
+            "state_dtype": self.state_dtype,
+            "_max_grad_norm": self._max_grad_norm,
+        }
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

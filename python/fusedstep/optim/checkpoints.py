@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import check
 
-# (dtype of a saved state, dtype of its parameter) -> dtype of the loaded state.
-LoadedDtype = Callable[[torch.dtype, torch.dtype], torch.dtype]
+# (key of a state, its dtype as saved, dtype of its parameter) -> dtype of the loaded state.
+LoadedDtype = Callable[[str, torch.dtype, torch.dtype], torch.dtype]
 
 
 def load_keeping_dtypes(
@@ -69,7 +69,7 @@ def _restore_dtypes(
     for saved_id, param in zip(saved_ids, params, strict=True):
         for key, value in loaded["state"].get(saved_id, {}).items():
             if key != "step" and isinstance(value, Tensor) and value.is_floating_point():
-                dtype = dtype_after_loading(value.dtype, param.dtype)
+                dtype = dtype_after_loading(key, value.dtype, param.dtype)
                 if optimizer.state[param][key].dtype != dtype:
                     widened = value.detach().to(param.device, dtype, copy=True)
                     optimizer.state[param][key] = widened

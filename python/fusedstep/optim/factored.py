@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -13,6 +14,8 @@ from ..plan.exchange import Exchange
 from ..plan.exchange_layout import ExchangeLayout, Part
 from .base import FusedOptimizer, Group
 from .flat_states import refuse_torch
+
+MOMENTUM = "exp_avg"  # the key of the only state that is as large as a matrix
 
 
 class FactoredOptimizer(FusedOptimizer):
@@ -36,6 +39,13 @@ class FactoredOptimizer(FusedOptimizer):
             self._layout = ExchangeLayout(type(self).__name__, parts)
         return self._layout
 
+    def _dtype_of_state(self, key: str, usual: torch.dtype) -> torch.dtype:
+        """Momentum has the parameter's size. Second moments are few, so less than float32 would
+        save nothing."""
+        if self.state_dtype is not None and key != MOMENTUM:
+            return torch.float32
+        return super()._dtype_of_state(key, usual)
+
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later
         return isinstance(eps, tuple | list) and len(eps) == 2 and eps[0] == 0.0
@@ -46,10 +56,10 @@ class FactoredOptimizer(FusedOptimizer):
         if layout is not None:
             Exchange(layout).join(error)
 
-    # Each group that was given, by its identity, and whether one vector in its place would
-    # lose what Adafactor needs: rows and columns, or which elements are one tensor. A copy of the
+    # Each group that was given, by its identity, and what one vector in its place would lose: rows
+    # and columns ("matrices"), which elements are one tensor ("several"), or nothing. A copy of the
     # optimizer does not know what its groups were given with, so it refuses none of them.
-    _given_groups: dict[int, tuple[Group, bool]]
+    _given_groups: dict[int, tuple[Group, str]]
     _given: set[int]  # the identities of all parameters that were ever given
 
     def _check_param(self, where: Where, group: Group, param: Tensor, grad: Tensor) -> None:
@@ -90,7 +100,8 @@ class FactoredOptimizer(FusedOptimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         params = group["params"]
-        loses = len(params) > 1 or any(not is_lazy(own) and own.dim() > 1 for own in params)
+        matrices = any(not is_lazy(param) and param.dim() > 1 for param in params)
+        loses = "matrices" if matrices else "several" if len(params) > 1 else ""
         self.__dict__.setdefault("_given_groups", {})[id(group)] = group, loses
         self.__dict__.setdefault("_given", set()).update(map(id, params))
 
@@ -111,8 +122,10 @@ class FactoredOptimizer(FusedOptimizer):
 
     def _was_flattened(self, group: Group) -> bool:
         """Whether the group was given with matrices or several tensors, and now holds one vector
-        that is new."""
-        if len(group["params"]) != 1 or group["params"][0].dim() != 1:
+        that is new. A script may put a parameter in the place of several vectors; engines make
+        tensors that are no parameters."""
+        (param, *others) = group["params"]
+        if others or param.dim() != 1 or id(param) in self._given:
             return False
-        _, loses = self._given_groups.get(id(group), (group, False))
-        return loses and id(group["params"][0]) not in self._given
+        _, loses = self._given_groups.get(id(group), (group, ""))
+        return loses == "matrices" or (loses == "several" and type(param) is Tensor)

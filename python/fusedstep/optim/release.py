@@ -126,10 +126,12 @@ class GradientRelease:
         param.grad = None
 
     def _refuse_what_needs_all(self) -> None:
-        if self.optimizer.max_grad_norm is not None:
+        limit = self.optimizer.max_grad_norm
+        if limit is not None:
             raise RuntimeError(
-                "max_grad_norm needs the norm of all gradients, and enable_gradient_release frees "
-                "each before the next one exists. Set it to None, or do without release."
+                f"max_grad_norm={limit} needs the norm of all gradients, and "
+                "enable_gradient_release frees each before the next one exists. Leave "
+                "max_grad_norm None, or do without release."
             )
         for group in self.optimizer.param_groups:
             if group.get("global_clipnorm") is not None:

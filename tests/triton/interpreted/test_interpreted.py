@@ -75,7 +75,7 @@ def test_elementwise_rules_in_other_dtypes(case, dtype):
     Problem(case, [*VECTORS, (33, 17)], (dtype,)).check()
 
 
-@pytest.mark.parametrize("dtype", [BF16, F16, F64], ids=str)
+@pytest.mark.parametrize("dtype", sweep([BF16, F16, F64], [BF16, F64]), ids=str)
 @each(sweep([CASE["adafactor"], CASE["hf-adafactor-momentum"]], [CASE["hf-adafactor-momentum"]]))
 def test_factored_rules_in_other_dtypes(case, dtype):
     Problem(case, [(7,), (9, 1), (33, 17), (258, 40), (3, 5, 7)], (dtype,)).check()
@@ -199,7 +199,12 @@ def _copies(optimizer, param):
     return {name: value.clone() for name, value in states(optimizer, param).items()}
 
 
-@each([CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]])
+@each(
+    sweep(
+        [CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]],
+        [CASE["adafactor-part-capped"]],
+    )
+)
 def test_the_order_of_parameters_changes_no_bit(case):
     def in_order(backwards):
         problem = Problem(case, [(1025,), (33, 17), (258, 40), (3, 5, 7)], steps=1)
@@ -261,7 +266,7 @@ SUMS = [
     "kind",
     sweep(
         [*SUMS, "ROW_SUMS", "UPDATE", "VECTOR_UPDATE", "TINY_UPDATE"],
-        ["COLUMNS", "SUM_U2", "TINY", "ROWS", "UPDATE", "VECTOR_UPDATE"],
+        ["COLUMNS", "SUM_U2", "TINY", "UPDATE"],
     ),
 )
 def test_a_unit_of_work_that_is_left_out_is_seen(kind, monkeypatch):
