@@ -8,6 +8,7 @@ from torch import nn
 
 import fusedstep.hf
 import fusedstep.optim
+from bench.allocations import Allocations
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
 from fusedstep.optim import enable_gradient_release
 from tests.support.cases import CASES, SHAPES, assert_same, each, make_params, set_grads
@@ -303,3 +304,24 @@ def test_a_wrong_gradient_is_refused_by_name():
     with pytest.raises(RuntimeError, match=r"sparse gradients: parameter 0 of group 0"):
         model(torch.tensor([[0, 1]])).sum().backward()
     assert not optimizer.state
+
+
+def test_backward_holds_one_gradient_at_a_time():
+    """Bytes, as torch's allocator sees them: of all gradients, and of one or two."""
+    layers, size = 16, 4 * 256 * 256
+
+    def peak(released):
+        model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(layers)))
+        optimizer = fusedstep.optim.AdamW(model.parameters())
+        if released:
+            enable_gradient_release(model, optimizer)
+        for _ in range(2):  # the first step makes states
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 256)).sum()
+            with Allocations("cpu") as seen:
+                loss.backward()
+            optimizer.step()
+        return seen.most
+
+    assert peak(released=False) >= layers * size
+    assert peak(released=True) <= 2.5 * size

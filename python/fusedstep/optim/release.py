@@ -121,7 +121,7 @@ class GradientRelease:
                 "enable_gradient_release."
             )
         alone.step_alone()
-        self.optimizer.state[param] = alone.state[param]
+        self.optimizer.state.update(alone.state)
         self._stepped.add(id(param))
         param.grad = None
 
@@ -141,9 +141,8 @@ class GradientRelease:
                 )
 
     def _refuse_scaler(self) -> None:
-        if any(
-            getattr(self.optimizer, key, None) is not None for key in ("grad_scale", "found_inf")
-        ):
+        given = (getattr(self.optimizer, key, None) for key in ("grad_scale", "found_inf"))
+        if any(value is not None for value in given):
             raise RuntimeError(
                 f"{type(self.optimizer).__name__}: a GradScaler cannot be used with "
                 "enable_gradient_release: in backward it does not yet know whether a gradient "
