@@ -10,7 +10,6 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep import native
 from fusedstep.backends.cpu import CpuLauncher
-from fusedstep.optim.base import param_lists
 from fusedstep.plan import watch
 from tests.support.cases import CASES, DTYPES, make_params, same_bits, set_grads
 from tests.support.events import (
@@ -162,7 +161,7 @@ def test_every_parameter_with_elements_is_in_one_uniform_bucket(case):
 
 def watches(world):
     """Both watches on one optimizer, each with its own cells."""
-    lists, plan = param_lists(world.opt), world.opt._plan
+    lists, plan = world.opt._lists(), world.opt._plan
     keys = tuple(sorted({key for member in plan.members for key in member.state_keys}))
     made = []
     for kind in (watch.PythonWatch, watch.watch):
@@ -187,7 +186,7 @@ def test_the_two_watches_agree_on_every_event(event, make):
         world.kept += [[param.grad for param in world.params], [p.data for p in world.params]]
         (plain, own_cells), (fast, cells) = watches(world)
         event(world, k)
-        lists = param_lists(world.opt)
+        lists = world.opt._lists()
         result = plain.check(lists, world.opt.state)
         assert fast.check(lists, world.opt.state) == result
         if result >= 0:

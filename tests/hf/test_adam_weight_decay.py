@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
-from tests.support.cases import ATTRIBUTES, assert_same, make_params, set_grads
+from tests.support.cases import ALWAYS_OURS, assert_same, make_params, set_grads
 from tests.support.clipping import LIMITS, SHAPES, clipped, norm
 
 BAD_NUMBERS = [0.0, -1.0, math.nan, math.inf, "big"]
@@ -52,7 +52,7 @@ def test_it_trains_by_its_formulas(limits):
 
 def test_its_arguments_and_defaults_are_those_of_keras_in_torchs_words():
     found = inspect.signature(AdamWeightDecay).parameters.values()
-    assert {p.name: p.default for p in found if p.name not in ("params", *ATTRIBUTES)} == {
+    assert {p.name: p.default for p in found if p.name not in ("params", *ALWAYS_OURS)} == {
         "lr": 1e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-7,

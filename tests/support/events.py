@@ -6,7 +6,6 @@ import torch
 
 import fusedstep.hf
 import fusedstep.optim
-from fusedstep.optim.base import param_lists
 from tests.support.cases import same_bits
 
 SHAPES = [(), (1,), (0,), (7,), (65,), (4, 6), (6, 1), (3, 0), (2, 3, 5), (33, 40), (300, 260)]
@@ -45,7 +44,7 @@ class World:
 
     @property
     def params(self):
-        return [param for params in param_lists(self.opt) for param in params]
+        return [param for params in self.opt._lists() for param in params]
 
     def new_grads(self):
         """Makes gradients in memory that no gradient had before."""
@@ -233,7 +232,7 @@ def group_added(world, k):
 
 
 def param_replaced(world, k):
-    params = next(params for params in param_lists(world.opt) if params)
+    params = next(params for params in world.opt._lists() if params)
     old = params[0]
     world.opt.state.pop(old, None)
     params[0] = torch.nn.Parameter(old.detach().clone())
@@ -241,7 +240,7 @@ def param_replaced(world, k):
 
 
 def params_swapped(world, k):
-    first, last = param_lists(world.opt)[0], param_lists(world.opt)[-1]
+    first, last = world.opt._lists()[0], world.opt._lists()[-1]
     first[0], last[-1] = last[-1], first[0]
 
 
