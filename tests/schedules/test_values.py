@@ -11,6 +11,7 @@ import transformers.optimization as peer
 
 import fusedstep.hf as ours
 import fusedstep.schedules
+from tests.support.cases import ALWAYS_OURS
 from tests.support.schedule_cases import (
     LENGTHS,
     LRS,
@@ -48,11 +49,10 @@ def test_everything_public_of_the_peer_is_here_with_its_arguments(name):
             k: m.value for k, m in other.__members__.items()
         }
     else:
-        more = {"backend"}  # an argument of our optimizers
 
         def arguments(function):
             found = inspect.signature(function).parameters.values()
-            return [(p.name, p.default, p.kind) for p in found if p.name not in more]
+            return [(p.name, p.default, p.kind) for p in found if p.name not in ALWAYS_OURS]
 
         assert arguments(own) == arguments(other)
 

@@ -120,13 +120,11 @@ class Adafactor(FactoredOptimizer):
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         shapes = self._state_shapes(group, param)
+        dtype = self._dtype_of_state("variance", grad.dtype)  # of all second moments
         if "variance" in shapes:
-            dtype = self._dtype_of_state("variance", grad.dtype)
             return {"variance": torch.zeros_like(grad, dtype=dtype)}
         return {
-            key: shards.zeros(
-                param, grad, shape, self._dtype_of_state(key, grad.dtype), self.reduced[key]
-            )
+            key: shards.zeros(param, grad, shape, dtype, self.reduced[key])
             for key, shape in shapes.items()
         }
 

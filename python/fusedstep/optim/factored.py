@@ -42,9 +42,9 @@ class FactoredOptimizer(FusedOptimizer):
     def _dtype_of_state(self, key: str, usual: torch.dtype) -> torch.dtype:
         """Momentum has the parameter's size. Second moments are few, so less than float32 would
         save nothing."""
-        if self.state_dtype is not None and key != MOMENTUM:
-            return torch.float32
-        return super()._dtype_of_state(key, usual)
+        if self.state_dtype is None:
+            return usual
+        return self.state_dtype if key == MOMENTUM else torch.float32
 
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later
