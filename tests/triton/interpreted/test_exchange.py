@@ -17,7 +17,7 @@ SHAPES = [(7,), (1, 9), (9, 1), (33, 17), (258, 40), (2, 17, 20), (3, 5, 7), (2,
 each_role = pytest.mark.parametrize("role", ROLES)
 
 
-@each_role
+@pytest.mark.parametrize("role", sweep(ROLES, ["cols", "batch"]))
 @each(sweep(FACTORED, [CASE["adafactor-part-capped"]]))
 def test_stages_with_an_exchange_between_them(case, role):
     check(Problem(case, SHAPES), "triton", role)
@@ -51,7 +51,7 @@ def test_an_exchange_that_changes_nothing_changes_no_bit(role):
     ("role", "shares", "case"),
     sweep(
         itertools.product(ROLES, SHARES, ("adafactor-part-capped", "hf-adafactor-trainer")),
-        [("cols", "uneven", "adafactor-part-capped"), ("rows", "nothing", "hf-adafactor-trainer")],
+        [("batch", "uneven", "adafactor-part-capped"), ("rows", "nothing", "hf-adafactor-trainer")],
     ),
 )
 def test_two_processes_with_parts_of_each_tensor_make_the_steps_of_one(role, shares, case):
