@@ -17,7 +17,6 @@ from .plan.layouts import FLOATS, Layout, Layouts
 from .shared_memory import Memory, find_shared, overlaps_itself
 
 COMPLEX = (torch.complex64, torch.complex128)
-PLAIN = {torch.nn.Parameter, Tensor}
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +94,7 @@ def look_at(
 ) -> tuple[tuple[Layout, Layout], tuple[int, int]]:
     """The layouts and addresses of a parameter and its gradient. Refuses tensors that no backend
     can update correctly; `where` names them in the error."""
-    if type(param) in PLAIN and type(grad) is Tensor:
+    if type(param) in shards.PLAIN and type(grad) is Tensor:
         try:
             own = layouts.of(param)
             other = own if own.is_of(grad) else layouts.of(grad)

@@ -74,9 +74,6 @@ class CpuLauncher(Launcher):
         own = int(self._work.scratch_bytes(torch.get_num_threads()))
         return own + self._square_sums.nbytes
 
-    def square_counts(self) -> list[int]:
-        return [-(-n // layout.CPU_RUN) for n in self.bucket.gradient_sizes()]
-
     def square_sums(self, capturing: bool = False) -> Tensor:
         if self._squares is None:
             table, sizes = self.bucket.table, self.bucket.gradient_sizes()

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..plan import devices
 from ..plan.bucket import Bucket
 from ..plan.launcher import OF_TENSOR, Backend, Launcher, StepInputs
-from ..rules.layout import CPU_RUN
 from .reference_flat import FlatStep
 from .reference_steps import KINDS, OneStep, square_sums
 
@@ -64,9 +63,6 @@ class ReferenceLauncher(Launcher):
 
     def scratch_bytes(self) -> int:
         return sum(step.sums.nbytes for step in self._under_way)
-
-    def square_counts(self) -> list[int]:
-        return [-(-n // CPU_RUN) for n in self.bucket.gradient_sizes()]
 
     def square_sums(self, capturing: bool = False) -> Tensor:
         """With float64 no square overflows, unless the gradient is float64 itself."""

@@ -15,7 +15,7 @@ from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
 from . import tables
 from .cut import GRADIENT_UNIT, STAGES, UNITS, WITHOUT_TILES, Kind, Layout, stage_of
-from .unit_sizes import UnitSizes, ceil_div
+from .unit_sizes import UnitSizes
 
 # The smallest float64 that rounds to infinity in float32.
 ROUNDS_TO_INFINITY = (2.0 - 2.0**-24) * 2.0**127
@@ -34,6 +34,8 @@ OF_OTHER_STAGES = {
 
 class DeviceLauncher(Launcher):
     """What all launches of a bucket read besides its tensors. Each backend adds its launches."""
+
+    square_unit = GRADIENT_UNIT
 
     def __init__(self, backend: Backend, bucket: Bucket, by_value: int = 0) -> None:
         super().__init__(backend, bucket)
@@ -61,9 +63,6 @@ class DeviceLauncher(Launcher):
     @abstractmethod
     def _run_squares(self, table: Tensor, sums: Tensor, stream: Any) -> None:
         """Launches it: an entry's sum is written at its place in `sums`."""
-
-    def square_counts(self) -> list[int]:
-        return [ceil_div(n, GRADIENT_UNIT) for n in self.bucket.gradient_sizes()]
 
     def square_sums(self, capturing: bool = False) -> Tensor:
         with tables.on_device(self.device):

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..rules.layout import CPU_RUN
 from . import devices
 from .bucket import Bucket, Member
 from .flat import FlatShard
@@ -45,6 +46,8 @@ class StepInputs(NamedTuple):
 class Launcher(ABC):
     """Runs the steps of one bucket, prepared by its backend. A step changes nothing if `found_inf`
     is not zero."""
+
+    square_unit = CPU_RUN  # the most elements of a part of `square_sums`
 
     # Only of a bucket whose sums are exchanged.
     sums: Tensor
@@ -85,7 +88,7 @@ class Launcher(ABC):
 
     def square_counts(self) -> list[int]:
         """How many parts each member has in `square_sums`. It depends on the sizes alone."""
-        raise NotImplementedError
+        return [-(-n // self.square_unit) for n in self.bucket.gradient_sizes()]
 
     # The stages of a bucket whose sums are exchanged. Other buckets have only `launch`.
 
