@@ -235,7 +235,7 @@ class FusedOptimizer(ClippedOptimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this class or of its peer. States keep the dtype they were saved
-        in, unless the optimizer widens them."""
+        in, unless `state_dtype` names one or the optimizer widens them."""
         load_keeping_dtypes(self, super().load_state_dict, state_dict, self._dtype_after_loading)
         keep_own_pieces(self, self.reduced)
         self._plan = None
