@@ -52,8 +52,15 @@ void require(int64_t table) {
   if (table == 0) throw std::invalid_argument("no step can be taken under torch's FakeTensorMode");
 }
 
+void require_code(int64_t dtype, size_t known) {
+  if (dtype < 0 || dtype >= int64_t(known))
+    throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
+                                std::to_string(dtype));
+}
+
 // Checks all numbers here, because the walkers do not.
-void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtypes, int64_t fields) {
+void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtypes,
+                   const std::vector<int64_t>& companions, int64_t fields) {
   auto refuse = [](const std::string& what, int64_t found, int64_t expected) {
     throw std::invalid_argument(what + " is " + std::to_string(found) + ", expected " +
                                 std::to_string(expected));
@@ -73,27 +80,36 @@ void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtype
   const std::string of_rule = std::string(" of a tensor of ") + facts.name;
   if (slots > kMaxSlots) refuse("the number of slots" + of_rule, slots, kMaxSlots);
   if (int64_t(dtypes.size()) != slots) refuse("the number of dtypes" + of_rule, dtypes.size(), slots);
-  if (fields != slots + sizes) refuse("the length of a table's row" + of_rule, fields, slots + sizes);
-  for (int64_t dtype : dtypes)
-    if (dtype < 0 || dtype >= int64_t(std::size(kItemBytes)))
-      throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
-                                  std::to_string(dtype));
+  for (int64_t dtype : dtypes) require_code(dtype, std::size(kItemBytes));
+  if (companions.size() != dtypes.size())
+    refuse("the number of companions" + of_rule, companions.size(), dtypes.size());
+  int64_t tensors = slots;
+  for (size_t k = 0; k < dtypes.size(); ++k) tensors += kCompanionBytes[dtypes[k]] > 0;
+  if (fields != tensors + sizes)
+    refuse("the length of a table's row" + of_rule, fields, tensors + sizes);
+  for (size_t k = 0; k < dtypes.size(); ++k)
+    if ((kCompanionBytes[dtypes[k]] > 0) != (companions[k] >= slots && companions[k] < tensors))
+      throw std::invalid_argument("the companion of slot " + std::to_string(k) + of_rule +
+                                  " cannot be at place " + std::to_string(companions[k]));
 }
 
 // A launch with its work list and scratch. The caller owns the table, which outlives the bucket.
 class Bucket {
  public:
-  Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes, int64_t table,
-         int64_t tensors, int64_t fields, int64_t sums, int64_t sums_of, int64_t of_tensors,
-         bool split_columns, bool flat) {
+  Bucket(int64_t rule, bool in_float64, bool vectors, const std::vector<int64_t>& dtypes,
+         const std::vector<int64_t>& companions, int64_t table, int64_t tensors, int64_t fields,
+         int64_t noise, int64_t sums, int64_t sums_of, int64_t of_tensors, bool split_columns,
+         bool flat) {
     require(table);
-    require_known(rule, vectors, dtypes, fields);
+    require_known(rule, vectors, dtypes, companions, fields);
     launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
     launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.exchange = {reinterpret_cast<double*>(sums), reinterpret_cast<const int64_t*>(sums_of),
                         reinterpret_cast<OfTensor*>(of_tensors), split_columns, flat};
     std::copy(dtypes.begin(), dtypes.end(), launch_.dtypes);
+    std::copy(companions.begin(), companions.end(), launch_.companions);
+    launch_.noise = reinterpret_cast<const int64_t*>(noise);
     work_ = !kRules[rule].factored ? elementwise_work(launch_, tensors)
             : flat                 ? flat_work(launch_, tensors)
             : sums != 0            ? exchanged_work(launch_, tensors)
@@ -188,9 +204,7 @@ class Squares {
   Squares(int64_t dtype, int64_t table, int64_t fields, std::vector<int64_t> elements)
       : elements_(std::move(elements)) {
     require(table);
-    if (dtype < 0 || dtype >= int64_t(std::size(kItemBytes)))
-      throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
-                                  std::to_string(dtype));
+    require_code(dtype, kFloat64 + 1);
     walk_ = kLevels[active_level].find_squares(dtype);
     launch_.table = reinterpret_cast<const int64_t*>(table);
     launch_.fields = fields;
@@ -257,12 +271,12 @@ PYBIND11_MODULE(_native, module) {
   });
   module.def("has_pool", &has_pool);
   py::class_<Bucket>(module, "Bucket")
-      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, int64_t, int64_t, int64_t,
-                    int64_t, int64_t, int64_t, bool, bool>(),
+      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, const std::vector<int64_t>&,
+                    int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>(),
            py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
-           py::arg("table"), py::arg("tensors"), py::arg("fields"), py::arg("sums") = 0,
-           py::arg("sums_of") = 0, py::arg("of_tensors") = 0, py::arg("split_columns") = false,
-           py::arg("flat") = false)
+           py::arg("companions"), py::arg("table"), py::arg("tensors"), py::arg("fields"),
+           py::arg("noise") = 0, py::arg("sums") = 0, py::arg("sums_of") = 0,
+           py::arg("of_tensors") = 0, py::arg("split_columns") = false, py::arg("flat") = false)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);

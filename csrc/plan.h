@@ -5,7 +5,7 @@
 
 namespace fusedstep {
 
-constexpr int kMaxSlots = 6;
+constexpr int kMaxSlots = 6;  // of a rule, without companions
 
 // What an exchange needs of each tensor: OF_TENSOR of python/fusedstep/plan/launcher.py.
 struct OfTensor {
@@ -25,21 +25,25 @@ struct Exchange {
   int64_t flat = 0;           // 1: runs of matrices, whose sizes in the table are those of the whole
 };
 
-// One bucket of tensors that share a rule, a device and all dtypes.
+// One bucket of tensors that share a rule, a device and how all slots are stored.
 //
-// `table` has a row of `fields` numbers per tensor: the addresses of its slots, then its sizes.
+// `table` has a row of `fields` numbers per tensor: the addresses of its slots and of their companions
+// (python/fusedstep/plan/storage.py), then its sizes.
 //   elementwise   p g states...            | elements
 //   matrices      p g row col states...    | address of rms(p) or 0, batch, rows, columns
 //   vectors       p g v states...          | address of rms(p) or 0, elements
 // If the address of g is 0, there is no gradient: the tensor is neither read nor written.
-// `scalars` has rows of `row_length` float64 numbers: the gradient's sign, then the rule's scalars.
+// `scalars` has rows of `row_length` float64 numbers: the gradient's sign, the rule's scalars, and the
+// number of the step.
 // `entries` are triples (kind of work, tensor, index). A thread takes a run of entries at once. A
 // round is a range of runs; they may run in any order, after all runs of the round before.
 struct LaunchArgs {
   int64_t rule = 0;
   int64_t in_float64 = 0;  // 1: compute in float64, 0: in float32
   int64_t vectors = 0;
-  int64_t dtypes[kMaxSlots] = {};
+  int64_t dtypes[kMaxSlots] = {};      // codes of storage: rules/layout.h
+  int64_t companions[kMaxSlots] = {};  // where a slot's companion is in a row of the table, or 0
+  const int64_t* noise = nullptr;      // a NoiseRow for each tensor, if some slot is rounded by noise
   const int64_t* table = nullptr;
   int64_t fields = 0;
   const int64_t* scalar_row_of = nullptr;

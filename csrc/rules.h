@@ -80,6 +80,7 @@ template <class T>
 struct RuleOf<kAccumulate, T> {
   using type = Accumulate<T>;
   using dtypes = DtypesList<Dtypes<kFloat32, kFloat32, kFloat32>, Dtypes<kFloat32, kBfloat16, kFloat32>>;
+  using stored = DtypesList<>;
   static constexpr int kStates = 0;
 };
 
@@ -87,6 +88,7 @@ template <class T>
 struct RuleOf<kAdamw, T> {
   using type = Adamw<T>;
   using dtypes = Usual;
+  using stored = DtypesList<Dtypes<kNoisyBfloat16, kBfloat16, kNoisyBfloat16>, Dtypes<kNoisyBfloat16, kBfloat16, kFloat32>, Dtypes<kRest16, kBfloat16, kBfloat16>, Dtypes<kRest16, kBfloat16, kFloat32>, Dtypes<kRest8, kBfloat16, kBfloat16>>;
   static constexpr int kStates = 2;
 };
 
@@ -94,6 +96,7 @@ template <class T>
 struct RuleOf<kAdamwAmsgrad, T> {
   using type = AdamwAmsgrad<T>;
   using dtypes = Usual;
+  using stored = DtypesList<>;
   static constexpr int kStates = 3;
 };
 
@@ -101,6 +104,7 @@ template <class T>
 struct RuleOf<kAdamwDecayLast, T> {
   using type = AdamwDecayLast<T>;
   using dtypes = Usual;
+  using stored = DtypesList<>;
   static constexpr int kStates = 2;
 };
 

@@ -39,6 +39,22 @@ FUSEDSTEP_INLINE Rule<Lanes<T>> on_lanes(const Rule<T>& rule) {
   return wide;
 }
 
+// The slot of a tensor, by its row of the table.
+inline Stored stored_at(const LaunchArgs& launch, const int64_t* row, int slot) {
+  const int64_t companion = launch.companions[slot];
+  return {launch.dtypes[slot], reinterpret_cast<char*>(row[slot]),
+          companion == 0 ? nullptr : reinterpret_cast<char*>(row[companion])};
+}
+
+// What the noise of a tensor's step depends on.
+inline const NoiseRow& noise_row_of(const LaunchArgs& launch, int64_t tensor) {
+  return reinterpret_cast<const NoiseRow*>(launch.noise)[tensor];
+}
+inline NoiseKeys noise_keys(const LaunchArgs& launch, int64_t tensor) {
+  const double* row = launch.scalars + launch.scalar_row_of[tensor] * launch.row_length;
+  return NoiseKeys(noise_row_of(launch, tensor).key, row[launch.row_length - 1]);
+}
+
 template <class T>
 T gradient_scale(const LaunchArgs& launch, int64_t tensor) {
   return T(launch.grad_scale) * T(launch.scalars[launch.scalar_row_of[tensor] * launch.row_length]);
@@ -48,6 +64,10 @@ T gradient_scale(const LaunchArgs& launch, int64_t tensor) {
 template <int64_t bytes, class... At>
 FUSEDSTEP_INLINE void fetch_ahead(const At*... at) {
   (__builtin_prefetch(reinterpret_cast<const char*>(at) + bytes), ...);
+}
+template <int64_t bytes, class S>
+FUSEDSTEP_INLINE void fetch_ahead(const Beside<S>& at) {
+  fetch_ahead<bytes>(at.at, at.companion);
 }
 
 // Some numbers of one tensor: the parameter, the gradient and the states of a rule.
@@ -61,7 +81,15 @@ struct ElementwiseRun {
   T scale;  // of the gradient, with its sign
   Place place;
   int64_t n;
-  std::array<char*, 2 + kStates> at;  // in the order of the slots
+  std::array<Stored, 2 + kStates> slot;
+
+  // Some numbers of these.
+  FUSEDSTEP_INLINE ElementwiseRun part(int64_t first, int64_t count) const {
+    ElementwiseRun own = *this;
+    own.n = count;
+    for (Stored& one : own.slot) one = one.from(first);
+    return own;
+  }
 
   // Updates numbers of known storage types.
   template <class P, class G, class S>
@@ -72,83 +100,103 @@ struct ElementwiseRun {
   void update(std::index_sequence<K...>) const {
     const auto wide = on_lanes(rule);
     const Lanes<T> g_scale(scale);
-    P* p = reinterpret_cast<P*>(at[0]);
-    const G* g = reinterpret_cast<const G*>(at[1]);
-    [[maybe_unused]] const std::array<S*, kStates> state = {reinterpret_cast<S*>(at[2 + K])...};
+    const Cursor<P> p = cursor<P>(slot[0]);
+    const G* g = cursor<G>(slot[1]);
+    [[maybe_unused]] const std::array<S*, kStates> state = {cursor<S>(slot[2 + K])...};
     by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
       // The hardware does not run far enough ahead of a loop that converts numbers: on an AMD EPYC
       // this takes a fifth off bfloat16 AdamW in memory (2026-11-26).
-      if constexpr (sizeof(P) < sizeof(T)) fetch_ahead<512>(p + i, g + i, state[K] + i...);
+      if constexpr (sizeof(P) < sizeof(T)) fetch_ahead<512>(p + i), fetch_ahead<512>(g + i, state[K] + i...);
       Lanes<T> x = widen<T>(p + i, count), s[] = {x, widen<T>(state[K] + i, count)...};
       wide.update(x, widen<T>(g + i, count) * g_scale, s[1 + K]...);
       // The parameter is known last, so what waits for it comes last.
-      (narrow(state[K] + i, s[1 + K], count, place.plus(i)), ...);
-      narrow(p + i, x, count, place.plus(i));
+      const Place here = place.plus(i);
+      (narrow(state[K] + i, s[1 + K], count, here.of(2 + K)), ...);
+      narrow(p + i, x, count, here.of(0));
     });
   }
 };
 
 // Numbers of other storage types are converted in buffers. These stay in the first-level cache, and
 // are so short that the processor converts some numbers while it divides others.
-constexpr int64_t kBuffered = 128;
+constexpr int64_t kBuffered = kScaledBlock;
 
 template <int rule_id, class T>
-void update_in_buffers(ElementwiseRun<rule_id, T> run, const int64_t* dtypes) {
+void update_in_buffers(const ElementwiseRun<rule_id, T>& run) {
   constexpr int kSlots = ElementwiseRun<rule_id, T>::kStates + 2;
   alignas(64) T buffer[kSlots][kBuffered];
-  const std::array<char*, kSlots> first = run.at;
-  const int64_t begin = run.place.index, end = run.n;
-  for (int64_t i = 0; i < end; i += kBuffered) {
-    run.n = std::min(kBuffered, end - i);
-    run.place.index = begin + i;
-    for (int k = 0; k < kSlots; ++k) {
-      char* from = first[k] + i * item_bytes(dtypes[k]);
-      run.at[k] = reinterpret_cast<char*>(load(dtypes[k], from, run.n, buffer[k]));
-    }
-    run.template update<T, T, T>();
+  for (int64_t i = 0; i < run.n; i += kBuffered) {
+    const auto stored = run.part(i, std::min(kBuffered, run.n - i));
+    auto loaded = stored;
+    for (int k = 0; k < kSlots; ++k)
+      loaded.slot[k] = {0, reinterpret_cast<char*>(load(stored.slot[k], stored.n, buffer[k])), nullptr};
+    loaded.template update<T, T, T>();
     for (int k = 0; k < kSlots; ++k)
       if (k != ElementwiseRow::kG)
-        store(dtypes[k], first[k] + i * item_bytes(dtypes[k]), run.n, reinterpret_cast<T*>(run.at[k]),
-              run.place);
+        store(stored.slot[k], stored.n, reinterpret_cast<T*>(loaded.slot[k].at),
+              run.place.plus(i).of(k));
   }
 }
 
-// Updates a run if its dtypes are the listed ones. If all are bfloat16, their order does not matter.
+// Updates a run if its slots are stored in the listed ways. If all have 16 bits, the order of numbers
+// does not matter.
 template <int P, int G, int S, class Run>
-bool update_if_stored_as(Dtypes<P, G, S>, const Run& run, const int64_t* dtypes) {
-  bool same = dtypes[0] == P && dtypes[1] == G;
-  for (int k = 0; k < Run::kStates; ++k) same &= dtypes[2 + k] == S;
+bool update_if_stored_as(Dtypes<P, G, S>, const Run& run) {
+  bool same = run.slot[0].code == P && run.slot[1].code == G;
+  for (int k = 0; k < Run::kStates; ++k) same &= run.slot[2 + k].code == S;
   if (!same) return false;
-  constexpr bool pairs = P == kBfloat16 && G == P && S == P && Lanes<float>::kParts > 1;
+  using Parameter = AnyOrder<StorageOf<P>>;
+  using State = AnyOrder<StorageOf<S>>;
+  constexpr bool pairs = kInPairs<Parameter> && G == kBfloat16 && kInPairs<State>;
   if constexpr (pairs)
-    run.template update<Bfloat16Pairs, Bfloat16Pairs, Bfloat16Pairs>();
+    run.template update<Parameter, AnyOrder<Bfloat16>, State>();
   else
     run.template update<StorageOf<P>, StorageOf<G>, StorageOf<S>>();
   return true;
 }
 
-// Of the dtypes that GPUs have kernels for, and of float16 alone.
 template <class... Listed, class Run>
-bool update_if_listed(DtypesList<Listed...>, const Run& run, const int64_t* dtypes) {
-  return (update_if_stored_as(Listed(), run, dtypes) || ...) ||
-         update_if_stored_as(Dtypes<kFloat16, kFloat16, kFloat16>(), run, dtypes);
+bool update_if_listed(DtypesList<Listed...>, const Run& run) {
+  return (update_if_stored_as(Listed(), run) || ...);
+}
+
+// What GPUs have kernels for, and float16 alone.
+using Float16Alone = DtypesList<Dtypes<kFloat16, kFloat16, kFloat16>>;
+
+template <int rule_id, class T>
+void update_run(const ElementwiseRun<rule_id, T>& run) {
+  using Rule = RuleOf<rule_id, T>;
+  if constexpr (std::is_same_v<T, float>)
+    if (update_if_listed(typename Rule::dtypes(), run) ||
+        update_if_listed(typename Rule::stored(), run) || update_if_listed(Float16Alone(), run))
+      return;
+  update_in_buffers(run);
 }
 
 template <int rule_id, class T>
 void walk_elementwise(const LaunchArgs& launch, const Entry& entry, char*) {
   using Run = ElementwiseRun<rule_id, T>;
   const int64_t* tensor = launch.table + entry.tensor * launch.fields;
-  const int64_t elements = tensor[ElementwiseRow::kStates + Run::kStates];
+  const int64_t elements = tensor[elementwise_slots(launch.fields) + ElementwiseRow::kElements];
   Run run{rule_of<typename Run::Rule, T>(launch, entry.tensor),
           gradient_scale<T>(launch, entry.tensor),
-          {entry.tensor, entry.index},
+          {},
           std::min<int64_t>(kCpuRun, elements - entry.index),
           {}};
-  for (size_t k = 0; k < run.at.size(); ++k)
-    run.at[k] = reinterpret_cast<char*>(tensor[k]) + entry.index * item_bytes(launch.dtypes[k]);
-  if constexpr (std::is_same_v<T, float>)
-    if (update_if_listed(typename RuleOf<rule_id, T>::dtypes(), run, launch.dtypes)) return;
-  update_in_buffers(run, launch.dtypes);
+  for (size_t k = 0; k < run.slot.size(); ++k)
+    run.slot[k] = stored_at(launch, tensor, int(k)).from(entry.index);
+  if (launch.noise == nullptr) return update_run(run);
+
+  // Noise needs numbers that lie one after another in the whole tensor.
+  const NoiseRow& noise = noise_row_of(launch, entry.tensor);
+  const NoiseKeys keys = noise_keys(launch, entry.tensor);
+  for (int64_t i = 0, count; i < run.n; i += count) {
+    const int64_t here = entry.index + i;
+    count = std::min(run.n - i, noise.cols - here % noise.cols);
+    Run part = run.part(i, count);
+    part.place = {keys, whole_place(noise, here)};
+    update_run(part);
+  }
 }
 
 }  // namespace

@@ -102,7 +102,7 @@ struct ExchangedMatrix : MatrixTensor<T, Momentum> {
     sum_columns(x, partial, column, s, s + cut.cols);
   }
   void pack_rows(const Matrix<T>& x, int64_t b) const {
-    sums_of(b)[2 * cut.cols] = stored_sum<T>(x.dtypes[MatrixRow::kRow], x.row, x.rows);
+    sums_of(b)[2 * cut.cols] = stored_sum<T>(x.row, x.rows);
   }
 
   // Some tiles of columns of a matrix in blocks.

@@ -21,14 +21,24 @@ struct FactoredTensor {
   double* rms;  // where to store rms(p) as a T, or null
   int64_t elements;
 
-  FactoredTensor(const LaunchArgs& launch, int64_t t, int slots)
+  NoiseKeys keys;
+
+  FactoredTensor(const LaunchArgs& launch, int64_t t)
       : launch(launch),
         number(t),
         tensor(launch.table + t * launch.fields),
         rule(rule_of<Adafactor<T>, T>(launch, t)),
         tensor_rule(rule_of<Adafactor<double>, double>(launch, t)),
         grad_scale(gradient_scale<T>(launch, t)),
-        rms(reinterpret_cast<double*>(tensor[slots])) {}
+        rms(reinterpret_cast<double*>(size(MatrixRow::kRms))) {
+    static_assert(MatrixRow::kRms == VectorRow::kRms);
+    if (launch.noise != nullptr) keys = noise_keys(launch, t);
+  }
+
+  int64_t size(int place) const {
+    return tensor[factored_slots(launch.fields, launch.vectors) + place];
+  }
+  Stored slot(int k) const { return stored_at(launch, tensor, k); }
 
   bool scaled() const { return tensor_rule.scaled > 0.0; }
   bool wants_p2() const { return scaled() || rms != nullptr; }
@@ -57,10 +67,9 @@ void walk_factored(const LaunchArgs& launch, const Entry& entry, char* thread_sc
       double p, u, step[2];
       tensor.read_piece(0, p, u);
       tensor.make_step(p, u, step);
-      const char* next = nullptr;
-      if ((&entry)[1].kind == kWhole && (&entry)[1].tensor == entry.tensor + 1)
-        next = reinterpret_cast<const char*>(tensor.tensor[launch.fields + MatrixRow::kG]);
-      tensor.update_piece(0, step, p, next);
+      const bool has_next = (&entry)[1].kind == kWhole && (&entry)[1].tensor == entry.tensor + 1;
+      const Stored next = stored_at(launch, tensor.tensor + has_next * launch.fields, MatrixRow::kG);
+      tensor.update_piece(0, step, p, has_next ? &next : nullptr);
       return tensor.store_rms(p);
     }
     case kStatistics:

@@ -32,24 +32,24 @@ void add_squares(const Matrix<T>& x, double* rows, T* columns) {
 
 // New moments of n whole rows or columns, from the sums of their `count` squares each.
 template <class T, class Rule>
-void update_moments(const Rule& rule, Dtype dtype, char* moments, int64_t n, const double* sums,
-                    double count, const Place& place) {
+void update_moments(const Rule& rule, const Stored& moments, int64_t n, const double* sums,
+                    double count) {
   for (int64_t i = 0; i < n; i += kTile) {
     const int64_t width = std::min<int64_t>(kTile, n - i);
-    char* at = moments + i * item_bytes(dtype);
+    const Stored at = moments.from(i);
     T buffer[kTile];
-    T* moment = load(dtype, at, width, buffer);
+    T* moment = load(at, width, buffer);
     FUSEDSTEP_INDEPENDENT
     for (int64_t k = 0; k < width; ++k)
       moment[k] = rule.second_moment(moment[k], T(sums[i + k] / count));
-    round_to_storage(dtype, at, width, moment, place.plus(i));
+    round_to_storage(at, width, moment);
   }
 }
 
 template <class T, bool Momentum>
 struct FlatMatrix : MatrixTensor<T, Momentum> {
   using Base = MatrixTensor<T, Momentum>;
-  using Base::cut, Base::launch, Base::rule, Base::sums, Base::tensor, Base::factor;
+  using Base::cut, Base::launch, Base::rule, Base::sums, Base::slot, Base::factor;
   OfTensor& whole;
   const FlatRun run;
   double* first;  // the tensor's first sum
@@ -103,15 +103,13 @@ struct FlatMatrix : MatrixTensor<T, Momentum> {
 
   // `row` counts through the whole tensor.
   Matrix<T> part(int64_t b, int64_t row, int64_t column, int64_t rows, int64_t cols) const {
-    auto at = [&](int slot, int64_t element) {
-      return reinterpret_cast<char*>(tensor[slot]) + element * item_bytes(launch.dtypes[slot]);
-    };
     const int64_t from = row * cut.cols + column - run.start;
     Matrix<T> x = Base::matrix(b);
     x.rows = rows, x.cols = cols;
-    x.p = at(MatrixRow::kP, from), x.g = at(MatrixRow::kG, from);
-    x.row = at(MatrixRow::kRow, row), x.col = x.col_at(column);
-    if (Momentum) x.m = at(MatrixRow::kMomentum, from);
+    x.p = slot(MatrixRow::kP).from(from), x.g = slot(MatrixRow::kG).from(from);
+    x.row = slot(MatrixRow::kRow).from(row), x.col = x.col.from(column);
+    if (Momentum) x.m = slot(MatrixRow::kMomentum).from(from);
+    x.first = from;
     return x;
   }
 
@@ -148,8 +146,7 @@ struct FlatMatrix : MatrixTensor<T, Momentum> {
   void row_moments(int64_t piece) const {
     for_blocks(piece, [&](int64_t b, int64_t begin, int64_t end) {
       const Matrix<T> x = Base::matrix(b);
-      update_moments<T>(rule, x.dtypes[MatrixRow::kRow], x.row_at(begin), end - begin,
-                        row_sums(b) + begin, whole.cols, x.row_place(begin));
+      update_moments<T>(rule, x.row.from(begin), end - begin, row_sums(b) + begin, whole.cols);
     });
   }
   void column_moments(int64_t index) const {
@@ -164,8 +161,7 @@ struct FlatMatrix : MatrixTensor<T, Momentum> {
   }
   void column_moments(int64_t b, int64_t begin, int64_t end) const {
     const Matrix<T> x = Base::matrix(b);
-    update_moments<T>(rule, x.dtypes[MatrixRow::kCol], x.col_at(begin), end - begin,
-                      column_sums(b) + begin, whole.rows, x.col_place(begin));
+    update_moments<T>(rule, x.col.from(begin), end - begin, column_sums(b) + begin, whole.rows);
   }
 
   // Calls `function(x, mean)` for the parts of a piece that are here.

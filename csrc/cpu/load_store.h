@@ -2,7 +2,8 @@
 // runs through a buffer, for loops that take any mix of dtypes (`load`, `store`).
 #pragma once
 
-#include "storage.h"
+#include "blocks.h"
+#include "masters.h"
 
 namespace fusedstep {
 namespace {
@@ -37,28 +38,55 @@ FUSEDSTEP_INLINE void copy_first(S* to, const S* from, int64_t n) {
   copy_blocks<kLanes / 2>(to, from, n);
 }
 
+// Calls `function` with a cursor on arrays of kLanes numbers, of which the first n are those at `from`.
+template <class S, class Function>
+FUSEDSTEP_INLINE auto with_copy(const S* from, int64_t n, Function&& function) {
+  S whole[kLanes] = {};
+  if (from != nullptr) copy_first(whole, from, n);
+  return function(static_cast<S*>(whole));
+}
+template <class S, class Function>
+FUSEDSTEP_INLINE auto with_copy(const Beside<S>& from, int64_t n, Function&& function) {
+  return with_copy(from.at, n, [&](uint16_t* at) FUSEDSTEP_LAMBDA {
+    return with_copy(from.companion, n, [&](auto* companion) FUSEDSTEP_LAMBDA {
+      return function(Beside<S>{at, companion});
+    });
+  });
+}
+
+template <class S>
+FUSEDSTEP_INLINE void copy_first(const Beside<S>& to, const Beside<S>& from, int64_t n) {
+  copy_first(to.at, from.at, n);
+  copy_first(to.companion, from.companion, n);
+}
+
+template <class S>
+Storage<S> storage_at(const S*);
+template <class S>
+Storage<S> storage_at(const Beside<S>&);
+// The conversions of what a cursor points to.
+template <class At>
+using StorageAt = decltype(storage_at(std::declval<At>()));
+
 // n stored numbers. The lanes after them are zeros, which change no sum.
-template <class T, class S, class N = All>
-FUSEDSTEP_INLINE Lanes<T> widen(const S* from, N n = kAll) {
-  if constexpr (std::is_same_v<N, All>) {
-    return Storage<S>::template widen<T>(from);
-  } else {
-    S whole[kLanes] = {};
-    copy_first(whole, from, n);
-    return Storage<S>::template widen<T>(whole);
-  }
+template <class T, class At, class N = All>
+FUSEDSTEP_INLINE Lanes<T> widen(const At& from, N n = kAll) {
+  if constexpr (std::is_same_v<N, All>)
+    return StorageAt<At>::template widen<T>(from);
+  else
+    return with_copy(from, n, [&](const auto& whole) FUSEDSTEP_LAMBDA { return widen<T>(whole); });
 }
 
 // Stores the first n numbers of x, rounded.
-template <class Rounding = NearestEven, class T, class S, class N>
-FUSEDSTEP_INLINE void narrow(S* to, const Lanes<T>& x, N n, const Place& place) {
-  if constexpr (std::is_same_v<N, All>) {
-    Storage<S>::template narrow<Rounding>(to, x, place);
-  } else {
-    S whole[kLanes];
-    Storage<S>::template narrow<Rounding>(whole, x, place);
-    copy_first(to, whole, n);
-  }
+template <class T, class At, class N>
+FUSEDSTEP_INLINE void narrow(const At& to, const Lanes<T>& x, N n, const Place& place) {
+  if constexpr (std::is_same_v<N, All>)
+    StorageAt<At>::narrow(to, x, place);
+  else
+    with_copy(At(), 0, [&](const auto& whole) FUSEDSTEP_LAMBDA {
+      narrow(whole, x, kAll, place);
+      copy_first(to, whole, n);
+    });
 }
 
 // x with zeros in the lanes after the first n.
@@ -79,49 +107,45 @@ FUSEDSTEP_INLINE void by_lanes(int64_t n, Function&& function) {
 }
 
 template <class T>
-__attribute__((noinline)) void load_copy(Dtype dtype, const char* from, int64_t n, T* to) {
-  with_storage(dtype, [&](auto* type) FUSEDSTEP_LAMBDA {
-    const auto* stored = reinterpret_cast<decltype(type)>(from);
+__attribute__((noinline)) void load_copy(const Stored& from, int64_t n, T* to) {
+  if (from.code >= kRootedInt8) return load_blocks(from, n, to);
+  with_any_storage(from.code, [&](auto* type) FUSEDSTEP_LAMBDA {
+    const auto stored = cursor<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>(from);
     by_lanes(n, [&](int64_t i, auto count)
                     FUSEDSTEP_LAMBDA { narrow(to + i, widen<T>(stored + i, count), count, Place{}); });
   });
 }
 
-template <class Rounding, class T>
-__attribute__((noinline)) void store_copy(Dtype dtype, char* to, int64_t n, const T* x,
-                                          const Place& place) {
-  with_storage(dtype, [&](auto* type) FUSEDSTEP_LAMBDA {
-    auto* stored = reinterpret_cast<std::remove_const_t<std::remove_pointer_t<decltype(type)>>*>(to);
+template <class T>
+__attribute__((noinline)) void store_copy(const Stored& to, int64_t n, const T* x, const Place& place) {
+  if (to.code >= kRootedInt8) return store_blocks(to, n, x);
+  with_any_storage(to.code, [&](auto* type) FUSEDSTEP_LAMBDA {
+    const auto stored = cursor<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>(to);
     by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
-      narrow<Rounding>(stored + i, widen<T>(x + i, count), count, place.plus(i));
+      narrow(stored + i, widen<T>(x + i, count), count, place.plus(i));
     });
   });
 }
 
 // The n numbers at `from`: in place if they have the compute type, else in `buffer`.
 template <class T>
-FUSEDSTEP_INLINE const T* load(Dtype dtype, const char* from, int64_t n, T* buffer) {
-  if (dtype == dtype_of<T>()) return reinterpret_cast<const T*>(from);
-  load_copy(dtype, from, n, buffer);
+FUSEDSTEP_INLINE T* load(const Stored& from, int64_t n, T* buffer) {
+  if (from.code == dtype_of<T>()) return reinterpret_cast<T*>(from.at);
+  load_copy(from, n, buffer);
   return buffer;
 }
 
-template <class T>
-FUSEDSTEP_INLINE T* load(Dtype dtype, char* from, int64_t n, T* buffer) {
-  return const_cast<T*>(load(dtype, static_cast<const char*>(from), n, buffer));
-}
-
 // Rounds `x`, which came from `load`, and stores it back in the tensor.
-template <class Rounding = NearestEven, class T>
-FUSEDSTEP_INLINE void store(Dtype dtype, char* to, int64_t n, const T* x, const Place& place) {
-  if (reinterpret_cast<const char*>(x) != to) store_copy<Rounding>(dtype, to, n, x, place);
+template <class T>
+FUSEDSTEP_INLINE void store(const Stored& to, int64_t n, const T* x, const Place& place) {
+  if (reinterpret_cast<const char*>(x) != to.at) store_copy(to, n, x, place);
 }
 
 // Stores `x` and rounds it to the stored value: a step uses factored moments as they are stored.
 template <class T>
-FUSEDSTEP_INLINE void round_to_storage(Dtype dtype, char* to, int64_t n, T* x, const Place& place) {
-  store(dtype, to, n, x, place);
-  if (dtype != dtype_of<T>()) load_copy(dtype, to, n, x);
+FUSEDSTEP_INLINE void round_to_storage(const Stored& to, int64_t n, T* x) {
+  store(to, n, x, Place{});
+  if (to.code != dtype_of<T>()) load_copy(to, n, x);
 }
 
 }  // namespace

@@ -10,55 +10,53 @@
 namespace fusedstep {
 namespace {
 
-// One matrix of a tensor: addresses, dtypes and sizes.
+// One matrix of a tensor: how and where its slots are stored, and its sizes.
 template <class T>
 struct Matrix {
-  const int64_t* dtypes;  // of p, g, row, col, m
-  char *p, *row, *col, *m;
-  const char* g;
+  Stored p, g, row, col, m;
   int64_t rows, cols;
   T grad_scale;
   bool at_once;    // the update directly follows read 1
-  int64_t tensor;  // in the launch
   int64_t number;  // of the matrix in its tensor
   T* converted;    // room for a group of the gradient's rows
   // Only if columns are split: the sums along whole rows, and how many columns those have.
   const double* row_sums;
   double whole_cols;
+  // Only if something is rounded by noise. `first` is the matrix's first element in the tensor here.
+  const NoiseRow* noise;
+  NoiseKeys keys;
+  int64_t first;
 
-  char* row_at(int64_t i) const { return row + i * item_bytes(dtypes[2]); }
-  char* col_at(int64_t j) const { return col + j * item_bytes(dtypes[3]); }
-  int64_t offset(int slot, int64_t i, int64_t j) const {
-    return (i * cols + j) * item_bytes(dtypes[slot]);
+  int64_t element(int64_t i, int64_t j = 0) const { return i * cols + j; }
+  Place row_place(int64_t i) const {
+    if (noise == nullptr) return {};
+    return {keys, whole_place(*noise, first + element(i))};
   }
-  Place place(int64_t i, int64_t j) const { return {tensor, (number * rows + i) * cols + j}; }
-  Place row_place(int64_t i) const { return {tensor, number * rows + i}; }
-  Place col_place(int64_t j) const { return {tensor, number * cols + j}; }
 };
 
 // Up to kGroup rows in storage type S. `Scaled` is false if the scale is 1.
 template <class T, class S, bool Scaled = true>
 struct RowGroup {
-  const S* first;
+  Cursor<S> first;
   int64_t stride;  // from row to row
   int count;
   T scale;
 
-  RowGroup(const char* first, int64_t stride, int64_t rows, T scale)
-      : first(reinterpret_cast<const S*>(first)),
+  RowGroup(Cursor<S> first, int64_t stride, int64_t rows, T scale)
+      : first(first),
         stride(stride),
         count(int(std::min<int64_t>(kGroup, rows))),
         scale(scale) {}
 
   template <class N>
   FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {
-    const Lanes<T> x = widen<T>(first + r * stride + j, n);
+    const Lanes<T> x = widen<T>(first + (r * stride + j), n);
     if constexpr (Scaled) return x * Lanes<T>(scale);
     return x;
   }
   // Part k of the kLanes numbers from column j on.
   FUSEDSTEP_INLINE typename Lanes<T>::Part part(int r, int64_t j, int k) const {
-    const auto x = Storage<S>::widen_one(first + r * stride + j, k);
+    const auto x = Storage<S>::widen_one(first + (r * stride + j), k);
     if constexpr (Scaled) return x * scale;
     return x;
   }
@@ -67,35 +65,33 @@ struct RowGroup {
 // Rows of the gradient, from row i on. If S is T, it may be stored in any dtype.
 template <class T, class S, bool Scaled = true>
 FUSEDSTEP_INLINE RowGroup<T, S, Scaled> gradient_rows(const Matrix<T>& x, int64_t i, int64_t end) {
-  RowGroup<T, S, Scaled> group(x.g + x.offset(MatrixRow::kG, i, 0), x.cols, end - i, x.grad_scale);
-  if constexpr (std::is_same_v<S, T>)
-    group.first = load(x.dtypes[MatrixRow::kG], reinterpret_cast<const char*>(group.first),
-                       group.count * x.cols, x.converted);
+  const Stored first = x.g.from(x.element(i));
+  RowGroup<T, S, Scaled> group(cursor<S>(first), x.cols, end - i, x.grad_scale);
+  if constexpr (std::is_same_v<S, T>) group.first = load(first, group.count * x.cols, x.converted);
   return group;
 }
 
-// Calls `function` with a null pointer of the gradient's storage type: that of the parameter, or T
-// for any other. More kinds of loops would take long to compile.
+// Calls `function` with a null pointer of the gradient's storage type: T if it was converted.
 template <class T, class Function>
 FUSEDSTEP_INLINE auto with_gradient_storage(const Matrix<T>& x, Function&& function) {
-  const Dtype own = x.dtypes[MatrixRow::kP];
-  if (x.dtypes[MatrixRow::kG] == own) return with_parameter_storage<T>(own, function);
+  if (x.converted == nullptr) return with_usual_storage<T>(x.g.code, function);
   return function(static_cast<const T*>(nullptr));
 }
 
 // Prefetches memory. The hardware follows neither eight rows nor a jump to the next small tensor.
-inline void fetch_lines(const char* from, int64_t bytes) {
-  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(from + k);
+inline void fetch_lines(const Stored& x, int64_t first, int64_t count) {
+  const char *from = x.from(first).at, *end = x.from(first + count).at;
+  for (; from < end; from += 64) __builtin_prefetch(from);
 }
 
 // Adds the parameter's squares, row by row, to the sum of their block or piece.
 template <class T>
 void add_parameter_squares(const Matrix<T>& x, int64_t begin, int64_t end, double& sum) {
-  with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* storage) {
+  with_parameter_storage<T>(x.p.code, [&](auto* storage) {
     using S = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>>;
     for (int64_t i = begin; i < end; ++i) {
       double total[1];
-      const RowGroup<T, S, false> row(x.p + x.offset(0, i, 0), x.cols, 1, T(1));
+      const RowGroup<T, S, false> row(cursor<S>(x.p.from(x.element(i))), x.cols, 1, T(1));
       row_square_sums<T, kInPairs<S>>(x.cols, 1, row, total);
       sum += total[0];
     }
@@ -137,11 +133,10 @@ __attribute__((noinline)) void add_edge(const RowGroup<T, S, Scaled>& group, con
   S block[kGroup][kLanes] = {};
   T s_sums[kLanes] = {}, h_sums[kLanes] = {};
   for (int r = 0; r < group.count; ++r) {
-    const S* row = group.first + r * group.stride + j;
+    const S* row = group.first + (r * group.stride + j);
     n < kLanes ? copy_first(block[r], row, n) : void(std::memcpy(block[r], row, sizeof(block[r])));
   }
-  const RowGroup<T, S, Scaled> copied(reinterpret_cast<const char*>(block), kLanes, kGroup,
-                                      group.scale);
+  const RowGroup<T, S, Scaled> copied(block[0], kLanes, kGroup, group.scale);
   add_columns(copied, inverse, 0, s_sums, h_sums);
   auto add = [&](T* to, const Lanes<T>& sums, auto count)
                  FUSEDSTEP_LAMBDA { narrow(to, widen<T>(to, count) + sums, count, Place{}); };
@@ -160,16 +155,16 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
   double smallest = INFINITY;
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S, Scaled> group = gradient_rows<T, S, Scaled>(x, i, end);
-    if (x.at_once) fetch_lines(x.p + x.offset(0, i, 0), x.offset(0, group.count, 0));
+    if (x.at_once) fetch_lines(x.p, x.element(i), x.element(group.count));
     double total[kGroup];
     if (x.row_sums == nullptr) row_square_sums<T, kInPairs<S>>(x.cols, group.count, group, total);
     const double* sums = x.row_sums == nullptr ? total : x.row_sums + i;
     const double cols = x.row_sums == nullptr ? double(x.cols) : x.whole_cols;
 
     T buffer[kGroup], inverse[kGroup] = {};
-    T* row = load(x.dtypes[2], x.row_at(i), group.count, buffer);
+    T* row = load(x.row.from(i), group.count, buffer);
     for (int r = 0; r < group.count; ++r) row[r] = rule.second_moment(row[r], T(sums[r] / cols));
-    round_to_storage(x.dtypes[2], x.row_at(i), group.count, row, x.row_place(i));
+    round_to_storage(x.row.from(i), group.count, row);
     for (int r = 0; r < group.count; ++r) {
       inverse[r] = rule.inverse(row[r]);
       if (row[r] < smallest) smallest = row[r];
@@ -229,7 +224,7 @@ void sum_rows(const Matrix<T>& x, int64_t begin, int64_t end, double* sums) {
 
 template <class T, class Rule>
 T mean_of_rows(const Rule& rule, const Matrix<T>& x) {
-  return rule.floored_mean(T(stored_sum<T>(x.dtypes[2], x.row, x.rows) / double(x.rows)));
+  return rule.floored_mean(T(stored_sum<T>(x.row, x.rows) / double(x.rows)));
 }
 
 // The smallest `row` of a matrix after read 1.
@@ -238,7 +233,7 @@ double least_row_of(const Matrix<T>& x) {
   T buffer[kTile], least = T(INFINITY);
   for (int64_t i = 0; i < x.rows; i += kTile) {
     const int64_t n = std::min<int64_t>(kTile, x.rows - i);
-    const T* row = load(x.dtypes[MatrixRow::kRow], x.row_at(i), n, buffer);
+    const T* row = load(x.row.from(i), n, buffer);
     for (int64_t k = 0; k < n; ++k) least = row[k] < least ? row[k] : least;
   }
   return double(least);
@@ -268,10 +263,10 @@ FUSEDSTEP_INLINE double finish_columns(const Rule& rule, const Matrix<T>& x, dou
                                        double& smallest) {
   const int64_t width = std::min<int64_t>(kTile, x.cols - column);
   T buffer[kTile], u2[kTile];
-  T* col = load(x.dtypes[3], x.col_at(column), width, buffer);
+  T* col = load(x.col.from(column), width, buffer);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) col[j] = rule.second_moment(col[j], T(s[j] / rows));
-  round_to_storage(x.dtypes[3], x.col_at(column), width, col, x.col_place(column));
+  round_to_storage(x.col.from(column), width, col);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < width; ++j) u2[j] = rule.col_sum_u2(T(h[j]), col[j], mean);
   T least = T(INFINITY);

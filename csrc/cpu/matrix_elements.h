@@ -14,7 +14,7 @@ namespace {
 // the last if they are fewer than kLanes.
 template <class S, class T, class Rule>
 void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
-  const T* col = load(x.dtypes[3], x.col, x.cols, factor);
+  const T* col = load(x.col, x.cols, factor);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < x.cols; ++j) factor[j] = rule.col_factor(col[j]);
   if constexpr (kInPairs<S>)
@@ -28,7 +28,7 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
                                  T (&factor)[kGroup]) {
   const int count = int(std::min<int64_t>(kGroup, end - i));
   T buffer[kGroup], row[kGroup] = {};
-  const T* stored = load(x.dtypes[2], x.row_at(i), count, buffer);
+  const T* stored = load(x.row.from(i), count, buffer);
   for (int r = 0; r < count; ++r) row[r] = stored[r];
   for (int r = 0; r < kGroup; ++r) factor[r] = rule.row_factor(row[r], mean);
   return count;
@@ -73,41 +73,44 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 }
 
 // Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares` if `Squares`.
-// Prefetches the next tensor's gradient if `next_gradient` is given. If G or M is T, the gradient or
-// the momentum may have any dtype. Column factors are in the order of P, except the last if they are
+// Prefetches the next tensor's gradient if `next_gradient` is given. If P, G or M is T, that slot may
+// be stored in any way. Column factors are in the order of P, except the last if they are
 // fewer than kLanes.
 template <class T, bool Momentum, bool Squares, class P, class G, class M>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                  const T* col_factor, T step_size, T decay, double* squares,
-                 const char* next_gradient) {
+                 const Stored* next_gradient) {
   const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
   const Lanes<T> scale(x.grad_scale), step_lanes(step_size), decay_lanes(decay);
-  T g_buffer[std::is_same_v<G, T> ? kTile : 1], row_factor[kGroup];
+  T p_buffer[std::is_same_v<P, T> ? kTile : 1], g_buffer[std::is_same_v<G, T> ? kTile : 1];
+  T row_factor[kGroup];
   [[maybe_unused]] T m_buffer[std::is_same_v<M, T> ? kTile : 1];
   for (int64_t i = begin; i < end; ++i) {
     if ((i - begin) % kGroup == 0) {
       const int count = row_factors(rule, x, i, end, mean, row_factor);
-      if (next_gradient != nullptr)
-        fetch_lines(next_gradient + x.offset(1, i, 0), x.offset(1, count, 0));
+      if (next_gradient != nullptr) fetch_lines(*next_gradient, x.element(i), x.element(count));
     }
     const Lanes<T> r(row_factor[(i - begin) % kGroup]);
+    const Place row = x.row_place(i);
     double row_squares = 0.0;
     for (int64_t tile = 0; tile < x.cols; tile += kTile) {
       const int64_t width = std::min<int64_t>(kTile, x.cols - tile);
-      P* p = reinterpret_cast<P*>(x.p) + i * x.cols + tile;
-      const char* g_at = x.g + x.offset(MatrixRow::kG, i, tile);
-      const G* g = reinterpret_cast<const G*>(g_at);
-      if constexpr (std::is_same_v<G, T>) g = load(x.dtypes[MatrixRow::kG], g_at, width, g_buffer);
-      [[maybe_unused]] char* m_at = x.m + x.offset(MatrixRow::kMomentum, i, tile);
-      [[maybe_unused]] M* m = reinterpret_cast<M*>(m_at);
-      if constexpr (Momentum && std::is_same_v<M, T>)
-        m = load(x.dtypes[MatrixRow::kMomentum], m_at, width, m_buffer);
+      const int64_t first = x.element(i, tile);
+      const Stored p_at = x.p.from(first), g_at = x.g.from(first);
+      Cursor<P> p = cursor<P>(p_at);
+      const G* g = cursor<G>(g_at);
+      if constexpr (std::is_same_v<P, T>) p = load(p_at, width, p_buffer);
+      if constexpr (std::is_same_v<G, T>) g = load(g_at, width, g_buffer);
+      [[maybe_unused]] const Stored m_at = Momentum ? x.m.from(first) : x.m;
+      [[maybe_unused]] M* m = cursor<M>(m_at);
+      if constexpr (Momentum && std::is_same_v<M, T>) m = load(m_at, width, m_buffer);
       [[maybe_unused]] Lanes<T> sum(T(0));
       by_lanes(width, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
         constexpr bool reorder = kInPairs<P> && !std::is_same_v<decltype(n), All>;
         if constexpr (Momentum) fetch_ahead<2048>(m + j);
-        fetch_ahead<2048>(p + j, g + j);  // a tenth of read 2 in memory (AMD EPYC, 2026-11-26)
-        const Place place = x.place(i, tile + j);
+        fetch_ahead<2048>(p + j);  // a tenth of read 2 in memory (AMD EPYC, 2026-11-26)
+        fetch_ahead<2048>(g + j);
+        const Place place = row.plus(tile + j);
         Lanes<T> now = widen<T>(p + j, n), factor = widen<T>(col_factor + tile + j, n);
         if constexpr (Squares) sum += now * now;
         if constexpr (reorder) factor = to_pairs(factor);
@@ -115,40 +118,40 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
         if constexpr (Momentum) {
           Lanes<T> momentum = widen<T>(m + j, n);
           lanes_rule.update(now, momentum, u, step_lanes, decay_lanes);
-          narrow(m + j, momentum, n, place);
+          narrow(m + j, momentum, n, place.of(MatrixRow::kMomentum));
         } else {
           lanes_rule.update(now, u, step_lanes, decay_lanes);
         }
         narrow(p + j, now, n, place);
       });
+      if constexpr (std::is_same_v<P, T>) store(p_at, width, p, row.plus(tile));
       if constexpr (Momentum && std::is_same_v<M, T>)
-        store(x.dtypes[MatrixRow::kMomentum], m_at, width, m, x.place(i, tile));
+        store(m_at, width, m, row.plus(tile).of(MatrixRow::kMomentum));
       if constexpr (Squares) row_squares += double(fold_lanes<T, kInPairs<P>>(sum));
     }
     if constexpr (Squares) *squares += row_squares;
   }
 }
 
-// The same for the dtypes of a matrix. Makes the column factors in `factor`. `squares` may be null.
+// The same for the storage of a matrix. Makes the column factors in `factor`. `squares` may be null.
 template <class T, bool Momentum>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
-                 T* factor, T step_size, T decay, double* squares, const char* next_gradient) {
-  with_parameter_storage<T>(x.dtypes[MatrixRow::kP], [&](auto* type) {
-    using Stored = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
-    using P = AnyOrder<Stored>;
-    double unwanted = 0.0, *wanted = squares != nullptr ? squares : &unwanted;
-    bool alike = x.dtypes[MatrixRow::kG] == x.dtypes[MatrixRow::kP];
-    if (Momentum) alike &= x.dtypes[MatrixRow::kMomentum] == x.dtypes[MatrixRow::kP];
-    auto update = update_rows<T, Momentum, true, Stored, T, T>;
-    if (!alike) {
-      column_factors<Stored>(rule, x, factor);
-    } else {
-      column_factors<P>(rule, x, factor);
-      update = update_rows<T, Momentum, true, P, P, P>;
-      // More kinds of loops would take long to compile.
-      if constexpr (!Momentum && !std::is_same_v<P, Float16>)
-        if (squares == nullptr) update = update_rows<T, Momentum, false, P, P, P>;
-    }
+                 T* factor, T step_size, T decay, double* squares, const Stored* next_gradient) {
+  double unwanted = 0.0, *wanted = squares != nullptr ? squares : &unwanted;
+  bool alike = x.g.code == x.p.code;
+  if (Momentum) alike &= x.m.code == x.p.code;
+  if (!alike) {
+    column_factors<T>(rule, x, factor);
+    return update_rows<T, Momentum, true, T, T, T>(rule, x, begin, end, mean, factor, step_size, decay,
+                                                   wanted, next_gradient);
+  }
+  with_usual_storage<T>(x.p.code, [&](auto* type) {
+    using P = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(type)>>>;
+    column_factors<P>(rule, x, factor);
+    auto update = update_rows<T, Momentum, true, P, P, P>;
+    // More kinds of loops would take long to compile.
+    if constexpr (!Momentum && !std::is_same_v<P, Float16>)
+      if (squares == nullptr) update = update_rows<T, Momentum, false, P, P, P>;
     update(rule, x, begin, end, mean, factor, step_size, decay, wanted, next_gradient);
   });
 }

@@ -11,17 +11,15 @@ namespace {
 template <class T, bool Momentum>
 struct MatrixTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
-  using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = MatrixRow::kMomentum + Momentum;
+  using Base::launch, Base::rule, Base::size, Base::slot;
   MatrixCut cut;
   Sums sums;
   T *partial,
       *factor;  // this thread's sums of a small matrix, and column factors
 
   MatrixTensor(const LaunchArgs& launch, int64_t t, char* thread_scratch)
-      : Base(launch, t, kSlots),
-        cut(tensor[kSlots + MatrixRow::kBatch], tensor[kSlots + MatrixRow::kRows],
-            tensor[kSlots + MatrixRow::kCols]),
+      : Base(launch, t),
+        cut(size(MatrixRow::kBatch), size(MatrixRow::kRows), size(MatrixRow::kCols)),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)),
         factor(reinterpret_cast<T*>(thread_scratch)) {
     this->elements = cut.batch * cut.rows * cut.cols;
@@ -29,14 +27,18 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
 
   Matrix<T> matrix(int64_t b) const {
-    auto at = [&](int slot, int64_t elements) {
-      return reinterpret_cast<char*>(tensor[slot]) + b * elements * item_bytes(launch.dtypes[slot]);
-    };
-    const int64_t area = cut.rows * cut.cols;
-    Matrix<T> x{launch.dtypes, at(0, area), at(2, cut.rows),   at(3, cut.cols),  nullptr,
-                at(1, area),   cut.rows,    cut.cols,          this->grad_scale, cut.at_once(),
-                this->number,  b,           factor + cut.cols, nullptr,          0.0};
-    if (Momentum) x.m = at(MatrixRow::kMomentum, area);
+    const int64_t area = b * cut.rows * cut.cols;
+    Matrix<T> x{};
+    x.p = slot(MatrixRow::kP).from(area);
+    x.g = slot(MatrixRow::kG).from(area);
+    x.row = slot(MatrixRow::kRow).from(b * cut.rows);
+    x.col = slot(MatrixRow::kCol).from(b * cut.cols);
+    if (Momentum) x.m = slot(MatrixRow::kMomentum).from(area);
+    x.rows = cut.rows, x.cols = cut.cols, x.number = b;
+    x.grad_scale = this->grad_scale, x.at_once = cut.at_once();
+    if (converts_gradient(launch)) x.converted = factor + cut.cols;
+    if (launch.noise != nullptr) x.noise = &noise_row_of(launch, this->number), x.keys = this->keys;
+    x.first = area;
     return x;
   }
 
@@ -80,14 +82,14 @@ struct MatrixTensor : FactoredTensor<T, Momentum> {
   }
 
   void update_piece(int64_t piece, const double* step, double& p,
-                    const char* next_gradient = nullptr) const {
+                    const Stored* next_gradient = nullptr) const {
     update_matrices(piece, step, p, next_gradient,
                     [&](const Matrix<T>& x, int64_t) { return mean_of_rows<T>(rule, x); });
   }
 
   // `mean_of` gives the mean of a matrix's rows.
   template <class MeanOf>
-  void update_matrices(int64_t piece, const double* step, double& p, const char* next_gradient,
+  void update_matrices(int64_t piece, const double* step, double& p, const Stored* next_gradient,
                        MeanOf mean_of) const {
     if (this->sums_late()) p = 0.0;
     for (int64_t b = piece * cut.per_piece; b < end_of(piece); ++b) {

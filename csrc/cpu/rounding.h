@@ -1,51 +1,30 @@
 // How numbers are rounded that are stored with fewer bits: the policies, and float32 to bfloat16.
 #pragma once
 
+#include "../noise.h"
 #include "lanes.h"
 
 namespace fusedstep {
 namespace {
 
-// Where the numbers of a store lie: a tensor of the launch, the index of the first one in it, and how
-// far apart they are.
+// Where the numbers of a store lie in the whole tensor: the index of the first one, and how far apart
+// they are. Noise depends on it, and on the keys of the tensor's step and the slot. Other roundings
+// read nothing of it, so it costs them nothing.
 struct Place {
-  int64_t tensor, index, stride = 1;
-  FUSEDSTEP_INLINE Place plus(int64_t i) const { return {tensor, index + i, stride}; }
+  NoiseKeys keys;
+  int64_t index = 0;
+  int slot = 0;
+  int64_t stride = 1;
+
+  FUSEDSTEP_INLINE Place plus(int64_t i) const { return {keys, index + i, slot, stride}; }
+  FUSEDSTEP_INLINE Place of(int other) const { return {keys, index, other, stride}; }
+  FUSEDSTEP_INLINE Place each_second(int64_t first) const { return {keys, index + first, slot, 2}; }
 };
 
 // The halves of the words of one register.
 using Halves = Vector<uint16_t, kRegisterBytes / 2>;
-
-// How numbers are rounded that are stored with fewer bits: to the nearest, ties to even. A rounding
-// that depends on the place of a number is another such type. It needs no `round_halves`.
-struct NearestEven {
-  // What is added to the bits of a float32 before its low half is cut off.
-  template <class Bits>
-  FUSEDSTEP_INLINE static Bits addend(Bits bits, const Place&) {
-    return ((bits >> 16) & 1) + 0x7fff;
-  }
-  // The same for high halves and low halves that lie apart, so for twice as many numbers at once. A
-  // low half carries if it is above its middle, or in the middle while the high half is odd. The
-  // comparison has a sign, because SSE and AVX2 know no other.
-  FUSEDSTEP_INLINE static Halves round_halves(Halves high, Halves low) {
-    using Signed = Vector<int16_t, sizeof(Halves) / 2>;
-    return high - Halves(Signed((low | (high & 1)) ^ 0x8000) > 0);
-  }
-};
-
-template <class Rounding, class = void>
-struct RoundsHalves : std::false_type {};
-template <class Rounding>
-struct RoundsHalves<Rounding, std::void_t<decltype(&Rounding::round_halves)>> : std::true_type {};
-
-// The bits of numbers as bfloat16 are the high halves of the result. Every nan becomes the same quiet
-// nan.
-template <class Rounding>
-FUSEDSTEP_INLINE auto bfloat16_bits(Lanes<float>::Part x, const Place& place) {
-  using Bits = Lanes<uint32_t>::Part;
-  const Bits bits = Bits(x);
-  return x != x ? Bits{} + 0x7fc00000 : bits + Rounding::addend(bits, place);
-}
+using SignedHalves = Vector<int16_t, kRegisterBytes / 2>;
+using Words32 = Lanes<uint32_t>::Part;
 
 // a, with the high half of each word from b.
 FUSEDSTEP_INLINE Halves mix_halves(Halves a, Halves b) {
@@ -54,9 +33,63 @@ FUSEDSTEP_INLINE Halves mix_halves(Halves a, Halves b) {
 #elif defined(__AVX2__)
   return Halves(_mm256_blend_epi16(__m256i(a), __m256i(b), 0xaa));
 #else
-  using Bits = Lanes<uint32_t>::Part;
-  return Halves((Bits(a) & 0xffff) | (Bits(b) & 0xffff0000));
+  return Halves((Words32(a) & 0xffff) | (Words32(b) & 0xffff0000));
 #endif
+}
+
+// The high halves of the words of two registers, those of `even` in the low halves; and the low ones.
+FUSEDSTEP_INLINE Halves high_halves(Words32 even, Words32 odd) {
+  return mix_halves(Halves(even >> 16), Halves(odd));
+}
+FUSEDSTEP_INLINE Halves low_halves(Words32 even, Words32 odd) {
+  return mix_halves(Halves(even), Halves(odd << 16));
+}
+
+// A rounding gives what is added to the bits of a float32 before its low half is cut off. It does the
+// same to high halves and low halves that lie apart, so to twice as many numbers at once.
+
+// To the nearest, ties to even.
+struct NearestEven {
+  FUSEDSTEP_INLINE static Words32 addend(Words32 bits, const Place&) {
+    return ((bits >> 16) & 1) + 0x7fff;
+  }
+  // A low half carries if it is above its middle, or in the middle while the high half is odd. The
+  // comparison has a sign, because SSE and AVX2 know no other.
+  FUSEDSTEP_INLINE static Halves round_halves(Halves high, Halves low, const Place&, const Place&) {
+    return high - Halves(SignedHalves((low | (high & 1)) ^ 0x8000) > 0);
+  }
+};
+
+// Up with the probability that the low half has of all 2^16. A finite number stays finite.
+struct Noise {
+  FUSEDSTEP_INLINE static Words32 bits_at(const Place& place) {
+    Words32 from{};
+    for (int k = 0; k < int(sizeof(from) / 4); ++k) from[k] = uint32_t(k) * kPlaceFactor;
+    const uint32_t first = noise_of_place(place.index, place.keys);
+    return noise_bits(from * uint32_t(place.stride) + first, place.keys.second,
+                      kNoiseMultipliers[place.slot]);
+  }
+  FUSEDSTEP_INLINE static Words32 addend(Words32 bits, const Place& place) {
+    return (bits & 0x7fff0000) == 0x7f7f0000 ? Words32{} : bits_at(place) >> 16;
+  }
+  FUSEDSTEP_INLINE static Halves round_halves(Halves high, Halves low, const Place& even,
+                                              const Place& odd) {
+    const Halves added = high_halves(bits_at(even), bits_at(odd));
+    const Halves carries = Halves(SignedHalves(added ^ 0x8000) > SignedHalves(low ^ 0x7fff));
+    return high - (carries & Halves(SignedHalves(high & 0x7fff) != 0x7f7f));
+  }
+};
+
+// Every nan becomes the same quiet nan.
+FUSEDSTEP_INLINE Words32 bits_of(Lanes<float>::Part x) {
+  return x != x ? Words32{} + 0x7fc00000 : Words32(x);
+}
+
+// The bits of numbers as bfloat16 are the high halves of the result.
+template <class Rounding>
+FUSEDSTEP_INLINE Words32 bfloat16_bits(Lanes<float>::Part x, const Place& place) {
+  const Words32 bits = Words32(x);
+  return x != x ? Words32{} + 0x7fc00000 : bits + Rounding::addend(bits, place);
 }
 
 // Whether a or b may have a nan. Where the answer takes long it is yes.
@@ -78,20 +111,32 @@ FUSEDSTEP_INLINE bool may_be_nan([[maybe_unused]] Lanes<float>::Part a,
 template <class Rounding>
 FUSEDSTEP_INLINE Halves bfloat16_pairs(Lanes<float>::Part even, Lanes<float>::Part odd,
                                        const Place& even_place, const Place& odd_place) {
-  using Bits = Lanes<uint32_t>::Part;
-  if constexpr (RoundsHalves<Rounding>::value) {
-    const Bits e = Bits(even), o = Bits(odd);
-    Halves words = Rounding::round_halves(mix_halves(Halves(e >> 16), Halves(o)),
-                                          mix_halves(Halves(e), Halves(o << 16)));
-    if (__builtin_expect(may_be_nan(even, odd), 0)) {
-      const Halves nan = mix_halves(Halves(even != even), Halves(odd != odd));
-      words = (nan & 0x7fc0) | (~nan & words);
-    }
-    return words;
-  } else {
-    return Halves((bfloat16_bits<Rounding>(even, even_place) >> 16) |
-                  (bfloat16_bits<Rounding>(odd, odd_place) & 0xffff0000));
+  const Words32 e = Words32(even), o = Words32(odd);
+  Halves words = Rounding::round_halves(high_halves(e, o), low_halves(e, o), even_place, odd_place);
+  if (__builtin_expect(may_be_nan(even, odd), 0)) {
+    const Halves nan = mix_halves(Halves(even != even), Halves(odd != odd));
+    words = (nan & 0x7fc0) | (~nan & words);
   }
+  return words;
+}
+
+// A float32 as a bfloat16 and a rest: high is rounded to nearest, ties away from zero, and low is what
+// the number has beside it, with a sign. Both directions lose nothing.
+template <class Half>
+FUSEDSTEP_INLINE Half high_beside(Half high, Half low) {
+  return high + (low >> 15);
+}
+template <class Half>
+FUSEDSTEP_INLINE Half high_joined(Half high, Half low) {
+  return high - (low >> 15);
+}
+
+// Numbers whose bits below `kLowest` are rounded away, to nearest, ties to even.
+template <int kLowest>
+FUSEDSTEP_INLINE Words32 rounded_bits(Words32 bits) {
+  if constexpr (kLowest == 0) return bits;
+  constexpr uint32_t kBelow = (1u << kLowest) - 1;
+  return (bits + (kBelow >> 1) + ((bits >> kLowest) & 1)) & ~kBelow;
 }
 
 }  // namespace

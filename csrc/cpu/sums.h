@@ -56,9 +56,9 @@ FUSEDSTEP_INLINE T tile_sum(const S* x, int64_t n) {
 
 // The sum of n stored numbers.
 template <class T>
-__attribute__((noinline)) double stored_sum(Dtype dtype, const char* from, int64_t n) {
-  return with_storage(dtype, [&](auto* type) FUSEDSTEP_LAMBDA {
-    const auto* x = reinterpret_cast<decltype(type)>(from);
+__attribute__((noinline)) double stored_sum(const Stored& from, int64_t n) {
+  return with_storage(from.code, [&](auto* type) FUSEDSTEP_LAMBDA {
+    const auto* x = reinterpret_cast<decltype(type)>(from.at);
     double total = 0.0;
     for (int64_t i = 0; i < n; i += kTile)
       total += double(tile_sum<T>(x + i, std::min<int64_t>(kTile, n - i)));

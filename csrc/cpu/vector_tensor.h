@@ -10,29 +10,28 @@ namespace {
 template <class T, bool Momentum>
 struct VectorTensor : FactoredTensor<T, Momentum> {
   using Base = FactoredTensor<T, Momentum>;
-  using Base::launch, Base::tensor, Base::rule;
-  static constexpr int kSlots = VectorRow::kMomentum + Momentum;
+  using Base::launch, Base::rule, Base::slot;
   MatrixCut cut;
   Sums sums;
 
   VectorTensor(const LaunchArgs& launch, int64_t t, char*)
-      : Base(launch, t, kSlots),
-        cut(tensor[kSlots + VectorRow::kElements], 1, 1),
+      : Base(launch, t),
+        cut(this->size(VectorRow::kElements), 1, 1),
         sums(launch.scratch + launch.scratch_of[t], cut, sizeof(T)) {
     this->elements = cut.batch;
   }
 
-  char* at(int slot, int64_t i) const {
-    return reinterpret_cast<char*>(tensor[slot]) + i * item_bytes(launch.dtypes[slot]);
+  Place place(int64_t i) const {
+    if (launch.noise == nullptr) return {};
+    return {this->keys, noise_row_of(launch, this->number).first + i};
   }
 
-  Place place(int64_t i) const { return {this->number, i}; }
-
   double parameter_squares(int64_t begin, int64_t end) const {
-    return with_parameter_storage<T>(launch.dtypes[0], [&](auto* storage) {
+    const Stored p = slot(VectorRow::kP).from(begin);
+    return with_parameter_storage<T>(p.code, [&](auto* storage) {
       using S = std::remove_cv_t<std::remove_pointer_t<decltype(storage)>>;
       double total[1];
-      row_square_sums<T>(end - begin, 1, RowGroup<T, S, false>(at(0, begin), 0, 1, T(1)), total);
+      row_square_sums<T>(end - begin, 1, RowGroup<T, S, false>(cursor<S>(p), 0, 1, T(1)), total);
       return total[0];
     });
   }
@@ -45,14 +44,15 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     for (int64_t i = begin; i < end; i += kTile) {
       const int64_t n = std::min<int64_t>(kTile, end - i);
       T g_buffer[kTile], v_buffer[kTile], square[kTile];
-      const T* g = load(launch.dtypes[1], at(1, i), n, g_buffer);
-      T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
+      const T* g = load(slot(VectorRow::kG).from(i), n, g_buffer);
+      const Stored v_at = slot(VectorRow::kV).from(i);
+      T* v = load(v_at, n, v_buffer);
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) {
         const T scaled = g[j] * this->grad_scale;
         v[j] = rule.second_moment(v[j], scaled * scaled);
       }
-      round_to_storage(launch.dtypes[2], at(2, i), n, v, place(i));
+      round_to_storage(v_at, n, v);
       FUSEDSTEP_INDEPENDENT
       for (int64_t j = 0; j < n; ++j) {
         const T update = rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j]));
@@ -62,31 +62,32 @@ struct VectorTensor : FactoredTensor<T, Momentum> {
     }
   }
 
-  void update_piece(int64_t piece, const double* step, double& p, const char* = nullptr) const {
+  void update_piece(int64_t piece, const double* step, double& p, const Stored* = nullptr) const {
     const int64_t begin = piece * kCpuRun, end = std::min<int64_t>(begin + kCpuRun, cut.batch);
     const T step_size = T(step[0]), decay = T(step[1]);
     T p_buffer[kTile], g_buffer[kTile], v_buffer[kTile], m_buffer[kTile];
     if (this->sums_late()) p = parameter_squares(begin, end);
     for (int64_t i = begin; i < end; i += kTile) {
       const int64_t n = std::min<int64_t>(kTile, end - i);
-      T* p = load(launch.dtypes[0], at(0, i), n, p_buffer);
-      const T* g = load(launch.dtypes[1], at(1, i), n, g_buffer);
-      const T* v = load(launch.dtypes[2], at(2, i), n, v_buffer);
+      const Stored p_at = slot(VectorRow::kP).from(i);
+      T* p = load(p_at, n, p_buffer);
+      const T* g = load(slot(VectorRow::kG).from(i), n, g_buffer);
+      const T* v = load(slot(VectorRow::kV).from(i), n, v_buffer);
       if constexpr (Momentum) {
-        constexpr int kM = VectorRow::kMomentum;
-        T* m = load(launch.dtypes[kM], at(kM, i), n, m_buffer);
+        const Stored m_at = slot(VectorRow::kMomentum).from(i);
+        T* m = load(m_at, n, m_buffer);
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
           rule.update(p[j], m[j], rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j])),
                       step_size, decay);
-        store(launch.dtypes[kM], at(kM, i), n, m, place(i));
+        store(m_at, n, m, place(i).of(VectorRow::kMomentum));
       } else {
         FUSEDSTEP_INDEPENDENT
         for (int64_t j = 0; j < n; ++j)
           rule.update(p[j], rule.precondition(g[j] * this->grad_scale, rule.col_factor(v[j])),
                       step_size, decay);
       }
-      store(launch.dtypes[0], at(0, i), n, p, place(i));
+      store(p_at, n, p, place(i));
     }
   }
 

@@ -35,10 +35,10 @@ struct MatrixCut {
   bool at_once() const { return pieces == 1 && !blocked; }
 };
 
-// Whether a gradient is stored otherwise than its parameter. Then its rows are converted in groups,
-// in a thread's scratch.
+// Whether no loop was built for the gradient's dtype. Then its rows are converted in groups, in a
+// thread's scratch.
 inline bool converts_gradient(const LaunchArgs& launch) {
-  return launch.dtypes[MatrixRow::kG] != launch.dtypes[MatrixRow::kP];
+  return (launch.in_float64 != 0) != (launch.dtypes[MatrixRow::kG] == kFloat64);
 }
 
 // Tiles of columns that one entry finishes.

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "c81980a79d7bb59d";
+constexpr char kFingerprint[] = "982c74b74c3ff856";
 
 }  // namespace fusedstep

@@ -7,7 +7,7 @@
 namespace fusedstep {
 namespace {
 
-// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py.
+// Order of sums, codes of storage, kinds of work: python/fusedstep/rules/layout.py.
 constexpr int kLanes = 16;
 constexpr int kTile = 1024;
 constexpr int kGroup = 8;
@@ -17,6 +17,13 @@ constexpr int kFloat32 = 0;
 constexpr int kBfloat16 = 1;
 constexpr int kFloat16 = 2;
 constexpr int kFloat64 = 3;
+constexpr int kNoisyBfloat16 = 4;
+constexpr int kRest16 = 5;
+constexpr int kRest8 = 6;
+constexpr int kCopiedFloat16 = 7;
+constexpr int kRootedInt8 = 8;
+constexpr int kRootedUint8 = 9;
+constexpr int kScaledBlock = 128;
 constexpr int kWhole = 0;
 constexpr int kStatistics = 1;
 constexpr int kColumns = 2;
@@ -29,7 +36,14 @@ constexpr int kPackTensor = 8;
 constexpr int kTotalU2 = 9;
 constexpr int kSumRows = 10;
 constexpr int kRowMoments = 11;
-constexpr int kItemBytes[] = {4, 2, 2, 8};  // by the code of a dtype
+constexpr int kItemBytes[] = {4, 2, 2, 8, 2, 2, 2, 2, 1, 1};  // by the code of storage
+constexpr int kCompanionBytes[] = {0, 0, 0, 0, 0, 2, 1, 4, 4, 4};  // by the code of storage
+
+// What noise needs to know of a tensor: python/fusedstep/rules/noise.py.
+struct NoiseRow {
+  int64_t key, first, cols, row_stride, rows, matrix_stride;
+};
+constexpr uint32_t kNoiseMultipliers[] = {2221713035u, 0u, 2654435761u, 2246822507u, 3266489909u, 668265263u};  // by the slot
 
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. A rule's own
 // states, if any, start at the last slot.

@@ -97,7 +97,7 @@ class GradientAccumulator:
             plan = self._plan = self._make_plan(plan)
         for bucket in plan.buckets:
             _refuse_capture(bucket.device)
-        rows = HostRows([[1.0, weight]])
+        rows = HostRows([[1.0, weight, 0.0]])
         plan.run([rows] * len(plan.buckets))
         for param in self._params:
             param.grad = None

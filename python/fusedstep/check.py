@@ -199,13 +199,3 @@ def two_numbers(value: Any, name: str) -> Any:
     if not (isinstance(value, (tuple, list)) and len(value) == 2):
         raise TypeError(f"{name} should be two numbers but is: {value!r}")
     return value
-
-
-def state_dtype(value: Any) -> torch.dtype | None:
-    """Refuses a dtype that states cannot have. In float16 small second moments would be 0."""
-    if value is None or value in (torch.float32, torch.bfloat16):
-        return value
-    raise ValueError(
-        "state_dtype should be torch.float32, torch.bfloat16, or None for the peer's dtypes, but "
-        f"is: {value!r}"
-    )

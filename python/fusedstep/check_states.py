@@ -17,14 +17,21 @@ REPAIR = "Load a checkpoint of the same optimizer, or clear the parameter's stat
 
 
 def check_state(
-    where: Where, key: str, value: Any, shape: torch.Size, param: Tensor, optimizer: str
+    where: Where,
+    key: str,
+    value: Any,
+    shape: torch.Size,
+    param: Tensor,
+    allowed: tuple[torch.dtype, ...],
+    optimizer: str,
 ) -> None:
-    """Refuses a state that does not fit its parameter."""
+    """Refuses a state that does not fit its parameter. `allowed` are the dtypes that it may have if
+    the parameter is real."""
     if (
         type(value) is Tensor
         and value.shape == shape
         and value.device == param.device
-        and value.dtype in FLOATS
+        and value.dtype in allowed
         and value.is_contiguous()
         and value.data_ptr() != 0
         and not param.is_complex()
@@ -61,10 +68,10 @@ def check_state(
             f"{optimizer}: {where}: state '{key}' holds no data: it is a fake tensor, or its "
             "storage was freed. Load a checkpoint, or clear the state."
         )
-    if value.dtype not in (COMPLEX if param.is_complex() else FLOATS):
+    if value.dtype not in (COMPLEX if param.is_complex() else allowed):
         raise TypeError(
             f"{optimizer}: {where}: state '{key}' has dtype {value.dtype}, expected one of "
-            f"{', '.join(str(dtype) for dtype in FLOATS)}. Convert it, or clear the state."
+            f"{', '.join(str(dtype) for dtype in allowed)}. Convert it, or clear the state."
         )
     if overlaps_itself(value):
         raise RuntimeError(

@@ -11,14 +11,9 @@ from .. import native
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher, StepInputs
 from ..plan.rows import HostRows
-from ..rules import RULES, layout
+from ..plan.storage import DTYPE_CODES
+from ..rules import RULES
 
-DTYPE_CODES = {
-    torch.float32: layout.FLOAT32,
-    torch.bfloat16: layout.BFLOAT16,
-    torch.float16: layout.FLOAT16,
-    torch.float64: layout.FLOAT64,
-}
 RULE_IDS = {name: index for index, name in enumerate(RULES)}
 
 
@@ -61,9 +56,11 @@ class CpuLauncher(Launcher):
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
             bucket.kind == "vector",
-            [DTYPE_CODES[dtype] for dtype in bucket.dtypes],
+            bucket.storage.codes,
+            bucket.storage.companions,
             bucket.table.data_ptr(),
             *bucket.table.shape,
+            0 if bucket.noise is None else bucket.noise.data_ptr(),
             *exchange,
         )
         self._work.reserve(torch.get_num_threads())

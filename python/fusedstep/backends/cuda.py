@@ -54,7 +54,7 @@ class CudaLauncher(work.DeviceLauncher):
             KINDS.index(bucket.kind),
             work.codes_of(bucket, DTYPE_CODES),
             bucket.table.shape[1],
-            1 + len(bucket.rule.scalars),
+            2 + len(bucket.rule.scalars),
             bucket.device.index or 0,
         )
         if bucket.kind == "elementwise":

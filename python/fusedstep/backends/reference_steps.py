@@ -14,6 +14,7 @@ from ..plan import devices
 from ..plan.bucket import Bucket
 from ..plan.launcher import OF_TENSOR, StepInputs
 from ..rules.layout import BLOCK, CPU_RUN, GROUP, LANES, TILE
+from .reference_storage import slots_of
 
 
 class OneStep:
@@ -26,14 +27,14 @@ class OneStep:
     def __init__(self, bucket: Bucket, index: int, row: Sequence[Any], inputs: StepInputs) -> None:
         self.index = index
         _, inv_grad_scale, self.found_inf = inputs[:3]
-        sign, *values = row
+        sign, *values, self.step_number = row
         self.rule = bind(bucket.rule, values)
         compute = bucket.compute_dtype
-        tensors = bucket.tensors(index)
-        self.dtypes = [t.dtype for t in tensors]
-        self.written = [tensors[0], *tensors[2:]]
+        slots = slots_of(bucket, index, bucket.tensors(index))
+        self.dtypes = [slot.tensor.dtype for slot in slots]
+        self.written = [slots[0], *slots[2:]]
         self.rms = None if bucket.rms is None else bucket.rms[index]
-        self.p, g, *self.states = (t.to(compute) for t in tensors)
+        self.p, g, *self.states = (slot.numbers().to(compute) for slot in slots)
         # Scale and sign are one factor, so g is multiplied and rounded once, as in every walker.
         if isinstance(sign, Tensor):
             sign = sign.to(compute)
@@ -54,11 +55,14 @@ class OneStep:
 
     def store(self, results: Sequence[Tensor], rms: Tensor | None = None) -> None:
         """Writes parameter and states, and rms(p) if the bucket keeps it."""
-        written = [*self.written]
+        written = [
+            pair
+            for slot, numbers in zip(self.written, results, strict=True)
+            for pair in slot.stored(numbers, self.step_number)
+        ]
         if self.rms is not None and rms is not None:
-            written, results = [*written, self.rms], [*results, rms]
-        for old, new in zip(written, results, strict=True):
-            new = new.to(old.dtype)
+            written.append((self.rms, rms.to(self.rms.dtype)))
+        for old, new in written:
             if self.found_inf is not None:
                 found = devices.to_device(self.found_inf, old.device) != 0
                 new = torch.where(found, old, new)

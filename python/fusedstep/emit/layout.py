@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from ..rules import layout
+from ..rules import layout, noise
 from ..rules.fingerprint import fingerprint
 from .text import camel, function, header
 
-CONSTANTS = "// Order of sums, codes of dtypes, kinds of work: python/fusedstep/rules/layout.py."
+CONSTANTS = "// Order of sums, codes of storage, kinds of work: python/fusedstep/rules/layout.py."
+NOISE = """\
+// What noise needs to know of a tensor: python/fusedstep/rules/noise.py.
+struct NoiseRow {{
+  int64_t {fields};
+}};
+constexpr uint32_t kNoiseMultipliers[] = {{{multipliers}}};  // by the slot"""
 ROW = """\
 // A tensor's row of the table (plan.h): the addresses of its slots, then its sizes. A rule's own
 // states, if any, start at the last slot."""
@@ -22,10 +28,15 @@ def layout_header() -> str:
         for name, value in vars(layout).items()
         if name.isupper() and isinstance(value, int)
     ]
-    sizes = ", ".join(map(str, layout.ITEM_BYTES))
-    constants.append(f"constexpr int kItemBytes[] = {{{sizes}}};  // by the code of a dtype")
+    for name in ("ITEM_BYTES", "COMPANION_BYTES"):
+        sizes = ", ".join(map(str, getattr(layout, name)))
+        constants.append(
+            f"constexpr int k{camel(name)}[] = {{{sizes}}};  // by the code of storage"
+        )
+    multipliers = ", ".join(f"{number}u" for number in noise.MULTIPLIERS)
+    noise_row = NOISE.format(fields=", ".join(layout.NOISE), multipliers=multipliers)
     rows = [ROW, *(_row(kind) for kind in layout.SLOTS)]
-    parts = ["\n".join([CONSTANTS, *constants]), "\n".join(rows), *_slots_of()]
+    parts = ["\n".join([CONSTANTS, *constants]), noise_row, "\n".join(rows), *_slots_of()]
     return header("Constants shared with Python.", ["../numeric.h"], parts, unnamed=True)
 
 

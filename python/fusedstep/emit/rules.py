@@ -205,6 +205,7 @@ def _rule_of(rule: Rule) -> str:
             f"struct RuleOf<k{camel(rule.name)}, T> {{",
             f"  using type = {camel(_family(rule))}<T>;",
             f"  using dtypes = {dtypes};",
+            f"  using stored = {_dtypes(rule.stored)};",
             f"  static constexpr int kStates = {len(rule.states)};",
             "};",
         ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..optim import precision
 from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
@@ -35,9 +36,16 @@ class Adafactor(FactoredOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the momentum, ``torch.float32`` (also None) or ``torch.bfloat16``. Second
-            moments are few, and stay float32. A checkpoint of another dtype is converted when it
-            is loaded.
+        state_dtype: of the momentum: ``torch.float32`` (also None), ``torch.bfloat16``, or ``"int8"``
+            (8 bits, and a float32 scale for each 128 numbers of a row). Second moments are always
+            float32: they are few. A checkpoint of another dtype is converted when it is loaded.
+        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
+            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
+            of 8 bits, so a master weight of 24.
+        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
+            small updates count on average. The noise depends on ``seed``, step, parameter and place
+            alone.
+        seed: of the noise.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -75,7 +83,10 @@ class Adafactor(FactoredOptimizer):
         warmup_init: bool = False,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        master_weights: bool | int = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         backend: str | None = None,
     ) -> None:
         if lr is not None and relative_step:
@@ -93,7 +104,10 @@ class Adafactor(FactoredOptimizer):
             "relative_step": relative_step,
             "warmup_init": warmup_init,
         }
-        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
+        stored = precision.checked(
+            state_dtype, master_weights, stochastic_rounding, seed, type(self).__name__
+        )
+        super().__init__(params, defaults, backend, max_grad_norm, stored)
 
     @staticmethod
     def _get_lr(param_group: Group, param_state: State) -> Any:
@@ -134,7 +148,7 @@ class Adafactor(FactoredOptimizer):
         shapes = self._state_shapes(group, param)
         state: State = {}
         for key in sorted(shapes):  # transformers' order
-            dtype = self._dtype_of_state(key, usual)
+            dtype = self._dtype_of_state(key, usual, param)
             if key in self.reduced:
                 state[key] = shards.zeros(param, grad, shapes[key], dtype, self.reduced[key])
             else:
@@ -142,11 +156,11 @@ class Adafactor(FactoredOptimizer):
         state["RMS"] = 0
         return state
 
-    def _dtype_after_loading(self, key: str, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
+    def _dtype_after_loading(self, key: str, saved: torch.dtype, param: Tensor) -> torch.dtype:
         # If transformers saved a checkpoint right after loading one, its states are rounded to the
         # parameters' dtype. transformers' next step would widen them.
-        widened = torch.promote_types(saved, torch.promote_types(param, torch.float32))
-        return self._dtype_of_state(key, widened)
+        widened = torch.promote_types(saved, torch.promote_types(param.dtype, torch.float32))
+        return self._dtype_of_state(key, widened, param)
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         momentum = {} if group["beta1"] is None else {"exp_avg": param.shape}

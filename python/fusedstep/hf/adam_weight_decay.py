@@ -37,8 +37,16 @@ class AdamWeightDecay(AdamW):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states, ``torch.float32`` or ``torch.bfloat16``; None: the parameter's.
-            A checkpoint of another dtype is converted when it is loaded.
+        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits, and
+            a float32 scale for each 128 numbers of a row); None: the parameter's, and float32 if
+            there are master weights. A checkpoint of another dtype is converted when it is loaded.
+        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
+            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
+            of 8 bits, so a master weight of 24.
+        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
+            small updates count on average. The noise depends on ``seed``, step, parameter and place
+            alone.
+        seed: of the noise.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -60,7 +68,10 @@ class AdamWeightDecay(AdamW):
         global_clipnorm: float | None = None,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        master_weights: bool | int = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -72,6 +83,9 @@ class AdamWeightDecay(AdamW):
             no_deprecation_warning=True,
             max_grad_norm=max_grad_norm,
             state_dtype=state_dtype,
+            master_weights=master_weights,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
             backend=backend,
         )
         limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import check
 from ..plan import flat, shards
 from ..rules import adafactor
+from . import precision
 from .base import Group, State
 from .factored import FactoredOptimizer
 from .hyperparams import for_steps
@@ -37,9 +38,16 @@ class Adafactor(FactoredOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states. None: the gradient's, as in torch. With ``torch.float32`` or
-            ``torch.bfloat16`` all of them are float32: they are few, and less would save nothing.
-            A checkpoint of another dtype is converted when it is loaded.
+        state_dtype: of the states. None: the gradient's, as in torch. With any dtype, and with the
+            next two options, all of them are float32: they are few, and less would save nothing. A
+            checkpoint of another dtype is converted when it is loaded.
+        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
+            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
+            of 8 bits, so a master weight of 24.
+        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
+            small updates count on average. The noise depends on ``seed``, step, parameter and place
+            alone.
+        seed: of the noise.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -74,7 +82,10 @@ class Adafactor(FactoredOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        master_weights: bool | int = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         backend: str | None = None,
     ) -> None:
         lr, d = check.one_number(lr, "lr"), check.one_number(d, "d")
@@ -105,7 +116,10 @@ class Adafactor(FactoredOptimizer):
             "maximize": maximize,
             "capturable": capturable,
         }
-        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
+        stored = precision.checked(
+            state_dtype, master_weights, stochastic_rounding, seed, type(self).__name__
+        )
+        super().__init__(params, defaults, backend, max_grad_norm, stored)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -120,7 +134,7 @@ class Adafactor(FactoredOptimizer):
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         shapes = self._state_shapes(group, param)
-        dtype = self._dtype_of_state("variance", grad.dtype)  # of all second moments
+        dtype = self._dtype_of_state("variance", grad.dtype, param)  # of all second moments
         if "variance" in shapes:
             return {"variance": torch.zeros_like(grad, dtype=dtype)}
         return {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import check
 from ..rules import adamw
+from . import precision
 from .base import FusedOptimizer, Group, State
 from .hyperparams import for_steps
 from .limits import BETA, NOT_NEGATIVE, Limits
@@ -35,8 +36,16 @@ class AdamW(FusedOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states, ``torch.float32`` or ``torch.bfloat16``; None: the parameter's.
-            A checkpoint of another dtype is converted when it is loaded.
+        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits, and
+            a float32 scale for each 128 numbers of a row); None: the parameter's, and float32 if
+            there are master weights. A checkpoint of another dtype is converted when it is loaded.
+        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
+            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
+            of 8 bits, so a master weight of 24.
+        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
+            small updates count on average. The noise depends on ``seed``, step, parameter and place
+            alone.
+        seed: of the noise.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
             ``FUSEDSTEP_BACKEND`` or auto.
 
@@ -48,6 +57,7 @@ class AdamW(FusedOptimizer):
     """
 
     scalars_on_tensors = True
+    squares = frozenset(("exp_avg_sq", "max_exp_avg_sq"))
     limits = Limits(
         lr=NOT_NEGATIVE, betas=(BETA, BETA), eps=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE
     )
@@ -67,7 +77,10 @@ class AdamW(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        master_weights: bool | int = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         backend: str | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
@@ -118,7 +131,10 @@ class AdamW(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": True,
         }
-        super().__init__(params, defaults, backend, max_grad_norm, state_dtype)
+        stored = precision.checked(
+            state_dtype, master_weights, stochastic_rounding, seed, type(self).__name__
+        )
+        super().__init__(params, defaults, backend, max_grad_norm, stored)
         for group in self.param_groups:
             self._check_group(group)
         if fused:
@@ -157,7 +173,8 @@ class AdamW(FusedOptimizer):
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         keys = KEYS[bool(group["amsgrad"])]
         return {
-            k: torch.zeros_like(param, dtype=self._dtype_of_state(k, param.dtype)) for k in keys
+            k: torch.zeros_like(param, dtype=self._dtype_of_state(k, param.dtype, param))
+            for k in keys
         }
 
     def _state_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:

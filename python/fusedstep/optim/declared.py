@@ -25,7 +25,6 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     steps_are_tensors = True
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
-    state_dtype: torch.dtype | None = None  # of the states, if not the peer's
     limits = Limits()  # of the hyper-parameters
     # For each state with a size fewer than its parameter, or with size 1 in its place: the
     # parameter's dimension that it lacks, from the end.
@@ -72,12 +71,6 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         """Refuses a parameter that this optimizer cannot take."""
         self._check_capturable(where, group, param)
-        if self.state_dtype is not None and param.is_complex():
-            raise TypeError(
-                f"state_dtype={self.state_dtype} cannot hold the states of complex parameters: "
-                f"{type(self).__name__}: {where}. Leave state_dtype None, or optimize "
-                "torch.view_as_real(parameter)."
-            )
 
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         """The states at the first step, without the counter. Two parameters of one group get states
@@ -117,14 +110,6 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor
         with many steps. Then each scalar is a number or a tensor."""
         raise NotImplementedError
-
-    def _dtype_of_state(self, key: str, usual: torch.dtype) -> torch.dtype:
-        """The dtype of a new or loaded state, which is `usual` without `state_dtype`."""
-        return usual if self.state_dtype is None else self.state_dtype
-
-    def _dtype_after_loading(self, key: str, saved: torch.dtype, param: torch.dtype) -> torch.dtype:
-        """The dtype in which a state is loaded that was saved in `saved`."""
-        return self._dtype_of_state(key, saved)
 
     def _prepare_gradients(self, members: list[Member]) -> None:
         """Changes the gradients in place before the step. It runs after all checks."""

@@ -39,12 +39,12 @@ class FactoredOptimizer(FusedOptimizer):
             self._layout = ExchangeLayout(type(self).__name__, parts)
         return self._layout
 
-    def _dtype_of_state(self, key: str, usual: torch.dtype) -> torch.dtype:
+    def _dtype_of_state(self, key: str, usual: torch.dtype, param: Tensor) -> torch.dtype:
         """Momentum has the parameter's size. Second moments are few, so less than float32 would
         save nothing."""
-        if self.state_dtype is None:
-            return usual
-        return self.state_dtype if key == MOMENTUM else torch.float32
+        if key == MOMENTUM or not self._options_given():
+            return super()._dtype_of_state(key, usual, param)
+        return torch.promote_types(usual, torch.float32)
 
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later

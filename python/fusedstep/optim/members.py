@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
 from ..plan.layouts import Layout, Layouts
 from ..plan.plan import Plan
+from ..plan.storage import SCALE
 from ..rules import RULES
 from ..shared_memory import Memory, find_shared
-from .declared import DeclaredOptimizer, Group, State
+from .declared import Group, State
+from .stored import StoredOptimizer
 
 
-class CheckedOptimizer(DeclaredOptimizer):
+class CheckedOptimizer(StoredOptimizer):
     """Checks parameters and states, and makes members of them."""
 
     def _parameters(self) -> Iterator[tuple[check.Where, Group, Tensor]]:
@@ -54,6 +56,8 @@ class CheckedOptimizer(DeclaredOptimizer):
         """Checks everything first; then makes the missing states. A member of the `old` plan whose
         gradient is only absent for now stays a member."""
         layouts = Layouts()
+        if self._options_given():
+            self._refuse_options_without_effect()
         members = self._check_memory(self._check_members(layouts, old))
         new = [member for member in members if not member.state]
         if len(new) < len(members):
@@ -91,17 +95,20 @@ class CheckedOptimizer(DeclaredOptimizer):
             if device not in chosen:
                 backends.choose(self.backend, device, where)
                 chosen.add(device)
-            shapes = self._state_shapes(group, param)
+            shapes = self._stored_shapes(group, param)
             state = self.state.get(param) if self.state else None
             rule = self._rule(group, param)
             member = Member(
                 param, {} if state is None else state, where.group, rule,
                 tuple(shapes), found, addresses, rms_key,
                 shard=self._shard_of(param) if may_share and RULES[rule].factored else None,
+                noise=self._noise_of(where, param) if self.stochastic_rounding else None,
             )  # fmt: skip
             if member.shard is not None and member.mode == "flat":
                 backends.check_flat(self.backend, device, where)
             if state:
+                if self.master_weights:
+                    self._add_masters(param, state)
                 self._check_states(where, param, state, shapes)
                 _look_at_states(member, layouts)
             members.append(member)
@@ -122,7 +129,7 @@ class CheckedOptimizer(DeclaredOptimizer):
         for where, group, param in self._parameters():
             yield str(where), param
             state = self.state.get(param) or {}
-            for key in self._state_shapes(group, param) if state else ():
+            for key in self._stored_shapes(group, param) if state else ():
                 yield f"state '{key}' of {where}", state[key]
             if param.grad is not None:
                 yield f"the gradient of {where}", param.grad
@@ -135,7 +142,9 @@ class CheckedOptimizer(DeclaredOptimizer):
             param, state, grad = member.param, member.state, member.param.grad
             assert grad is not None
             state["step"] = step
-            state.update(self._new_state(self.param_groups[member.group], param, grad))
+            group = self.param_groups[member.group]
+            state.update(self._new_state(group, param, grad))
+            state.update(self._new_companions(group, param))
             self.state[param] = state
             # Flat pieces of one length may be parts of different shapes.
             alike = member.group, member.layouts, member.shard and member.shard.whole
@@ -145,6 +154,17 @@ class CheckedOptimizer(DeclaredOptimizer):
             else:
                 member.layouts = complete[alike]
                 member.addresses += _addresses_of(_states(member))
+
+    def _make_missing_states(self) -> None:
+        """Makes the states of all parameters that have none, as their first step would."""
+        for where, group, param in self._parameters():
+            if self.state.get(param):
+                continue
+            rule, keys = self._rule(group, param), tuple(self._stored_shapes(group, param))
+            member = Member(param, {}, where.group, rule, keys, (), ())
+            (step,) = islice(self._new_counters([member]), 1)
+            state = {"step": step, **self._new_state(group, param, param.detach())}
+            self.state[param] = {**state, **self._new_companions(group, param)}
 
     def _new_counters(self, members: list[Member]) -> Iterable[int | Tensor]:
         """A counter for each. Those of one dtype and device are views of one tensor, as the plan
@@ -183,9 +203,12 @@ class CheckedOptimizer(DeclaredOptimizer):
             value, own_shape, own = state[key], shape, param
             if shards.is_dtensor(param):
                 spread = shards.spread_of_state(param, shape, self.reduced.get(key))
+                if key.endswith(SCALE):
+                    spread = shards.spread_of_blocks(param, shape)
                 check_states.check_spread(where, key, value, shape, param, spread.placements, name)
                 value, own_shape, own = shards.local(value), spread.shape, shards.local(param)
-            check_states.check_state(where, key, value, own_shape, own, name)
+            allowed = self._allowed_dtypes(key, param)
+            check_states.check_state(where, key, value, own_shape, own, allowed, name)
         rms_key = self._rms_key()
         if rms_key in state:
             check_states.check_rms(where, rms_key, state[rms_key], param, name)
@@ -202,7 +225,7 @@ class CheckedOptimizer(DeclaredOptimizer):
         """A member without a gradient, with its present layouts and addresses. None if something is
         wrong with it: the error comes when its gradient does, since that makes a new plan."""
         param, state = before.param, before.state
-        shapes = self._state_shapes(group, param)
+        shapes = self._stored_shapes(group, param)
         same = (before.rule, before.state_keys) == (self._rule(group, param), tuple(shapes))
         if not same or not state or self.state.get(param) is not state:
             return None

@@ -15,7 +15,7 @@ from ..plan.plan import Plan
 from ..plan.rows import HostRows
 
 Group = dict[str, Any]
-# (group, its coming step or steps, dtype of the parameter) -> the rule's scalars by name.
+# (group, its coming step or steps, dtype of the parameter's numbers) -> the rule's scalars by name.
 Scalars = Callable[[Group, Any, torch.dtype], dict[str, Any]]
 
 
@@ -59,10 +59,10 @@ def _sign(group: Group) -> float:
 
 
 def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> HostRows:
-    dtype = bucket.members[0].param.dtype
+    dtype = bucket.number_dtype
     return HostRows(
         [
-            (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)))
+            (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)), step)
             for index, step in bucket.rows.keys
         ]
     )
@@ -70,16 +70,16 @@ def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> HostRow
 
 def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Tensor) -> Tensor:
     """A row for each member. The number of calls depends on the number of groups only."""
-    dtype = bucket.members[0].param.dtype
+    dtype = bucket.number_dtype
     # One launch writes all numbers that the host knows: it adds them to -0, which is exact.
-    rows = step.new_full((1 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
+    rows = step.new_full((2 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
     known: list[tuple[Tensor, float]] = []
     computed: list[tuple[Tensor, Tensor]] = []
     first = 0
     for index, run in groupby(member.group for member in bucket.members):
         last = first + len(list(run))
         named = scalars(groups[index], step[first:last], dtype)
-        values = (_sign(groups[index]), *bucket.rule.row(named))
+        values = (_sign(groups[index]), *bucket.rule.row(named), step[first:last])
         for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
             if isinstance(value, Tensor):
                 computed.append((row, value if value.dim() else value.expand_as(row)))

@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from ..rules import RULES, Rule
+from ..rules.layout import SLOTS
 from . import shards
 from .flat import FlatShard
 from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
 from .staging import StagedCopy, is_dense, real
+from .storage import Storage, storage_of
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One parameter of a plan, with the states its rule needs, in the rule's order. Treat it as
-    read-only: a frozen class would take three times as long to make."""
+    """One parameter of a plan, with the states its rule needs, in the rule's order, and then their
+    companions. Treat it as read-only: a frozen class would take three times as long to make."""
 
     param: Tensor
     state: dict[str, Any]
@@ -40,6 +42,7 @@ class Member:
     rms_key: str | None = None  # the key of rms(p) among the states, if the optimizer shows it
     source: Tensor | None = None  # the tensor whose gradient is used, if it is not `param`
     shard: shards.Shard | None = None  # of a factored rule, if others hold parts of the parameter
+    noise: tuple[int, ...] | None = None  # NOISE of `rules/layout.py`, if numbers are rounded by it
 
     @property
     def owner(self) -> Tensor:
@@ -88,8 +91,9 @@ class Bucket:
     rule: Rule
     kind: str
     device: torch.device
-    dtypes: tuple[torch.dtype, ...]
+    dtypes: tuple[torch.dtype, ...]  # of all tensors: parameter, gradient, states, companions
     mode: str | None = None  # see `Member.mode`
+    storage: Storage = Storage((), ())
     # The elements here of all matrices that the optimizer was given, by device and dtype.
     given: Callable[[], Mapping[tuple[torch.device, torch.dtype], int]] = dict
     members: list[Member] = field(default_factory=list)
@@ -98,6 +102,7 @@ class Bucket:
     copies: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # by member and slot
     rms: Tensor | None = None  # one number for each member
     table: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
+    noise: Tensor | None = None  # a row of NOISE for each member, on the host
     rows: Rows = field(default_factory=lambda: Rows([], [], 0))
     # Whether `table` was written. A backend that copies it to a device sets this to False after the
     # copy. The tensor is never replaced, because the watch writes to its address.
@@ -106,6 +111,11 @@ class Bucket:
     @property
     def compute_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtypes[0] == torch.float64 else torch.float32
+
+    @property
+    def number_dtype(self) -> torch.dtype:
+        """The dtype of the parameters' numbers: with a master weight that is float32."""
+        return torch.float32 if self.storage.companions[0] else self.members[0].param.dtype
 
     @property
     def elements(self) -> int:
@@ -165,9 +175,10 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
         layouts = member.layouts
         if layouts[0].count == 0 and member.shard is None:
             continue
-        kind = kinds.get((member.rule, layouts, member.shard))
+        alike = member.rule, layouts, member.shard, member.state_keys, member.noise is None
+        kind = kinds.get(alike)
         if kind is None:
-            kind = kinds[member.rule, layouts, member.shard] = _kind_of(buckets, member)
+            kind = kinds[alike] = _kind_of(buckets, member)
         bucket, cells, is_plain, sizes = kind
         if not is_plain:
             _stage_others(bucket, member)
@@ -180,6 +191,9 @@ def make_buckets(members: list[Member]) -> list[Bucket]:
         bucket.rows = Rows(groups, bucket.positions, len(members))
         table = torch.tensor(cells, dtype=torch.int64, device="cpu")
         bucket.table = table.view(len(bucket.members), -1)
+        if bucket.members[0].noise is not None:
+            numbers = [member.noise for member in bucket.members]
+            bucket.noise = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         for (index, slot), copy in bucket.copies.items():
             bucket.table[index, slot] = copy.data_ptr()
         _collect_rms(bucket)
@@ -191,10 +205,13 @@ def _kind_of(buckets: dict[tuple[Any, ...], tuple[Bucket, list[int]]], member: M
     """The kind of a member, and its bucket."""
     param, grad = member.layouts[:2]
     dtypes = tuple(layout.dtype.to_real() for layout in member.layouts)
-    kind = member.kind
-    key = (member.rule, kind, param.device, dtypes, member.mode)
+    kind, is_noisy = member.kind, member.noise is not None
+    small = [slot for slot, name in enumerate(SLOTS[kind]) if name in ("row", "col", "v")]
+    storage = storage_of(member.state_keys, dtypes, is_noisy, small)
+    key = (member.rule, kind, param.device, dtypes, storage, is_noisy, member.mode)
     if key not in buckets:
-        buckets[key] = Bucket(RULES[member.rule], kind, param.device, dtypes, member.mode), []
+        rule = RULES[member.rule]
+        buckets[key] = Bucket(rule, kind, param.device, dtypes, member.mode, storage), []
     is_plain = grad.strides == param.strides and all(layout.is_plain for layout in member.layouts)
     sizes = [2 * param.count if param.dtype.is_complex else param.count]
     if kind == "matrix":

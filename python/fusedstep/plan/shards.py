@@ -230,6 +230,31 @@ def spread_of_state(param: Any, shape: torch.Size, reduced: int | None) -> Sprea
     return Spread(tuple(placements), torch.Size(sizes))
 
 
+def zeros_of_blocks(param: Any, shape: torch.Size) -> Tensor:
+    """Zeros for a float32 state of `shape` with one number for each so many of the parameter's along
+    its last dimension: spread as the parameter is."""
+    made = torch.zeros(
+        spread_of_blocks(param, shape).shape, dtype=torch.float32, device=local(param).device
+    )
+    return made if not is_dtensor(param) else spread_like(param, made, shape)
+
+
+def spread_of_blocks(param: Any, shape: torch.Size) -> Spread:
+    """How such a state is spread."""
+    *others, cols = local(param).shape
+    blocks = cols * shape[-1] // param.shape[-1]
+    return Spread(getattr(param, "placements", ()), torch.Size((*others, blocks)))
+
+
+def spread_like(param: Any, own: Tensor, shape: torch.Size) -> Tensor:
+    """A DTensor of `shape` with the local tensor `own`, spread as the parameter is."""
+    from torch.distributed.tensor import DTensor
+
+    strides = torch.empty(shape, device="meta").stride()
+    spread = param.device_mesh, param.placements
+    return DTensor.from_local(own, *spread, run_check=False, shape=shape, stride=strides)
+
+
 def _along(placement: Any, dim: int) -> Any:
     """The placement, along another dimension."""
     if hasattr(placement, "split_factor"):  # FSDP2 over tensor parallelism

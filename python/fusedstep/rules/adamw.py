@@ -132,8 +132,17 @@ def transformers_scalars(
     }
 
 
+# bfloat16 parameters and gradients with low-precision options.
+STORED = (
+    ("noisy_bfloat16", "bfloat16", "noisy_bfloat16"),
+    ("noisy_bfloat16", "bfloat16", "float32"),
+    ("rest16", "bfloat16", "bfloat16"),
+    ("rest16", "bfloat16", "float32"),
+    ("rest8", "bfloat16", "bfloat16"),
+)
+
 RULES = (
-    Rule("adamw", ("m", "v"), SCALARS, (adamw,)),
+    Rule("adamw", ("m", "v"), SCALARS, (adamw,), stored=STORED),
     Rule("adamw_amsgrad", ("m", "v", "w"), SCALARS, (adamw_amsgrad,)),
     Rule("adamw_decay_last", ("m", "v"), SCALARS, (adamw_decay_last,)),
 )

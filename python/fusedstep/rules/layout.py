@@ -23,9 +23,18 @@ GROUP = 8
 BLOCK = 256
 CPU_RUN = 65536
 
-# The codes of dtypes, and the bytes of a number, by code.
+# How the numbers of a slot are stored, by code: in a dtype, or as `plan/storage.py` tells. For each
+# code the bytes of a number, and of what its companion has for a number or for a block of numbers.
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
-ITEM_BYTES = (4, 2, 2, 8)
+NOISY_BFLOAT16, REST16, REST8, COPIED_FLOAT16, ROOTED_INT8, ROOTED_UINT8 = range(4, 10)
+ITEM_BYTES = (4, 2, 2, 8, 2, 2, 2, 2, 1, 1)
+COMPANION_BYTES = (0, 0, 0, 0, 0, 2, 1, 4, 4, 4)
+SCALED_BLOCK = 128  # numbers with one scale
+
+# What noise needs to know of a tensor (`rules/noise.py`): its key; the place of its first number in
+# the whole tensor; how its numbers lie there: runs of `cols`, `row_stride` apart, and after each
+# `rows` runs the next matrix.
+NOISE = ("key", "first", "cols", "row_stride", "rows", "matrix_stride")
 
 # Kinds of work in the CPU's work list. Rules without sums use only UPDATE. The last line is for
 # exchanged buckets.
