@@ -31,7 +31,8 @@ FUSEDSTEP_INLINE uint32_t noise_of_place(int64_t place, const NoiseKeys& keys) {
   return uint32_t(place) * kPlaceFactor + keys.first;
 }
 
-// The noise of a number, or of several, is the upper half of this.
+// The noise of a number, or of several, is the upper half of this, xor kNoiseFlip.
+constexpr uint32_t kNoiseFlip = 0x7fff;
 template <class Bits>
 FUSEDSTEP_INLINE Bits noise_bits(Bits of_place, uint32_t second, uint32_t multiplier) {
   const Bits x = (of_place ^ (of_place >> 16)) * 0x7feb352du;

@@ -117,6 +117,62 @@ struct ElementwiseRun {
   }
 };
 
+// Updates a run whose states all have 8 bits, block by block: codes need the largest number of a block.
+// Those of a block are stored after the next block was computed: by then their factors are there.
+template <class P, class G, class Run, size_t... K>
+void update_blocks(const Run& run, std::index_sequence<K...>) {
+  constexpr int kStates = Run::kStates;
+  constexpr bool pairs = kInPairs<P>;
+  const auto wide = on_lanes(run.rule);
+  const Floats g_scale(run.scale);
+  float fresh[2][kStates][kScaledBlock], factor[2][kStates];
+  auto store_before = [&](int64_t end) FUSEDSTEP_LAMBDA {
+    const int64_t i = end - kScaledBlock, own = i / kScaledBlock % 2;
+    (Block(run.slot[2 + K], i).template store<pairs>(fresh[own][K], factor[own][K]), ...);
+  };
+  for (int64_t i = 0; i < run.n; i += kScaledBlock) {
+    const int64_t own = i / kScaledBlock % 2;
+    const Cursor<P> p = cursor<P>(run.slot[0].from(i));
+    const G* g = cursor<G>(run.slot[1].from(i));
+    const Block block[] = {Block(run.slot[2 + K], i)...};
+    Largest largest[kStates];
+    const Place place = run.place.plus(i);
+    for (int j = 0; j < kScaledBlock; j += kLanes) {
+      fetch_ahead<512>(p + j), fetch_ahead<512>(g + j, block[K].code + j...);
+      Floats x = widen<float>(p + j), s[] = {block[K].template lanes<pairs>(j)...};
+      wide.update(x, widen<float>(g + j) * g_scale, s[K]...);
+      for (int k = 0; k < kStates; ++k) {
+        for (int part = 0; part < Floats::kParts; ++part) largest[k].add(s[k].part[part]);
+        put_lanes(fresh[own][k] + j, s[k]);
+      }
+      narrow(p + j, x, kAll, place.plus(j));
+    }
+    for (int k = 0; k < kStates; ++k) factor[own][k] = block[k].store_scale(largest[k]);
+    if (i > 0) store_before(i);
+  }
+  store_before(run.n);
+}
+
+// Of these parameters and gradients.
+template <int... P, int... G, int... S, class Run>
+bool update_if_in_blocks(DtypesList<Dtypes<P, G, S>...>, const Run& run) {
+  if constexpr (Run::kStates > 0) {
+    for (int k = 0; k < Run::kStates; ++k)
+      if (run.slot[2 + k].code < kBentInt8) return false;
+    return ((run.slot[0].code == P && run.slot[1].code == G
+                 ? (update_blocks<AnyOrder<StorageOf<P>>, AnyOrder<StorageOf<G>>>(
+                        run, typename Run::States()),
+                    true)
+                 : false) ||
+            ...);
+  }
+  return false;
+}
+using OfBlocks =
+    DtypesList<Dtypes<kFloat32, kFloat32, 0>, Dtypes<kBfloat16, kBfloat16, 0>,
+               Dtypes<kNoisyBfloat16, kBfloat16, 0>, Dtypes<kRest16, kBfloat16, 0>,
+               Dtypes<kRest8, kBfloat16, 0>>;
+
 // Numbers of other storage types are converted in buffers. These stay in the first-level cache, and
 // are so short that the processor converts some numbers while it divides others.
 constexpr int64_t kBuffered = kScaledBlock;
@@ -168,7 +224,8 @@ void update_run(const ElementwiseRun<rule_id, T>& run) {
   using Rule = RuleOf<rule_id, T>;
   if constexpr (std::is_same_v<T, float>)
     if (update_if_listed(typename Rule::dtypes(), run) ||
-        update_if_listed(typename Rule::stored(), run) || update_if_listed(Float16Alone(), run))
+        update_if_listed(typename Rule::stored(), run) || update_if_listed(Float16Alone(), run) ||
+        update_if_in_blocks(OfBlocks(), run))
       return;
   update_in_buffers(run);
 }

@@ -108,7 +108,7 @@ FUSEDSTEP_INLINE void by_lanes(int64_t n, Function&& function) {
 
 template <class T>
 __attribute__((noinline)) void load_copy(const Stored& from, int64_t n, T* to) {
-  if (from.code >= kRootedInt8) return load_blocks(from, n, to);
+  if (from.code >= kBentInt8) return load_blocks(from, n, to);
   with_any_storage(from.code, [&](auto* type) FUSEDSTEP_LAMBDA {
     const auto stored = cursor<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>(from);
     by_lanes(n, [&](int64_t i, auto count)
@@ -118,7 +118,7 @@ __attribute__((noinline)) void load_copy(const Stored& from, int64_t n, T* to) {
 
 template <class T>
 __attribute__((noinline)) void store_copy(const Stored& to, int64_t n, const T* x, const Place& place) {
-  if (to.code >= kRootedInt8) return store_blocks(to, n, x);
+  if (to.code >= kBentInt8) return store_blocks(to, n, x);
   with_any_storage(to.code, [&](auto* type) FUSEDSTEP_LAMBDA {
     const auto stored = cursor<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>(to);
     by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {

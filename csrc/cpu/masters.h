@@ -20,8 +20,15 @@ FUSEDSTEP_INLINE Half low_of_rests(const R* from) {
 template <class R, class Half>
 FUSEDSTEP_INLINE void put_rests(R* to, Half low) {
   if constexpr (sizeof(R) == 2) return put(to, low);
+  const Half bytes = low >> kLowest<R>;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(Half) == 32) {
+    const __m128i first = __m128i(_mm256_castsi256_si128(__m256i(bytes)));
+    return put(to, _mm_packus_epi16(first, _mm256_extracti128_si256(__m256i(bytes), 1)));
+  }
+#endif
   using Bytes = Vector<uint8_t, sizeof(Half) / 2>;
-  put(to, __builtin_convertvector(Half(low >> kLowest<R>), Bytes));
+  put(to, __builtin_convertvector(bytes, Bytes));
 }
 
 template <class R>

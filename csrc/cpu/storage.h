@@ -71,7 +71,7 @@ struct Stored {
   // From another number on. If a scale belongs to a block of numbers, this one begins a block.
   FUSEDSTEP_INLINE Stored from(int64_t i) const {
     return {code, at + i * kItemBytes[code],
-            companion + (code >= kRootedInt8 ? i / kScaledBlock : i) * kCompanionBytes[code]};
+            companion + (code >= kBentInt8 ? i / kScaledBlock : i) * kCompanionBytes[code]};
   }
 };
 

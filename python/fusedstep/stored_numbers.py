@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operations import sqrt
 from .rules.layout import SCALED_BLOCK
 
 LOWEST = {torch.int16: 0, torch.int8: 8}  # the lowest bit of a float32 that a rest has, by dtype
+BEND = 0x1FC00000  # so that 1 is bent to 1
+LEAST_BENT = 1.5 * 2.0**-64  # of 0
 LEVELS = {torch.int8: 127.0, torch.uint8: 255.0}  # the largest codes
 
 
@@ -42,24 +43,39 @@ def rounded_by(numbers: Tensor, noise: Tensor) -> Tensor:
 
 
 def from_blocks(codes: Tensor, scales: Tensor) -> Tensor:
-    """The float32 numbers of codes, a row for each scale: +-r^2, where r = scale code / levels."""
-    roots = scales * (codes.to(torch.float32) * (1.0 / LEVELS[codes.dtype]))
-    return roots * roots.abs()
+    """The float32 numbers of codes, a row for each scale: code bent(scale) / levels, unbent. With a
+    scale that is not finite they are nan."""
+    own = codes.to(torch.float32) * (bent(scales) * (1.0 / LEVELS[codes.dtype]))
+    return torch.where(scales < torch.inf, unbent(own.abs()).copysign(own), torch.nan)
 
 
 def to_blocks(numbers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes of rows of float32 numbers, and their scales: r = sqrt(|x|), scale = max r, and
-    code = levels r / scale with the sign of x. A number above 0 never has the code 0 if codes have
-    no sign. If a scale is not finite, its codes are 0, and they are read as nan."""
-    roots = sqrt(numbers.abs())
-    scales = roots.amax(1, keepdim=True)
+    """Codes of rows of float32 numbers, and their scales: scale = max |x|, and
+    code = levels bent(|x|) / bent(scale) with the sign of x. If codes have no sign, only 0 has the
+    code 0. If a scale is not finite, its codes are 0."""
+    sizes = numbers.abs()
+    scales = sizes.amax(1, keepdim=True)
     is_usual = (scales > 0.0) & (scales < torch.inf)
     # torch computes number / tensor as number * (1 / tensor), rounded twice.
-    factors = torch.full_like(scales, LEVELS[dtype]) / scales
-    codes = (roots * factors).round().copysign(numbers)
+    factors = torch.full_like(scales, LEVELS[dtype]) / bent(scales)
+    codes = (bent(sizes) * factors).round()
     if dtype == torch.uint8:
-        codes = torch.where(numbers > 0.0, codes.clamp(min=1.0), codes)
+        codes = torch.where(sizes > 0.0, codes.clamp(min=1.0), codes)
+    else:
+        codes = codes.copysign(numbers)
     return torch.where(is_usual, codes, 0.0).to(dtype), scales
+
+
+def bent(x: Tensor) -> Tensor:
+    """Numbers of 0 or more, bent: the bits of a float32 are about its logarithm, so half of them are
+    a number close to its root, and small numbers get finer codes. Both directions are exact, but for
+    the last bit."""
+    return ((x.view(torch.int32) >> 1) + BEND).view(torch.float32)
+
+
+def unbent(y: Tensor) -> Tensor:
+    """The inverse of `bent`. What is bent to less than 0 is, is 0."""
+    return ((y.clamp(min=LEAST_BENT).view(torch.int32) - BEND) << 1).view(torch.float32)
 
 
 def in_blocks(numbers: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ A slot may have a second tensor, its companion. That is one more state of the pa
     bfloat16 parameter        `master_rest`, int16: both together are a float32 (REST16)
                               `master_rest`, int8: both together are a float32 of 24 bits (REST8)
     float16 parameter         `master`, float32: the parameter is this, rounded (COPIED_FLOAT16)
-    int8 state `KEY`          `KEY_scale`, float32: for each block of numbers the largest root of
-                              one; codes are roots beside it (ROOTED_INT8)
-    uint8 state `KEY`         the same, for numbers of 0 or more (ROOTED_UINT8)
+    int8 state `KEY`          `KEY_scale`, float32: the largest number of each block, of which
+                              codes are parts (BENT_INT8: see `stored_numbers.py`)
+    uint8 state `KEY`         the same, for numbers of 0 or more (BENT_UINT8)
 
 A bfloat16 slot without a companion may be rounded by noise (NOISY_BFLOAT16). Only slots as large as
 the parameter are stored in these ways.
@@ -30,8 +30,8 @@ DTYPE_CODES = {
     torch.bfloat16: layout.BFLOAT16,
     torch.float16: layout.FLOAT16,
     torch.float64: layout.FLOAT64,
-    torch.int8: layout.ROOTED_INT8,
-    torch.uint8: layout.ROOTED_UINT8,
+    torch.int8: layout.BENT_INT8,
+    torch.uint8: layout.BENT_UINT8,
 }
 RESTS = {torch.int16: layout.REST16, torch.int8: layout.REST8}
 

@@ -26,7 +26,7 @@ CPU_RUN = 65536
 # How the numbers of a slot are stored, by code: in a dtype, or as `plan/storage.py` tells. For each
 # code the bytes of a number, and of what its companion has for a number or for a block of numbers.
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
-NOISY_BFLOAT16, REST16, REST8, COPIED_FLOAT16, ROOTED_INT8, ROOTED_UINT8 = range(4, 10)
+NOISY_BFLOAT16, REST16, REST8, COPIED_FLOAT16, BENT_INT8, BENT_UINT8 = range(4, 10)
 ITEM_BYTES = (4, 2, 2, 8, 2, 2, 2, 2, 1, 1)
 COMPANION_BYTES = (0, 0, 0, 0, 0, 2, 1, 4, 4, 4)
 SCALED_BLOCK = 128  # numbers with one scale

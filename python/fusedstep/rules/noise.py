@@ -47,4 +47,4 @@ def noise(place: Any, first: Any, second: Any, multiplier: Any) -> Any:
     x = (place * 0x9E3779B1 + first) & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = x ^ (x >> 15) ^ second
-    return ((x * multiplier) & 0xFFFFFFFF) >> 16
+    return (((x * multiplier) & 0xFFFFFFFF) >> 16) ^ 0x7FFF
