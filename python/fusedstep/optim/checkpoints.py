@@ -121,8 +121,9 @@ def _restore(optimizer: StoredOptimizer, param: Tensor, saved: State) -> None:
             state[key] = _widened_rest(value, optimizer.precision.rest_dtype(param)).to(
                 param.device, copy=True
             )
-        elif key.endswith(SCALE) and key.removesuffix(SCALE) in saved:
-            state.pop(key, None)  # the codes bring it along
+        elif (owner := key.removesuffix(SCALE)) != key and owner in saved:
+            if state[owner].dtype not in LEVELS:
+                del state[key]  # codes bring their scales along
         elif value.dtype in LEVELS:
             _restore_numbers(optimizer, param, key, value, saved[key + SCALE])
         elif value.is_floating_point():

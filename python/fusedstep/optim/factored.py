@@ -44,7 +44,8 @@ class FactoredOptimizer(FusedOptimizer):
         save nothing."""
         if key == MOMENTUM or not self._options_given():
             return super()._dtype_of_state(key, usual, param)
-        return torch.promote_types(usual, torch.float32)
+        is_named = isinstance(self.state_dtype, torch.dtype)
+        return torch.float32 if is_named else torch.promote_types(usual, torch.float32)
 
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later

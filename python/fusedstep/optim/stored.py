@@ -85,9 +85,11 @@ class StoredOptimizer(DeclaredOptimizer):
         if key in (REST, COPY):
             rest = self.precision.rest_dtype(param)
             return () if rest is None else (rest,)
+        if key.endswith(SCALE):
+            return (torch.float32,)
         if self._is_in_blocks(key, param):
             return (self._dtype_of_state(key, param.dtype, param),)
-        return (torch.float32,) if key.endswith(SCALE) else FLOATS
+        return FLOATS
 
     # Companions.
 
