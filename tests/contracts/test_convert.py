@@ -271,12 +271,12 @@ def test_codes_of_8_bits_become_numbers():
 def test_master_weights_are_lost_only_if_asked():
     params, ours = low_precision(master_weights=True)
     peer = torch.optim.AdamW(params)
-    with pytest.raises(ValueError, match="parameter 0 of group 0 has a master weight 'master_rest'"):
+    with pytest.raises(
+        ValueError, match="parameter 0 of group 0 has a master weight 'master_rest'"
+    ):
         convert(ours.state_dict(), peer)
     assert "master_rest" not in convert(ours.state_dict(), peer, lossy=True)["state"][0]
     hf = fusedstep.hf.AdamW(params, master_weights=True, no_deprecation_warning=True)
     hf.load_state_dict(convert(ours.state_dict(), hf))
-    assert torch.equal(
-        hf.state[params[0]]["master_rest"], ours.state[params[0]]["master_rest"]
-    )
+    assert torch.equal(hf.state[params[0]]["master_rest"], ours.state[params[0]]["master_rest"])
     hf.step()

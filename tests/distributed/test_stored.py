@@ -11,7 +11,16 @@ from fusedstep.optim.masters import master_of
 from fusedstep.plan.whole_places import places_of
 from tests.support.cases import same_bits
 from tests.support.processes import on_layouts, on_processes
-from tests.support.sharded import as_placed, case_of, gradient, layout, mesh_of, numbers, place, whole
+from tests.support.sharded import (
+    as_placed,
+    case_of,
+    gradient,
+    layout,
+    mesh_of,
+    numbers,
+    place,
+    whole,
+)
 from tests.support.stored_cases import BF16, F16, F32, STORED, fits
 from tests.support.sweeps import sweep
 
@@ -83,14 +92,16 @@ def test_an_elementwise_rule_has_the_bits_of_one_process(stored, name):
 
 
 @each_layout
-@pytest.mark.parametrize("stored", sweep(OF_ADAFACTOR, OF_ADAFACTOR[:1] + OF_ADAFACTOR[3:4]), ids=str)
+@pytest.mark.parametrize(
+    "stored", sweep(OF_ADAFACTOR, OF_ADAFACTOR[:1] + OF_ADAFACTOR[3:4]), ids=str
+)
 def test_adafactor_has_the_masters_and_the_noise_of_one_process(stored, name):
     pair = Pair(case_of("adafactor"), name, stored)
     pair.step(5)
     for param, one in zip(pair.sharded, pair.one, strict=True):
         states = [own.state[p] for own, p in zip(pair.optimizers, (param, one), strict=True)]
         found, expected = whole(master_of(param, states[0])), master_of(one, states[1])
-        if stored.options.get("master_weights") is True:
+        if stored.dtype == F32 or stored.options.get("master_weights") is True:
             assert (found - expected).abs().max() <= 2e-6 * expected.abs().max().clamp(min=1e-3)
         else:  # a sum in another order may send a number to its other neighbour
             assert (found != expected).float().mean() < 0.01
@@ -118,7 +129,12 @@ def whole_place(row, i):
 def test_places_of_real_shards():
     """Each number of these tensors is its own place in the whole."""
     mesh = mesh_of(2, 2)
-    layouts = [(Shard(0), Shard(0)), (Shard(0), Shard(1)), (Shard(1), Shard(0)), (Shard(2), Shard(0))]
+    layouts = [
+        (Shard(0), Shard(0)),
+        (Shard(0), Shard(1)),
+        (Shard(1), Shard(0)),
+        (Shard(2), Shard(0)),
+    ]
     layouts += [(Replicate(), Shard(1)), (Shard(1), Shard(1))]
     for shape in ((8, 12), (7, 5), (4, 6, 10), (3, 5, 7)):
         for placements in layouts:

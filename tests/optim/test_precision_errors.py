@@ -63,7 +63,12 @@ def assert_refused(optimizer, params, error, said):
     [
         ({"stochastic_rounding": True}, F16, TypeError, "no state is bfloat16, but torch.float16"),
         ({"stochastic_rounding": True}, F32, TypeError, "no parameter and no state is bfloat16"),
-        ({"master_weights": True}, F32, TypeError, "master_weights=True.* no parameter is bfloat16"),
+        (
+            {"master_weights": True},
+            F32,
+            TypeError,
+            "master_weights=True.* no parameter is bfloat16",
+        ),
         ({"master_weights": 8}, torch.float64, TypeError, "master_weights=8.* torch.float64"),
     ],
     ids=str,

@@ -46,7 +46,7 @@ class FusedOptimizer(ClippedOptimizer):
         precision: Precision = Precision(),
     ) -> None:
         self.backend = backends.check_name(backend)
-        self.precision = precision
+        self._set_precision(precision)
         self.max_grad_norm = max_grad_norm
         self._captured: list[Plan] = []  # graphs read their memory, so they are kept
         self._masters = masters.MasterWeights(type(self).__name__)
@@ -238,6 +238,7 @@ class FusedOptimizer(ClippedOptimizer):
         super().__setstate__(state)
         self.__dict__.setdefault("_captured", [])
         self._masters = masters.MasterWeights(type(self).__name__)
+        self._set_precision(self.precision)
         self._convert_steps()
         self._plan = self._norm = None
 

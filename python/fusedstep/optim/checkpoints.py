@@ -95,7 +95,7 @@ def _check_stored(
             "the old one's master_state_dict()."
         )
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dtype not in LEVELS or key == REST:
+        if not isinstance(value, Tensor) or value.dtype not in LEVELS or key in (REST, "step"):
             continue
         if key + SCALE not in state:
             raise KeyError(
