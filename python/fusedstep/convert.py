@@ -9,7 +9,7 @@
 
 Both Adafactors hold running means of g^2 with the decay 1 - t^-0.8, and both AdamWs those of g and
 g^2, so nothing is computed again. fusedstep's classes have the keys of the class that they mirror.
-With `state_dtype="int8"` a state has codes, and a companion `KEY_scale`: it is converted to float32.
+With `state_dtype="int8"` a state has codes and a companion `KEY_scale`: it becomes float32.
 With `master_weights` there is `master_rest` or `master`, which only fusedstep keeps.
 """
 
@@ -87,8 +87,8 @@ def convert(
         state_dict: as ``state_dict()`` of one of these classes made it.
         optimizer: with the same parameters in the same groups, in the same order.
         lossy: drops what `optimizer` does not keep (a momentum, the maximum of amsgrad, master
-            weights), and starts with zeros what it keeps and `state_dict` lacks. By default both are
-            errors.
+            weights), and starts with zeros what it keeps and `state_dict` lacks. By default both
+            are errors.
 
     Example:
         >>> import fusedstep.hf, fusedstep.optim

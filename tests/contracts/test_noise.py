@@ -76,7 +76,7 @@ def test_places_beyond_32_bits_repeat():
 
 
 def test_no_finite_number_becomes_infinite_and_nan_stays():
-    """torchao's rounding turns the nan 0x7FFFFFFF into -0.0 and the largest number into infinity."""
+    """torchao's rounding turns the nan 0x7FFFFFFF into -0.0, and the largest number into inf."""
     bits = torch.tensor([0x7F7FFFFF, 0x7F7F0001, 0x7FFFFFFF, 0x7FC00000, 0x7F800001, 0x7F800000])
     bits = torch.cat([bits, bits - 2**31]).to(torch.int32)
     numbers = bits.view(torch.float32).repeat(1000)

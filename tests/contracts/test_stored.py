@@ -1,5 +1,5 @@
-"""Low-precision storage: the CPU walkers have the bits of the reference, and master weights train as
-float32 weights do."""
+"""Low-precision storage: the CPU walkers have the bits of the reference, and master weights train
+as float32 weights do."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ from tests.support.stored_cases import (
     of_dtype,
 )
 
-# Bits of numbers that are strange to a rounding: the largest finite ones, those that round to infinity,
-# infinities, nans with any payload, the smallest ones.
-STRANGE = (
-    [0x7F7FFFFF, 0x7F7F8000, 0x7F7F7FFF, 0x7F7F0000, 0x7F7F0001, 0x7F800000]
-    + [0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0x7FBFFFFF, 0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
-    + [0x00800000, 0x3F7FFFFF, 0x3F807FFF, 0x3F808000, 0x3F808001, 0x3F80FF80]
-)
+# Bits of numbers that are strange to a rounding: the largest finite ones, those that round to
+# infinity, infinities, nans with any payload, the smallest ones.
+STRANGE = [
+    *(0x7F7FFFFF, 0x7F7F8000, 0x7F7F7FFF, 0x7F7F0000, 0x7F7F0001, 0x7F800000, 0x7F800001),
+    *(0x7FC00000, 0x7FFFFFFF, 0x7FBFFFFF, 0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x00800000),
+    *(0x3F7FFFFF, 0x3F807FFF, 0x3F808000, 0x3F808001, 0x3F80FF80),
+]
 
 
 def strange_numbers(count):
@@ -98,8 +98,8 @@ def test_a_rest_of_8_bits_is_a_master_weight_of_24(case):
     for param, own in zip(params, wide, strict=True):
         master = master_of(param, optimizer.state[param])
         assert (master.view(torch.int32) & 0xFF == 0).all()
-        # Each step rounds by at most 2^-17 of the weight, which may have been larger before; Adafactor
-        # follows the size of its weights.
+        # Each step rounds by at most 2^-17 of the weight, which may have been larger before;
+        # Adafactor follows the size of its weights.
         assert ((master - own).abs() <= 2 * 10 * 2.0**-17 * own.abs().max()).all()
 
 
@@ -118,8 +118,8 @@ def test_threads_change_no_bit(case, stored):
 
 
 def test_every_bfloat16_and_rest_is_kept():
-    """TransformerEngine's rest turns the nan 0x7FFFFFFF into -0.0, and flashoptim's is off for 0.2 %
-    of numbers."""
+    """TransformerEngine's rest turns the nan 0x7FFFFFFF into -0.0, and flashoptim's is off for
+    0.2 % of numbers."""
     from fusedstep.stored_numbers import join, split
 
     high = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(BF16)

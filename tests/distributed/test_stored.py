@@ -113,7 +113,9 @@ def test_columns_that_split_a_block_are_refused():
     param = torch.nn.Parameter(place(torch.ones(64, 256), mesh, (Shard(1),)))
     param.grad = place(torch.ones(64, 256), mesh, (Shard(1),))
     optimizer = case_of("adamw").make([param], state_dtype="int8")
-    with pytest.raises(ValueError, match="state_dtype='int8'.* has 64 numbers, .* multiple of 128"):
+    with pytest.raises(
+        ValueError, match=r"state_dtype='int8'.* has 64 numbers, .* multiple of 128"
+    ):
         optimizer.step()
     assert not optimizer.state
 

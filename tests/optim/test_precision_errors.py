@@ -159,7 +159,9 @@ def test_checkpoints_of_other_options(saved, own, said):
 
 def test_a_copy_of_float16_is_not_lost():
     optimizer = AdamW(matrices(), **OPTIONS, master_weights=True)
-    with pytest.raises(ValueError, match="'master', torch.float32.* a parameter of the same dtype"):
+    with pytest.raises(
+        ValueError, match=r"'master', torch.float32.* a parameter of the same dtype"
+    ):
         optimizer.load_state_dict(saved_by(F16, master_weights=True))
 
 
@@ -193,7 +195,7 @@ def test_codes_without_scales():
     saved = saved_by(state_dtype="int8")
     del saved["state"][0]["exp_avg_scale"]
     optimizer = AdamW(matrices(), **OPTIONS, state_dtype="int8")
-    with pytest.raises(KeyError, match="exp_avg_scale.* without their scales"):
+    with pytest.raises(KeyError, match=r"exp_avg_scale.* without their scales"):
         optimizer.load_state_dict(saved)
 
 

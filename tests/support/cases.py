@@ -124,8 +124,8 @@ class Case:
 # the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
-# Arguments that every class of ours has and no peer, with their defaults. They are keyword-only, and
-# not in the groups.
+# Arguments that every class of ours has and no peer, with their defaults. They are keyword-only,
+# and not in the groups.
 ALWAYS_OURS: dict[str, Any] = {
     "max_grad_norm": None,
     "state_dtype": None,

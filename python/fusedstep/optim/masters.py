@@ -1,4 +1,5 @@
-"""Master weights: notices parameters that were changed from outside, and takes masters out and in."""
+"""Master weights: notices parameters that were changed from outside, gives masters out, and takes
+them."""
 
 from __future__ import annotations
 

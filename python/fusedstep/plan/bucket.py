@@ -93,7 +93,7 @@ class Bucket:
     device: torch.device
     dtypes: tuple[torch.dtype, ...]  # of all tensors: parameter, gradient, states, companions
     mode: str | None = None  # see `Member.mode`
-    storage: Storage = Storage((), ())
+    storage: Storage = Storage()
     # The elements here of all matrices that the optimizer was given, by device and dtype.
     given: Callable[[], Mapping[tuple[torch.device, torch.dtype], int]] = dict
     members: list[Member] = field(default_factory=list)
