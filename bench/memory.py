@@ -65,7 +65,8 @@ def measure(build: Build, params: list[torch.nn.Parameter], kind: str) -> Use:
         kept += scratch_bytes(optimizer)
     state = state_bytes(optimizer, "cpu", kind)
     del optimizer
-    held = sum(tensor.nbytes for param in params for tensor in (param, param.grad))
+    tensors = [tensor for param in params for tensor in (param, param.grad)]
+    held = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     resident = resident_growth(build, params) if kind == "cpu" else None
     return Use(state, kept, last.most, held, resident)
 

@@ -77,7 +77,7 @@ def test_a_gradient_that_is_not_finite_is_not_lost():
 
 
 def test_codes_are_stable():
-    """Numbers that come from codes get the same codes again: nothing drifts while nothing changes."""
+    """Numbers that come from codes get the same codes again, so none of them drifts."""
     for dtype in (torch.int8, torch.uint8):
         lowest = 0 if dtype == torch.uint8 else -127
         highest = 255 if dtype == torch.uint8 else 127
