@@ -39,13 +39,16 @@ RESTS = {torch.int16: layout.REST16, torch.int8: layout.REST8}
 class Storage(NamedTuple):
     """How the slots of a rule are stored: parameter, gradient and states."""
 
-    codes: tuple[int, ...] = ()  # see `rules/layout.py`
-    companions: tuple[int, ...] = ()  # for each slot the place of its companion, or 0
+    codes: tuple[int, ...]  # see `rules/layout.py`
+    companions: tuple[int, ...]  # for each slot the place of its companion, or 0
 
     @property
     def is_usual(self) -> bool:
         """Whether every number is stored in the dtype of its tensor."""
         return max(self.codes) < layout.NOISY_BFLOAT16
+
+
+NO_SLOTS = Storage((), ())
 
 
 def storage_of(
