@@ -7,11 +7,12 @@ COLUMNS = ("state", "kept", "peak", "sum", "resident", "all")
 LEGEND = """\
 Bytes for each parameter. The parameters and gradients themselves are in the last column only.
 state: the tensors in opt.state. kept: everything else that stays allocated between steps, which is
-scratch and work lists; on a GPU also what the allocator adds to a tensor's size. peak: the most that the third step
-allocated on top of what was there before it. sum: the three together, which is what training needs.
-resident: how much the highest resident memory of the process grew over the three steps, as the
-kernel counts pages. The kernel sees all memory, torch's or not, so this should be about the sum.
-Lists that are too small to measure it show none. all: the sum, and the parameters and gradients."""
+scratch and work lists; on a GPU also what the allocator adds to a tensor's size. peak: the most
+that the third step allocated on top of what was there before it. sum: the three together, which is
+what training needs. resident: how much the highest resident memory of the process grew over the
+three steps, as the kernel counts pages. The kernel sees all memory, torch's or not, so this should
+be about the sum. Lists that are too small to measure it show none. all: the sum, and the parameters
+and gradients."""
 
 
 @dataclass(frozen=True)

@@ -140,10 +140,10 @@ class Entry:
         builds = {OURS: ours(), OURS_TRITON: ours(backend="triton")}
         if self.capturable:
             builds[OURS_CAPTURABLE] = ours(capturable=True)
+        builds |= {name: peer.with_defaults(self.settings) for name, peer in self.peers.items()}
         for provider, options in LOW_PRECISION.items():
             if not (self.factored and "states" in provider):  # no state is as large as a parameter
                 builds[provider] = ours(**options)
-        builds |= {name: peer.with_defaults(self.settings) for name, peer in self.peers.items()}
         return {**builds, OURS_REFERENCE: ours(backend="reference")}
 
     def providers_on(self, kind: str) -> dict[str, Lazily]:
