@@ -17,18 +17,19 @@ FUSEDSTEP_INLINE To same_bits(From x) {
   return y;
 }
 
-constexpr int32_t kBend = 0x1fc00000;
-constexpr float kLeastBent = 8.131516293641283e-20f;  // 1.5 * 2^-64, of 0
+constexpr int32_t kBend = 0x1fc00000;                 // also the bits of what 0 is bent to
+constexpr float kLeastBent = 8.131516293641283e-20f;  // the same as a number
 
-// A number x >= 0, bent, and back. It is close to its square root.
+// A number x >= 0, bent. It is close to its square root.
 template <class Bits, class Real>
 FUSEDSTEP_INLINE Real bent(Real x) {
   return same_bits<Real>((same_bits<Bits>(x) >> 1) + kBend);
 }
-template <class Bits, class Real>
-FUSEDSTEP_INLINE Real unbent(Real y) {
-  const Real least = Real{} + kLeastBent;
-  return same_bits<Real>((same_bits<Bits>(y > least ? y : least) - kBend) << 1);
+// The bits of a number from those of what it was bent to.
+template <class Bits>
+FUSEDSTEP_INLINE Bits unbent_bits(Bits y) {
+  const Bits least = Bits{} + kBend;
+  return ((y > least ? y : least) - kBend) << 1;
 }
 
 }  // namespace

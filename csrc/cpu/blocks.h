@@ -76,18 +76,6 @@ FUSEDSTEP_INLINE void narrow_codes(char* to, const Lanes<int32_t>& x) {
 #endif
 }
 
-// The larger of x, which is a number, and of a constant. GCC makes two instructions of a comparison.
-FUSEDSTEP_INLINE Floats::Part at_least(Floats::Part x, float least) {
-  const Floats::Part all = Floats::Part{} + least;
-#if defined(__AVX512F__)
-  return Floats::Part(_mm512_maskz_max_ps(kAllLanes, __m512(x), __m512(all)));
-#elif defined(__AVX2__)
-  return Floats::Part(_mm256_max_ps(__m256(x), __m256(all)));
-#else
-  return x > all ? x : all;
-#endif
-}
-
 // What one code is worth, and what makes every number nan if the scale is not finite.
 template <class Code>
 struct Unit {
@@ -102,11 +90,13 @@ FUSEDSTEP_INLINE Floats lanes_of_codes(const Code* code, const Unit<Code>& unit)
   Floats x = widen_codes<pairs>(code);
 #pragma GCC unroll 16
   for (int k = 0; k < Floats::kParts; ++k) {
-    const Floats::Part own = x.part[k] * unit.of_code;
-    Integers sign{};
-    if constexpr (std::is_signed_v<Code>) sign = Integers(own) & int32_t(0x80000000);
-    const Integers size = Integers(at_least(Floats::Part(Integers(own) ^ sign), kLeastBent));
-    x.part[k] = Floats::Part(((size - kBend) << 1) | sign) + unit.poison;
+    const Integers bits = Integers(x.part[k] * unit.of_code);
+    if constexpr (std::is_signed_v<Code>) {
+      const Integers size = bits & 0x7fffffff;
+      x.part[k] = Floats::Part(unbent_bits(size) | (bits ^ size)) + unit.poison;
+    } else {
+      x.part[k] = Floats::Part(unbent_bits(bits)) + unit.poison;
+    }
   }
   return x;
 }
