@@ -266,7 +266,7 @@ def test_scalars_by_value_and_in_memory_give_the_same_bits(n_groups, case, simul
             set_grads(params, step)
             uploaded.clear()
             optimizer.step()
-        length = 1 + len(optimizer._plan.buckets[0].rule.scalars)
+        length = 2 + len(optimizer._plan.buckets[0].rule.scalars)
         assert (F64 in uploaded) == (n_groups * length > most)
         found.append((optimizer, params))
     assert_same(*found[0], *found[1])
