@@ -13,9 +13,10 @@ constexpr int kElementwiseThreads = 128;
 
 // Blocks that should fit on a multiprocessor: with so many, enough bytes are on their way.
 template <int S, bool InDouble>
-constexpr int kElementwiseResident = InDouble         ? 2
-                                     : S == kBfloat16 ? 7
-                                                      : 5;
+constexpr int kElementwiseResident = InDouble                            ? 2
+                                     : S == kBfloat16                    ? 7
+                                     : S == kNoisyBfloat16 || S == kBent ? 6
+                                                                         : 5;
 
 // Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
 template <int P, int G, int S>

@@ -84,20 +84,28 @@ struct Noises<true> {
   }
 
  private:
+  // Only the low 32 bits of a place count, so all but the divisions is done with 32 bits.
   template <int N>
   __device__ __forceinline__ void in_runs(int64_t i, uint32_t (&of_place)[N]) const {
-    int64_t run = i / row->cols, col = i - run * row->cols;
-    int64_t matrix = run / row->rows, own_row = run - matrix * row->rows;
+    const int64_t run = i / row->cols, matrix = run / row->rows;
+    uint32_t own = noise_of_place(whole_place(*row, i), keys);
+    int of_run = at_most<N>((run + 1) * row->cols - i),
+        of_rows = at_most<N>((matrix + 1) * row->rows - run);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      of_place[k] = noise_of_place(
-          row->first + matrix * row->matrix_stride + own_row * row->row_stride + col, keys);
-      if (++col < row->cols) continue;
-      col = 0;
-      if (++own_row < row->rows) continue;
-      own_row = 0;
-      ++matrix;
+      of_place[k] = own;
+      own += kPlaceFactor;
+      if (--of_run > 0) continue;
+      of_run = at_most<N>(row->cols);
+      own += uint32_t(row->row_stride - row->cols) * kPlaceFactor;
+      if (--of_rows > 0) continue;
+      of_rows = at_most<N>(row->rows);
+      own += uint32_t(row->matrix_stride - row->rows * row->row_stride) * kPlaceFactor;
     }
+  }
+  template <int N>
+  static __device__ __forceinline__ int at_most(int64_t n) {
+    return int(n < N ? n : N);
   }
 };
 
