@@ -107,7 +107,10 @@ void check_code(const std::vector<int>& codes, const std::vector<int>& companion
                                 ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16), 3 "
                                 "(float64) and ways of storage up to " +
                                 std::to_string(kBentUint8));
-  if ((kCompanionBytes[code] > 0) != (companions[slot] > 0))
+  const int place = companions[slot], slots = int(codes.size());
+  int tensors = slots;
+  for (const int other : companions) tensors += other != 0;
+  if (kCompanionBytes[code] > 0 ? place < slots || place >= tensors : place != 0)
     throw std::invalid_argument(said + ", which does not fit its companion");
   if (code == kNoisyBfloat16 && !has_noise)
     throw std::invalid_argument(said + ", but there is no noise");
