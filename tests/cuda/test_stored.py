@@ -2,21 +2,14 @@
 parameters, states and companions; factored ones are as near as their sums."""
 
 import pytest
-import torch
 
 from fusedstep.optim import stored as stored_optimizer
 from tests.support import absent_gradients
 from tests.support.cases import CASES, DTYPES, each
-from tests.support.cuda_on_cpu import kernels, launched, library
-from tests.support.cuda_on_ptx import simulated
+from tests.support.cuda_on_cpu import is_stored, kernels, launched, library
+from tests.support.cuda_on_ptx import on_ptx, on_simulator, simulated
 from tests.support.rule_cases import is_factored
-from tests.support.stored_cases import (
-    PAIRS,
-    STORED,
-    STORED_SHAPES,
-    Stored,
-    assert_same_bits,
-)
+from tests.support.stored_cases import PAIRS, STORED, STORED_SHAPES, Stored, assert_same_bits
 from tests.support.stored_problems import (
     assert_near_as_stored,
     at_an_odd_address,
@@ -25,6 +18,7 @@ from tests.support.stored_problems import (
 )
 from tests.support.sweeps import sweep
 
+pytest_plugins = ["tests.ptxrun.needs_nvcc"]
 pytestmark = pytest.mark.usefixtures("simulator")
 
 F32, BF16, F16, F64 = DTYPES
@@ -37,7 +31,7 @@ ALL_ADAMW = [(ADAMW, stored) for stored in STORED]
 USUAL = [pair for pair in PAIRS if pair[0] in (ADAMW, MOMENTUM)]
 
 
-def check(own, steps=None):
+def check(own):
     found, reference = own.run("simcuda"), own.run("reference")
     if is_factored(own.case):
         assert_near_as_stored(found, reference, own.steps)
@@ -61,7 +55,9 @@ def test_every_case_on_more_shapes_and_in_several_units(case, stored):
     check(problem(case, stored, STORED_SHAPES, steps=3))
 
 
-FACTORED = [(ADAFACTOR, OPTION[name]) for name in ("rest16", "rest8-bf16-states", "noisy", "copied")]
+FACTORED = [
+    (ADAFACTOR, OPTION[name]) for name in ("rest16", "rest8-bf16-states", "noisy", "copied")
+]
 
 
 @pytest.mark.usefixtures("small_units")
@@ -129,11 +125,6 @@ def test_a_tensor_without_a_gradient_is_left_alone(case, stored):
     absent_gradients.check(problem(case, stored, 2 * shapes), "simcuda", absent)
 
 
-def stored_only(names):
-    words = {"noisy", "rest16", "rest8", "stored", "int8"}
-    return {name for name in names if words & {*name.split()[1].split("/")}}
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_units")
 def test_every_kernel_that_was_built_is_launched_and_right(simulator):
@@ -143,4 +134,33 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
     for case in (ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], MOMENTUM):  # in float64
         for option in (OPTION["noisy-states"], OPTION["int8"]):
             check(problem(case, Stored("wide", option.options, F64), shapes))
-    assert stored_only(launched(simulator)) == stored_only(kernels(library()))
+    assert set(filter(is_stored, launched(simulator))) == set(filter(is_stored, kernels(library())))
+
+
+# The same kernels as nvcc compiled them.
+
+
+@pytest.mark.usefixtures("nvcc")
+@each_pair(
+    [(ADAMW, OPTION[n]) for n in ("noisy", "rest8-bf16-states", "int8-rest8", "int8-copied")]
+    + [(ADAFACTOR, OPTION[n]) for n in ("noisy", "rest16", "copied")]
+    + [(MOMENTUM, OPTION[n]) for n in ("noisy-states", "int8-noisy")],
+    [(ADAMW, OPTION["int8-rest8"]), (ADAMW, OPTION["noisy"]), (ADAFACTOR, OPTION["noisy"])],
+)
+def test_compiled_kernels_have_the_bits_of_the_simulator(case, stored):
+    own = problem(case, stored, [(7,), (33, 128), (33, 17)], prepare=strange_gradients)
+    with on_ptx() as launches:
+        found = own.run("simcuda")
+    with on_simulator():
+        assert_same_bits(*found, *own.run("simcuda"))
+    assert not launches.counted["fma"] or is_factored(case)
+    assert not launches.counted["approximate"] and not launches.counted["fusable"]
+
+
+@pytest.mark.usefixtures("nvcc")
+def test_compiled_kernels_find_any_place_in_the_whole_tensor(monkeypatch):
+    monkeypatch.setattr(stored_optimizer, "places_of", lambda param: PLACES[0])
+    own = problem(ADAMW, OPTION["noisy"], [(33, 17)], steps=1)
+    with on_ptx():
+        found = own.run("simcuda")
+    assert_same_bits(*found, *own.run("reference"))

@@ -68,8 +68,8 @@ def numbers(run: Run, index: int) -> Iterator[tuple[str, Tensor, Tensor | float]
 
 
 def assert_near_as_stored(found: Run, reference: Run, steps: int) -> None:
-    """Sums have another order than the reference's, so numbers differ by a few units of float32. What
-    is stored with fewer bits is then rare another number, one of the next for each step."""
+    """Sums have another order than the reference's, so numbers differ by a few units of float32. In
+    fewer bits a few of them are then stored as the next number, once for each step."""
     for index, param in enumerate(found[1]):
         if not param.numel():
             continue
