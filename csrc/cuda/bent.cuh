@@ -94,6 +94,7 @@ struct Slot<kBent, true> {
     uint32_t code[N];
 #pragma unroll
     for (int k = 0; k < N; ++k) code[k] = coded(float(x[k]), factor, has_sign);
+    __syncwarp();  // all threads have loaded the scale that one of them will store
     if (!is_here) return;
     if (thread() % kSharing<N> == 0) *scale_at(i) = scale;
     uint32_t word[N / 4];

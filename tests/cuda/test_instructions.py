@@ -30,8 +30,8 @@ def elements(kernel, loads):
     return loads / tensors * VECTOR / BYTES[read[0]]
 
 
-# Of kernels for other ways of storage. A thread of them has 8 elements. What it executes seldom counts
-# as well: the ends of runs of noise, tensors that are not aligned.
+# Of kernels for other ways of storage. A thread of them has 8 elements. What it executes seldom
+# counts as well: the ends of runs of noise, tensors that are not aligned.
 MOST_OF_STORED = {
     "adamw noisy/bf16/noisy": 139,
     "adamw rest16/bf16/bf16": 60,

@@ -1,5 +1,5 @@
-"""Low-precision storage on a GPU, with both backends: the reference's bits on the CPU, or numbers as
-near as their sums."""
+"""Low-precision storage on a GPU, with both backends: the bits of the reference on the CPU, or
+numbers as near as sums in another order are."""
 
 import pytest
 import torch
