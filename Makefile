@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -24,6 +24,14 @@ PEERS := .venv-peers
 bench-peers: ## races steps against other packages' optimizers, installed into .venv-peers; tables go to bench/out/peers
 	$(MAKE) VENV=$(PEERS) EXTRA=bench,peers $(PEERS)/built
 	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m bench.step --providers installed --lists 68M small --out bench/out/peers
+
+PRECISION := bench/out/precision
+LOW := fusedstep-noise fusedstep-noise-fp32-states fusedstep-rest16 fusedstep-rest16-bf16-states fusedstep-rest8 fusedstep-int8-states fusedstep-rest8-int8-states
+bench-precision: $(VENV)/built ## races, measures and trains ours with each option for low precision, on one thread; PRECISION=bench/results/.../precision keeps it
+	$(BIN)/python -m bench.step --rules adamw adafactor-hf-trainer --lists 68M --dtypes bfloat16 --threads 1 --providers fusedstep $(LOW) --out $(PRECISION)
+	$(BIN)/python -m bench.memory --rules adamw adafactor-hf-trainer --lists 68M --providers fusedstep $(LOW) --out $(PRECISION)
+	$(BIN)/python -m bench.train --all --contestants float32 bfloat16 noise rest16 rest8 --out $(PRECISION)
+	$(BIN)/python -m bench.train --model gpt --optimizer adamw --contestants float32 bfloat16 noise rest16 rest8-int8-states --out $(PRECISION)
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -12,9 +12,9 @@ from typing import Any
 from bench.contestants import PEER
 from bench.lists import LISTS
 from bench.optimizers import PROVIDERS, RULES
-from bench.providers import OURS
+from bench.providers import LOW_PRECISION, OURS
 from bench.table import percent
-from bench.train_table import ENDS
+from bench.train_table import ENDS, FLOAT32
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -116,9 +116,39 @@ def memory() -> str:
     return source_of(folder, results, "memory.md") + table(headings, lines)
 
 
-def training() -> str:
+def precision() -> str:
+    """What each option for low precision holds in memory, and how long a step takes with it."""
+    held, raced = newest("precision/memory"), newest("precision/step")
+    if held is None or raced is None:
+        return "Not measured yet.\n"
+    ratios = {(row["rule"], row["provider"]): row for row in raced[1]["rows"]}
+    lines = []
+    for row in held[1]["rows"]:
+        options = {OURS: "plain", **LOW_PRECISION}.get(row["provider"])
+        if options is None or not row["use"] or row["dtype"] != "bfloat16":
+            continue
+        words = options if isinstance(options, str) else ", ".join(map(option, options.items()))
+        step_of = ratios.get((row["rule"], row["provider"]))
+        ratio = f"{step_of['ratio']:.2f} x" if step_of and step_of["ratio"] else ""
+        numbers = [f"{row['bytes_a_parameter'][name]:.2f}" for name in ("state", "all")]
+        lines.append([RULES[row["rule"]].label, words, *numbers, ratio])
+    headings = ["rule, bf16 parameters", "options", "bytes of state", "with parameter and gradient"]
+    return (
+        source_of(*held, "memory.md")
+        + source_of(*raced, "step.md")
+        + table([*headings, "a step"], lines)
+    )
+
+
+def option(pair: tuple[str, Any]) -> str:
+    """An option as it stands in code."""
+    name, value = pair
+    return f"`{name}={value if str(value).startswith('torch.') else repr(value)}`"
+
+
+def training(name: str = "step") -> str:
     """Our runs and the peer's, and how much their losses differ."""
-    found = newest("step")
+    found = newest(name)
     reports = sorted(found[0].glob("*-*.json")) if found else []
     lines, pictures = [], []
     for path in reports:
@@ -129,7 +159,7 @@ def training() -> str:
             difference = [
                 f"{pair['largest_loss_difference']:.2g}"
                 for pair in report["comparisons"]
-                if pair["of"] == [name, PEER]
+                if pair["of"][0] == name and pair["of"][1] in (PEER, FLOAT32)
             ]
             lines.append(
                 [
@@ -168,6 +198,8 @@ BLOCKS = {
     "scaling": scaling,
     "memory": memory,
     "training": training,
+    "precision": precision,
+    "precision_in_training": lambda: training("precision/step"),
 }
 
 

@@ -27,7 +27,8 @@ FUSEDSTEP_INLINE Real bent(Real x) {
 }
 template <class Bits, class Real>
 FUSEDSTEP_INLINE Real unbent(Real y) {
-  return same_bits<Real>((same_bits<Bits>(y > kLeastBent ? y : y - y + kLeastBent) - kBend) << 1);
+  const Real least = Real{} + kLeastBent;
+  return same_bits<Real>((same_bits<Bits>(y > least ? y : least) - kBend) << 1);
 }
 
 }  // namespace

@@ -55,121 +55,141 @@ FUSEDSTEP_INLINE Floats widen_codes(const Code* from) {
   return x;
 }
 
-// The last bytes of 4 kWidth integers as codes.
-template <bool pairs, class Code>
-FUSEDSTEP_INLINE void narrow_codes(Code* to, const Integers (&x)[4]) {
+// The last bytes of kLanes integers as codes.
+template <bool pairs>
+FUSEDSTEP_INLINE void narrow_codes(char* to, const Lanes<int32_t>& x) {
   const Integers low = Integers{} + 0xff;
   if constexpr (pairs) {
-#pragma GCC unroll 2
-    for (int k = 0; k < 4; k += 2)
-      put(to + k * kWidth, low_words(Words32((x[k] & low) | (x[k + 1] & low) << 8)));
+#pragma GCC unroll 8
+    for (int k = 0; k < Floats::kParts; k += 2)
+      put(to + k * kWidth, low_words(Words32((x.part[k] & low) | (x.part[k + 1] & low) << 8)));
     return;
   }
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  const __m256i first = _mm256_packus_epi32(__m256i(x[0] & low), __m256i(x[1] & low));
-  const __m256i second = _mm256_packus_epi32(__m256i(x[2] & low), __m256i(x[3] & low));
-  const __m256i mixed = _mm256_packus_epi16(first, second);
-  put(to, _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packus_epi32(__m256i(x.part[0] & low), __m256i(x.part[1] & low)), 0xd8);
+  put(to, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 #else
-  using Codes = Vector<Code, kWidth>;
-  for (int k = 0; k < 4; ++k) put(to + k * kWidth, __builtin_convertvector(x[k] & low, Codes));
+  using Codes = Vector<uint8_t, kWidth>;
+  for (int k = 0; k < Floats::kParts; ++k)
+    put(to + k * kWidth, __builtin_convertvector(x.part[k] & low, Codes));
 #endif
 }
 
+// The larger of x, which is a number, and of a constant. GCC makes two instructions of a comparison.
+FUSEDSTEP_INLINE Floats::Part at_least(Floats::Part x, float least) {
+  const Floats::Part all = Floats::Part{} + least;
+#if defined(__AVX512F__)
+  return Floats::Part(_mm512_maskz_max_ps(kAllLanes, __m512(x), __m512(all)));
+#elif defined(__AVX2__)
+  return Floats::Part(_mm256_max_ps(__m256(x), __m256(all)));
+#else
+  return x > all ? x : all;
+#endif
+}
+
+// What one code is worth, and what makes every number nan if the scale is not finite.
+template <class Code>
+struct Unit {
+  float of_code, poison;
+  FUSEDSTEP_INLINE explicit Unit(float scale)
+      : of_code(bent<int32_t>(scale) * (1.0f / kLevels<Code>)), poison(scale - scale) {}
+};
+
 // The numbers of kLanes codes.
 template <bool pairs, class Code>
-FUSEDSTEP_INLINE Floats lanes_of_codes(const Code* code, float scale) {
-  if (__builtin_expect(!(scale < __builtin_inff()), 0)) return Floats(__builtin_nanf(""));
-  const float unit = bent<int32_t>(scale) * (1.0f / kLevels<Code>);
+FUSEDSTEP_INLINE Floats lanes_of_codes(const Code* code, const Unit<Code>& unit) {
   Floats x = widen_codes<pairs>(code);
 #pragma GCC unroll 16
   for (int k = 0; k < Floats::kParts; ++k) {
-    const Floats::Part own = x.part[k] * unit;
-    const Integers size = Integers(own) & 0x7fffffff;
-    x.part[k] = unbent<Integers>(Floats::Part(size));
-    if constexpr (std::is_signed_v<Code>)
-      x.part[k] = Floats::Part(Integers(x.part[k]) | (Integers(own) ^ size));
+    const Floats::Part own = x.part[k] * unit.of_code;
+    Integers sign{};
+    if constexpr (std::is_signed_v<Code>) sign = Integers(own) & int32_t(0x80000000);
+    const Integers size = Integers(at_least(Floats::Part(Integers(own) ^ sign), kLeastBent));
+    x.part[k] = Floats::Part(((size - kBend) << 1) | sign) + unit.poison;
   }
   return x;
 }
 
-// The codes of one block. Only 0 has the code 0, if codes have no sign.
+// The codes of kLanes numbers. If codes have no sign, only 0 has the code 0. With a factor of 0 all
+// codes are 0.
 template <bool pairs, class Code>
 FUSEDSTEP_INLINE void store_codes(Code* code, const float* x, float factor) {
-  for (int j = 0; j < kScaledBlock; j += 4 * kWidth) {
-    Integers levels[4];
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const Integers bits = get<Integers>(x + j + k * kWidth), size = bits & 0x7fffffff;
-      const Floats::Part level = bent<Integers>(Floats::Part(size)) * factor;
-      // The nearest integer is what is left in the last bits after a large number was added.
-      constexpr float kLast = 12582912.0f;
-      if constexpr (std::is_signed_v<Code>) {
-        levels[k] = Integers(Floats::Part(Integers(level) | (bits ^ size)) + kLast);
-      } else {
-        const Integers least = size < 1 ? size : Integers{} + 1;
-        const Integers own = Integers(level + kLast) - same_bits<int32_t>(kLast);
-        levels[k] = own > least ? own : least;
-      }
+  Lanes<int32_t> levels;
+  const Integers one = Integers{} + (factor != 0.0f);
+#pragma GCC unroll 16
+  for (int k = 0; k < Floats::kParts; ++k) {
+    const Integers bits = get<Integers>(x + k * kWidth), size = bits & 0x7fffffff;
+    const Floats::Part level = bent<Integers>(Floats::Part(size)) * factor;
+    // The nearest integer is what is left in the last bits after a large number was added.
+    constexpr float kLast = 12582912.0f;
+    if constexpr (std::is_signed_v<Code>) {
+      levels.part[k] = Integers(Floats::Part(Integers(level) | (bits ^ size)) + kLast);
+    } else {
+      const Integers least = size < one ? size : one;
+      const Integers own = Integers(level + kLast) - same_bits<int32_t>(kLast);
+      levels.part[k] = own > least ? own : least;
     }
-    narrow_codes<pairs>(code + j, levels);
   }
+  narrow_codes<pairs>(reinterpret_cast<char*>(code), levels);
 }
 
-// One block of a slot: codes of either kind, and their scale.
-struct Block {
-  char* code;
+// Stores the scale of a block. Returns the factor of its codes: 0 if every number is 0, or one is not
+// finite.
+template <class Code>
+FUSEDSTEP_INLINE float store_scale(float* scale, const Largest& largest) {
+  const int32_t bits = largest.of_all();
+  *scale = same_bits<float>(bits);
+  if (bits == 0 || bits >= 0x7f800000) return 0.0f;
+  return kLevels<Code> / bent<int32_t>(*scale);
+}
+
+// The blocks of a slot with codes of this type.
+template <class C>
+struct Blocks {
+  using Code = C;
+  Code* code;
   float* scale;
-  bool has_sign;
 
-  Block() = default;
-  FUSEDSTEP_INLINE Block(const Stored& x, int64_t i)
-      : code(x.at + i),
-        scale(reinterpret_cast<float*>(x.companion) + i / kScaledBlock),
-        has_sign(x.code == kBentInt8) {}
-
-  template <bool pairs = false>
-  FUSEDSTEP_INLINE Floats lanes(int j) const {
-    if (has_sign) return lanes_of_codes<pairs>(reinterpret_cast<const int8_t*>(code) + j, *scale);
-    return lanes_of_codes<pairs>(reinterpret_cast<const uint8_t*>(code) + j, *scale);
-  }
-  // Stores a new scale. Returns the factor of codes: 0 if they are all 0, because every number is 0 or
-  // the scale is not finite.
-  FUSEDSTEP_INLINE float store_scale(const Largest& largest) const {
-    const int32_t bits = largest.of_all();
-    *scale = same_bits<float>(bits);
-    if (bits == 0 || bits >= 0x7f800000) return 0.0f;
-    return (has_sign ? kLevels<int8_t> : kLevels<uint8_t>) / bent<int32_t>(*scale);
-  }
-  template <bool pairs = false>
-  FUSEDSTEP_INLINE void store(const float* x, float factor) const {
-    if (factor == 0.0f) return void(std::memset(code, 0, kScaledBlock));
-    if (has_sign) return store_codes<pairs>(reinterpret_cast<int8_t*>(code), x, factor);
-    store_codes<pairs>(reinterpret_cast<uint8_t*>(code), x, factor);
-  }
+  explicit Blocks(const Stored& x)
+      : code(reinterpret_cast<Code*>(x.at)), scale(reinterpret_cast<float*>(x.companion)) {}
+  FUSEDSTEP_INLINE float* scale_at(int64_t i) const { return scale + i / kScaledBlock; }
 };
+
+// Calls `function` with the blocks of a slot.
+template <class Function>
+FUSEDSTEP_INLINE void with_blocks(const Stored& x, Function&& function) {
+  if (x.code == kBentInt8) return function(Blocks<int8_t>(x));
+  function(Blocks<uint8_t>(x));
+}
 
 template <class T>
 void load_blocks(const Stored& from, int64_t n, T* to) {
-  for (int64_t i = 0; i < n; i += kScaledBlock) {
-    const Block block(from, i);
-    for (int j = 0; j < kScaledBlock; j += kLanes) put_lanes(to + i + j, cast_lanes<T>(block.lanes(j)));
-  }
+  with_blocks(from, [&](auto blocks) FUSEDSTEP_LAMBDA {
+    for (int64_t i = 0; i < n; i += kScaledBlock) {
+      const Unit<typename decltype(blocks)::Code> unit(*blocks.scale_at(i));
+      for (int64_t j = i; j < i + kScaledBlock; j += kLanes)
+        put_lanes(to + j, cast_lanes<T>(lanes_of_codes<false>(blocks.code + j, unit)));
+    }
+  });
 }
 
 template <class T>
 void store_blocks(const Stored& to, int64_t n, const T* x) {
-  for (int64_t i = 0; i < n; i += kScaledBlock) {
-    float own[kScaledBlock];
-    Largest largest;
-    for (int j = 0; j < kScaledBlock; j += kLanes) {
-      const Floats lanes = cast_lanes<float>(get_lanes(x + i + j));
-      for (int k = 0; k < Floats::kParts; ++k) largest.add(lanes.part[k]);
-      put_lanes(own + j, lanes);
+  with_blocks(to, [&](auto blocks) FUSEDSTEP_LAMBDA {
+    for (int64_t i = 0; i < n; i += kScaledBlock) {
+      float own[kScaledBlock];
+      Largest largest;
+      for (int j = 0; j < kScaledBlock; j += kLanes) {
+        const Floats lanes = cast_lanes<float>(get_lanes(x + i + j));
+        for (int k = 0; k < Floats::kParts; ++k) largest.add(lanes.part[k]);
+        put_lanes(own + j, lanes);
+      }
+      const float factor = store_scale<typename decltype(blocks)::Code>(blocks.scale_at(i), largest);
+      for (int j = 0; j < kScaledBlock; j += kLanes)
+        store_codes<false>(blocks.code + i + j, own + j, factor);
     }
-    const Block block(to, i);
-    block.store(own, block.store_scale(largest));
-  }
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <utility>
 
 #include "../plan.h"
@@ -119,39 +120,53 @@ struct ElementwiseRun {
 };
 
 // Updates a run whose states all have 8 bits, block by block: codes need the largest number of a block.
-// Those of a block are stored after the next block was computed: by then their factors are there.
+// So those of a block are stored while the next one is computed, which keeps the processor busy while
+// it divides. The first state has a sign, the others have none.
+template <size_t k>
+using CodeOf = std::conditional_t<k == 0, int8_t, uint8_t>;
+
 template <class P, class G, class Run, size_t... K>
 void update_blocks(const Run& run, std::index_sequence<K...>) {
   constexpr int kStates = Run::kStates;
   constexpr bool pairs = kInPairs<P>;
   const auto wide = on_lanes(run.rule);
   const Floats g_scale(run.scale);
-  float fresh[2][kStates][kScaledBlock], factor[2][kStates];
-  auto store_before = [&](int64_t end) FUSEDSTEP_LAMBDA {
-    const int64_t i = end - kScaledBlock, own = i / kScaledBlock % 2;
-    (Block(run.slot[2 + K], i).template store<pairs>(fresh[own][K], factor[own][K]), ...);
-  };
-  for (int64_t i = 0; i < run.n; i += kScaledBlock) {
-    const int64_t own = i / kScaledBlock % 2;
-    const Cursor<P> p = cursor<P>(run.slot[0].from(i));
-    const G* g = cursor<G>(run.slot[1].from(i));
-    const Block block[] = {Block(run.slot[2 + K], i)...};
+  const std::tuple<Blocks<CodeOf<K>>...> blocks{Blocks<CodeOf<K>>(run.slot[2 + K])...};
+  float fresh[2][kStates][kScaledBlock], factor[kStates] = {};
+  // `updates`: computes the block from number i on. `stores`: the codes of the one before it.
+  auto walk_block = [&](int64_t i, auto updates, auto stores) FUSEDSTEP_LAMBDA {
+    float (*own)[kScaledBlock] = fresh[i / kScaledBlock % 2];
+    float (*before)[kScaledBlock] = fresh[1 - i / kScaledBlock % 2];
+    const int64_t here = updates ? i : 0;
+    const Cursor<P> p = cursor<P>(run.slot[0].from(here));
+    const G* g = cursor<G>(run.slot[1].from(here));
+    const std::tuple<Unit<CodeOf<K>>...> unit{Unit<CodeOf<K>>(*std::get<K>(blocks).scale_at(here))...};
     Largest largest[kStates];
     const Place place = run.place.plus(i);
     for (int j = 0; j < kScaledBlock; j += kLanes) {
-      fetch_ahead<512>(p + j), fetch_ahead<512>(g + j, block[K].code + j...);
-      Floats x = widen<float>(p + j), s[] = {block[K].template lanes<pairs>(j)...};
-      wide.update(x, widen<float>(g + j) * g_scale, s[K]...);
-      for (int k = 0; k < kStates; ++k) {
-        for (int part = 0; part < Floats::kParts; ++part) largest[k].add(s[k].part[part]);
-        put_lanes(fresh[own][k] + j, s[k]);
+      if constexpr (updates) {
+        fetch_ahead<512>(p + j), fetch_ahead<512>(g + j, std::get<K>(blocks).code + i + j...);
+        Floats x = widen<float>(p + j);
+        Floats s[] = {lanes_of_codes<pairs>(std::get<K>(blocks).code + i + j, std::get<K>(unit))...};
+        wide.update(x, widen<float>(g + j) * g_scale, s[K]...);
+        for (int k = 0; k < kStates; ++k) {
+          for (int part = 0; part < Floats::kParts; ++part) largest[k].add(s[k].part[part]);
+          put_lanes(own[k] + j, s[k]);
+        }
+        narrow(p + j, x, kAll, place.plus(j));
       }
-      narrow(p + j, x, kAll, place.plus(j));
+      if constexpr (stores)
+        (store_codes<pairs>(std::get<K>(blocks).code + i - kScaledBlock + j, before[K] + j, factor[K]),
+         ...);
     }
-    for (int k = 0; k < kStates; ++k) factor[own][k] = block[k].store_scale(largest[k]);
-    if (i > 0) store_before(i);
-  }
-  store_before(run.n);
+    if constexpr (updates)
+      ((factor[K] = store_scale<CodeOf<K>>(std::get<K>(blocks).scale_at(i), largest[K])), ...);
+  };
+  using Yes = std::true_type;
+  using No = std::false_type;
+  walk_block(0, Yes(), No());
+  for (int64_t i = kScaledBlock; i < run.n; i += kScaledBlock) walk_block(i, Yes(), Yes());
+  walk_block(run.n, No(), Yes());
 }
 
 // Of these parameters and gradients.
@@ -159,7 +174,7 @@ template <int... P, int... G, int... S, class Run>
 bool update_if_in_blocks(DtypesList<Dtypes<P, G, S>...>, const Run& run) {
   if constexpr (Run::kStates > 0) {
     for (int k = 0; k < Run::kStates; ++k)
-      if (run.slot[2 + k].code < kBentInt8) return false;
+      if (run.slot[2 + k].code != (k == 0 ? kBentInt8 : kBentUint8)) return false;
     return ((run.slot[0].code == P && run.slot[1].code == G
                  ? (update_blocks<AnyOrder<StorageOf<P>>, AnyOrder<StorageOf<G>>>(
                         run, typename Run::States()),

@@ -140,6 +140,15 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
   double unwanted = 0.0, *wanted = squares != nullptr ? squares : &unwanted;
   bool alike = x.g.code == x.p.code;
   if (Momentum) alike &= x.m.code == x.p.code;
+  if constexpr (!Momentum && std::is_same_v<T, float>)
+    if (x.g.code == kBfloat16 && x.p.code >= kNoisyBfloat16 && x.p.code <= kRest8)
+      return with_one_of<kNoisyBfloat16, kRest16, kRest8>(x.p.code, [&](auto* type) {
+        using P = AnyOrder<std::remove_cv_t<std::remove_pointer_t<decltype(type)>>>;
+        using G = AnyOrder<Bfloat16>;
+        column_factors<P>(rule, x, factor);
+        update_rows<T, false, true, P, G, G>(rule, x, begin, end, mean, factor, step_size, decay,
+                                             wanted, next_gradient);
+      });
   if (!alike) {
     column_factors<T>(rule, x, factor);
     return update_rows<T, Momentum, true, T, T, T>(rule, x, begin, end, mean, factor, step_size, decay,
