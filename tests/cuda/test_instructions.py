@@ -37,7 +37,7 @@ MOST_OF_STORED = {
     "adamw rest16/bf16/bf16": 60,
     "adamw rest8/bf16/bf16": 66,
     "adamw bf16/bf16/int8": 111,
-    "adamw rest8/bf16/int8": 135,
+    "adamw rest8/bf16/int8": 136,
     "UPDATE noisy/bf16/-": 75,
 }
 
