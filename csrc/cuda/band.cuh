@@ -8,7 +8,8 @@ namespace fusedstep::cuda {
 // Columns of a thread's vector: 16 bytes of the kernel's dtype. With kAny there are no vectors; the
 // number then suits the registers.
 template <int D, class T>
-constexpr int kVectorOf = D == kBfloat16 || (D == kAny && sizeof(T) == 4) ? 8 : 4;
+constexpr int kVectorOf =
+    D == kBfloat16 || D == kRest16 || D == kRest8 || (D == kAny && sizeof(T) == 4) ? 8 : 4;
 
 struct Band {
   int64_t matrix;  // of the batch

@@ -21,7 +21,8 @@ PYBIND11_MODULE(FUSEDSTEP_CUDA_MODULE, module) {
   module.def("built_for", &built_for);
   module.def("why_unusable", &why_unusable);
   py::class_<Bucket>(module, "Bucket", py::module_local())
-      .def(py::init<int, bool, int, const std::vector<int>&, int, int, int>())
+      .def(py::init<int, bool, int, const std::vector<int>&, const std::vector<int>&, int, int, int,
+                    int64_t>())
       .def("set_scratch", &Bucket::set_scratch)
       .def("set_exchange", &Bucket::set_exchange)
       .def("add", &Bucket::add)

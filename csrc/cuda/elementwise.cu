@@ -17,12 +17,14 @@ constexpr int kOfStates = RuleOf<Rule, float>::kStates > 0 ? S : int(kNone);
 template <int Rule>
 bool are(const int32_t* dtypes, int p, int g, int s) {
   bool same = dtypes[ElementwiseRow::kP] == p && dtypes[ElementwiseRow::kG] == g;
-  for (int k = 0; k < RuleOf<Rule, float>::kStates; ++k)
-    same = same && dtypes[ElementwiseRow::kStates + k] == s;
+  for (int k = 0; k < RuleOf<Rule, float>::kStates; ++k) {
+    const int wanted = s != kBent ? s : k == 0 ? kBentInt8 : kBentUint8;
+    same = same && dtypes[ElementwiseRow::kStates + k] == wanted;
+  }
   return same;
 }
 
-// The kernel for the bucket's dtypes if the rule lists them, else the kernel for any dtypes.
+// The kernel for how the bucket's slots are stored if the rule lists it, else the kernel for any way.
 template <int Rule, int... P, int... G, int... S>
 Kernel of_dtypes(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
   constexpr int kAnyStates = kOfStates<Rule, kAny>;
@@ -34,13 +36,41 @@ Kernel of_dtypes(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, 
   return found;
 }
 
+// The same if some slot is not stored in a dtype. A rule without states has no such slots.
+template <int Rule, int... P, int... G, int... S>
+Kernel of_stored(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
+  if constexpr (RuleOf<Rule, float>::kStates > 0) {
+    if (in_double) return instance<Rule, kAny, kAny, kAnyStored, true>();
+    Kernel found = instance<Rule, kAnyStored, kAny, kAnyStored, false>();
+    ((are<Rule>(dtypes, P, G, S) ? void(found = instance<Rule, P, G, S, false>()) : void()), ...);
+    // What is listed for 16 bits also occurs with states of 8 bits.
+    if constexpr (sizeof...(P) > 0) {
+      if (are<Rule>(dtypes, kBfloat16, kBfloat16, kBent))
+        found = instance<Rule, kBfloat16, kBfloat16, kBent, false>();
+      if (are<Rule>(dtypes, kNoisyBfloat16, kBfloat16, kBent))
+        found = instance<Rule, kNoisyBfloat16, kBfloat16, kBent, false>();
+      if (are<Rule>(dtypes, kRest8, kBfloat16, kBent))
+        found = instance<Rule, kRest8, kBfloat16, kBent, false>();
+    }
+    return found;
+  }
+  return {};
+}
+
+template <int Rule>
+Kernel of_bucket(bool in_double, const int32_t* dtypes) {
+  using Listed = RuleOf<Rule, float>;
+  bool is_usual = true;
+  for (int k = 0; k < ElementwiseRow::kStates + Listed::kStates; ++k)
+    is_usual = is_usual && is_dtype(dtypes[k]);
+  return is_usual ? of_dtypes<Rule>(in_double, dtypes, typename Listed::dtypes())
+                  : of_stored<Rule>(in_double, dtypes, typename Listed::stored());
+}
+
 template <int... Rules>
 Kernel of_rule(int rule, bool in_double, const int32_t* dtypes, RuleList<Rules...>) {
   Kernel found;
-  ((rule == Rules
-        ? void(found = of_dtypes<Rules>(in_double, dtypes, typename RuleOf<Rules, float>::dtypes()))
-        : void()),
-   ...);
+  ((rule == Rules ? void(found = of_bucket<Rules>(in_double, dtypes)) : void()), ...);
   return found;
 }
 

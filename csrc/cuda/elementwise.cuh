@@ -13,9 +13,10 @@ constexpr int kElementwiseThreads = 128;
 
 // Blocks that should fit on a multiprocessor: with so many, enough bytes are on their way.
 template <int S, bool InDouble>
-constexpr int kElementwiseResident = InDouble         ? 2
-                                     : S == kBfloat16 ? 7
-                                                      : 5;
+constexpr int kElementwiseResident = InDouble                            ? 2
+                                     : S == kBfloat16                    ? 7
+                                     : S == kNoisyBfloat16 || S == kBent ? 6
+                                                                         : 5;
 
 // Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
 template <int P, int G, int S>
@@ -27,7 +28,12 @@ __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&stat
   rule.update(p, g, state[K]...);
 }
 
-// P, G and S are the dtypes of the parameter, the gradient and all states (kNone without states).
+// Whether all or some states may have 8 bits.
+template <int S>
+constexpr bool kInBlocks = S == kBent || S == kAnyStored;
+
+// P, G and S are the dtypes of the parameter, the gradient and all states (kNone without states), or
+// how else these are stored. With kBent, the first state has signs and others have none.
 template <int Rule, int P, int G, int S, bool InDouble>
 __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, InDouble>)
     elementwise(const __grid_constant__ KernelArgs args) {
@@ -37,6 +43,9 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, I
   constexpr int kVector = kElementwiseVector<P, G, S>;
   constexpr int kStride = kElementwiseThreads * kVector;
   constexpr int kAhead = P == kFloat32 ? 2 : 1;  // vectors that a thread loads at once
+  constexpr bool kHasCompanions = kHasCompanion<P> || kHasCompanion<S>;
+  constexpr bool kNoise =
+      P == kNoisyBfloat16 || S == kNoisyBfloat16 || P == kAnyStored || S == kAnyStored;
   if (found_inf(args)) return;
 
   const int32_t* entry = args.entries + 2 * int64_t(blockIdx.x);
@@ -51,36 +60,57 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, I
   const Slot<G> g = slot_of<G>(args, table_row, ElementwiseRow::kG).from(first);
   Slot<S> state[kRoom];
   bool aligned = p.aligned() && g.aligned();
+  [[maybe_unused]] bool in_blocks = S == kBent;
 #pragma unroll
   for (int k = 0; k < kStates; ++k) {
     state[k] = slot_of<S>(args, table_row, ElementwiseRow::kStates + k).from(first);
     aligned = aligned && state[k].aligned();
+    if constexpr (S == kBent) state[k].dtype = k == 0 ? kBentInt8 : kBentUint8;
+    if constexpr (S == kAnyStored) in_blocks = in_blocks || state[k].in_blocks();
   }
-  const int64_t left = table_row[ElementwiseRow::kStates + kStates] - first;
+  const int64_t elements =
+      table_row[kHasCompanions ? args.fields - 1 : ElementwiseRow::kStates + kStates];
+  const int64_t left = elements - first;
   const int end = left < kChunk ? int(left) : kChunk;
-  const int end_of_vectors = aligned ? end / kVector * kVector : 0;
+  // A warp takes whole blocks.
+  const bool by_vectors = kInBlocks<S> ? aligned || in_blocks : aligned;
+  const int end_of_vectors = by_vectors ? end / kVector * kVector : 0;
+  const Noises<kNoise> noises(args, tensor, scalars, elements);
 
   auto update = [&](T& own_p, T own_g, T(&own)[kRoom]) {
     update_one(rule, own_p, own_g * scale, own, std::make_index_sequence<kStates>());
   };
+  auto load = [&](const auto& slot, int j, auto& x) {
+    if (!kInBlocks<S> || aligned)
+      slot.load(j, x);
+    else
+      slot.load_each(j, x);
+  };
 
-  for (int i = thread() * kVector; i < end_of_vectors; i += kAhead * kStride) {
+  const int ahead = S == kBent ? thread() % kWarp * kVector : 0;  // of the first thread of the warp
+  for (int i = thread() * kVector; i - ahead < end_of_vectors; i += kAhead * kStride) {
     Vector<P, T, kVector> old_p[kAhead];
     Vector<G, T, kVector> old_g[kAhead];
     Vector<S, T, kVector> old_state[kAhead][kRoom];
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       const int j = i + a * kStride;
-      if (j >= end_of_vectors) break;
-      p.load(j, old_p[a]);
-      g.load(j, old_g[a]);
+      if constexpr (S == kBent) {
+        old_p[a].clear(), old_g[a].clear();
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) state[k].load(j, old_state[a][k]);
+        for (int k = 0; k < kStates; ++k) old_state[a][k].clear(state[k].dtype);
+      }
+      if (j >= end_of_vectors) break;
+      load(p, j, old_p[a]);
+      load(g, j, old_g[a]);
+#pragma unroll
+      for (int k = 0; k < kStates; ++k) load(state[k], j, old_state[a][k]);
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       const int j = i + a * kStride;
-      if (j >= end_of_vectors) break;
+      const bool is_here = j < end_of_vectors;
+      if (S != kBent && !is_here) break;
       T new_p[kVector], new_state[kRoom][kVector];
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
@@ -92,21 +122,37 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, I
 #pragma unroll
         for (int k = 0; k < kStates; ++k) new_state[k][e] = own[k];
       }
-      p.store(j, new_p);
+      const auto noise = noises.template at<kVector>(first + j);
+      if (kInBlocks<S> && !aligned) {
+        if (is_here) p.store_each(j, new_p, noise.of(ElementwiseRow::kP));
+      } else if (S != kBent || is_here) {
+        p.store(j, new_p, noise.of(ElementwiseRow::kP));
+      }
 #pragma unroll
-      for (int k = 0; k < kStates; ++k) state[k].store(j, new_state[k]);
+      for (int k = 0; k < kStates; ++k) {
+        const auto own = noise.of(ElementwiseRow::kStates + k);
+        if constexpr (kInBlocks<S>)
+          state[k].store(j, new_state[k], own, is_here, aligned);
+        else
+          state[k].store(j, new_state[k], own);
+      }
     }
   }
-
-  // The last few elements, or all elements of an unaligned tensor.
-  for (int i = end_of_vectors + thread(); i < end; i += kElementwiseThreads) {
-    T own_p = p.template load_one<T>(i), own[kRoom];
+  if constexpr (S != kBent) {
+    // The last few elements, or all elements of an unaligned tensor.
+    for (int i = end_of_vectors + thread(); i < end; i += kElementwiseThreads) {
+      T own_p[1] = {p.template load_one<T>(i)}, own[kRoom];
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) own[k] = state[k].template load_one<T>(i);
-    update(own_p, g.template load_one<T>(i), own);
-    p.store_one(i, own_p);
+      for (int k = 0; k < kStates; ++k) own[k] = state[k].template load_one<T>(i);
+      update(own_p[0], g.template load_one<T>(i), own);
+      const auto noise = noises.template at<1>(first + i);
+      p.store(i, own_p, noise.of(ElementwiseRow::kP));
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) state[k].store_one(i, own[k]);
+      for (int k = 0; k < kStates; ++k) {
+        const T one[1] = {own[k]};
+        state[k].store(i, one, noise.of(ElementwiseRow::kStates + k));
+      }
+    }
   }
 }
 

@@ -23,10 +23,16 @@ Kernel of_gradient(int dtype) {
 }
 
 template <bool InDouble>
-Kernel of_parameter(int dtype) {
+Kernel of_parameter(bool aligned, int dtype) {
   if constexpr (!InDouble) {
-    if (dtype == kFloat32) return instance<Unit::kSquares, kFloat32, kNone, kNone, 1, false>();
-    if (dtype == kBfloat16) return instance<Unit::kSquares, kBfloat16, kNone, kNone, 1, false>();
+    const int own = aligned ? dtype : int(kAny);
+    if (own == kFloat32) return instance<Unit::kSquares, kFloat32, kNone, kNone, 1, false>();
+    // Noise is for stores.
+    if (own == kBfloat16 || own == kNoisyBfloat16)
+      return instance<Unit::kSquares, kBfloat16, kNone, kNone, 1, false>();
+    if (own == kRest16) return instance<Unit::kSquares, kRest16, kNone, kNone, 1, false>();
+    if (own == kRest8) return instance<Unit::kSquares, kRest8, kNone, kNone, 1, false>();
+    if (!is_dtype(dtype)) return instance<Unit::kSquares, kAnyStored, kNone, kNone, 1, false>();
   }
   return instance<Unit::kSquares, kAny, kNone, kNone, 1, InDouble>();
 }
@@ -51,21 +57,52 @@ Kernel of_all(bool momentum, bool aligned, const int32_t* dtypes, Found found) {
   return momentum ? found(Any(), Any(), Any()) : found(Any(), Any(), None());
 }
 
+// Kernels of the second read if the parameter or the momentum is not stored in a dtype. A float64
+// parameter is.
+template <bool InDouble>
+Kernel of_stored(int momentum, bool aligned, const int32_t* dtypes) {
+  constexpr Unit kUnit = Unit::kUpdate;
+  if (momentum >= kBentInt8) return instance<kUnit, kAnyStored, kAny, kBent, 1, InDouble>();
+  if (momentum != kNone) return instance<kUnit, kAnyStored, kAny, kAnyStored, 1, InDouble>();
+  if constexpr (!InDouble) {
+    if (aligned && dtypes[1] == kBfloat16) {
+      if (dtypes[0] == kNoisyBfloat16)
+        return instance<kUnit, kNoisyBfloat16, kBfloat16, kNone, 1, false>();
+      if (dtypes[0] == kRest16) return instance<kUnit, kRest16, kBfloat16, kNone, 1, false>();
+      if (dtypes[0] == kRest8) return instance<kUnit, kRest8, kBfloat16, kNone, 1, false>();
+    }
+    return instance<kUnit, kAnyStored, kAny, kNone, 1, false>();
+  }
+  return {};
+}
+
 // Units that check dtypes at run time: they do little work, or work on small tensors.
 template <Unit kUnit, bool InDouble>
 Kernel of_any() {
   return instance<kUnit, kNone, kNone, kNone, 1, InDouble>();
 }
 
+// Those of them that read or write the parameter and the momentum, which are stored in these ways.
 template <Unit kUnit, bool InDouble>
-Kernel of_any_with(bool momentum) {
-  return momentum ? instance<kUnit, kNone, kNone, kAny, 1, InDouble>() : of_any<kUnit, InDouble>();
+Kernel of_any_with(int parameter) {
+  if constexpr (!InDouble)
+    if (!is_dtype(parameter)) return instance<kUnit, kAnyStored, kNone, kNone, 1, false>();
+  return of_any<kUnit, InDouble>();
+}
+
+template <Unit kUnit, bool InDouble>
+Kernel of_any_with(int parameter, int momentum) {
+  if (momentum == kNone) return of_any_with<kUnit, InDouble>(parameter);
+  if (is_dtype(parameter) && is_dtype(momentum))
+    return instance<kUnit, kNone, kNone, kAny, 1, InDouble>();
+  return instance<kUnit, kAnyStored, kNone, kAnyStored, 1, InDouble>();
 }
 
 template <bool InDouble>
-Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dtypes) {
-  const bool usual = aligned && dtypes[2] != kFloat64;
-  const int gradient = usual ? dtypes[1] : int(kAny), parameter = aligned ? dtypes[0] : int(kAny);
+Kernel find(Unit unit, int momentum_slot, int width, bool aligned, const int32_t* dtypes) {
+  const bool momentum = momentum_slot > 0, usual = aligned && dtypes[2] != kFloat64;
+  const int gradient = usual ? dtypes[1] : int(kAny);
+  const int parameter = dtypes[0], own = momentum ? dtypes[momentum_slot] : int(kNone);
   switch (unit) {
     case Unit::kRowSums:
       return of_gradient<Unit::kRowSums, 1, InDouble>(gradient);
@@ -78,11 +115,11 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
     case Unit::kColumnSums:
       return of_gradient<Unit::kColumnSums, 1, InDouble>(gradient);
     case Unit::kTiny:
-      return of_any<Unit::kTiny, InDouble>();
+      return of_any_with<Unit::kTiny, InDouble>(parameter);
     case Unit::kVector:
-      return of_any<Unit::kVector, InDouble>();
+      return of_any_with<Unit::kVector, InDouble>(parameter);
     case Unit::kSquares:
-      return of_parameter<InDouble>(parameter);
+      return of_parameter<InDouble>(aligned, parameter);
     case Unit::kColumns:
       return of_any<Unit::kColumns, InDouble>();
     case Unit::kSumU2:
@@ -90,13 +127,15 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
     case Unit::kFinish:
       return of_any<Unit::kFinish, InDouble>();
     case Unit::kUpdate:
+      if (!is_dtype(parameter) || (momentum && !is_dtype(own)))
+        return of_stored<InDouble>(own, aligned, dtypes);
       return of_all<InDouble>(momentum, aligned, dtypes, [](auto p, auto g, auto m) {
         return instance<Unit::kUpdate, p, g, m, 1, InDouble>();
       });
     case Unit::kTinyUpdate:
-      return of_any_with<Unit::kTinyUpdate, InDouble>(momentum);
+      return of_any_with<Unit::kTinyUpdate, InDouble>(parameter, own);
     case Unit::kVectorUpdate:
-      return of_any_with<Unit::kVectorUpdate, InDouble>(momentum);
+      return of_any_with<Unit::kVectorUpdate, InDouble>(parameter, own);
     case Unit::kStoreRms:
       return of_any<Unit::kStoreRms, InDouble>();
     case Unit::kPackRows:
@@ -120,10 +159,10 @@ Kernel find(Unit unit, bool momentum, int width, bool aligned, const int32_t* dt
 
 }  // namespace
 
-Kernel phase_kernel(Unit unit, bool momentum, bool in_double, int width, bool aligned,
+Kernel phase_kernel(Unit unit, int momentum_slot, bool in_double, int width, bool aligned,
                     const int32_t* dtypes) {
-  return in_double ? find<true>(unit, momentum, width, aligned, dtypes)
-                   : find<false>(unit, momentum, width, aligned, dtypes);
+  return in_double ? find<true>(unit, momentum_slot, width, aligned, dtypes)
+                   : find<false>(unit, momentum_slot, width, aligned, dtypes);
 }
 
 }  // namespace fusedstep::cuda

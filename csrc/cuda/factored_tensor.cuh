@@ -10,13 +10,15 @@ namespace fusedstep::cuda {
 template <class T>
 struct FactoredTensor {
   const KernelArgs& args;
+  const int64_t index;
   const int64_t* table_row;
   const Cut& cut;
   const double* scalars;
-  const int64_t* sizes;  // in the table's row, after the slots
+  const int64_t* sizes;  // in the table's row, after the slots and their companions
 
   __device__ __forceinline__ FactoredTensor(const KernelArgs& args, int64_t tensor)
       : args(args),
+        index(tensor),
         table_row(args.table + tensor * args.fields),
         cut(args.cuts[tensor]),
         scalars(scalars_of(args, tensor)),
@@ -118,20 +120,32 @@ __device__ __forceinline__ void store_rms(const FactoredTensor<T>& tensor) {
 
 struct Nothing {};
 
-// Writes elements of a tensor, given their u. P and M are the dtypes of parameter and momentum.
+// The template argument of a slot in units that know no dtype: kNone stands for kAny.
+template <int D>
+constexpr int kOrAny = D == kNone ? int(kAny) : D;
+
+// Writes elements of a tensor, given their u. P and M are the dtypes of parameter and momentum, or how
+// else these are stored.
 template <int P, int M, class T>
 struct Writer {
+  static constexpr bool kNoise =
+      P == kNoisyBfloat16 || P == kAnyStored || M == kNoisyBfloat16 || M == kAnyStored;
   Slot<P> p;
   Slot<M == kNone ? P : M> m;
   const Adafactor<T> rule;
   const T step_size, decay;
+  const int momentum_slot;
+  const Noises<kNoise> noises;
+  bool aligned = true;  // only momentum of 8 bits may be used if it is not
 
   __device__ __forceinline__ Writer(const FactoredTensor<T>& tensor, int momentum_slot)
       : p(tensor.template slot<P>(0)),
         m(tensor.template slot<M == kNone ? P : M>(M == kNone ? 0 : momentum_slot)),
         rule(tensor.rule()),
         step_size(T(tensor.sums(tensor.cut.step_at)[0])),
-        decay(T(tensor.sums(tensor.cut.step_at)[1])) {}
+        decay(T(tensor.sums(tensor.cut.step_at)[1])),
+        momentum_slot(momentum_slot),
+        noises(tensor.args, tensor.index, tensor.scalars, tensor.elements()) {}
 
   template <int N>
   struct Old {
@@ -141,6 +155,12 @@ struct Writer {
 
   template <int N>
   __device__ __forceinline__ void load(int64_t i, Old<N>& old) const {
+    if constexpr (M == kBent) {
+      if (!aligned) {
+        p.load_each(i, old.p);
+        return m.load_each(i, old.m);
+      }
+    }
     p.load(i, old.p);
     if constexpr (M != kNone) m.load(i, old.m);
   }
@@ -160,8 +180,17 @@ struct Writer {
         rule.update(new_p[k], u[k], step_size, decay);
       }
     }
-    p.store(i, new_p);
-    if constexpr (M != kNone) m.store(i, new_m);
+    const auto noise = noises.template at<N>(i);
+    if constexpr (M == kBent) {
+      if (aligned)
+        p.store(i, new_p, noise.of(0));
+      else
+        p.store_each(i, new_p, noise.of(0));
+      m.store(i, new_m, noise, true, aligned);
+      return squares;
+    }
+    p.store(i, new_p, noise.of(0));
+    if constexpr (M != kNone && M != kBent) m.store(i, new_m, noise.of(momentum_slot));
     return squares;
   }
 

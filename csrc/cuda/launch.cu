@@ -96,6 +96,33 @@ const T* at(int64_t address) {
   return reinterpret_cast<const T*>(address);
 }
 
+// Only slots that kernels read and write as large as the parameter may be stored in other ways than in
+// a dtype.
+void check_code(const std::vector<int>& codes, const std::vector<int>& companions, int kind,
+                size_t slot, bool has_noise) {
+  const int code = codes[slot];
+  const std::string said = "slot " + std::to_string(slot) + " has the code " + std::to_string(code);
+  if (code < 0 || code > kBentUint8)
+    throw std::invalid_argument(said +
+                                ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16), 3 "
+                                "(float64) and ways of storage up to " +
+                                std::to_string(kBentUint8));
+  const int place = companions[slot], slots = int(codes.size());
+  int tensors = slots;
+  for (const int other : companions) tensors += other != 0;
+  if (kCompanionBytes[code] > 0 ? place < slots || place >= tensors : place != 0)
+    throw std::invalid_argument(said + ", which does not fit its companion");
+  if (code == kNoisyBfloat16 && !has_noise)
+    throw std::invalid_argument(said + ", but there is no noise");
+  const size_t first_state = kind == 0   ? size_t(ElementwiseRow::kStates)
+                             : kind == 1 ? size_t(MatrixRow::kMomentum)
+                                         : size_t(VectorRow::kMomentum);
+  const bool is_parameter = slot == 0, is_state = slot >= first_state;
+  const bool fits = is_dtype(code) || (code == kNoisyBfloat16 && (is_parameter || is_state)) ||
+                    (is_parameter && code < kBentInt8) || (is_state && code >= kBentInt8 && kind != 2);
+  if (!fits) throw std::invalid_argument(said + ", and no kernel knows it there");
+}
+
 }  // namespace
 
 int device_count() {
@@ -128,26 +155,27 @@ std::string why_unusable(int device) {
   return "";
 }
 
-Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtypes, int fields,
-               int row_length, int device)
-    : rule_(rule), in_double_(in_double), device_(device) {
+Bucket::Bucket(int rule, bool in_double, int kind, const std::vector<int>& codes,
+               const std::vector<int>& companions, int fields, int row_length, int device,
+               int64_t noise)
+    : rule_(rule), kind_(kind), in_double_(in_double), device_(device) {
   if (rule < 0 || rule >= kRuleCount) throw std::invalid_argument("there is no such rule");
-  if (dtypes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
+  if (codes.size() > size_t(kMaxSlots)) throw std::invalid_argument("too many slots");
   const int sizes = kind == 0   ? ElementwiseRow::kSizes
                     : kind == 1 ? MatrixRow::kSizes
                                 : VectorRow::kSizes;
-  if (fields != int(dtypes.size()) + sizes)
+  int cells = int(codes.size()) + sizes;
+  for (const int place : companions) cells += place != 0;
+  if (fields != cells || companions.size() != codes.size())
     throw std::invalid_argument("a table with rows of " + std::to_string(fields) +
-                                " numbers does not belong to " + std::to_string(dtypes.size()) +
+                                " numbers does not belong to " + std::to_string(codes.size()) +
                                 " slots");
-  for (size_t k = 0; k < dtypes.size(); ++k) {
-    if (!is_dtype(dtypes[k]))
-      throw std::invalid_argument("slot " + std::to_string(k) + " has the dtype code " +
-                                  std::to_string(dtypes[k]) +
-                                  ", but kernels know 0 (float32), 1 (bfloat16), 2 (float16) and 3 "
-                                  "(float64)");
-    args_.dtypes[k] = dtypes[k];
+  for (size_t k = 0; k < codes.size(); ++k) {
+    check_code(codes, companions, kind, k, noise != 0);
+    args_.dtypes[k] = codes[k];
+    args_.companions[k] = companions[k];
   }
+  args_.noise = at<int64_t>(noise);
   args_.fields = fields;
   args_.row_length = row_length;
   args_.vectors = kind == 2;
@@ -165,11 +193,13 @@ void Bucket::set_exchange(int64_t sums, int64_t of_tensors) {
 }
 
 void Bucket::add(int unit, int width, bool aligned, int64_t entries, int64_t count) {
-  const bool momentum = kRules[rule_].states > 0;
+  const int momentum_slot = kRules[rule_].states == 0 ? 0
+                            : kind_ == 1              ? MatrixRow::kMomentum
+                                                      : VectorRow::kMomentum;
   const Kernel kernel =
       Unit(unit) == Unit::kElementwise
           ? elementwise_kernel(rule_, in_double_, args_.dtypes)
-          : phase_kernel(Unit(unit), momentum, in_double_, width, aligned, args_.dtypes);
+          : phase_kernel(Unit(unit), momentum_slot, in_double_, width, aligned, args_.dtypes);
   if (kernel.function == nullptr)
     throw std::invalid_argument("there is no kernel for " + name_of(unit) + " of this rule");
   check_count(count, name_of(unit));

@@ -27,9 +27,11 @@ std::string why_unusable(int device);
 // them every step. The caller owns all memory. A CUDA error is an exception that names the kernel.
 class Bucket {
  public:
-  // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors.
-  Bucket(int rule, bool in_double, int kind, const std::vector<int>& dtypes, int fields, int row_length,
-         int device);
+  // `kind` is 0 for elementwise rules, 1 for matrices, 2 for vectors. `codes` say how slots are stored,
+  // `companions` where companions are in a row of the table, or 0. `noise` has a NoiseRow for each
+  // tensor, or is 0.
+  Bucket(int rule, bool in_double, int kind, const std::vector<int>& codes,
+         const std::vector<int>& companions, int fields, int row_length, int device, int64_t noise);
 
   void set_scratch(int64_t cuts, int64_t partials, int64_t sums);
   // The buffers that processes add up between the stages of a step.
@@ -53,7 +55,7 @@ class Bucket {
     int64_t entries, blocks;
   };
 
-  int rule_;
+  int rule_, kind_;
   bool in_double_;
   int device_;
   bool can_overlap_ = false;

@@ -1,8 +1,8 @@
 // Looks up what every kernel needs: a rule's scalars, the gradient's scale, slots.
 #pragma once
 
+#include "any_stored.cuh"
 #include "kernel_args.h"
-#include "storage.cuh"
 
 namespace fusedstep::cuda {
 
@@ -32,7 +32,13 @@ __device__ __forceinline__ T gradient_scale(const KernelArgs& args, const double
 
 template <int D>
 __device__ __forceinline__ Slot<D> slot_of(const KernelArgs& args, const int64_t* table_row, int k) {
-  return {pointer<char>(table_row[k]), D == kAny ? args.dtypes[k] : D};
+  if constexpr (kHasCompanion<D>) {
+    const int beside = args.companions[k];
+    char* companion = D == kAnyStored && beside == 0 ? nullptr : pointer<char>(table_row[beside]);
+    return {pointer<char>(table_row[k]), companion, args.dtypes[k]};
+  } else {
+    return {pointer<char>(table_row[k]), D == kAny ? args.dtypes[k] : D};
+  }
 }
 
 // Without a gradient in this step its cell is 0, and kernels leave the tensor alone.

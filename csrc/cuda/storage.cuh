@@ -1,4 +1,5 @@
-// Loads and stores numbers: vectors of a few elements, 16 bytes at a time if a tensor is aligned.
+// Loads and stores numbers in their dtypes: vectors of a few elements, 16 bytes at a time if a tensor
+// is aligned. stored.cuh does the same for other ways of storage.
 //
 // If a kernel was built for a dtype, the dtype is a template argument. kAny means that it is known
 // only when the kernel runs. All threads of a block then take the same branch.
@@ -8,16 +9,26 @@
 
 #include "bits.cuh"
 #include "kernel_args.h"
+#include "noise.cuh"
 
 namespace fusedstep::cuda {
 
 constexpr int kAny = -1;
-constexpr int kNone = -2;  // the slot does not exist, or the unit does not use it
+constexpr int kNone = -2;       // the slot does not exist, or the unit does not use it
+constexpr int kAnyStored = -3;  // as kAny, but of all ways of storage
+constexpr int kBent = -4;       // kBentInt8 or kBentUint8
+
+template <int D>
+constexpr bool kHasCompanion =
+    D == kRest16 || D == kRest8 || D == kCopiedFloat16 || D == kBent || D == kAnyStored;
 
 // `Bucket` has checked the dtype, so one that has neither 8 nor 4 bytes has 2.
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
-  if constexpr (D != kAny) dtype = D;
+  if constexpr (D == kBent) return 1;
+  if constexpr (D == kAnyStored)
+    if (dtype >= kBentInt8) return 1;
+  if constexpr (D != kAny && D != kAnyStored) dtype = D;
   return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
 }
 
@@ -39,16 +50,8 @@ struct Vector {
     if constexpr (N == 1) {
       clear();
       load_one(0, from);
-    } else if constexpr (kBytes >= 16) {
-#pragma unroll
-      for (int k = 0; k < kBytes / 16; ++k) {
-        const uint4 four = reinterpret_cast<const uint4*>(from)[k];
-        word[4 * k] = four.x, word[4 * k + 1] = four.y;
-        word[4 * k + 2] = four.z, word[4 * k + 3] = four.w;
-      }
     } else {
-      const uint2 two = *reinterpret_cast<const uint2*>(from);
-      word[0] = two.x, word[1] = two.y;
+      load_words<kBytes>(from, word);
     }
   }
 
@@ -157,14 +160,7 @@ __device__ __forceinline__ void store(char* to, int dtype, const T (&x)[N]) {
                                      : two_halves(float(x[k]), float(x[k + 1]));
       }
     }
-    if constexpr (kBytes >= 16) {
-#pragma unroll
-      for (int k = 0; k < kBytes / 16; ++k)
-        reinterpret_cast<uint4*>(to)[k] =
-            make_uint4(word[4 * k], word[4 * k + 1], word[4 * k + 2], word[4 * k + 3]);
-    } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(word[0], word[1]);
-    }
+    store_words<kBytes>(to, word);
   }
 }
 
@@ -183,8 +179,11 @@ __device__ __forceinline__ void store_one(char* to, int dtype, T x) {
 }
 
 // A tensor, or the part of it that starts at `base`.
+template <int D, bool = kHasCompanion<D>>
+struct Slot;
+
 template <int D>
-struct Slot {
+struct Slot<D, false> {
   char* base;
   int dtype;
 
@@ -203,13 +202,40 @@ struct Slot {
   __device__ __forceinline__ T load_one(int64_t i) const {
     return cuda::load_one<D, T>(at(i), dtype);
   }
+  // Loads numbers that may lie anywhere.
   template <class T, int N>
-  __device__ __forceinline__ void store(int64_t i, const T (&x)[N]) const {
-    cuda::store<D>(at(i), dtype, x);
+  __device__ __forceinline__ void load_each(int64_t i, Vector<D, T, N>& x) const {
+    x.clear();
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      if constexpr (D == kAny)
+        x.value[k] = load_one<T>(i + k);
+      else
+        x.load_one(k, at(i + k));
+    }
+  }
+
+  // Only one way of storage needs the noise.
+  template <class T, int N, class Noise = NoNoise>
+  __device__ __forceinline__ void store(int64_t i, const T (&x)[N], const Noise& noise = {}) const {
+    if constexpr (D == kNoisyBfloat16)
+      store_noisy(at(i), x, noise);
+    else
+      cuda::store<D>(at(i), dtype, x);
   }
   template <class T>
   __device__ __forceinline__ void store_one(int64_t i, T x) const {
     cuda::store_one<D>(at(i), dtype, x);
+  }
+  template <class T, int N, class Noise = NoNoise>
+  __device__ __forceinline__ void store_each(int64_t i, const T (&x)[N],
+                                             const Noise& noise = {}) const {
+    if constexpr (D == kNoisyBfloat16) {
+      store_each_noisy(at(i), x, noise);
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; ++k) store_one(i + k, x[k]);
+    }
   }
 };
 

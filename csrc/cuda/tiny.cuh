@@ -78,7 +78,8 @@ struct TinyMatrix {
   }
 };
 
-template <class T>
+// P is kAny, or kAnyStored if the parameter or the momentum may be stored in other ways.
+template <int P, class T>
 __device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int unit) {
   static_assert(kTinyMatrices == kThreads, "one matrix per thread");
   const TinyMatrix<T> own(tensor, unit);
@@ -86,7 +87,7 @@ __device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int u
   if (own.exists) {
     u_sum = own.update_moments();
     if (tensor.sums_early()) {
-      const auto p = tensor.template slot<kAny>(0).from(own.matrix * own.rows * own.cols);
+      const auto p = tensor.template slot<P>(0).from(own.matrix * own.rows * own.cols);
       T sum = T(0);
       for (int i = 0; i < own.rows * own.cols; ++i) {
         const T x = p.template load_one<T>(i);
@@ -103,12 +104,12 @@ __device__ __forceinline__ void tiny_read(const FactoredTensor<T>& tensor, int u
 }
 
 // The second read: parameter and momentum.
-template <int M, class T>
+template <int P, int M, class T>
 __device__ __forceinline__ void tiny_update(const FactoredTensor<T>& tensor, int unit) {
   const TinyMatrix<T> own(tensor, unit);
   T squares = T(0);
   if (own.exists) {
-    const Writer<kAny, M, T> writer(tensor, MatrixRow::kMomentum);
+    const Writer<P, M, T> writer(tensor, MatrixRow::kMomentum);
     const int64_t first = own.matrix * own.rows * own.cols;
     own.for_each_u(own.mean_of_rows(), [&](int i, T u) { squares += writer.write_one(first + i, u); });
   }

@@ -118,6 +118,55 @@ __device__ __forceinline__ void update(const FactoredTensor<T>& tensor, int unit
   store_sum(tensor.sums(cut.late_at + unit), double(squares));
 }
 
+// The columns of a warp, of which each thread has four: a block of numbers of 8 bits.
+struct BlockColumns {
+  static constexpr int kColumns = kScaledBlock / kWarp;
+  int width;
+
+  __device__ __forceinline__ int strip_begin(int block) const { return block * kScaledBlock; }
+  __device__ __forceinline__ int column_of(int k) const { return thread() % kWarp * kColumns + k; }
+};
+
+// The same with a momentum of 8 bits. Rows have whole blocks, and each goes to a warp.
+template <int P, int G, class T>
+__device__ __forceinline__ void update_blocks(const FactoredTensor<T>& tensor, int unit) {
+  constexpr int N = BlockColumns::kColumns;
+  const Band band(tensor, unit, tensor.cut.update_blocks, tensor.cut.update_rows);
+  const int64_t cols = tensor.cols(), place = band.place(tensor);
+  const Slot<G> g = tensor.template slot<G>(1);
+  Writer<P, kBent, T> writer(tensor, MatrixRow::kMomentum);
+  writer.aligned = writer.p.aligned() && writer.m.aligned() && g.aligned();
+  Factors<T, N> factors(tensor, band);
+  const BlockColumns threads{band.width};
+  const int blocks = band.width / kScaledBlock, warp = thread() / kWarp;
+  T squares = T(0);
+#pragma unroll 1
+  for (int first = 0; first < band.rows; first += factors.kRows) {
+    const int rows = band.rows - first < factors.kRows ? band.rows - first : factors.kRows;
+    factors.take_rows(first, rows);
+#pragma unroll 1
+    for (int own = warp; own < rows * blocks; own += kWarps) {
+      const int row = own / blocks, block = own - row * blocks;
+      const int64_t i =
+          place + (first + row) * cols + threads.strip_begin(block) + threads.column_of(0);
+      factors.take_columns(threads, block);
+      Vector<G, T, N> own_g;
+      typename Writer<P, kBent, T>::template Old<N> old;
+      if (writer.aligned)
+        g.load(i, own_g);
+      else
+        g.load_each(i, own_g);
+      writer.load(i, old);
+      T u[N];
+#pragma unroll
+      for (int k = 0; k < N; ++k) u[k] = factors.u(own_g[k], factors.row()[row], k);
+      squares += writer.write(i, old, u);
+    }
+  }
+  if (!tensor.sums_late()) return;
+  store_sum(tensor.sums(tensor.cut.late_at + unit), double(squares));
+}
+
 // Takes the place of a Writer: adds up u^2.
 template <class T>
 struct SquaresOfU {
@@ -157,7 +206,7 @@ __device__ __forceinline__ void sum_u2(const FactoredTensor<T>& tensor, int unit
 // The sum of p^2, if it is wanted now.
 template <int P, class T>
 __device__ __forceinline__ void squares(const FactoredTensor<T>& tensor, int unit) {
-  constexpr int N = P == kAny ? 1 : kVectorOf<P, T>;
+  constexpr int N = P == kAny || P == kAnyStored ? 1 : kVectorOf<P, T>;
   if (!tensor.sums_early()) return;
   const Band band(tensor, unit, tensor.cut.update_blocks, tensor.cut.update_rows);
   const int64_t cols = tensor.cols();

@@ -13,11 +13,12 @@ __device__ __forceinline__ void over_piece(const FactoredTensor<T>& tensor, int 
   for (int i = thread(); i < count; i += kThreads) visit(first + i);
 }
 
-// The second moment, and the sums of u^2 and p^2.
-template <class T>
+// The second moment, and the sums of u^2 and p^2. P is kAny, or kAnyStored if the parameter or the
+// momentum may be stored in other ways.
+template <int P, class T>
 __device__ __forceinline__ void vector_read(const FactoredTensor<T>& tensor, int unit) {
-  const Slot<kAny> p = tensor.template slot<kAny>(0), g = tensor.template slot<kAny>(1);
-  const Slot<kAny> v = tensor.template slot<kAny>(2);
+  const Slot<P> p = tensor.template slot<P>(0);
+  const Slot<kAny> g = tensor.template slot<kAny>(1), v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
   const bool sums_p = tensor.sums_early();
   T u_squares = T(0), p_squares = T(0);
@@ -38,11 +39,11 @@ __device__ __forceinline__ void vector_read(const FactoredTensor<T>& tensor, int
 }
 
 // The second read: parameter and momentum.
-template <int M, class T>
+template <int P, int M, class T>
 __device__ __forceinline__ void vector_update(const FactoredTensor<T>& tensor, int unit) {
   const Slot<kAny> g = tensor.template slot<kAny>(1), v = tensor.template slot<kAny>(2);
   const T scale = tensor.gradient_scale();
-  const Writer<kAny, M, T> writer(tensor, VectorRow::kMomentum);
+  const Writer<P, M, T> writer(tensor, VectorRow::kMomentum);
   T squares = T(0);
   over_piece(tensor, unit, [&](int64_t i) {
     const T factor = tensor.rule().col_factor(v.template load_one<T>(i));

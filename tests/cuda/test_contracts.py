@@ -23,7 +23,7 @@ from tests.support.cases import (
     set_grads,
     states,
 )
-from tests.support.cuda_on_cpu import check, kernels, launched, library
+from tests.support.cuda_on_cpu import check, is_stored, kernels, launched, library
 from tests.support.cuda_on_ptx import simulated
 from tests.support.exchange import ROLES, FakeProcesses, exchanged
 from tests.support.layouts import LAYOUTS, misaligned, plain
@@ -206,7 +206,8 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
         for role in ROLES:
             problem = Problem(MOMENTUM, [(7,), (33, 17)], (dtype,))
             check(exchanged(problem, FakeProcesses(), role))
-    assert launched(simulator).keys() == kernels(library())
+    # test_stored.py launches the others.
+    assert launched(simulator).keys() == {own for own in kernels(library()) if not is_stored(own)}
 
 
 @each([ADAMW, PART_CAPPED, MOMENTUM])
@@ -266,7 +267,7 @@ def test_scalars_by_value_and_in_memory_give_the_same_bits(n_groups, case, simul
             set_grads(params, step)
             uploaded.clear()
             optimizer.step()
-        length = 1 + len(optimizer._plan.buckets[0].rule.scalars)
+        length = 2 + len(optimizer._plan.buckets[0].rule.scalars)
         assert (F64 in uploaded) == (n_groups * length > most)
         found.append((optimizer, params))
     assert_same(*found[0], *found[1])

@@ -87,9 +87,17 @@ def test_a_device_without_code_for_it_is_refused_with_the_reason(simulator):
     assert backend.why_absent() == ""
 
 
+def plain_bucket(rule, kind=0, codes=(0, 0, 0, 0), fields=5, device=0, companions=None, noise=0):
+    """A bucket of the module itself."""
+    beside = companions or len(codes) * [0]
+    return simulated()[0].Bucket(
+        cuda.RULE_IDS[rule], False, kind, list(codes), beside, fields, 7, device, noise
+    )
+
+
 def test_kernels_are_loaded_when_a_bucket_is_made(simulator):
     """Not at their first launch, which may be in a capture."""
-    adamw = simulated()[0].Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
+    adamw = plain_bucket("adamw")
     simulator.inject_error(NO_CODE, "cudaFuncGetAttributes")
     said = "ELEMENTWISE could not be loaded: cudaErrorNoKernelImageForDevice"
     with pytest.raises(RuntimeError, match=said):
@@ -99,7 +107,7 @@ def test_kernels_are_loaded_when_a_bucket_is_made(simulator):
 
 def test_the_device_of_the_tensors_is_made_current(simulator):
     """The simulator has no second device, so it refuses."""
-    elsewhere = simulated()[0].Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 1)
+    elsewhere = plain_bucket("adamw", device=1)
     said = "cudaSetDevice to device 1: cudaErrorInvalidDevice"
     with pytest.raises(RuntimeError, match=said):
         elsewhere.add(cuda.UNITS.index("ELEMENTWISE"), 0, False, 0, 1)
@@ -119,25 +127,43 @@ def test_a_driver_that_is_too_old_or_absent_is_no_exception(simulator):
 def test_the_module_itself_refuses_what_no_launch_can_be():
     module = simulated()[0]
     kinds = {name: index for index, name in enumerate(cuda.UNITS)}
-    adamw = module.Bucket(cuda.RULE_IDS["adamw"], False, 0, 4 * [0], 5, 7, 0)
+    adamw = plain_bucket("adamw")
     for count in (0, -1, 2**31):
         with pytest.raises(ValueError, match=f"ELEMENTWISE has {count} entries.* 1 to 2147483647"):
             adamw.add(kinds["ELEMENTWISE"], 0, False, 0, count)
     adamw.add(kinds["ELEMENTWISE"], 0, False, 0, 2**31 - 1)
     with pytest.raises(ValueError, match="too many slots"):
-        module.Bucket(cuda.RULE_IDS["adamw"], False, 0, 20 * [0], 5, 7, 0)
+        plain_bucket("adamw", codes=20 * [0])
     with pytest.raises(ValueError, match="too many scalars for a launch"):
         adamw.launch(0, 0, 0, 0, 0, 0, module.VALUES + 1)
-    for code in (-1, 4, 7):
-        with pytest.raises(ValueError, match=f"slot 2 has the dtype code {code}, but kernels know"):
-            module.Bucket(cuda.RULE_IDS["adamw"], False, 0, [0, 1, code, 3], 5, 7, 0)
     for kind, fields in ((0, 4), (1, 9), (2, 5)):
         said = f"rows of {fields} numbers does not belong to 4 slots"
         with pytest.raises(ValueError, match=said):
-            module.Bucket(cuda.RULE_IDS["adafactor"], False, kind, 4 * [0], fields, 7, 0)
-    factored = module.Bucket(cuda.RULE_IDS["adafactor"], False, 1, 4 * [0], 8, 9, 0)
+            plain_bucket("adafactor", kind=kind, fields=fields)
+    factored = plain_bucket("adafactor", kind=1, fields=8)
     with pytest.raises(ValueError, match="no kernel for ELEMENTWISE of this rule"):
         factored.add(kinds["ELEMENTWISE"], 0, False, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "companions", "said"),
+    [
+        (0, [0, 1, -1, 3], [], "slot 2 has the code -1, but kernels know 0 .float32.*up to 9"),
+        (0, [0, 1, 10, 3], [], "slot 2 has the code 10, but kernels know"),
+        (0, [5, 1, 1, 1], [], "slot 0 has the code 5, which does not fit its companion"),
+        (0, [1, 1, 1, 1], [4, 0, 0, 0], "slot 0 has the code 1, which does not fit its companion"),
+        (0, [4, 1, 1, 1], [], "slot 0 has the code 4, but there is no noise"),
+        (0, [8, 1, 1, 1], [4, 0, 0, 0], "slot 0 has the code 8, and no kernel knows it there"),
+        (0, [1, 5, 1, 1], [0, 4, 0, 0], "slot 1 has the code 5, and no kernel knows it there"),
+        (0, [1, 1, 5, 1], [0, 0, 4, 0], "slot 2 has the code 5, and no kernel knows it there"),
+        (1, [1, 1, 8, 0], [0, 0, 4, 0], "slot 2 has the code 8, and no kernel knows it there"),
+        (2, [1, 1, 0, 8], [0, 0, 0, 4], "slot 3 has the code 8, and no kernel knows it there"),
+    ],
+)
+def test_the_module_itself_refuses_storage_that_no_kernel_knows(kind, codes, companions, said):
+    cells = len(codes) + sum(place > 0 for place in companions) + (1, 4, 2)[kind]
+    with pytest.raises(ValueError, match=said):
+        plain_bucket("adafactor", kind, codes, cells, companions=companions)
 
 
 # Tensors of which only the end exists. The table holds addresses and sizes of much larger ones, and

@@ -37,7 +37,7 @@ def test_a_bucket_is_described_by_numbers_that_cpp_knows(module):
     described = {
         w.kind: (names[w.rule], w.wide, w.dtypes, w.fields, w.row_length) for w in module.made
     }
-    scalars = 1 + len(fusedstep.rules.RULES["adafactor_momentum"].scalars)
+    scalars = 2 + len(fusedstep.rules.RULES["adafactor_momentum"].scalars)
     assert described == {
         1: ("adafactor_momentum", False, [0, 0, 0, 0, 0], 5 + 4, scalars),
         2: ("adafactor_momentum", False, [0, 0, 0, 0], 4 + 2, scalars),

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 from fusedstep.gpu import tables
+from fusedstep.plan.storage import COPY
 from tests.support.cases import same_bits, states
 from tests.support.problems import Problem
 
@@ -49,5 +50,7 @@ def check(problem: Problem, backend: str, absent: Collection[int]) -> None:
                 assert same_bits(value, right[name]), f"{name} of {index}"
             elif name == "parameter":
                 assert same_bits(value, start), f"{index} was written"
+            elif name == COPY:
+                assert same_bits(value, start.detach().float()), f"{name} of {index} was written"
             else:
                 assert not value.any(), f"{name} of {index} was written"

@@ -21,7 +21,9 @@ from tests.support.budgets import allocated
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 COUNTED = "sm_90"  # accesses are counted in its machine code
-DTYPES = {0: "fp32", 1: "bf16", 2: "fp16", 3: "fp64", -1: "any", -2: "-"}
+# Also how else numbers are stored, see `fusedstep/rules/layout.py`.
+DTYPES = {0: "fp32", 1: "bf16", 2: "fp16", 3: "fp64", 4: "noisy", 5: "rest16", 6: "rest8"}
+DTYPES |= {-1: "any", -2: "-", -3: "stored", -4: "int8"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def label(name: Name) -> str:
 def is_specialized(name: Name) -> bool:
     """Whether a kernel was built for certain dtypes. Its loads and stores are the hot path."""
     dtypes = label(name).split()[1].split("/") if name.arguments else []
-    return "any" not in dtypes and any(one != "-" for one in dtypes)
+    return not {"any", "stored"} & {*dtypes} and any(one != "-" for one in dtypes)
 
 
 def table(found: dict[str, dict[Name, Facts]]) -> dict[str, dict[str, int]]:

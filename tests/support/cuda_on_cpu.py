@@ -37,6 +37,11 @@ def kernels(built: Path) -> set[str]:
     return {label(parse(symbol)) for symbol in symbols if any(name in symbol for name in names)}
 
 
+def is_stored(name: str) -> bool:
+    """Whether a kernel, by its label, knows other ways of storage than dtypes."""
+    return not {"noisy", "rest16", "rest8", "stored", "int8"}.isdisjoint(name.split()[1].split("/"))
+
+
 def launched(settings: Any) -> dict[str, int]:
     """How often each kernel was launched, by its label."""
     return {label(parse(symbol)): count for symbol, count in settings.launches().items()}

@@ -32,6 +32,8 @@ from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, DTYPES
 from tests.support.cuda_on_cpu import SMALL_UNITS
 from tests.support.problems import Problem
+from tests.support.stored_cases import PAIRS, STORED
+from tests.support.stored_problems import problem as stored_problem
 
 F32, BF16, F16, F64 = DTYPES
 CASE = {case.name: case for case in CASES}
@@ -46,6 +48,12 @@ SMALL = [
     Problem(ADAFACTOR, [(1100, 8)], (BF16,), steps=1),
     Problem(ADAMW, [(7,), (9000,)], steps=1),
     Problem(PART_CAPPED, [(100, 24), (9, 8)], steps=1),  # the first has several units
+]
+# Low-precision storage: numbers of 8 bits with scales, companions of all kinds, noise.
+OPTION = {stored.name: stored for stored in STORED}
+IN_FEW_BITS = [
+    stored_problem(ADAMW, OPTION["int8-noisy"], [(33, 128), (7,)], steps=1),
+    stored_problem(MOMENTUM, OPTION["int8"], [(40, 128), (7,)], steps=1),
 ]
 # For ASan: tensors that are ragged, empty or not aligned, in every way.
 TENSORS = [(), (1,), (0,), (7,), (1025,), (8193,)]
@@ -64,13 +72,19 @@ RAGGED = [
         for offset in (0, 1)
     ),
     *(replace(problem, steps=2) for problem in SMALL),
+    *(
+        stored_problem(case, stored, [*TENSORS, (33, 17), (5, 3, 3), (33, 128)], offset=offset)
+        for case, stored in PAIRS
+        if case in (ADAMW, MOMENTUM) or (case is ADAFACTOR and "rest" in stored.name)
+        for offset in (0, 1)
+    ),
 ]
 IN_DOUBLE = [
     Problem(ADAMW, [*TENSORS, (33, 17)], (F64,)),
     Problem(MOMENTUM, [*TENSORS, *MATRICES, *WIDE], (F64,)),
 ]
 LISTS = {
-    "small": SMALL,
+    "small": SMALL + IN_FEW_BITS,
     "smallest": [SMALL[0], SMALL[3], SMALL[4]],
     "ragged": RAGGED,
     "with float64": RAGGED + IN_DOUBLE,

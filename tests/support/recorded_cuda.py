@@ -25,8 +25,8 @@ class Bucket:
 
     def __init__(self, module, *arguments):
         self.module = module
-        (self.rule, self.wide, self.kind, self.dtypes, self.fields, self.row_length) = arguments[:6]
-        self.device = arguments[6]
+        self.rule, self.wide, self.kind, self.dtypes, self.companions = arguments[:5]
+        self.fields, self.row_length, self.device, self.noise = arguments[5:]
         self.phases, self.scratch = [], None
         module.made.append(self)
 
@@ -53,7 +53,7 @@ class Bucket:
 
 
 class Module:
-    CHUNK, VALUES = 8192, 120
+    CHUNK, VALUES = 8192, 128
 
     def __init__(self):
         self.made, self.launched, self.unusable, self.fails = [], [], {}, ""

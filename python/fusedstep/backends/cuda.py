@@ -21,7 +21,8 @@ from ..gpu.unit_sizes import Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from ..plan.rows import HostRows
-from .cpu import DTYPE_CODES, RULE_IDS
+from ..rules.layout import ITEM_BYTES
+from .cpu import RULE_IDS
 from .reference import flat_launcher
 
 KINDS = ("elementwise", "matrix", "vector")
@@ -52,10 +53,12 @@ class CudaLauncher(work.DeviceLauncher):
             RULE_IDS[bucket.rule.name],
             bucket.compute_dtype == torch.float64,
             KINDS.index(bucket.kind),
-            work.codes_of(bucket, DTYPE_CODES),
+            list(bucket.storage.codes),
+            list(bucket.storage.companions),
             bucket.table.shape[1],
             2 + len(bucket.rule.scalars),
             bucket.device.index or 0,
+            0 if bucket.noise is None else self.upload(bucket.noise).data_ptr(),
         )
         if bucket.kind == "elementwise":
             chunks = [ceil_div(elements, module.CHUNK) for elements in bucket.table[:, -1].tolist()]
@@ -66,9 +69,11 @@ class CudaLauncher(work.DeviceLauncher):
     def _add_factored(self, bucket: Bucket) -> None:
         lists = [(False, list(range(len(bucket.members))))]
         if bucket.kind == "matrix":
-            # Kernels load parameter, gradient and momentum in vectors, but not the moments.
+            # Kernels load parameter, gradient and momentum in vectors, but not the moments. Rows
+            # whose momentum has 8 bits are whole blocks.
             vectors = [k for k in range(len(bucket.dtypes)) if k not in (2, 3)]
-            columns = 16 // min(bucket.dtypes[k].itemsize for k in vectors)
+            codes = [code for k, code in enumerate(bucket.storage.codes) if k not in (2, 3)]
+            columns = 16 // min(ITEM_BYTES[code] for code in codes)
             lists = work.by_alignment(bucket, columns, vectors)
         factored = work.factored(bucket, UNIT_SIZES, lists)
         layout = factored.layout

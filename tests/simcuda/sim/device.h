@@ -187,6 +187,13 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// Four of the eight bytes of a and b: each selector has four bits.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
+  const uint64_t bytes = uint64_t(b) << 32 | a;
+  unsigned chosen = 0;
+  for (int k = 0; k < 4; ++k) chosen |= unsigned(bytes >> 8 * (selectors >> 4 * k & 7) & 0xff) << 8 * k;
+  return chosen;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
