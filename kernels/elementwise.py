@@ -27,7 +27,7 @@ def elementwise(
     start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CFG.CHUNK
     table_row = table + tensor * (SLOTS + 1)
     count = tl.load(table_row + SLOTS)
-    row = scalars + tl.load(scalar_row_of + tensor) * (1 + SCALARS)
+    row = scalars + tl.load(scalar_row_of + tensor) * (2 + SCALARS)
     grad_scale = tl.load(controls).to(CFG.T) * tl.load(row).to(CFG.T)
     values = ()
     for k in tl.static_range(SCALARS):

@@ -5,8 +5,9 @@ import triton.language as tl
 
 from fusedstep.rules.adafactor import SCALARS
 
-ROW_LENGTH = tl.constexpr(1 + len(SCALARS))
-SIGN = tl.constexpr(0)  # of the gradient
+# Before the scalars is the sign of the gradient, after them the number of the step.
+ROW_LENGTH = tl.constexpr(2 + len(SCALARS))
+SIGN = tl.constexpr(0)
 
 
 def _place(name: str) -> tl.constexpr:
