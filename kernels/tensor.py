@@ -4,8 +4,8 @@ its elements."""
 import triton
 import triton.language as tl
 
-from . import memory, rules, scalars
-from .numbers import round_to_storage
+from . import memory, noise, rules, scalars
+from .stored import load_slot, store_slot
 
 
 @triton.jit
@@ -107,31 +107,37 @@ def store_rms(args, tensor, CFG: tl.constexpr):
 
 
 @triton.jit
-def writer(args, tensor, table_row, CFG: tl.constexpr):
-    """What `write` needs, loaded once per unit: addresses and numbers."""
+def writer(args, tensor, table_row, elements, CFG: tl.constexpr):
+    """What `write` needs, loaded once per unit: addresses and numbers. `elements` are all of the
+    tensor."""
     step_at = memory.sums(args, tensor, memory.STEP_AT)
     row = memory.scalar_row(args, tensor)
     return (
-        memory.slot(table_row, 0, CFG),
-        memory.slot(table_row, CFG.MOMENTUM, CFG),
+        memory.stored_slot(table_row, 0, CFG),
+        memory.stored_slot(table_row, CFG.MOMENTUM, CFG),
         tl.load(step_at).to(CFG.T),
         tl.load(step_at + 1).to(CFG.T),
         scalars.get(row, scalars.BETA1, CFG.T),
         scalars.get(row, scalars.ONE_MINUS_BETA1, CFG.T),
+        memory.noise_of(args, tensor, elements),
     )
 
 
 @triton.jit
-def write(writer, place, mask, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """Writes the elements at `place`. Returns the squares of the old parameter."""
-    p_at, m_at, step_size, decay, beta1, one_minus_beta1 = writer
-    p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
+def write(writer, i, mask, where, block, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
+    """Writes the elements at `i`. Noise takes this as `where`: see `noise.places`. `block` is for a
+    momentum with scales: see `load_slot`. Returns the squares of the old parameter."""
+    p_slot, m_slot, step_size, decay, beta1, one_minus_beta1, of = writer
+    place = None
+    if of is not None:
+        place = noise.places(of, where[0], where[1])
+    p = load_slot(p_slot, i, mask, 0.0, None, 0, CFG)
     if CFG.MOMENTUM > 0:
-        m = tl.load(m_at + place, mask, other=0.0).to(CFG.T)
+        m = load_slot(m_slot, i, mask, 0.0, block, CFG.MOMENTUM, CFG)
         new_p, new_m = UPDATE(p, m, u, step_size, decay, beta1, one_minus_beta1)
-        tl.store(m_at + place, round_to_storage(new_m, CFG.DTYPES[CFG.MOMENTUM]), mask)
-        tl.store(p_at + place, round_to_storage(new_p, CFG.DTYPES[0]), mask)
+        store_slot(m_slot, i, mask, new_m, block, of, place, CFG.MOMENTUM, CFG)
+        store_slot(p_slot, i, mask, new_p, None, of, place, 0, CFG)
     else:
         new_p = UPDATE(p, u, step_size, decay)
-        tl.store(p_at + place, round_to_storage(new_p[0], CFG.DTYPES[0]), mask)
+        store_slot(p_slot, i, mask, new_p[0], None, of, place, 0, CFG)
     return p * p
