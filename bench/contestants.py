@@ -12,7 +12,16 @@ from bench.providers import Lazily
 
 OURS, PEER = PAIR = ("ours", "peer")
 NUDGED = "nudged-peer"  # the peer from weights that differ by one rounding, to compare with
-CONTESTANTS = (*PAIR, NUDGED)
+# Ours, and how it stores a model: the dtype of its parameters, and options.
+STORED: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32": ("float32", {}),
+    "bfloat16": ("bfloat16", {}),
+    "noise": ("bfloat16", {"stochastic_rounding": True}),
+    "rest16": ("bfloat16", {"master_weights": True}),
+    "rest8": ("bfloat16", {"master_weights": 8}),
+    "rest8-int8-states": ("bfloat16", {"master_weights": 8, "state_dtype": "int8"}),
+}
+CONTESTANTS = (*PAIR, NUDGED, *STORED)
 WARMUP_RATIO = 0.1
 ADAFACTOR_SCHEDULE = "AdafactorSchedule"  # it shows the step size that hf-adafactor chooses
 
@@ -24,6 +33,9 @@ class Pair:
     lr: float | None  # None: the optimizer chooses its own
 
     def optimizer(self, contestant: str) -> Lazily:
+        if contestant in STORED:
+            _, options = STORED[contestant]
+            return replace(self.ours, settings={**self.ours.settings, **options})
         return self.ours if contestant == OURS else self.peer
 
     def module(self, contestant: str) -> str:

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from bench.contestants import NUDGED, OURS, PEER
+from bench.contestants import NUDGED, OURS, PEER, STORED
 from bench.plot import OURS_COLOR
 from bench.train_table import description, differences, losses
 
 STYLES = {OURS: (OURS_COLOR, "-", "o"), PEER: ("#1d3557", "--", "x"), NUDGED: ("gray", ":", "+")}
+COLORS = ("black", "#e76f51", "#2a9d8f", "#264653", "#8ab17d", "#9b5de5")
+STYLES |= {
+    name: (color, "-", marker) for name, color, marker in zip(STORED, COLORS, "o^sx+D", strict=True)
+}
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

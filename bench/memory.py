@@ -65,8 +65,10 @@ def measure(build: Build, params: list[torch.nn.Parameter], kind: str) -> Use:
         kept += scratch_bytes(optimizer)
     state = state_bytes(optimizer, "cpu", kind)
     del optimizer
+    tensors = [tensor for param in params for tensor in (param, param.grad)]
+    held = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     resident = resident_growth(build, params) if kind == "cpu" else None
-    return Use(state, kept, last.most, resident)
+    return Use(state, kept, last.most, held, resident)
 
 
 def resident_growth(build: Build, params: list[torch.nn.Parameter]) -> int | None:
@@ -101,6 +103,10 @@ def uses(races: list[Race], kind: str) -> Iterator[Use | str]:
             yield result
 
 
+def of(race: Race) -> tuple[str, str]:
+    return race.names[0], race.dtype
+
+
 def rows_of(races: list[Race], device: Device) -> Iterator[MemoryRow]:
     """The rows of one provider, each as soon as its process has measured it."""
 
@@ -129,6 +135,7 @@ def main() -> int:
         for rule in asked.rules
         for name in names_of(rule, asked)
     ]
+    runs = [[race for race in races if RULES[race.rule].takes(*of(race))] for races in runs]
     return_large_blocks()
     report = Report("memory", asked, device)
     rows: list[MemoryRow] = []

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass
 
-COLUMNS = ("state", "kept", "peak", "sum", "resident")
+COLUMNS = ("state", "kept", "peak", "sum", "resident", "all")
 
 LEGEND = """\
-Bytes for each parameter, without the parameters and gradients themselves. state: the tensors in
-opt.state. kept: everything else that stays allocated between steps, which is scratch and work
-lists; on a GPU also what the allocator adds to a tensor's size. peak: the most that the third step
-allocated on top of what was there before it. sum: the three together, which is what training needs.
-resident: how much the highest resident memory of the process grew over the three steps, as the
-kernel counts pages. The kernel sees all memory, torch's or not, so this should be about the sum.
-Lists that are too small to measure it show none."""
+Bytes for each parameter. The parameters and gradients themselves are in the last column only.
+state: the tensors in opt.state. kept: everything else that stays allocated between steps, which is
+scratch and work lists; on a GPU also what the allocator adds to a tensor's size. peak: the most
+that the third step allocated on top of what was there before it. sum: the three together, which is
+what training needs. resident: how much the highest resident memory of the process grew over the
+three steps, as the kernel counts pages. The kernel sees all memory, torch's or not, so this should
+be about the sum. Lists that are too small to measure it show none. all: the sum, and the parameters
+and gradients."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Use:
     state: int
     kept: int
     peak: int
+    held: int  # by parameters and gradients
     resident: int | None = None
 
 
@@ -41,7 +43,8 @@ class MemoryRow:
         """Each column that has a number."""
         if self.use is None:
             return {}
-        columns = asdict(self.use) | {"sum": self.use.state + self.use.kept + self.use.peak}
+        together = self.use.state + self.use.kept + self.use.peak
+        columns = asdict(self.use) | {"sum": together, "all": together + self.use.held}
         return {
             name: columns[name] / self.elements for name in COLUMNS if columns[name] is not None
         }

@@ -23,13 +23,24 @@ OURS_CAPTURABLE = "fusedstep-capturable"
 OURS_REFERENCE = "fusedstep-reference"
 COMPILED = "torch-compiled"
 
+# Ours with options for low precision, on bfloat16 parameters. Raced only if somebody asks.
+LOW_PRECISION: dict[str, dict[str, Any]] = {
+    "fusedstep-noise": {"stochastic_rounding": True},
+    "fusedstep-noise-fp32-states": {"stochastic_rounding": True, "state_dtype": torch.float32},
+    "fusedstep-rest16": {"master_weights": True},
+    "fusedstep-rest16-bf16-states": {"master_weights": True, "state_dtype": torch.bfloat16},
+    "fusedstep-rest8": {"master_weights": 8},
+    "fusedstep-int8-states": {"state_dtype": "int8"},
+    "fusedstep-rest8-int8-states": {"master_weights": 8, "state_dtype": "int8"},
+}
+
 NOT_ON_CPUS = {OURS_TRITON, OURS_CAPTURABLE, "torch-capturable"}
 DEEPSPEED = ("deepspeed-cpu", "deepspeed-cpu-low-states")
 # On GPUs we skip torch-plain to save memory: nobody would choose it there.
 NOT_ON_GPUS = {"torch-plain", *DEEPSPEED}
 # Raced only if somebody asks: compiling takes longer than all other races together (DeepSpeed calls
 # g++), and the reference is there to be right, not fast.
-ONLY_ASKED = {COMPILED, OURS_REFERENCE, *DEEPSPEED}
+ONLY_ASKED = {COMPILED, OURS_REFERENCE, *DEEPSPEED, *LOW_PRECISION}
 # Packages that the bench depends on. If one is absent, its rows say so.
 EXPECTED = ("torch", "transformers")
 # What torch is told, by provider.
@@ -130,12 +141,19 @@ class Entry:
         if self.capturable:
             builds[OURS_CAPTURABLE] = ours(capturable=True)
         builds |= {name: peer.with_defaults(self.settings) for name, peer in self.peers.items()}
+        for provider, options in LOW_PRECISION.items():
+            if not (self.factored and "states" in provider):  # no state is as large as a parameter
+                builds[provider] = ours(**options)
         return {**builds, OURS_REFERENCE: ours(backend="reference")}
 
     def providers_on(self, kind: str) -> dict[str, Lazily]:
         """Those for this kind of device."""
         skipped = NOT_ON_CPUS if kind == "cpu" else NOT_ON_GPUS
         return {name: build for name, build in self.providers.items() if name not in skipped}
+
+    def takes(self, provider: str, dtype: str) -> bool:
+        """Whether a provider is for parameters of this dtype."""
+        return provider not in LOW_PRECISION or dtype == "bfloat16"
 
     def races_on(self, chosen: ParameterList) -> bool:
         """Whether we race it on a list. A factored rule treats vectors like any other rule."""

@@ -50,8 +50,9 @@ def races_on(device: Device, asked: argparse.Namespace) -> list[Race]:
                 dtypes = dtypes[:1]
             if chosen.dtypes is not None:
                 dtypes = tuple(dtype for dtype in dtypes if dtype in chosen.dtypes)
-            if names and RULES[rule].races_on(chosen):
-                races += [Race(rule, chosen, dtype, names) for dtype in dtypes]
+            for dtype in dtypes if RULES[rule].races_on(chosen) else ():
+                own = tuple(name for name in names if RULES[rule].takes(name, dtype))
+                races += [Race(rule, chosen, dtype, own)] if own else []
     return races
 
 

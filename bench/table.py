@@ -9,7 +9,7 @@ from bench.devices import Device
 from bench.floor import FLOOR
 from bench.lists import DTYPES
 from bench.optimizers import RULES
-from bench.providers import OURS, Race
+from bench.providers import LOW_PRECISION, OURS, Race
 
 HEADINGS = (
     *("rule", "list", "dtype", "provider", "ms", "quartiles", "host ms", "GB/s", "floor ms"),
@@ -80,6 +80,7 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
         low, _, high = (
             statistics.quantiles(seconds, method="inclusive") if seconds[1:] else seconds * 3
         )
+        has_floor = name not in LOW_PRECISION  # those move other bytes
         rows.append(
             Row(
                 *who,
@@ -87,9 +88,11 @@ def rows_of(race: Race, outcome: Outcome, copy: float, device: Device) -> list[R
                 *size,
                 ms=median * 1e3,
                 quartiles_ms=(low * 1e3, high * 1e3),
-                gigabytes_a_second=None if chosen.host_bound else floor / median / 1e9,
-                floor_ms=floor_ms,
-                share_of_floor=paired_ratio(floors, seconds),
+                gigabytes_a_second=(
+                    floor / median / 1e9 if has_floor and not chosen.host_bound else None
+                ),
+                floor_ms=floor_ms if has_floor else None,
+                share_of_floor=paired_ratio(floors, seconds) if has_floor else None,
                 ratio=paired_ratio(seconds, ours),
                 us_per_parameter=median * 1e6 / len(chosen.shapes) if chosen.host_bound else None,
                 rounds=len(seconds),

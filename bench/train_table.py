@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.contestants import CONTESTANTS, NUDGED, OURS, PEER
+from bench.contestants import CONTESTANTS, NUDGED, OURS, PEER, STORED
 from bench.devices import DEVICES
 from bench.environment import headline
 
+FLOAT32 = next(iter(STORED))
 PROCESSES = 2  # of a run that several processes share
 HEADINGS = (
     *("run", "by", "loss", "validation", "characters/s", "step ms", "opt.step() ms", "share"),
@@ -39,6 +40,7 @@ def comparisons(runs: dict[str, Run]) -> list[dict[str, Any]]:
         for name in (OURS, NUDGED)
     ]
     pairs += [(label(name, PROCESSES), name) for name in CONTESTANTS]
+    pairs += [(name, FLOAT32) for name in STORED if name != FLOAT32]
     return [
         {
             "of": [one, other],

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.contestants import (
     NUDGED,
     OPTIMIZERS,
+    STORED,
     follows_a_metric,
     make_optimizer,
     make_schedule,
@@ -70,7 +71,8 @@ class Training:
         torch.manual_seed(settings.seed)
         sizes = (settings.context, settings.width, settings.layers)
         model = MODELS[settings.model](text.vocabulary, *sizes, settings.dropout)
-        self.model = model.to(settings.device, DTYPES[settings.dtype])
+        dtype, _ = STORED.get(contestant, (settings.dtype, {}))
+        self.model = model.to(settings.device, DTYPES[dtype])
         if contestant == NUDGED:
             nudge(self.model)
         check_length(text, self.model.window)

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "checks.h"
 #include "copies.h"
 #include "cpu/threads.h"
 #include "cpu/work_list.h"
@@ -47,52 +48,6 @@ Memory allocate(int64_t bytes) {
   return Memory(static_cast<char*>(memory));
 }
 
-// Under FakeTensorMode, tables are fake tensors without an address.
-void require(int64_t table) {
-  if (table == 0) throw std::invalid_argument("no step can be taken under torch's FakeTensorMode");
-}
-
-void require_code(int64_t dtype, size_t known) {
-  if (dtype < 0 || dtype >= int64_t(known))
-    throw std::invalid_argument("the CPU walkers know no storage dtype of code " +
-                                std::to_string(dtype));
-}
-
-// Checks all numbers here, because the walkers do not.
-void require_known(int64_t rule, bool vectors, const std::vector<int64_t>& dtypes,
-                   const std::vector<int64_t>& companions, int64_t fields) {
-  auto refuse = [](const std::string& what, int64_t found, int64_t expected) {
-    throw std::invalid_argument(what + " is " + std::to_string(found) + ", expected " +
-                                std::to_string(expected));
-  };
-  if (rule < 0 || rule >= kRuleCount)
-    throw std::invalid_argument("no rule has the number " + std::to_string(rule) + ": they end at " +
-                                std::to_string(kRuleCount - 1));
-  const RuleFacts& facts = kRules[rule];
-  if (vectors && !facts.factored)
-    throw std::invalid_argument(std::string(facts.name) + " takes vectors like any other tensors");
-  int slots = ElementwiseRow::kStates, sizes = ElementwiseRow::kSizes;
-  if (facts.factored) {
-    slots = vectors ? VectorRow::kMomentum : MatrixRow::kMomentum;
-    sizes = vectors ? VectorRow::kSizes : MatrixRow::kSizes;
-  }
-  slots += facts.states;
-  const std::string of_rule = std::string(" of a tensor of ") + facts.name;
-  if (slots > kMaxSlots) refuse("the number of slots" + of_rule, slots, kMaxSlots);
-  if (int64_t(dtypes.size()) != slots) refuse("the number of dtypes" + of_rule, dtypes.size(), slots);
-  for (int64_t dtype : dtypes) require_code(dtype, std::size(kItemBytes));
-  if (companions.size() != dtypes.size())
-    refuse("the number of companions" + of_rule, companions.size(), dtypes.size());
-  int64_t tensors = slots;
-  for (size_t k = 0; k < dtypes.size(); ++k) tensors += kCompanionBytes[dtypes[k]] > 0;
-  if (fields != tensors + sizes)
-    refuse("the length of a table's row" + of_rule, fields, tensors + sizes);
-  for (size_t k = 0; k < dtypes.size(); ++k)
-    if ((kCompanionBytes[dtypes[k]] > 0) != (companions[k] >= slots && companions[k] < tensors))
-      throw std::invalid_argument("the companion of slot " + std::to_string(k) + of_rule +
-                                  " cannot be at place " + std::to_string(companions[k]));
-}
-
 // A launch with its work list and scratch. The caller owns the table, which outlives the bucket.
 class Bucket {
  public:
@@ -101,7 +56,7 @@ class Bucket {
          int64_t noise, int64_t sums, int64_t sums_of, int64_t of_tensors, bool split_columns,
          bool flat) {
     require(table);
-    require_known(rule, vectors, dtypes, companions, fields);
+    require_known(rule, vectors, dtypes, companions, fields, noise != 0);
     launch_.rule = rule, launch_.in_float64 = in_float64, launch_.vectors = vectors,
     launch_.fields = fields;
     launch_.table = reinterpret_cast<const int64_t*>(table);
@@ -275,8 +230,8 @@ PYBIND11_MODULE(_native, module) {
                     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>(),
            py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
            py::arg("companions"), py::arg("table"), py::arg("tensors"), py::arg("fields"),
-           py::arg("noise") = 0, py::arg("sums") = 0, py::arg("sums_of") = 0,
-           py::arg("of_tensors") = 0, py::arg("split_columns") = false, py::arg("flat") = false)
+           py::arg("noise") = 0, py::arg("sums") = 0, py::arg("sums_of") = 0, py::arg("of_tensors") = 0,
+           py::arg("split_columns") = false, py::arg("flat") = false)
       .def("reserve", &Bucket::reserve)
       .def("scratch_bytes", &Bucket::scratch_bytes)
       .def("launch", &Bucket::launch);

@@ -1,5 +1,5 @@
-// States of 8 bits: blocks of numbers that share a scale, which is the largest of them. A code is a part
-// of it, bent (stored_numbers.h).
+// States of 8 bits: blocks of numbers that share a scale, which is the largest of them. A code is a
+// part of it, bent (stored_numbers.h).
 #pragma once
 
 #include "../stored_numbers.h"
@@ -48,7 +48,7 @@ FUSEDSTEP_INLINE Floats widen_codes(const Code* from) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + k * kWidth));
     put_integers(k, Integers(has_sign ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes)));
 #else
-    const auto bytes = get<Vector<Code, kWidth>>(from + k * kWidth);
+    const auto bytes = get<Vector<Code, kWidth> >(from + k * kWidth);
     put_integers(k, __builtin_convertvector(bytes, Integers));
 #endif
   }
@@ -153,8 +153,7 @@ template <class T>
 void load_blocks(const Stored& from, int64_t n, T* to) {
   for (int64_t i = 0; i < n; i += kScaledBlock) {
     const Block block(from, i);
-    for (int j = 0; j < kScaledBlock; j += kLanes)
-      put_lanes(to + i + j, cast_lanes<T>(block.lanes(j)));
+    for (int j = 0; j < kScaledBlock; j += kLanes) put_lanes(to + i + j, cast_lanes<T>(block.lanes(j)));
   }
 }
 

@@ -106,7 +106,8 @@ struct ElementwiseRun {
     by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
       // The hardware does not run far enough ahead of a loop that converts numbers: on an AMD EPYC
       // this takes a fifth off bfloat16 AdamW in memory (2026-11-26).
-      if constexpr (sizeof(P) < sizeof(T)) fetch_ahead<512>(p + i), fetch_ahead<512>(g + i, state[K] + i...);
+      if constexpr (sizeof(P) < sizeof(T))
+        fetch_ahead<512>(p + i), fetch_ahead<512>(g + i, state[K] + i...);
       Lanes<T> x = widen<T>(p + i, count), s[] = {x, widen<T>(state[K] + i, count)...};
       wide.update(x, widen<T>(g + i, count) * g_scale, s[1 + K]...);
       // The parameter is known last, so what waits for it comes last.
@@ -168,10 +169,9 @@ bool update_if_in_blocks(DtypesList<Dtypes<P, G, S>...>, const Run& run) {
   }
   return false;
 }
-using OfBlocks =
-    DtypesList<Dtypes<kFloat32, kFloat32, 0>, Dtypes<kBfloat16, kBfloat16, 0>,
-               Dtypes<kNoisyBfloat16, kBfloat16, 0>, Dtypes<kRest16, kBfloat16, 0>,
-               Dtypes<kRest8, kBfloat16, 0>>;
+using OfBlocks = DtypesList<Dtypes<kFloat32, kFloat32, 0>, Dtypes<kBfloat16, kBfloat16, 0>,
+                            Dtypes<kNoisyBfloat16, kBfloat16, 0>, Dtypes<kRest16, kBfloat16, 0>,
+                            Dtypes<kRest8, kBfloat16, 0>>;
 
 // Numbers of other storage types are converted in buffers. These stay in the first-level cache, and
 // are so short that the processor converts some numbers while it divides others.

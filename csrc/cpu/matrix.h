@@ -43,10 +43,7 @@ struct RowGroup {
   T scale;
 
   RowGroup(Cursor<S> first, int64_t stride, int64_t rows, T scale)
-      : first(first),
-        stride(stride),
-        count(int(std::min<int64_t>(kGroup, rows))),
-        scale(scale) {}
+      : first(first), stride(stride), count(int(std::min<int64_t>(kGroup, rows))), scale(scale) {}
 
   template <class N>
   FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {

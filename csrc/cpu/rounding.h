@@ -130,8 +130,8 @@ FUSEDSTEP_INLINE Halves bfloat16_pairs(Lanes<float>::Part even, Lanes<float>::Pa
   const Halves high = high_halves(e, o);
   Halves words = Rounding::round_halves(high, low_halves(e, o), even_place, odd_place);
   constexpr uint16_t kLast = 0x7f7f;  // of the largest finite number
-  const bool is_strange = Rounding::kKeepsFinite ? may_be_any(SignedHalves(high & 0x7fff) >= kLast)
-                                                 : may_be_nan(even, odd);
+  const bool is_strange =
+      Rounding::kKeepsFinite ? may_be_any(SignedHalves(high & 0x7fff) >= kLast) : may_be_nan(even, odd);
   if (__builtin_expect(is_strange, 0)) {
     const Halves nan = mix_halves(Halves(even != even), Halves(odd != odd));
     if (Rounding::kKeepsFinite) {

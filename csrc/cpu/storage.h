@@ -303,7 +303,7 @@ struct Storage<Float16> : ShortStorage<Float16> {
 #elif defined(__aarch64__)
     return Floats::Part(vcvt_f32_f16(float16x4_t(x)));
 #else
-    Floats::Part out;
+    Floats::Part out{};
     for (int k = 0; k < kWidth; ++k) out[k] = float(__builtin_bit_cast(_Float16, uint16_t(x[k])));
     return out;
 #endif
@@ -316,7 +316,7 @@ struct Storage<Float16> : ShortStorage<Float16> {
 #elif defined(__aarch64__)
     return Words(vcvt_f16_f32(float32x4_t(x)));
 #else
-    Words out;
+    Words out{};
     for (int k = 0; k < kWidth; ++k) out[k] = __builtin_bit_cast(uint16_t, _Float16(x[k]));
     return out;
 #endif

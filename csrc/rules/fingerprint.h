@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "54a201a7414b05dd";
+constexpr char kFingerprint[] = "9088118adef15fe2";
 
 }  // namespace fusedstep

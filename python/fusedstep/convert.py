@@ -9,6 +9,8 @@
 
 Both Adafactors hold running means of g^2 with the decay 1 - t^-0.8, and both AdamWs those of g and
 g^2, so nothing is computed again. fusedstep's classes have the keys of the class that they mirror.
+With `state_dtype="int8"` a state has codes and a companion `KEY_scale`: it becomes float32.
+With `master_weights` there is `master_rest` or `master`, which only fusedstep keeps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .plan.storage import COPY, REST, SCALE
+from .stored_numbers import from_blocks, in_blocks
 
 State = dict[str, Any]
 
@@ -81,8 +86,9 @@ def convert(
     Arguments:
         state_dict: as ``state_dict()`` of one of these classes made it.
         optimizer: with the same parameters in the same groups, in the same order.
-        lossy: drops what `optimizer` does not keep (a momentum, the maximum of amsgrad), and starts
-            with zeros what it keeps and `state_dict` lacks. By default both are errors.
+        lossy: drops what `optimizer` does not keep (a momentum, the maximum of amsgrad, master
+            weights), and starts with zeros what it keeps and `state_dict` lacks. By default both
+            are errors.
 
     Example:
         >>> import fusedstep.hf, fusedstep.optim
@@ -102,8 +108,9 @@ def convert(
             "Make optimizer with the same groups."
         )
     params = [group["params"] for group in optimizer.param_groups]
+    has_masters = bool(getattr(optimizer, "master_weights", False))
     return {
-        "state": converted_states(state_dict, target, own, lossy, params),
+        "state": converted_states(state_dict, target, own, lossy, params, has_masters),
         "param_groups": own,
     }
 
@@ -114,9 +121,11 @@ def converted_states(
     groups: list[dict[str, Any]],
     lossy: bool,
     params: list[list[Tensor]] | None = None,
+    has_masters: bool = False,
 ) -> dict[Any, State]:
     """The states of `state_dict` in another dialect, for groups with the target's options. Without
-    `params` no RMS is known: the next step makes it."""
+    `params` no RMS is known: the next step makes it. `has_masters` tells whether the target keeps
+    master weights."""
     states = {}
     option, is_on = OPTIONAL[target.family]
     for index, (old, new) in enumerate(zip(groups_of(state_dict), groups, strict=True)):
@@ -127,6 +136,7 @@ def converted_states(
                 continue
             where = f"parameter {number} of group {index}"
             made = states[new["params"][number]] = _converted(state, target, wants, where, lossy)
+            made |= _masters(state, where, lossy, has_masters)
             if target.has_rms:
                 made["RMS"] = _rms(params[index][number]) if params else torch.zeros(())
     return states
@@ -191,6 +201,20 @@ def _converted(old: State, target: Dialect, wants: set[str], where: str, lossy: 
     return {"step": step, **{target.keys[name]: value for name, value in found.items()}}
 
 
+def _masters(old: State, where: str, lossy: bool, is_kept: bool) -> State:
+    """The master weight of a parameter, if it has one."""
+    found = {key: old[key] for key in (REST, COPY) if key in old}
+    if found and not is_kept:
+        if not lossy:
+            raise ValueError(
+                f"state_dict: {where} has a master weight '{next(iter(found))}', which optimizer "
+                "does not keep. Save the weights with master_state_dict(), then drop it here with "
+                "lossy=True; or give optimizer master_weights."
+            )
+        return {}
+    return found
+
+
 def read(state: State, where: str) -> tuple[Dialect, dict[str, Tensor]]:
     """Who wrote a state, and its moments, without dimensions of size 1 that others do not keep."""
     if "RMS" in state:
@@ -204,10 +228,19 @@ def read(state: State, where: str) -> tuple[Dialect, dict[str, Tensor]]:
             f"state_dict: {where} has a state of {', '.join(map(repr, state))}, which no Adafactor "
             "or AdamW of torch, transformers or fusedstep has"
         )
-    found = {name: state[key] for name, key in dialect.keys.items() if key in state}
+    found = {name: _numbers(state, key) for name, key in dialect.keys.items() if key in state}
     if dialect.keeps_dimensions:
         found |= {name: found[name].squeeze(dim) for name, dim in OVER.items() if name in found}
     return dialect, found
+
+
+def _numbers(state: State, key: str) -> Tensor:
+    """A state's numbers: in float32 if it has codes of 8 bits."""
+    value: Tensor = state[key]
+    if key + SCALE not in state:
+        return value
+    numbers = from_blocks(in_blocks(value.contiguous()), state[key + SCALE].reshape(-1, 1))
+    return numbers.view(value.shape)
 
 
 def _zeros(found: dict[str, Tensor]) -> Tensor:

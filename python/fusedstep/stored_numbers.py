@@ -67,9 +67,9 @@ def to_blocks(numbers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def bent(x: Tensor) -> Tensor:
-    """Numbers of 0 or more, bent: the bits of a float32 are about its logarithm, so half of them are
-    a number close to its root, and small numbers get finer codes. Both directions are exact, but for
-    the last bit."""
+    """Numbers of 0 or more, bent: the bits of a float32 are about its logarithm, so half of them
+    are a number close to its root, and small numbers get finer codes. Both directions are exact,
+    but for the last bit."""
     return ((x.view(torch.int32) >> 1) + BEND).view(torch.float32)
 
 

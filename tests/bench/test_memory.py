@@ -56,6 +56,35 @@ def test_states_have_the_bytes_that_the_rule_says(rule, name, dtype, bytes_of_st
         assert use.kept == 0
 
 
+IN_BLOCKS = ParameterList("blocks", ((300, 256), (40, 128)))
+
+
+@pytest.mark.parametrize(("rule", "name", "bytes_a_parameter"), [
+    ("adamw", OURS, 8.0),
+    ("adamw", "fusedstep-noise", 8.0),
+    ("adamw", "fusedstep-rest16", 14.0),
+    ("adamw", "fusedstep-rest16-bf16-states", 10.0),
+    ("adamw", "fusedstep-int8-states", 6.0 + 8 / 128),
+    ("adamw", "fusedstep-rest8-int8-states", 7.0 + 8 / 128),
+], ids=str)  # fmt: skip
+def test_bytes_of_low_precision(rule, name, bytes_a_parameter):
+    """Of parameter, gradient and states."""
+    params = parameters(IN_BLOCKS, torch.bfloat16, "cpu")
+    use = measure(RULES[rule].providers[name], params, "cpu")
+    n = IN_BLOCKS.elements
+    assert use.state + use.held == bytes_a_parameter * n + len(params) * STEP
+
+
+def test_bytes_of_low_precision_of_adafactor():
+    held = {}
+    for name in (OURS, "fusedstep-rest16", "fusedstep-rest8"):
+        params = parameters(IN_BLOCKS, torch.bfloat16, "cpu")
+        use = measure(RULES["adafactor-hf-trainer"].providers[name], params, "cpu")
+        held[name] = (use.state + use.held) / IN_BLOCKS.elements
+    assert held["fusedstep-rest16"] - held[OURS] == pytest.approx(2.0)
+    assert held["fusedstep-rest8"] - held[OURS] == pytest.approx(1.0)
+
+
 def test_views_of_one_storage_count_once_and_inner_tensors_count():
     class Wrapper(torch.Tensor):
         @staticmethod
@@ -145,7 +174,8 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(run, monkeypatch):
 
 def test_an_interrupted_run_keeps_the_rows_that_are_finished(run, monkeypatch):
     def interrupted(races, device):
-        yield memory.MemoryRow("adamw", "mixed", "float32", OURS, ELEMENTS, Use(8 * ELEMENTS, 0, 0))
+        use = Use(8 * ELEMENTS, 0, 0, 8 * ELEMENTS)
+        yield memory.MemoryRow("adamw", "mixed", "float32", OURS, ELEMENTS, use)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(memory, "rows_of", interrupted)

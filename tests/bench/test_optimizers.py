@@ -18,6 +18,7 @@ from bench import contestants, race, readme, step  # noqa: E402
 from bench.lists import LISTS, ParameterList, accesses, parameters, tensors_held  # noqa: E402
 from bench.optimizers import NOT_RACED, RULES  # noqa: E402
 from bench.providers import (  # noqa: E402
+    LOW_PRECISION,
     NOT_ON_CPUS,
     NOT_ON_GPUS,
     OURS,
@@ -115,7 +116,7 @@ def new_entry(monkeypatch):
 def test_one_entry_has_all_providers_with_the_same_settings(new_entry):
     ours = [OURS, OURS_TRITON, OURS_CAPTURABLE]
     peers = ["torch-fused", "torch-plain"]
-    assert list(new_entry.providers) == [*ours, *peers, OURS_REFERENCE]
+    assert list(new_entry.providers) == [*ours, *peers, *LOW_PRECISION, OURS_REFERENCE]
     assert all(build.settings["lr"] == 0.5 for build in new_entry.providers.values())
     assert new_entry.providers["torch-plain"].settings == {"lr": 0.5, "foreach": False}
     assert new_entry.providers[OURS_REFERENCE].settings["backend"] == "reference"

@@ -247,3 +247,36 @@ def test_every_optimizer_of_the_package_can_be_converted():
         assert same["state"].keys() == optimizer.state_dict()["state"].keys()
         for place, state in same["state"].items():
             assert state.keys() == optimizer.state_dict()["state"][place].keys()
+
+
+def low_precision(**options):
+    params = [torch.nn.Parameter(torch.ones(64, 128, dtype=torch.bfloat16))]
+    optimizer = fusedstep.optim.AdamW(params, **options)
+    params[0].grad = torch.full_like(params[0], 0.01)
+    optimizer.step()
+    return params, optimizer
+
+
+def test_codes_of_8_bits_become_numbers():
+    params, ours = low_precision(state_dtype="int8")
+    exact = low_precision(state_dtype=torch.float32)[1].state_dict()["state"][0]
+    peer = torch.optim.AdamW(params)
+    made = convert(ours.state_dict(), peer)["state"][0]
+    assert made.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert made[key].dtype == torch.float32
+        assert torch.allclose(made[key], exact[key], rtol=0.02)
+
+
+def test_master_weights_are_lost_only_if_asked():
+    params, ours = low_precision(master_weights=True)
+    peer = torch.optim.AdamW(params)
+    with pytest.raises(
+        ValueError, match="parameter 0 of group 0 has a master weight 'master_rest'"
+    ):
+        convert(ours.state_dict(), peer)
+    assert "master_rest" not in convert(ours.state_dict(), peer, lossy=True)["state"][0]
+    hf = fusedstep.hf.AdamW(params, master_weights=True, no_deprecation_warning=True)
+    hf.load_state_dict(convert(ours.state_dict(), hf))
+    assert torch.equal(hf.state[params[0]]["master_rest"], ours.state[params[0]]["master_rest"])
+    hf.step()

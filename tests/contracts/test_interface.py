@@ -55,10 +55,10 @@ def test_a_call_of_the_peer_is_a_call_of_ours(ours, peer):
 @pytest.mark.parametrize("ours", dict.fromkeys(case.ours for case in CASES))
 def test_every_optimizer_has_our_own_arguments_last(ours):
     arguments = inspect.signature(ours).parameters
-    assert tuple(arguments)[-len(ALWAYS_OURS) :] == ALWAYS_OURS
-    for name in ALWAYS_OURS:
+    assert tuple(arguments)[-len(ALWAYS_OURS) :] == tuple(ALWAYS_OURS)
+    for name, default in ALWAYS_OURS.items():
         assert arguments[name].kind is inspect.Parameter.KEYWORD_ONLY
-        assert arguments[name].default is None
+        assert arguments[name].default is default
         assert f"        {name}: " in ours.__doc__
 
 

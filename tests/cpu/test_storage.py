@@ -16,9 +16,8 @@ def stored(numbers, scale, dtype):
     sums = torch.zeros(numbers.shape, dtype=dtype)
     table = torch.tensor([[sums.data_ptr(), numbers.data_ptr(), numbers.numel()]])
     codes = [DTYPE_CODES[dtype], DTYPE_CODES[numbers.dtype]]
-    bucket = native.module.Bucket(
-        RULE_IDS["accumulate"], dtype == F64, False, codes, table.data_ptr(), *table.shape, 0, 0, 0
-    )
+    rule, address = RULE_IDS["accumulate"], table.data_ptr()
+    bucket = native.module.Bucket(rule, dtype == F64, False, codes, [0, 0], address, *table.shape)
     row, scalars = torch.zeros(1, dtype=torch.int64), torch.tensor([[1.0, scale]], dtype=F64)
     bucket.launch(row.data_ptr(), scalars.data_ptr(), 2, 1.0, torch.get_num_threads(), 0)
     return sums

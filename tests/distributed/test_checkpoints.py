@@ -121,6 +121,28 @@ def test_other_processes_go_on(name, is_flat, before, after, tmp_path):
         loaded.load(tmp_path).steps(3, 2).assert_near(weights[0], is_exact)
 
 
+LOW_PRECISION = [
+    {"master_weights": True},
+    {"master_weights": 8},
+    {"stochastic_rounding": True, "seed": 4},
+]
+
+
+@on_processes(4)
+@pytest.mark.parametrize(("before", "after"), sweep([(2, 4), (4, 2), (4, 1)], [(2, 4)]))
+@pytest.mark.parametrize("options", LOW_PRECISION, ids=str)
+def test_low_precision_goes_on_in_other_processes(options, before, after, tmp_path):
+    saved = Training("adamw", before, "bfloat16", **options)
+    weights = [None]
+    if saved.is_here:
+        saved.steps(0, 3).save(tmp_path)
+        weights = [saved.steps(3, 2).own.weights()]
+    dist.broadcast_object_list(weights, 0)
+    loaded = Training("adamw", after, "bfloat16", **options)
+    if loaded.is_here:
+        loaded.load(tmp_path).steps(3, 2).assert_near(weights[0], is_exact=True)
+
+
 @on_processes(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_one_process_gives_the_whole_state_to_all(name):

@@ -228,5 +228,5 @@ def test_a_group_may_be_on_two_devices(meta, recorder):
         set_grads(near, step)
         optimizer.step()
     assert len(optimizer._plan.counters.flats) == 2
-    assert [tuple(scalars.shape) for _, scalars in recorder.launched] == [(2, 9), (2, 9)]
+    assert [tuple(scalars.shape) for _, scalars in recorder.launched] == [(2, 10), (2, 10)]
     assert [optimizer.state[p]["step"].item() for p in near] == [2.0, 2.0]

@@ -124,8 +124,16 @@ class Case:
 # the groups. All other arguments have the peer's names, order and defaults.
 EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
 
-# Arguments that every class of ours has and no peer. They are keyword-only, and not in the groups.
-ALWAYS_OURS = ("max_grad_norm", "state_dtype", "backend")
+# Arguments that every class of ours has and no peer, with their defaults. They are keyword-only,
+# and not in the groups.
+ALWAYS_OURS: dict[str, Any] = {
+    "max_grad_norm": None,
+    "state_dtype": None,
+    "master_weights": False,
+    "stochastic_rounding": False,
+    "seed": 0,
+    "backend": None,
+}
 
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor

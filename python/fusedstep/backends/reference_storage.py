@@ -35,8 +35,8 @@ class StoredSlot:
         return _like(own, from_blocks(in_blocks(own), more.reshape(-1, 1)))
 
     def stored(self, new: Tensor, step: Any) -> list[tuple[Tensor, Tensor]]:
-        """What to write for the numbers `new`: pairs of a tensor and its new contents. `step` is the
-        number of the step, which noise depends on."""
+        """What to write for the numbers `new`: pairs of a tensor and new contents. Noise depends
+        on `step`, the number of the step."""
         own, more = self.tensor, self.companion
         if self.code == layout.NOISY_BFLOAT16:
             return [(own, rounded_by(new.to(torch.float32), self._noise(step)))]

@@ -29,9 +29,10 @@ class AdamW(FusedOptimizer):
             ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
             one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
             device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits, and
-            a float32 scale for each 128 numbers of a row); None: the parameter's, and float32 if
-            there are master weights. A checkpoint of another dtype is converted when it is loaded.
+        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits,
+            and a float32 scale for each 128 numbers of a row); None: the parameter's, and float32
+            if there are master weights. A checkpoint of another dtype is converted when it is
+            loaded.
         master_weights: True: 16-bit parameters have float32 master weights, and train as float32
             ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
             of 8 bits, so a master weight of 24.

@@ -43,10 +43,10 @@ class FusedOptimizer(ClippedOptimizer):
         defaults: dict[str, Any],
         backend: str | None,
         max_grad_norm: float | None = None,
-        precision: Precision = Precision(),
+        precision: Precision | None = None,
     ) -> None:
         self.backend = backends.check_name(backend)
-        self.precision = precision
+        self._set_precision(precision or Precision())
         self.max_grad_norm = max_grad_norm
         self._captured: list[Plan] = []  # graphs read their memory, so they are kept
         self._masters = masters.MasterWeights(type(self).__name__)
@@ -238,6 +238,7 @@ class FusedOptimizer(ClippedOptimizer):
         super().__setstate__(state)
         self.__dict__.setdefault("_captured", [])
         self._masters = masters.MasterWeights(type(self).__name__)
+        self._set_precision(self.precision)
         self._convert_steps()
         self._plan = self._norm = None
 
@@ -272,9 +273,9 @@ class FusedOptimizer(ClippedOptimizer):
 
     @torch.no_grad()
     def load_master_state_dict(self, model: torch.nn.Module, state_dict: dict[str, Any]) -> None:
-        """Sets master weights, and the parameters that belong to them, from float32 weights by name:
-        of `master_state_dict`, or of a float32 model. What the model has no parameter for is left
-        out.
+        """Sets master weights, and the parameters that belong to them, from float32 weights by
+        name: of `master_state_dict`, or of a float32 model. What the model has no parameter for is
+        left out.
 
         Arguments:
             model: the model whose parameters this optimizer has.

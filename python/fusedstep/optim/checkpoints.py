@@ -1,4 +1,5 @@
-"""Loads state dicts. States keep what they were saved in, or are converted; nothing is lost unasked."""
+"""Loads state dicts. States keep what they were saved in, or are converted: nothing is lost unless
+somebody asks for it."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ def load_keeping_dtypes(
 def _saved_states(
     optimizer: StoredOptimizer, loaded: dict[str, Any]
 ) -> Iterator[tuple[check.Where, Tensor, State]]:
-    """The states of a checkpoint, with the parameters that they belong to. None if the groups do not
-    fit: torch refuses these."""
+    """The states of a checkpoint, with the parameters that they belong to. Nothing if the groups do
+    not fit: torch refuses these."""
     groups, saved_groups = optimizer.param_groups, loaded.get("param_groups", ())
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved_groups]:
         return
@@ -88,14 +89,14 @@ def _check_stored(
         if wanted == saved or (saved, wanted) == (torch.int8, torch.int16):
             continue
         raise ValueError(
-            f"{name}: {where}: the checkpoint has master weights ('{key}', {saved}) of an optimizer "
-            f"with master_weights={option}, and this one has "
+            f"{name}: {where}: the checkpoint has master weights ('{key}', {saved}) of an "
+            f"optimizer with master_weights={option}, and this one has "
             f"master_weights={optimizer.master_weights!r} and would lose them. Give it "
             f"master_weights={option} and a parameter of the same dtype, or take the weights from "
             "the old one's master_state_dict()."
         )
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dtype not in LEVELS or key == REST:
+        if not isinstance(value, Tensor) or value.dtype not in LEVELS or key in (REST, "step"):
             continue
         if key + SCALE not in state:
             raise KeyError(
@@ -121,8 +122,9 @@ def _restore(optimizer: StoredOptimizer, param: Tensor, saved: State) -> None:
             state[key] = _widened_rest(value, optimizer.precision.rest_dtype(param)).to(
                 param.device, copy=True
             )
-        elif key.endswith(SCALE) and key.removesuffix(SCALE) in saved:
-            state.pop(key, None)  # the codes bring it along
+        elif (owner := key.removesuffix(SCALE)) != key and owner in saved:
+            if state[owner].dtype not in LEVELS:
+                del state[key]  # codes bring their scales along
         elif value.dtype in LEVELS:
             _restore_numbers(optimizer, param, key, value, saved[key + SCALE])
         elif value.is_floating_point():

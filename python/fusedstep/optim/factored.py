@@ -42,9 +42,12 @@ class FactoredOptimizer(FusedOptimizer):
     def _dtype_of_state(self, key: str, usual: torch.dtype, param: Tensor) -> torch.dtype:
         """Momentum has the parameter's size. Second moments are few, so less than float32 would
         save nothing."""
-        if key == MOMENTUM or not self._options_given():
+        if not self._has_options:
+            return usual
+        if key == MOMENTUM:
             return super()._dtype_of_state(key, usual, param)
-        return torch.promote_types(usual, torch.float32)
+        is_named = isinstance(self.state_dtype, torch.dtype)
+        return torch.float32 if is_named else torch.promote_types(usual, torch.float32)
 
     def _moves_without_lr(self, group: Group) -> bool:
         eps = group.get("eps")  # the checks come later
@@ -63,6 +66,8 @@ class FactoredOptimizer(FusedOptimizer):
     _given: set[int]  # the identities of all parameters that were ever given
 
     def _check_param(self, where: Where, group: Group, param: Tensor, grad: Tensor) -> None:
+        if self._has_options:
+            self._check_precision(where, param)
         if param.is_complex():
             raise RuntimeError(
                 f"Adafactor does not support complex parameters: {where}. Optimize "

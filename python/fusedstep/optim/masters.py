@@ -1,4 +1,5 @@
-"""Master weights: notices parameters that were changed from outside, and takes masters out and in."""
+"""Master weights: notices parameters that were changed from outside, gives masters out, and takes
+them."""
 
 from __future__ import annotations
 
@@ -115,7 +116,7 @@ def like_parameter(name: str, param: Any, master: Any) -> Tensor:
         return master.detach().to(param.device)
     mesh, placements = param.device_mesh, param.placements
     if shards.is_dtensor(master):
-        return master.detach().redistribute(mesh, placements)  # type: ignore[attr-defined,no-any-return]
+        return master.detach().redistribute(mesh, placements)  # type: ignore[attr-defined]
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(master.detach().to(shards.local(param).device), mesh, placements)

@@ -56,7 +56,7 @@ class CheckedOptimizer(StoredOptimizer):
         """Checks everything first; then makes the missing states. A member of the `old` plan whose
         gradient is only absent for now stays a member."""
         layouts = Layouts()
-        if self._options_given():
+        if self._has_options:
             self._refuse_options_without_effect()
         members = self._check_memory(self._check_members(layouts, old))
         new = [member for member in members if not member.state]
@@ -76,6 +76,7 @@ class CheckedOptimizer(StoredOptimizer):
 
     def _check_members(self, layouts: Layouts, old: Plan | None) -> list[Member]:
         name, rms_key = type(self).__name__, self._rms_key()
+        shapes_of = self._stored_shapes if self._has_companions else self._state_shapes
         absent = {} if old is None else {id(m.param): m for m in old.members if not m.is_present}
         chosen: set[torch.device] = set()
         may_share = self._may_share()
@@ -95,14 +96,14 @@ class CheckedOptimizer(StoredOptimizer):
             if device not in chosen:
                 backends.choose(self.backend, device, where)
                 chosen.add(device)
-            shapes = self._stored_shapes(group, param)
+            shapes = shapes_of(group, param)
             state = self.state.get(param) if self.state else None
             rule = self._rule(group, param)
             member = Member(
                 param, {} if state is None else state, where.group, rule,
                 tuple(shapes), found, addresses, rms_key,
                 shard=self._shard_of(param) if may_share and RULES[rule].factored else None,
-                noise=self._noise_of(where, param) if self.stochastic_rounding else None,
+                noise=self._noise_of(where, param) if self._has_options else None,
             )  # fmt: skip
             if member.shard is not None and member.mode == "flat":
                 backends.check_flat(self.backend, device, where)
@@ -144,7 +145,8 @@ class CheckedOptimizer(StoredOptimizer):
             state["step"] = step
             group = self.param_groups[member.group]
             state.update(self._new_state(group, param, grad))
-            state.update(self._new_companions(group, param))
+            if self._has_companions:
+                state.update(self._new_companions(group, param))
             self.state[param] = state
             # Flat pieces of one length may be parts of different shapes.
             alike = member.group, member.layouts, member.shard and member.shard.whole

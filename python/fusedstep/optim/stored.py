@@ -25,8 +25,16 @@ class StoredOptimizer(DeclaredOptimizer):
     """Says how parameters and states are stored, beside what a subclass declares."""
 
     precision = Precision()
+    # What follows from it, because a plan asks for each parameter.
+    _has_options = False  # whether something is not at its default
+    _has_companions = False  # whether a parameter may have more states than its rule
     # The states that are never below 0.
     squares: frozenset[str] = frozenset()
+
+    def _set_precision(self, precision: Precision) -> None:
+        self.precision = precision
+        self._has_options = bool(self._options_given())
+        self._has_companions = bool(precision.master_weights) or precision.state_dtype == "int8"
 
     @property
     def state_dtype(self) -> torch.dtype | str | None:
@@ -56,6 +64,8 @@ class StoredOptimizer(DeclaredOptimizer):
 
     def _dtype_of_state(self, key: str, usual: torch.dtype, param: Tensor) -> torch.dtype:
         """The dtype of a new or loaded state. `usual` is what the peer would take."""
+        if not self._has_options:
+            return usual
         if self._is_in_blocks(key, param):
             return torch.uint8 if key in self.squares else torch.int8
         if isinstance(self.state_dtype, torch.dtype):
@@ -85,18 +95,20 @@ class StoredOptimizer(DeclaredOptimizer):
         if key in (REST, COPY):
             rest = self.precision.rest_dtype(param)
             return () if rest is None else (rest,)
+        if key.endswith(SCALE):
+            return (torch.float32,)
         if self._is_in_blocks(key, param):
             return (self._dtype_of_state(key, param.dtype, param),)
-        return (torch.float32,) if key.endswith(SCALE) else FLOATS
+        return FLOATS
 
     # Companions.
 
     def _stored_shapes(self, group: Group, param: Tensor) -> dict[str, torch.Size]:
         """The keys and shapes of all states: the rule's, in its order, and then companions."""
         shapes = self._state_shapes(group, param)
-        rest = self.precision.rest_dtype(param)
-        if rest is None and self.state_dtype != "int8":
+        if not self._has_companions:
             return shapes
+        rest = self.precision.rest_dtype(param)
         more = {} if rest is None else {COPY if rest.is_floating_point else REST: param.shape}
         for key in shapes:
             if self._is_in_blocks(key, param):
@@ -141,7 +153,8 @@ class StoredOptimizer(DeclaredOptimizer):
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         super()._check_param(where, group, param, grad)
-        self._check_precision(where, param)
+        if self._has_options:
+            self._check_precision(where, param)
 
     def _check_precision(self, where: check.Where, param: Tensor) -> None:
         """Refuses a parameter for which an option has no meaning."""

@@ -22,7 +22,7 @@ from .flat import FlatShard
 from .layouts import Layout, plain_strides, same_order
 from .rows import Rows
 from .staging import StagedCopy, is_dense, real
-from .storage import Storage, storage_of
+from .storage import NO_SLOTS, Storage, storage_of
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +93,7 @@ class Bucket:
     device: torch.device
     dtypes: tuple[torch.dtype, ...]  # of all tensors: parameter, gradient, states, companions
     mode: str | None = None  # see `Member.mode`
-    storage: Storage = Storage((), ())
+    storage: Storage = NO_SLOTS
     # The elements here of all matrices that the optimizer was given, by device and dtype.
     given: Callable[[], Mapping[tuple[torch.device, torch.dtype], int]] = dict
     members: list[Member] = field(default_factory=list)

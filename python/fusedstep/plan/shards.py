@@ -231,8 +231,8 @@ def spread_of_state(param: Any, shape: torch.Size, reduced: int | None) -> Sprea
 
 
 def zeros_of_blocks(param: Any, shape: torch.Size) -> Tensor:
-    """Zeros for a float32 state of `shape` with one number for each so many of the parameter's along
-    its last dimension: spread as the parameter is."""
+    """Zeros for a float32 state of `shape`, which has one number for each so many of the
+    parameter's along its last dimension: spread as the parameter is."""
     made = torch.zeros(
         spread_of_blocks(param, shape).shape, dtype=torch.float32, device=local(param).device
     )

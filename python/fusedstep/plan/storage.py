@@ -48,6 +48,9 @@ class Storage(NamedTuple):
         return max(self.codes) < layout.NOISY_BFLOAT16
 
 
+NO_SLOTS = Storage((), ())
+
+
 def storage_of(
     keys: Sequence[str], dtypes: Sequence[torch.dtype], is_noisy: bool, small: Sequence[int] = ()
 ) -> Storage:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import flat, shards
-from .layouts import plain_strides
 
 
 def places_of(param: Tensor) -> tuple[int, int, int, int, int] | str:
@@ -23,21 +21,24 @@ def places_of(param: Tensor) -> tuple[int, int, int, int, int] | str:
         return piece.start, count, count, 1, count
     if not shards.is_dtensor(param):
         return 0, count, count, 1, count
-    return _places(list(own.shape), own.stride(), list(param.shape), _offsets(param))
+    return _places(list(own.shape), own.stride(), param.stride(), _offsets(param))
 
 
 def _places(
-    sizes: list[int], strides: tuple[int, ...], whole: list[int], offsets: list[int]
+    sizes: list[int], strides: tuple[int, ...], steps: tuple[int, ...], offsets: list[int]
 ) -> tuple[int, int, int, int, int] | str:
-    # Noise counts numbers in the order of memory. A whole tensor has the same order.
-    order = sorted(range(len(sizes)), key=lambda dim: -strides[dim])
-    steps = plain_strides(torch.Size([whole[dim] for dim in order]))
-    first = sum(offsets[dim] * step for dim, step in zip(order, steps, strict=True))
+    """The same, from the strides of the part and of the whole."""
+    # Noise counts numbers in the order of memory.
+    order = sorted((dim for dim in range(len(sizes)) if sizes[dim] > 1), key=lambda dim: steps[dim])
+    if order != sorted(order, key=lambda dim: strides[dim]):
+        return "its numbers lie in another order than those of the whole"
+    first = sum(offset * step for offset, step in zip(offsets, steps, strict=True))
     levels: list[tuple[int, int]] = []  # (numbers here, how far apart in the whole), the last first
-    for dim, step in zip(reversed(order), reversed(steps), strict=True):
+    for dim in order:
+        step = steps[dim]
         if levels and step == math.prod(levels[-1]):
             levels[-1] = levels[-1][0] * sizes[dim], levels[-1][1]
-        elif sizes[dim] > 1:
+        else:
             levels.append((sizes[dim], step))
     levels = levels or [(1, 1)]
     if levels[0][1] != 1:

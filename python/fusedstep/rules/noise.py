@@ -1,10 +1,10 @@
 """The noise of stochastic rounding: 16 bits for each number, the same in every backend.
 
 A bfloat16 number is the high half of a float32. To round, noise is added to the low half before it
-is cut off: so x goes up with the probability that its low half has of all 2^16, and the mean of many
-roundings is x. The noise depends on the seed, the number of the parameter in the optimizer, the
-step, the slot, and the place in the whole tensor: on nothing that a backend, a cut, a thread or a
-number of processes could change.
+is cut off: so x goes up with the probability that its low half has of all 2^16, and the mean of
+many roundings is x. The noise depends on the seed, the number of the parameter in the optimizer,
+the step, the slot, and the place in the whole tensor: on nothing that a backend, a cut, a thread or
+a number of processes could change.
 
 Texts take Python ints, int64 tensors, or uint32 numbers of a kernel; for these the masks do
 nothing. `csrc/noise.h` has the same in C++.

@@ -32,8 +32,8 @@ class Rule:
     update of any other rule takes `p`, `g`, the states and all scalars, in this order, and returns
     `p` and the states.
     Rules of one `family` share everything except the update, and are one struct in C++.
-    Each of `dtypes` has its own GPU kernel, and so has each of `stored`, which are names of codes in
-    `rules/layout.py`; one more kernel takes anything.
+    Each of `dtypes` has its own GPU kernel, and so has each of `stored`, which are names of codes
+    in `rules/layout.py`; one more kernel takes anything.
     """
 
     name: str
