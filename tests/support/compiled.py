@@ -28,12 +28,10 @@ NAMES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
     torch.float64: "fp64",
-    torch.int8: "i8",
-    torch.uint8: "u8",
-    torch.int16: "i16",
     torch.int32: "i32",
     torch.int64: "i64",
 }
+OF_BYTES = ("int8", "uint8", "int16")  # types of codes and rests
 # Every width of cut.py, with one block of rows and several, in one chunk and several.
 SHAPES = [(300, cols) for cols in (16, 208, 512, 1008, 2032, 4080, 8176, 8208)]
 SHAPES += [(3, 2064), (64,), (4, 3, 16)]
@@ -193,7 +191,7 @@ def _value(value: Any) -> Any:
         return _with_fields(value, _value)
     if value in UPDATES:
         return UPDATES[value]
-    return tl.dtype(value) if value in NAMES.values() else value
+    return tl.dtype(value) if value in (*NAMES.values(), *OF_BYTES) else value
 
 
 # Kinds of work that plug the rule in.

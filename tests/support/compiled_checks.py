@@ -127,7 +127,7 @@ def expected_accesses(launch, target):
     return list(expected)
 
 
-BYTES = {"fp64": 8, "fp32": 4, "i8": 1, "u8": 1}
+BYTES = {"fp64": 8, "fp32": 4, "int8": 1, "uint8": 1}
 
 
 def tensors_of(launch, slot, is_load):
