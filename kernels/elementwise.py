@@ -36,10 +36,10 @@ def elementwise(
         values = values + (tl.load(row + 1 + k).to(CFG.T),)
     tensors = ()
     for k in tl.static_range(TENSORS):
-        at = tl.load(table_row + k).to(tl.pointer_type(CFG.DTYPES[k]))
+        tensor_at = tl.load(table_row + k).to(tl.pointer_type(CFG.DTYPES[k]))
         if CFG.ALIGNED:
-            at = tl.multiple_of(at, 16)
-        tensors = tensors + (at,)
+            tensor_at = tl.multiple_of(tensor_at, 16)
+        tensors = tensors + (tensor_at,)
     of = None
     if noise_rows is not None:
         of = noise.of_tensor(noise_rows, tensor, tl.load(row + 1 + SCALARS), count)
@@ -60,32 +60,24 @@ def _step(tensors, first, end, of, grad_scale, values, UPDATE: tl.constexpr, CFG
     SLOTS: tl.constexpr = len(CFG.CODES)
     lane = tl.arange(0, CFG.BLOCK)
     i = first + lane
+    # Of the scales. A tensor that has some has whole blocks.
+    block = first // SCALED_BLOCK + tl.arange(0, CFG.BLOCK // SCALED_BLOCK)
     mask = None
+    block_ok = None
     if end is not None:
         mask = i < end
-    block = _block(first, end, CFG)
+        block_ok = block * SCALED_BLOCK < end
     numbers = ()
     for k in tl.static_range(SLOTS):
         slot = (tensors[k], tensors[CFG.COMPANIONS[k]])
-        number = load_slot(slot, i, mask, None, block, k, CFG)
+        number = load_slot(slot, i, mask, None, block, block_ok, k, CFG)
         if k == 1:
             number = number * grad_scale
         numbers = numbers + (number,)
     results = UPDATE(*numbers, *values)
-    place = None
-    if of is not None:
-        place = noise.places(of, first, lane)
+    place = noise.places(of, first, lane)
     for k in tl.static_range(SLOTS):
         if k != 1:  # not the gradient
             slot = (tensors[k], tensors[CFG.COMPANIONS[k]])
-            store_slot(slot, i, mask, results[k - (k > 1)], block, of, place, k, CFG)
-
-
-@triton.jit
-def _block(first, end, CFG: tl.constexpr):
-    """The offsets of a tile's scales, and their mask. A tensor with scales has whole blocks."""
-    at = first // SCALED_BLOCK + tl.arange(0, CFG.BLOCK // SCALED_BLOCK)
-    ok = None
-    if end is not None:
-        ok = at * SCALED_BLOCK < end
-    return at, ok
+            x = results[k - (k > 1)]
+            store_slot(slot, i, mask, x, of, place, block, block_ok, k, CFG)

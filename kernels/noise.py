@@ -46,8 +46,17 @@ def of_tensor(rows, tensor, step, count):
 
 @triton.jit
 def places(of, start, lane):
-    """The places in the whole tensor of the numbers `start + lane` of the part that is here.
-    `start` may be a number for each row of a tile. `lane` has 32 bits and is smaller than LONG."""
+    """Where the numbers `start + lane` of the part that is here lie in the whole tensor; None if
+    there is no noise. `start` may be a number for each row of a tile. `lane` has 32 bits and is
+    smaller than LONG."""
+    if of is None:
+        return None
+    else:
+        return _places(of, start, lane)
+
+
+@triton.jit
+def _places(of, start, lane):
     row, count, _, _ = of
     place = (tl.load(row + FIRST) + start).to(tl.uint32) + lane.to(tl.uint32)
     cols = tl.load(row + COLS)

@@ -26,8 +26,10 @@ IN_FLOAT64 = {**OPERATIONS, "where": where_in_float64}
 def bind(function: Any, operations: dict[str, Any] = OPERATIONS) -> Any:
     """A text as a Triton function."""
     called = {name: bind(text, operations) for name, text in called_by(function).items()}
-    # The interpreter looks for Triton's language among a kernel's globals.
-    namespace = {"__name__": function.__module__, "tl": tl, **operations, **called}
+    # The interpreter looks for Triton's language among a kernel's globals, and the compiler for the
+    # names of types.
+    names = {"__name__": function.__module__, "tl": tl, "Any": tl.constexpr(Any)}
+    namespace = {**names, **operations, **called}
     return triton.jit(FunctionType(function.__code__, namespace, function.__name__))
 
 

@@ -30,14 +30,13 @@ LAST_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
-def load_slot(slot, i, mask, other, block, SLOT: tl.constexpr, CFG: tl.constexpr):
-    """Numbers of a slot, in the compute dtype. `block` has the offsets of their scales, and a mask
-    for these."""
+def load_slot(slot, i, mask, other, block, block_ok, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """Numbers of a slot, in the compute dtype. Their scales, if they have some, are at `block`."""
     CODE: tl.constexpr = CFG.CODES[SLOT]
     own, beside = slot
     if CODE >= BENT_INT8:
-        at, ok = block
-        x = from_blocks(tl.load(own + i, mask, other), tl.load(beside + at, ok, other), CODE)
+        scales = tl.load(beside + block, block_ok, other)
+        x = from_blocks(tl.load(own + i, mask, other), scales, CODE)
     elif CODE == COPIED_FLOAT16:
         x = tl.load(beside + i, mask, other)
     elif CODE >= REST16:
@@ -48,15 +47,14 @@ def load_slot(slot, i, mask, other, block, SLOT: tl.constexpr, CFG: tl.constexpr
 
 
 @triton.jit
-def store_slot(slot, i, mask, x, block, of, place, SLOT: tl.constexpr, CFG: tl.constexpr):
+def store_slot(slot, i, mask, x, of, place, block, block_ok, SLOT: tl.constexpr, CFG: tl.constexpr):
     """Stores numbers of the compute dtype. `of` and `place` are what noise depends on."""
     CODE: tl.constexpr = CFG.CODES[SLOT]
     own, beside = slot
     if CODE >= BENT_INT8:
-        at, ok = block
         codes, scales = to_blocks(x, CODE)
         tl.store(own + i, codes, mask)
-        tl.store(beside + at, scales, ok)
+        tl.store(beside + block, scales, block_ok)
     elif CODE == COPIED_FLOAT16:
         tl.store(own + i, round_to_storage(x, CFG.DTYPES[SLOT]), mask)
         tl.store(beside + i, round_to_storage(x, tl.float32), mask)

@@ -4,7 +4,7 @@ its elements."""
 import triton
 import triton.language as tl
 
-from . import memory, noise, rules, scalars
+from . import memory, rules, scalars
 from .stored import load_slot, store_slot
 
 
@@ -107,9 +107,8 @@ def store_rms(args, tensor, CFG: tl.constexpr):
 
 
 @triton.jit
-def writer(args, tensor, table_row, elements, CFG: tl.constexpr):
-    """What `write` needs, loaded once per unit: addresses and numbers. `elements` are all of the
-    tensor."""
+def writer(args, tensor, table_row, CFG: tl.constexpr):
+    """What `write` needs, loaded once per unit: addresses and numbers."""
     step_at = memory.sums(args, tensor, memory.STEP_AT)
     row = memory.scalar_row(args, tensor)
     return (
@@ -119,25 +118,21 @@ def writer(args, tensor, table_row, elements, CFG: tl.constexpr):
         tl.load(step_at + 1).to(CFG.T),
         scalars.get(row, scalars.BETA1, CFG.T),
         scalars.get(row, scalars.ONE_MINUS_BETA1, CFG.T),
-        memory.noise_of(args, tensor, elements),
     )
 
 
 @triton.jit
-def write(writer, i, mask, where, block, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """Writes the elements at `i`. Noise takes this as `where`: see `noise.places`. `block` is for a
-    momentum with scales: see `load_slot`. Returns the squares of the old parameter."""
-    p_slot, m_slot, step_size, decay, beta1, one_minus_beta1, of = writer
-    place = None
-    if of is not None:
-        place = noise.places(of, where[0], where[1])
-    p = load_slot(p_slot, i, mask, 0.0, None, 0, CFG)
+def write(writer, i, mask, of, place, block, block_ok, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
+    """Writes the elements at `i`. Returns the squares of the old parameter. What `store_slot` needs
+    besides may be None."""
+    p_slot, m_slot, step_size, decay, beta1, one_minus_beta1 = writer
+    p = load_slot(p_slot, i, mask, 0.0, None, None, 0, CFG)
     if CFG.MOMENTUM > 0:
-        m = load_slot(m_slot, i, mask, 0.0, block, CFG.MOMENTUM, CFG)
+        m = load_slot(m_slot, i, mask, 0.0, block, block_ok, CFG.MOMENTUM, CFG)
         new_p, new_m = UPDATE(p, m, u, step_size, decay, beta1, one_minus_beta1)
-        store_slot(m_slot, i, mask, new_m, block, of, place, CFG.MOMENTUM, CFG)
-        store_slot(p_slot, i, mask, new_p, None, of, place, 0, CFG)
+        store_slot(m_slot, i, mask, new_m, of, place, block, block_ok, CFG.MOMENTUM, CFG)
+        store_slot(p_slot, i, mask, new_p, of, place, None, None, 0, CFG)
     else:
         new_p = UPDATE(p, u, step_size, decay)
-        store_slot(p_slot, i, mask, new_p[0], None, of, place, 0, CFG)
+        store_slot(p_slot, i, mask, new_p[0], of, place, None, None, 0, CFG)
     return p * p
