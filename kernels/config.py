@@ -15,7 +15,9 @@ import triton.language as tl
 
 @dataclass(frozen=True)
 class ElementwiseConfig:
-    DTYPES: tuple[tl.dtype, ...]  # of the slots: parameter, gradient, states
+    DTYPES: tuple[tl.dtype, ...]  # of all tensors: parameter, gradient, states, companions
+    CODES: tuple[int, ...]  # how the slots are stored: `fusedstep.plan.storage`
+    COMPANIONS: tuple[int, ...]  # for each slot the place of its companion, or 0
     T: tl.dtype  # the compute dtype
     SCALARS: int  # how many scalars the rule takes
     ALIGNED: bool  # every address is a multiple of 16 bytes
@@ -26,7 +28,9 @@ class ElementwiseConfig:
 @dataclass(frozen=True)
 class FactoredConfig:
     KIND: str  # of work, see `fusedstep.gpu.cut`
-    DTYPES: tuple[tl.dtype, ...]  # of the slots: parameter, gradient, states
+    DTYPES: tuple[tl.dtype, ...]  # of all tensors: parameter, gradient, states, companions
+    CODES: tuple[int, ...]  # how the slots are stored: `fusedstep.plan.storage`
+    COMPANIONS: tuple[int, ...]  # for each slot the place of its companion, or 0
     T: tl.dtype  # the compute dtype
     W: tl.dtype  # the dtype of long sums
     VECTOR: bool  # tensors are vectors, else matrices

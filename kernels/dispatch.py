@@ -20,10 +20,11 @@ def phase(
     controls,  # inverse gradient scale, found_inf
     partials,
     sums,
+    noise_rows,  # one for each tensor, or None
     UPDATE: tl.constexpr,
     CFG: tl.constexpr,
 ):
-    args = (table, cuts, scalar_row_of, scalars, controls, partials, sums)
+    args = (table, cuts, scalar_row_of, scalars, controls, partials, sums, noise_rows)
     if tl.load(controls + 1) == 0:
         entry = entries + 2 * tl.program_id(0).to(tl.int64)
         at = tl.load(entry).to(tl.int64)

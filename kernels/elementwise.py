@@ -7,7 +7,8 @@ chunk has no mask. So the compiler uses 128-bit accesses for any number of eleme
 import triton
 import triton.language as tl
 
-from .numbers import round_to_storage
+from . import noise
+from .stored import SCALED_BLOCK, load_slot, store_slot
 
 
 @triton.jit
@@ -17,50 +18,66 @@ def elementwise(
     scalar_row_of,  # each tensor's row of scalars
     scalars,
     controls,  # inverse gradient scale, found_inf
+    noise_rows,  # one for each tensor, or None
     UPDATE: tl.constexpr,
     CFG: tl.constexpr,
 ):
-    SLOTS: tl.constexpr = len(CFG.DTYPES)
+    TENSORS: tl.constexpr = len(CFG.DTYPES)
     SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + 2 * program).to(tl.int64)
     start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CFG.CHUNK
-    table_row = table + tensor * (SLOTS + 1)
-    count = tl.load(table_row + SLOTS)
-    row = scalars + tl.load(scalar_row_of + tensor) * (1 + SCALARS)
+    table_row = table + tensor * (TENSORS + 1)
+    count = tl.load(table_row + TENSORS)
+    row = scalars + tl.load(scalar_row_of + tensor) * (2 + SCALARS)
     grad_scale = tl.load(controls).to(CFG.T) * tl.load(row).to(CFG.T)
     values = ()
     for k in tl.static_range(SCALARS):
         values = values + (tl.load(row + 1 + k).to(CFG.T),)
-    slots = ()
-    for k in tl.static_range(SLOTS):
-        slot = tl.load(table_row + k).to(tl.pointer_type(CFG.DTYPES[k]))
+    tensors = ()
+    for k in tl.static_range(TENSORS):
+        tensor_at = tl.load(table_row + k).to(tl.pointer_type(CFG.DTYPES[k]))
         if CFG.ALIGNED:
-            slot = tl.multiple_of(slot, 16)
-        slots = slots + (slot,)
+            tensor_at = tl.multiple_of(tensor_at, 16)
+        tensors = tensors + (tensor_at,)
+    of = None
+    if noise_rows is not None:
+        of = noise.of_tensor(noise_rows, tensor, tl.load(row + 1 + SCALARS), count)
     # Without a gradient in this step its cell is 0, and the tensor is left alone.
     present = tl.load(table_row + 1) != 0
     if present & (tl.load(controls + 1) == 0):
         if start + CFG.CHUNK <= count:
             for at in range(0, CFG.CHUNK, CFG.BLOCK):
-                i = start + at + tl.arange(0, CFG.BLOCK)
-                _step(slots, i, None, grad_scale, values, UPDATE, CFG)
+                _step(tensors, start + at, None, of, grad_scale, values, UPDATE, CFG)
         else:
             for at in range(0, (count - start).to(tl.int32), CFG.BLOCK):
-                i = start + at + tl.arange(0, CFG.BLOCK)
-                _step(slots, i, i < count, grad_scale, values, UPDATE, CFG)
+                _step(tensors, start + at, count, of, grad_scale, values, UPDATE, CFG)
 
 
 @triton.jit
-def _step(slots, i, mask, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    SLOTS: tl.constexpr = len(CFG.DTYPES)
+def _step(tensors, first, end, of, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.constexpr):
+    """One tile. It is full if `end` is None."""
+    SLOTS: tl.constexpr = len(CFG.CODES)
+    lane = tl.arange(0, CFG.BLOCK)
+    i = first + lane
+    # Of the scales. A tensor that has some has whole blocks.
+    block = first // SCALED_BLOCK + tl.arange(0, CFG.BLOCK // SCALED_BLOCK)
+    mask = None
+    block_ok = None
+    if end is not None:
+        mask = i < end
+        block_ok = block * SCALED_BLOCK < end
     numbers = ()
     for k in tl.static_range(SLOTS):
-        number = tl.load(slots[k] + i, mask).to(CFG.T)
+        slot = (tensors[k], tensors[CFG.COMPANIONS[k]])
+        number = load_slot(slot, i, mask, None, block, block_ok, k, CFG)
         if k == 1:
             number = number * grad_scale
         numbers = numbers + (number,)
     results = UPDATE(*numbers, *values)
+    place = noise.places(of, first, lane)
     for k in tl.static_range(SLOTS):
         if k != 1:  # not the gradient
-            tl.store(slots[k] + i, round_to_storage(results[k - (k > 1)], CFG.DTYPES[k]), mask)
+            slot = (tensors[k], tensors[CFG.COMPANIONS[k]])
+            x = results[k - (k > 1)]
+            store_slot(slot, i, mask, x, of, place, block, block_ok, k, CFG)

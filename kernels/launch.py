@@ -13,7 +13,7 @@ from fusedstep.gpu import cut, tables, work
 from fusedstep.gpu.unit_sizes import ceil_div
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend
-from fusedstep.rules.layout import SLOTS
+from fusedstep.rules.layout import NOISY_BFLOAT16, SLOTS
 
 from . import again, blocks, exchange
 from .config import ElementwiseConfig, FactoredConfig, SquaresConfig
@@ -27,6 +27,10 @@ TYPES = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
     torch.float64: tl.float64,
+    # Of rests and codes: `fusedstep.plan.storage`.
+    torch.int16: tl.int16,
+    torch.int8: tl.int8,
+    torch.uint8: tl.uint8,
 }
 
 
@@ -59,6 +63,9 @@ class TritonLauncher(work.DeviceLauncher):
     def __init__(self, backend: Backend, bucket: Bucket) -> None:
         with tables.on_device(bucket.device):
             super().__init__(backend, bucket)
+            self.noise = None
+            if bucket.noise is not None and NOISY_BFLOAT16 in bucket.storage.codes:
+                self.noise = self.upload(bucket.noise)
             self.launches = self._launches(bucket)
             self.kept_kernels = again.KeptKernels()
 
@@ -111,6 +118,8 @@ class TritonLauncher(work.DeviceLauncher):
             entries = work.entries((i, ceil_div(counts[i], size.chunk)) for i in tensors)
             config = ElementwiseConfig(
                 DTYPES=tuple(work.codes_of(bucket, TYPES)),
+                CODES=bucket.storage.codes,
+                COMPANIONS=bucket.storage.companions,
                 T=TYPES[bucket.compute_dtype],
                 SCALARS=len(bucket.rule.scalars),
                 ALIGNED=aligned,
@@ -119,6 +128,7 @@ class TritonLauncher(work.DeviceLauncher):
             )
             arguments = {
                 "chunks": self.upload(entries),
+                "noise_rows": self.noise,
                 "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
                 "CFG": config,
             }
@@ -147,6 +157,8 @@ class TritonLauncher(work.DeviceLauncher):
         }
         options = options_of(bucket.device, block.warps, block.registers)
         if kind.name not in cut.EXCHANGED_PHASES:
+            is_update = kind.name.endswith("UPDATE")
+            arguments["noise_rows"] = self.noise if is_update else None
             return KernelLaunch(kind, phase, len(entries), arguments, options)
         arguments |= {"exchange": self.sums, "of_tensors": self.of_tensors}
         del arguments["UPDATE"]
@@ -158,10 +170,12 @@ class TritonLauncher(work.DeviceLauncher):
         return FactoredConfig(
             KIND=kind.name,
             DTYPES=tuple(work.codes_of(bucket, TYPES)),
+            CODES=bucket.storage.codes,
+            COMPANIONS=bucket.storage.companions,
             T=TYPES[bucket.compute_dtype],
             W=TYPES[self.tables.scalar_dtype],
             VECTOR=bucket.kind == "vector",
-            MOMENTUM=momentum if momentum < len(bucket.dtypes) else 0,
+            MOMENTUM=momentum if momentum < len(bucket.storage.codes) else 0,
             SHARED=bucket.mode is not None and kind.name in cut.SUMS_OF_P2,
             ALIGNED=aligned,
             WIDTH=block.width,

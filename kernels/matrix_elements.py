@@ -7,9 +7,10 @@ so tests can tell them from loads of tiles. Factors of rows are computed once pe
 import triton
 import triton.language as tl
 
-from . import memory, rules, scalars
+from . import memory, noise, rules, scalars
 from . import tensor as whole
 from .matrix import rows_of, unit_of
+from .stored import SCALED_BLOCK, load_slot, moved_slot
 
 
 @triton.jit
@@ -33,7 +34,8 @@ def squares(args, tensor, unit, CFG: tl.constexpr):
         rows = memory.size(table_row, memory.ROWS, CFG)
         cols = memory.aligned_size(table_row, memory.COLS, CFG)
         batch, first, count, left, right = elements(args, tensor, unit, CFG)
-        p_at = memory.slot(table_row, 0, CFG) + (batch * rows + first) * cols
+        before = (batch * rows + first) * cols
+        p_slot = moved_slot(memory.stored_slot(table_row, 0, CFG), before)
         total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
         for start in range(left, right, CFG.WIDTH):
             col = start + tl.arange(0, CFG.WIDTH)
@@ -41,7 +43,7 @@ def squares(args, tensor, unit, CFG: tl.constexpr):
                 row = top + tl.arange(0, CFG.HEIGHT)
                 mask = (row < count)[:, None] & (col < cols)[None, :]
                 place = row[:, None] * cols + col[None, :]
-                p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
+                p = load_slot(p_slot, place, mask, 0.0, None, None, 0, CFG)
                 total += p * p
         part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
         tl.store(memory.sums(args, tensor, memory.P_AT) + unit, part)
@@ -108,6 +110,8 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
     scale = memory.gradient_scale(args, tensor, CFG)
     writer = whole.writer(args, tensor, table_row, CFG)
+    batches = memory.size(table_row, memory.BATCH, CFG)
+    of = memory.noise_of(args, tensor, batches * rows * cols)
     g_at = memory.slot(table_row, 1, CFG)
     row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
     factor_at = memory.col_factors(args, tensor, batch, cols)
@@ -118,11 +122,26 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
         for top in range(0, count, CFG.HEIGHT):
             row = top + tl.arange(0, CFG.HEIGHT)
             mask = (row < count)[:, None] & (col < cols)[None, :]
-            place = (batch * rows + first + row)[:, None] * cols + col[None, :]
+            line = (batch * rows + first + row)[:, None] * cols
+            at = line + col[None, :]
+            place = noise.places(of, line + start, tl.arange(0, CFG.WIDTH)[None, :])
+            block, block_ok = scales_of(batch * rows + first, top, count, start, cols, CFG)
             r = rules.row_factor(tl.load(row_at + row, row < count, other=1.0).to(CFG.T), mean)
-            g = tl.load(g_at + place, mask, other=0.0).to(CFG.T) * scale
+            g = tl.load(g_at + at, mask, other=0.0).to(CFG.T) * scale
             u = rules.precondition(g, r[:, None] * c[None, :], cap)
-            total += whole.write(writer, place, mask, u, UPDATE, CFG)
+            total += whole.write(writer, at, mask, of, place, block, block_ok, u, UPDATE, CFG)
     if whole.sums_late(args, tensor, table_row, CFG):
         part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
         tl.store(memory.sums(args, tensor, memory.LATE_AT) + unit, part)
+
+
+@triton.jit
+def scales_of(before, top, count, left, cols, CFG: tl.constexpr):
+    """The offsets of the scales of a tile of the momentum, and their mask, for a momentum that has
+    some. The tile begins at row `top` of `count`, before which are `before` rows, and at column
+    `left`. Rows have whole blocks."""
+    IN_ROW: tl.constexpr = (CFG.WIDTH + SCALED_BLOCK - 1) // SCALED_BLOCK
+    block = tl.arange(0, CFG.HEIGHT * IN_ROW)
+    row, in_row = top + block // IN_ROW, block % IN_ROW
+    ok = (row < count) & (left + in_row * SCALED_BLOCK < cols)
+    return ((before + row) * cols + left) // SCALED_BLOCK + in_row, ok

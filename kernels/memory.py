@@ -1,7 +1,7 @@
 """Where a unit of factored work finds its tensor: slots, sizes, scalars, cut, scratch.
 
 `args` is what all units of a launch share: table, cuts, scalar_row_of, scalars, controls, partials,
-sums (see `launch.py`). Only this file reads it.
+sums, noise_rows (see `launch.py`). Only this file reads it.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 from fusedstep.gpu import cut as layout
 from fusedstep.rules.layout import SIZES
 
-from . import blocks, scalars
+from . import blocks, noise, scalars
 
 CUT_FIELDS = tl.constexpr(len(layout.FIELDS))
 FLAT_WIDTH = tl.constexpr(blocks.UNIT_SIZES.flat_width)
@@ -80,6 +80,16 @@ def slot(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
 
 
 @triton.jit
+def stored_slot(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
+    """A slot that may have a companion: see `stored.py`."""
+    own = slot(table_row, SLOT, CFG)
+    if CFG.COMPANIONS[SLOT] == 0:
+        return own, own
+    else:
+        return own, slot(table_row, CFG.COMPANIONS[SLOT], CFG)
+
+
+@triton.jit
 def slot_anywhere(table_row, SLOT: tl.constexpr, CFG: tl.constexpr):
     """The address of a tensor, with no promise of alignment."""
     return tl.load(table_row + SLOT).to(tl.pointer_type(CFG.DTYPES[SLOT]))
@@ -127,6 +137,16 @@ def scalar_row(args, tensor):
 def gradient_scale(args, tensor, CFG: tl.constexpr):
     sign = scalars.get(scalar_row(args, tensor), scalars.SIGN, CFG.T)
     return tl.load(args[4]).to(CFG.T) * sign
+
+
+@triton.jit
+def noise_of(args, tensor, elements):
+    """What the noise of the tensor's step depends on, or None. `elements` are those here."""
+    if args[7] is None:
+        return None
+    else:
+        step = tl.load(scalar_row(args, tensor) + scalars.STEP)
+        return noise.of_tensor(args[7], tensor, step, elements)
 
 
 @triton.jit

@@ -23,10 +23,13 @@ OPERATIONS = {op.__name__: op for op in (div, maximum, minimum, sqrt, where)}
 IN_FLOAT64 = {**OPERATIONS, "where": where_in_float64}
 
 
-def _bind(function: Any, operations: dict[str, Any] = OPERATIONS) -> Any:
-    called = {name: _bind(text, operations) for name, text in called_by(function).items()}
-    # The interpreter looks for Triton's language among a kernel's globals.
-    namespace = {"__name__": function.__module__, "tl": tl, **operations, **called}
+def bind(function: Any, operations: dict[str, Any] = OPERATIONS) -> Any:
+    """A text as a Triton function."""
+    called = {name: bind(text, operations) for name, text in called_by(function).items()}
+    # The interpreter looks for Triton's language among a kernel's globals, and the compiler for the
+    # names of types.
+    names = {"__name__": function.__module__, "tl": tl, "Any": tl.constexpr(Any)}
+    namespace = {**names, **operations, **called}
     return triton.jit(FunctionType(function.__code__, namespace, function.__name__))
 
 
@@ -40,9 +43,9 @@ def _chooses_between_literals(function: Any) -> bool:
     return any(_chooses_between_literals(text) for text in called_by(function).values())
 
 
-UPDATES: dict[str, Any] = {name: _bind(rule.update) for name, rule in RULES.items()}
+UPDATES: dict[str, Any] = {name: bind(rule.update) for name, rule in RULES.items()}
 UPDATES |= {
-    f"{name} in float64": _bind(rule.update, IN_FLOAT64)
+    f"{name} in float64": bind(rule.update, IN_FLOAT64)
     for name, rule in RULES.items()
     if _chooses_between_literals(rule.update)
 }
@@ -54,13 +57,13 @@ def update_of(rule: Rule, dtype: torch.dtype) -> Any:
     return UPDATES.get(name, UPDATES[rule.name])
 
 
-second_moment = _bind(adafactor.second_moment)
-floored_mean = _bind(adafactor.floored_mean)
-row_factor = _bind(adafactor.row_factor)
-col_factor = _bind(adafactor.col_factor)
-is_capped = _bind(adafactor.is_capped)
-precondition = _bind(adafactor.precondition)
-inverse = _bind(adafactor.inverse)
-col_sum_u2 = _bind(adafactor.col_sum_u2)
-rms = _bind(adafactor.rms)
-finish = _bind(adafactor.finish)
+second_moment = bind(adafactor.second_moment)
+floored_mean = bind(adafactor.floored_mean)
+row_factor = bind(adafactor.row_factor)
+col_factor = bind(adafactor.col_factor)
+is_capped = bind(adafactor.is_capped)
+precondition = bind(adafactor.precondition)
+inverse = bind(adafactor.inverse)
+col_sum_u2 = bind(adafactor.col_sum_u2)
+rms = bind(adafactor.rms)
+finish = bind(adafactor.finish)

@@ -5,8 +5,9 @@ import triton.language as tl
 
 from fusedstep.rules.adafactor import SCALARS
 
-ROW_LENGTH = tl.constexpr(1 + len(SCALARS))
+ROW_LENGTH = tl.constexpr(2 + len(SCALARS))
 SIGN = tl.constexpr(0)  # of the gradient
+STEP = tl.constexpr(1 + len(SCALARS))  # its number
 
 
 def _place(name: str) -> tl.constexpr:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from . import memory, rules, scalars
-from .numbers import round_to_storage
+from .stored import load_slot, store_slot
 
 
 @triton.jit
@@ -112,8 +112,8 @@ def writer(args, tensor, table_row, CFG: tl.constexpr):
     step_at = memory.sums(args, tensor, memory.STEP_AT)
     row = memory.scalar_row(args, tensor)
     return (
-        memory.slot(table_row, 0, CFG),
-        memory.slot(table_row, CFG.MOMENTUM, CFG),
+        memory.stored_slot(table_row, 0, CFG),
+        memory.stored_slot(table_row, CFG.MOMENTUM, CFG),
         tl.load(step_at).to(CFG.T),
         tl.load(step_at + 1).to(CFG.T),
         scalars.get(row, scalars.BETA1, CFG.T),
@@ -122,16 +122,17 @@ def writer(args, tensor, table_row, CFG: tl.constexpr):
 
 
 @triton.jit
-def write(writer, place, mask, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """Writes the elements at `place`. Returns the squares of the old parameter."""
-    p_at, m_at, step_size, decay, beta1, one_minus_beta1 = writer
-    p = tl.load(p_at + place, mask, other=0.0).to(CFG.T)
+def write(writer, i, mask, of, place, block, block_ok, u, UPDATE: tl.constexpr, CFG: tl.constexpr):
+    """Writes the elements at `i`. Returns the squares of the old parameter. What `store_slot` needs
+    besides may be None."""
+    p_slot, m_slot, step_size, decay, beta1, one_minus_beta1 = writer
+    p = load_slot(p_slot, i, mask, 0.0, None, None, 0, CFG)
     if CFG.MOMENTUM > 0:
-        m = tl.load(m_at + place, mask, other=0.0).to(CFG.T)
+        m = load_slot(m_slot, i, mask, 0.0, block, block_ok, CFG.MOMENTUM, CFG)
         new_p, new_m = UPDATE(p, m, u, step_size, decay, beta1, one_minus_beta1)
-        tl.store(m_at + place, round_to_storage(new_m, CFG.DTYPES[CFG.MOMENTUM]), mask)
-        tl.store(p_at + place, round_to_storage(new_p, CFG.DTYPES[0]), mask)
+        store_slot(m_slot, i, mask, new_m, of, place, block, block_ok, CFG.MOMENTUM, CFG)
+        store_slot(p_slot, i, mask, new_p, of, place, None, None, 0, CFG)
     else:
         new_p = UPDATE(p, u, step_size, decay)
-        tl.store(p_at + place, round_to_storage(new_p[0], CFG.DTYPES[0]), mask)
+        store_slot(p_slot, i, mask, new_p[0], of, place, None, None, 0, CFG)
     return p * p

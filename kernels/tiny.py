@@ -3,10 +3,11 @@
 import triton
 import triton.language as tl
 
-from . import memory, rules, scalars
+from . import memory, noise, rules, scalars
 from . import tensor as whole
 from .matrix import least_or_inf, new_moment
 from .numbers import div
+from .stored import load_slot, moved_slot
 
 
 @triton.jit
@@ -81,10 +82,10 @@ def read(args, tensor, unit, CFG: tl.constexpr):
     u_at = memory.sums(args, tensor, memory.U_AT)
     tl.store(u_at + unit, tl.sum(tl.where(ok, sum_u2, 0.0), 0))
     if whole.sums_early(args, tensor, table_row, CFG):
-        p_at = memory.slot_anywhere(table_row, 0, CFG) + matrix * rows * cols
+        p_slot = moved_slot(memory.stored_slot(table_row, 0, CFG), matrix * rows * cols)
         squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
         for k in range(0, rows * cols):
-            p = tl.load(p_at + k, ok, other=0.0).to(CFG.T)
+            p = load_slot(p_slot, k, ok, 0.0, None, None, 0, CFG)
             squares += p * p
         tl.store(memory.sums(args, tensor, memory.P_AT) + unit, tl.sum(squares.to(CFG.W), 0))
 
@@ -95,23 +96,27 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     table_row = memory.table_row(args, tensor, CFG)
     rows = memory.size(table_row, memory.ROWS, CFG)
     cols = memory.size(table_row, memory.COLS, CFG)
-    matrix, ok = matrices_of(unit, memory.size(table_row, memory.BATCH, CFG), CFG)
+    batch = memory.size(table_row, memory.BATCH, CFG)
+    matrix, ok = matrices_of(unit, batch, CFG)
     cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
     scale = memory.gradient_scale(args, tensor, CFG)
     row_at = memory.slot_anywhere(table_row, 2, CFG) + matrix * rows
     col_at = memory.slot_anywhere(table_row, 3, CFG) + matrix * cols
     mean = mean_of_rows(args, tensor, row_at, ok, rows, CFG)
     writer = whole.writer(args, tensor, table_row, CFG)
+    of = memory.noise_of(args, tensor, batch * rows * cols)
     g_at = memory.slot_anywhere(table_row, 1, CFG)
     squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
+    zero = tl.zeros((), tl.int32)
     for i in range(0, rows):
         r = rules.row_factor(tl.load(row_at + i, ok, other=1.0).to(CFG.T), mean)
         for j in range(0, cols):
             c = rules.col_factor(tl.load(col_at + j, ok, other=1.0).to(CFG.T))
-            place = matrix * rows * cols + i * cols + j
-            g = tl.load(g_at + place, ok, other=0.0).to(CFG.T) * scale
+            at = matrix * rows * cols + i * cols + j
+            place = noise.places(of, at, zero)
+            g = tl.load(g_at + at, ok, other=0.0).to(CFG.T) * scale
             u = rules.precondition(g, r * c, cap)
-            squares += whole.write(writer, place, ok, u, UPDATE, CFG)
+            squares += whole.write(writer, at, ok, of, place, None, None, u, UPDATE, CFG)
     if whole.sums_late(args, tensor, table_row, CFG):
         late_at = memory.sums(args, tensor, memory.LATE_AT)
         tl.store(late_at + unit, tl.sum(squares.to(CFG.W), 0))

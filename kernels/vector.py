@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 
-from . import memory, rules, scalars
+from . import memory, noise, rules, scalars
 from . import tensor as whole
 from .matrix import new_moment
+from .stored import load_slot
 
 
 @triton.jit
@@ -18,7 +19,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
     cap = scalars.get(row, scalars.CAP, CFG.T)
     scale = memory.gradient_scale(args, tensor, CFG)
     sums_p = whole.sums_early(args, tensor, table_row, CFG)
-    p_at = memory.slot(table_row, 0, CFG)
+    p_slot = memory.stored_slot(table_row, 0, CFG)
     g_at = memory.slot(table_row, 1, CFG)
     v_at = memory.slot(table_row, 2, CFG)
     u_squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
@@ -34,7 +35,7 @@ def read(args, tensor, unit, CFG: tl.constexpr):
         u = rules.precondition(g, rules.col_factor(v.to(CFG.T)), cap)
         u_squares += tl.where(mask, u * u, 0.0)
         if sums_p:
-            p = tl.load(p_at + i, mask, other=0.0).to(CFG.T)
+            p = load_slot(p_slot, i, mask, 0.0, None, None, 0, CFG)
             p_squares += p * p
     tl.store(memory.sums(args, tensor, memory.U_AT) + unit, tl.sum(u_squares.to(CFG.W), 0))
     tl.store(memory.sums(args, tensor, memory.P_AT) + unit, tl.sum(p_squares.to(CFG.W), 0))
@@ -48,6 +49,7 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
     cap = scalars.get(memory.scalar_row(args, tensor), scalars.CAP, CFG.T)
     scale = memory.gradient_scale(args, tensor, CFG)
     writer = whole.writer(args, tensor, table_row, CFG)
+    of = memory.noise_of(args, tensor, elements)
     g_at = memory.slot(table_row, 1, CFG)
     v_at = memory.slot(table_row, 2, CFG)
     squares = tl.full((CFG.WIDTH,), 0.0, CFG.T)
@@ -58,7 +60,8 @@ def update(args, tensor, unit, UPDATE: tl.constexpr, CFG: tl.constexpr):
         g = tl.load(g_at + i, mask, other=0.0).to(CFG.T) * scale
         v = tl.load(v_at + i, mask, other=1.0).to(CFG.T)
         u = rules.precondition(g, rules.col_factor(v), cap)
-        squares += whole.write(writer, i, mask, u, UPDATE, CFG)
+        place = noise.places(of, first, tl.arange(0, CFG.WIDTH))
+        squares += whole.write(writer, i, mask, of, place, None, None, u, UPDATE, CFG)
     if whole.sums_late(args, tensor, table_row, CFG):
         late_at = memory.sums(args, tensor, memory.LATE_AT)
         tl.store(late_at + unit, tl.sum(squares.to(CFG.W), 0))

@@ -31,9 +31,12 @@ NAMES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
+OF_BYTES = ("int8", "uint8", "int16")  # types of codes and rests
 # Every width of cut.py, with one block of rows and several, in one chunk and several.
 SHAPES = [(300, cols) for cols in (16, 208, 512, 1008, 2032, 4080, 8176, 8208)]
 SHAPES += [(3, 2064), (64,), (4, 3, 16)]
+# Every width of tiles of the kinds of work that load parameters, and rows of whole blocks.
+STORED_SHAPES = [(300, 16), (300, 256), (300, 1024), (64,), (4, 3, 16)]
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,18 @@ def recorded_launches(
     role: str | None = None,
     shapes: Iterable[tuple[int, ...]] = SHAPES,
     clips: bool = False,
+    options: Sequence[tuple[str, Any]] = (),
 ) -> list[Launch]:
     """The launches of a step with this rule. `dtypes` are those of parameter, gradient and states;
     the last one is repeated. With a `role`, tensors are shared in it. With `clips`, only those that
-    make the norm of the gradients."""
+    make the norm of the gradients. With `options` for low precision, these give the dtypes of the
+    states."""
     from triton.runtime.jit import JITFunction
 
     params = []
     for shape in shapes:
         # An odd number of columns, at an address that is not a multiple of 16.
-        shape = shape if aligned else (*shape[:-1], shape[-1] - 1)
+        shape = shape if aligned or options else (*shape[:-1], shape[-1] - 1)
         param, grad = (_empty(shape, dtype, aligned) for dtype in dtypes[:2])
         params.append(torch.nn.Parameter(param))
         params[-1].grad_dtype = None  # any
@@ -123,12 +128,12 @@ def recorded_launches(
         mock.patch.object(work, "idle_kinds", return_value=set()),
         mock.patch.object(JITFunction, "run", record),
     ):
-        optimizer = CASE_OF[rule].make(params, backend="triton")
+        optimizer = CASE_OF[rule].make(params, backend="triton", **dict(options))
         if role is not None:
             share(optimizer, FakeProcesses(), role)
         optimizer.step()
         for member in optimizer._plan.members:
-            for k, key in enumerate(member.state_keys):
+            for k, key in enumerate(() if options else member.state_keys):
                 dtype = dtypes[min(2 + k, len(dtypes) - 1)]
                 member.state[key] = member.state[key].to(dtype)
         optimizer._plan = None
@@ -149,7 +154,7 @@ def _launch(kernel: Any, arguments: dict[str, Any]) -> Launch:
     types, constants = [], []
     for param in kernel.params:
         value = arguments.pop(param.name)
-        if param.is_constexpr:
+        if param.is_constexpr or value is None:
             constants.append((param.name, _named(value)))
         else:
             assert value.data_ptr() % 16 == 0, f"{param.name} would be compiled as unaligned"
@@ -186,11 +191,13 @@ def _value(value: Any) -> Any:
         return _with_fields(value, _value)
     if value in UPDATES:
         return UPDATES[value]
-    return tl.dtype(value) if value in NAMES.values() else value
+    return tl.dtype(value) if value in (*NAMES.values(), *OF_BYTES) else value
 
 
 # Kinds of work that plug the rule in.
 PLUGGED = ("UPDATE", "TINY_UPDATE", "VECTOR_UPDATE")
+# Others that load parameters.
+LOADS_P = ("SQUARES", "TINY", "VECTOR")
 
 
 def without_twins(launches: Iterable[Launch]) -> list[Launch]:
@@ -203,12 +210,20 @@ def without_twins(launches: Iterable[Launch]) -> list[Launch]:
         if launch["KIND"] and launch.kind not in PLUGGED:
             looked_at["UPDATE"] = None
             dtypes = config.DTYPES[: 3 if config.VECTOR else 4]
-            config = replace(config, DTYPES=dtypes, MOMENTUM=None)
+            config = replace(config, DTYPES=dtypes, MOMENTUM=None, **_storage_of_p(launch))
         if launch.kind in WITHOUT_TILES:
             config = replace(config, ALIGNED=None)
         key = (launch.kernel, launch.arguments, config, tuple(looked_at.items()), launch.options)
         found.setdefault(key, launch)
     return list(found.values())
+
+
+def _storage_of_p(launch: Launch) -> dict[str, Any]:
+    """What kinds of work that store no parameter look at, if they load any."""
+    code, place = launch["CODES"][0], launch["COMPANIONS"][0]
+    if launch.kind not in LOADS_P or not place:
+        return {"CODES": None, "COMPANIONS": None}
+    return {"CODES": code, "COMPANIONS": launch["DTYPES"][place]}
 
 
 def compile_for(launch: Launch, target: str) -> Facts:

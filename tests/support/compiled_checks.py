@@ -7,6 +7,7 @@ from collections import Counter
 from fusedstep.gpu.cut import WITHOUT_TILES
 from fusedstep.rules import RULES
 from tests.support.budgets import REGISTERS, TRITON, allocated
+from tests.support.compiled import PLUGGED
 
 # The columns of the budgets. Targets other than sm_90 have only the usual dtypes, aligned.
 COLUMNS = [
@@ -22,10 +23,27 @@ COLUMNS = [
 ]
 
 
+# The names of codes (rules/layout.py) of what is not stored in the dtype of its tensor.
+CODE_NAMES = ("", "", "", "", "noisy", "rest16", "rest8", "copied", "int8", "uint8")
+
+
 def budget_row(launch):
     is_elementwise = launch.kind in RULES
     momentum = "momentum" if not is_elementwise and "m" in loaded_slots(launch) else ""
-    return " ".join(filter(None, (launch.kind, str(launch["WIDTH"] or ""), momentum)))
+    words = (launch.kind, str(launch["WIDTH"] or ""), momentum, storage(launch))
+    return " ".join(filter(None, words))
+
+
+def storage(launch):
+    """How parameter and states are stored, if not all are in the dtypes of their tensors. Of kinds
+    of work that store no parameter only its companion matters."""
+    codes = codes_of(launch)
+    names = {slot: CODE_NAMES[code] for slot, code in codes.items() if slot in loaded_slots(launch)}
+    if launch.kind not in RULES and launch.kind not in PLUGGED:
+        names = {"p": names.get("p", "")} if companions(launch).get("p") else {}
+    if not any(names.values()):
+        return ""
+    return "/".join(name or slots(launch)[slot] for slot, name in names.items() if slot != "g")
 
 
 def budget_column(launch, target):
@@ -58,19 +76,36 @@ TILES_OF = {
 }
 
 
-def slots(launch):
-    """Letter -> size of each slot of a rule."""
-    letters = "pgvm" if launch["VECTOR"] else "pgrcm"
+def letters(launch):
+    """Of the slots of a rule."""
     if launch.kind == "gradient_squares":
-        letters = "g"
+        return "g"
     if launch.kind in RULES:
-        letters = TILES_OF[launch.kind][0]
-    return dict(zip(letters, launch["DTYPES"], strict=False))
+        return TILES_OF[launch.kind][0]
+    return "pgvm" if launch["VECTOR"] else "pgrcm"
+
+
+def slots(launch):
+    """Letter -> dtype of each slot of a rule. Companions come after them."""
+    dtypes = launch["DTYPES"]
+    own = dtypes if launch["CODES"] is None else dtypes[: len(launch["CODES"])]
+    return dict(zip(letters(launch), own, strict=False))
+
+
+def codes_of(launch):
+    """Letter -> how the slot is stored."""
+    return dict(zip(letters(launch), launch["CODES"] or (), strict=False))
+
+
+def companions(launch):
+    """Letter -> dtype of the companion of each slot that has one."""
+    places = zip(letters(launch), launch["COMPANIONS"] or (), strict=False)
+    return {slot: launch["DTYPES"][place] for slot, place in places if place}
 
 
 def loaded_slots(launch):
-    letters = "pm" if launch.kind == "TINY_UPDATE" else TILES_OF[launch.kind][0]
-    return [slot for slot in letters if slot in slots(launch)]
+    loaded = "pm" if launch.kind == "TINY_UPDATE" else TILES_OF[launch.kind][0]
+    return [slot for slot in loaded if slot in slots(launch)]
 
 
 def expected_accesses(launch, target):
@@ -81,15 +116,28 @@ def expected_accesses(launch, target):
     tile = launch["BLOCK"] or launch["WIDTH"] * height
     elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
     loads, stores, copies = TILES_OF[launch.kind]
-    for letters, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
-        for slot in letters:
-            if slot in slots(launch):
-                nbytes = elements * {"fp64": 8, "fp32": 4}.get(slots(launch)[slot], 2)
+    for chosen, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
+        for slot in chosen:
+            for dtype in tensors_of(launch, slot, count is expected[0]):
+                nbytes = elements * BYTES.get(dtype, 2)
                 count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
     if target == "gfx942" and launch.kind in ("UPDATE", "SUM_U2"):
         # Factors of columns. On NVIDIA their loads are told apart, see PTX_ACCESS.
         expected[0][16 if launch["WIDTH"] < 1024 else 8] += 1
     return list(expected)
+
+
+BYTES = {"fp64": 8, "fp32": 4, "int8": 1, "uint8": 1}
+
+
+def tensors_of(launch, slot, is_load):
+    """The dtypes of the tensors that a slot is loaded from or stored in, whole."""
+    if slot not in slots(launch):
+        return []
+    code, own, beside = codes_of(launch).get(slot, 0), slots(launch)[slot], companions(launch)
+    if slot not in beside or CODE_NAMES[code] in ("int8", "uint8"):  # scales are few
+        return [own]
+    return [beside[slot]] if is_load and CODE_NAMES[code] == "copied" else [own, beside[slot]]
 
 
 def spills(launch, target, facts):

@@ -8,13 +8,27 @@ import torch
 import triton
 
 from fusedstep.rules import RULES
-from tests.support.compiled import compile_for, recorded_launches, without_twins
+from tests.support.compiled import (
+    STORED_SHAPES,
+    compile_for,
+    recorded_launches,
+    without_twins,
+)
 from tests.support.exchange import ROLES
+from tests.support.rule_cases import CASE_OF
+from tests.support.stored_cases import STORED, fits
 
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 # The dtypes of parameter, gradient, states. The first two are the most common.
 MIXES = [(F32,), (BF16, BF16, F32), (BF16,), (F16, F16, F32), (F64,)]
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
+# Rules and the options for low precision that they are compiled with.
+STORED_PAIRS = [
+    (rule, stored)
+    for rule in ("adamw", "adafactor", "adafactor_momentum")
+    for stored in STORED
+    if fits(CASE_OF[rule], stored)
+]
 RELEASE = "Triton " + ".".join(triton.__version__.split(".")[:2])
 
 
@@ -36,6 +50,22 @@ def record_norm(pool, mixes):
     dtypes = list(dict.fromkeys(mix[:2][-1] for mix in mixes))
     jobs = [
         pool.submit(recorded_launches, "adamw", (dtype,) * 3, True, clips=True) for dtype in dtypes
+    ]
+    return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
+
+
+def record_stored(pool, pairs, aligned):
+    """The launches of steps with options for low precision, from pairs of a rule and options."""
+    jobs = [
+        pool.submit(
+            recorded_launches,
+            rule,
+            (stored.dtype,) * 3,
+            is_aligned,
+            shapes=STORED_SHAPES,
+            options=tuple(stored.options.items()),
+        )
+        for (rule, stored), is_aligned in itertools.product(pairs, aligned)
     ]
     return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
 

@@ -250,7 +250,7 @@ def without_tail(
     SCALARS: tl.constexpr = CFG.SCALARS
     program = tl.program_id(0)
     cells = table + tl.load(chunks + 2 * program) * (SLOTS + 1)
-    row = scalars + tl.load(scalar_row_of + tl.load(chunks + 2 * program)) * (1 + SCALARS)
+    row = scalars + tl.load(scalar_row_of + tl.load(chunks + 2 * program)) * (2 + SCALARS)
     values = ()
     for k in tl.static_range(SCALARS):
         values = values + (tl.load(row + 1 + k).to(CFG.T),)  # noqa: RUF005
