@@ -124,10 +124,10 @@ def precision() -> str:
     ratios = {(row["rule"], row["provider"]): row for row in raced[1]["rows"]}
     lines = []
     for row in held[1]["rows"]:
-        options = {OURS: "plain", **LOW_PRECISION}.get(row["provider"])
-        if options is None or not row["use"] or row["dtype"] != "bfloat16":
+        options = LOW_PRECISION.get(row["provider"], {})
+        if not row["use"] or row["dtype"] != "bfloat16":
             continue
-        words = options if isinstance(options, str) else ", ".join(map(option, options.items()))
+        words = ", ".join(map(option, options.items())) or "none"
         step_of = ratios.get((row["rule"], row["provider"]))
         ratio = f"{step_of['ratio']:.2f} x" if step_of and step_of["ratio"] else ""
         numbers = [f"{row['bytes_a_parameter'][name]:.2f}" for name in ("state", "all")]
