@@ -34,7 +34,6 @@ __all__ = ["FusedOptimizer", "Group", "State"]
 class FusedOptimizer(MasteredOptimizer):
     """Base class of all optimizers: one `step` for every rule."""
 
-    _plan: Plan | None = None
     _made_for: object = None  # the choices that the plan was made for
     _release: object = None  # of gradients, if it is enabled (`release.py`)
 
