@@ -54,12 +54,35 @@ class Chunk(NamedTuple):
     block: int  # elements on chip at a time
     chunk: int  # elements of a program
     warps: int
+    tail: int = 0  # elements on chip at a time, where tiles have masks
+    registers: int | None = None
 
 
-def elementwise(item_bytes: int) -> Chunk:
+class Storage(NamedTuple):
+    """How the slots of a bucket are stored, as far as sizes depend on it."""
+
+    is_usual: bool = True
+    is_noisy: bool = False
+    has_blocks: bool = False
+
+    @property
+    def more_registers(self) -> int:
+        """What an update needs besides."""
+        return 16 if self.is_noisy else 0 if self.is_usual else 8
+
+
+USUAL = Storage()
+
+
+def elementwise(item_bytes: int, storage: Storage = USUAL, aligned: bool = False) -> Chunk:
     """`item_bytes` is of the widest dtype. A thread has at least 16 bytes of every slot, or
-    8 of a 16-bit slot beside float64."""
-    return Chunk(512, 2048, 4) if item_bytes == 8 else Chunk(1024, 4096, 4)
+    8 of a 16-bit slot beside float64, or of codes of 8 bits. Unless slots are stored as usual, a
+    thread has two numbers of a tile with a mask."""
+    block = 512 if item_bytes == 8 else 1024
+    # With 80, 768 threads fit on a multiprocessor. ptxas would take up to 96. With blocks too, it
+    # spills for sm_100.
+    light = storage.is_noisy and not storage.has_blocks and aligned and item_bytes < 8
+    return Chunk(block, 4 * block, 4, block if storage.is_usual else 256, 80 if light else None)
 
 
 def squares(item_bytes: int) -> Chunk:
@@ -67,17 +90,25 @@ def squares(item_bytes: int) -> Chunk:
     return Chunk(4096 if item_bytes == 2 else 2048, cut.GRADIENT_UNIT, 8)
 
 
-def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = False) -> Block:
+def factored(
+    kind: cut.Kind,
+    item_bytes: int,
+    aligned: bool,
+    momentum: bool = False,
+    storage: Storage = USUAL,
+) -> Block:
     """`item_bytes` is of the compute dtype."""
     name, width = kind.name, kind.width
     light = item_bytes == 4 and (aligned or name in cut.WITHOUT_TILES)
-    registers: int | None = 64 if light else 128
+    registers = 64 if light else 128
     if momentum and name.endswith("UPDATE"):
         registers = 80 if light and aligned else 128
     elif light and name in ("SUM_U2", "VECTOR", "VECTOR_UPDATE"):
         registers = 72  # with 64, ptxas for sm_100 spills
     if name == "UPDATE" and item_bytes == 8 and not aligned:
         registers = 160  # with 128, ptxas for sm_80 spills
+    if name.endswith("UPDATE") or name in ("TINY", "VECTOR"):  # these load p in the same loop
+        registers += storage.more_registers
     by_name = {
         **{name: Block(256, 256, 4, registers) for name in OF_ROWS},
         "COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),
@@ -108,8 +139,7 @@ def factored(kind: cut.Kind, item_bytes: int, aligned: bool, momentum: bool = Fa
             return Block(width, 2 * width, width // 512, registers if aligned else None)
         tile = 2048 if item_bytes == 8 else 4096
         return Block(width, max(width, tile), 16 if width == 8192 else 8)
-    if name == "SQUARES":
-        registers = None
     if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
-    return Block(width, 2048 if aligned or width < 1024 else 1024, 8, registers)
+    most = None if name == "SQUARES" else registers
+    return Block(width, 2048 if aligned or width < 1024 else 1024, 8, most)

@@ -22,6 +22,7 @@ class ElementwiseConfig:
     SCALARS: int  # how many scalars the rule takes
     ALIGNED: bool  # every address is a multiple of 16 bytes
     BLOCK: int  # elements on chip at a time
+    TAIL: int  # the same, where tiles have masks
     CHUNK: int  # elements of a program
 
 

@@ -1,7 +1,9 @@
 """The kernel of a rule without sums: one program walks one chunk of a tensor.
 
 The table has a row for each tensor: the addresses of its slots, then its number of elements. A full
-chunk has no mask. So the compiler uses 128-bit accesses for any number of elements.
+chunk has no mask. So the compiler uses 128-bit accesses for any number of elements. With masks an
+element is an access of its own, which takes many registers where a slot has a companion or noise:
+there only the last, smaller tiles of a tensor have masks.
 """
 
 import triton
@@ -46,22 +48,41 @@ def elementwise(
     # Without a gradient in this step its cell is 0, and the tensor is left alone.
     present = tl.load(table_row + 1) != 0
     if present & (tl.load(controls + 1) == 0):
-        if start + CFG.CHUNK <= count:
-            for at in range(0, CFG.CHUNK, CFG.BLOCK):
-                _step(tensors, start + at, None, of, grad_scale, values, UPDATE, CFG)
+        if CFG.TAIL == CFG.BLOCK:
+            if start + CFG.CHUNK <= count:
+                for at in range(0, CFG.CHUNK, CFG.BLOCK):
+                    step(tensors, start + at, None, of, grad_scale, values, CFG.BLOCK, UPDATE, CFG)
+            else:
+                for at in range(0, (count - start).to(tl.int32), CFG.BLOCK):
+                    step(tensors, start + at, count, of, grad_scale, values, CFG.BLOCK, UPDATE, CFG)
         else:
-            for at in range(0, (count - start).to(tl.int32), CFG.BLOCK):
-                _step(tensors, start + at, count, of, grad_scale, values, UPDATE, CFG)
+            left = tl.minimum(count - start, CFG.CHUNK).to(tl.int32)
+            full = left // CFG.BLOCK * CFG.BLOCK
+            for at in range(0, full, CFG.BLOCK):
+                step(tensors, start + at, None, of, grad_scale, values, CFG.BLOCK, UPDATE, CFG)
+            for at in range(full, left, CFG.TAIL):
+                step(tensors, start + at, count, of, grad_scale, values, CFG.TAIL, UPDATE, CFG)
 
 
 @triton.jit
-def _step(tensors, first, end, of, grad_scale, values, UPDATE: tl.constexpr, CFG: tl.constexpr):
-    """One tile. It is full if `end` is None."""
+def step(
+    tensors,
+    first,
+    end,
+    of,
+    grad_scale,
+    values,
+    BLOCK: tl.constexpr,
+    UPDATE: tl.constexpr,
+    CFG: tl.constexpr,
+):
+    """One tile, which is full if `end` is None. Otherwise this is the end of the tensor."""
     SLOTS: tl.constexpr = len(CFG.CODES)
-    lane = tl.arange(0, CFG.BLOCK)
+    lane = tl.arange(0, BLOCK)
     i = first + lane
+    place = noise.places(of, first, lane)
     # Of the scales. A tensor that has some has whole blocks.
-    block = first // SCALED_BLOCK + tl.arange(0, CFG.BLOCK // SCALED_BLOCK)
+    block = first // SCALED_BLOCK + tl.arange(0, BLOCK // SCALED_BLOCK)
     mask = None
     block_ok = None
     if end is not None:
@@ -75,7 +96,6 @@ def _step(tensors, first, end, of, grad_scale, values, UPDATE: tl.constexpr, CFG
             number = number * grad_scale
         numbers = numbers + (number,)
     results = UPDATE(*numbers, *values)
-    place = noise.places(of, first, lane)
     for k in tl.static_range(SLOTS):
         if k != 1:  # not the gradient
             slot = (tensors[k], tensors[CFG.COMPANIONS[k]])

@@ -13,7 +13,7 @@ from fusedstep.gpu import cut, tables, work
 from fusedstep.gpu.unit_sizes import ceil_div
 from fusedstep.plan.bucket import Bucket
 from fusedstep.plan.launcher import Backend
-from fusedstep.rules.layout import NOISY_BFLOAT16, SLOTS
+from fusedstep.rules.layout import BENT_INT8, NOISY_BFLOAT16, SLOTS
 
 from . import again, blocks, exchange
 from .config import ElementwiseConfig, FactoredConfig, SquaresConfig
@@ -88,7 +88,7 @@ class TritonLauncher(work.DeviceLauncher):
 
     def _prepare_squares(self, entries: Tensor, elements: Tensor) -> None:
         dtype = self.bucket.dtypes[1]
-        block, chunk, warps = blocks.squares(dtype.itemsize)
+        block, chunk, warps = blocks.squares(dtype.itemsize)[:3]
         config = SquaresConfig(
             DTYPES=(TYPES[dtype],),
             T=tl.float64 if dtype == torch.float64 else tl.float32,
@@ -111,10 +111,11 @@ class TritonLauncher(work.DeviceLauncher):
             kept.keep(0, kernel, run(kernel, programs, arguments, options), programs, arguments)
 
     def _elementwise(self, bucket: Bucket, lists: work.ByAlignment) -> list[KernelLaunch]:
-        size = blocks.elementwise(max(dtype.itemsize for dtype in bucket.dtypes))
+        widest = max(dtype.itemsize for dtype in bucket.dtypes)
         counts = bucket.table[:, -1].tolist()
         launches = []
         for aligned, tensors in lists:
+            size = blocks.elementwise(widest, _storage(bucket), aligned)
             entries = work.entries((i, ceil_div(counts[i], size.chunk)) for i in tensors)
             config = ElementwiseConfig(
                 DTYPES=tuple(work.codes_of(bucket, TYPES)),
@@ -124,6 +125,7 @@ class TritonLauncher(work.DeviceLauncher):
                 SCALARS=len(bucket.rule.scalars),
                 ALIGNED=aligned,
                 BLOCK=size.block,
+                TAIL=size.tail,
                 CHUNK=size.chunk,
             )
             arguments = {
@@ -132,7 +134,7 @@ class TritonLauncher(work.DeviceLauncher):
                 "UPDATE": update_of(bucket.rule, bucket.compute_dtype),
                 "CFG": config,
             }
-            options = options_of(bucket.device, size.warps)
+            options = options_of(bucket.device, size.warps, size.registers)
             launches.append(KernelLaunch(None, elementwise, len(entries), arguments, options))
         return launches
 
@@ -185,4 +187,11 @@ class TritonLauncher(work.DeviceLauncher):
 
 def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:
     momentum = bool(bucket.rule.states)
-    return blocks.factored(kind, bucket.compute_dtype.itemsize, aligned, momentum)
+    item_bytes = bucket.compute_dtype.itemsize
+    return blocks.factored(kind, item_bytes, aligned, momentum, _storage(bucket))
+
+
+def _storage(bucket: Bucket) -> blocks.Storage:
+    codes = bucket.storage.codes
+    has_blocks = max(codes) >= BENT_INT8
+    return blocks.Storage(bucket.storage.is_usual, NOISY_BFLOAT16 in codes, has_blocks)

@@ -34,8 +34,8 @@ def squares(args, tensor, unit, CFG: tl.constexpr):
         rows = memory.size(table_row, memory.ROWS, CFG)
         cols = memory.aligned_size(table_row, memory.COLS, CFG)
         batch, first, count, left, right = elements(args, tensor, unit, CFG)
-        before = (batch * rows + first) * cols
-        p_slot = moved_slot(memory.stored_slot(table_row, 0, CFG), before)
+        p_slot = memory.stored_slot(table_row, 0, CFG)
+        p_slot = moved_slot(p_slot, (batch * rows + first) * cols)
         total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
         for start in range(left, right, CFG.WIDTH):
             col = start + tl.arange(0, CFG.WIDTH)

@@ -243,7 +243,14 @@ def test_a_tensor_that_is_said_to_be_aligned_and_is_not_is_found(case):
 
 @triton.jit
 def without_tail(
-    chunks, table, scalar_row_of, scalars, controls, UPDATE: tl.constexpr, CFG: tl.constexpr
+    chunks,
+    table,
+    scalar_row_of,
+    scalars,
+    controls,
+    noise_rows,
+    UPDATE: tl.constexpr,
+    CFG: tl.constexpr,
 ):
     """The elementwise walker with a fault: it takes the last chunk for a full one."""
     SLOTS: tl.constexpr = len(CFG.DTYPES)
@@ -258,8 +265,8 @@ def without_tail(
     for k in tl.static_range(SLOTS):
         slots = slots + (tl.load(cells + k).to(tl.pointer_type(CFG.DTYPES[k])),)  # noqa: RUF005
     for start in range(0, CFG.CHUNK, CFG.BLOCK):
-        i = tl.load(chunks + 2 * program + 1) * CFG.CHUNK + start + tl.arange(0, CFG.BLOCK)
-        elementwise._step(slots, i, None, 1.0, values, UPDATE, CFG)
+        first = tl.load(chunks + 2 * program + 1).to(tl.int64) * CFG.CHUNK + start
+        elementwise.step(slots, first, None, None, 1.0, values, CFG.BLOCK, UPDATE, CFG)
 
 
 def test_a_kernel_that_forgets_the_tail_is_found():
