@@ -121,7 +121,7 @@ Walk FUSEDSTEP_FACTORED(const LaunchArgs&, bool) { return nullptr; }
 CUDA_STUB = """
 #include "cuda/instances.h"
 namespace fusedstep::cuda {
-Kernel phase_kernel(Unit, bool, bool, int, bool, const int32_t*) { return {}; }
+Kernel phase_kernel(Unit, int, bool, int, bool, const int32_t*) { return {}; }
 }  // namespace fusedstep::cuda
 """
 
