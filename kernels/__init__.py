@@ -7,6 +7,8 @@ tiny        ... one matrix per thread; vector: unfactored; tensor: values of a w
 memory      ... where a unit finds its tensor, numbers and scratch; scalars: places in their row
 dispatch    the kernel of one phase
 exchange    ... the extra phases if processes add up sums
+stored      how the numbers of a slot are loaded and stored: dtypes, companions, noise, codes of 8
+            bits; noise: the noise, and places in the whole tensor
 blocks      sizes of tiles; config: what a kernel is compiled for
 launch      the host side: prepares a bucket once, then launches. `fusedstep.gpu` has what both GPU
             backends share, such as how tensors are cut into units

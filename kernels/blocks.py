@@ -64,11 +64,12 @@ class Storage(NamedTuple):
     is_usual: bool = True
     is_noisy: bool = False
     has_blocks: bool = False
+    is_split: bool = False  # parameters have companions
 
     @property
     def more_registers(self) -> int:
         """What an update needs besides."""
-        return 16 if self.is_noisy else 0 if self.is_usual else 8
+        return 0 if self.is_usual else 16 + 8 * self.has_blocks
 
 
 USUAL = Storage()
@@ -107,8 +108,10 @@ def factored(
         registers = 72  # with 64, ptxas for sm_100 spills
     if name == "UPDATE" and item_bytes == 8 and not aligned:
         registers = 160  # with 128, ptxas for sm_80 spills
-    if name.endswith("UPDATE") or name in ("TINY", "VECTOR"):  # these load p in the same loop
+    if name.endswith("UPDATE"):
         registers += storage.more_registers
+    elif name in ("TINY", "VECTOR"):
+        registers += 8 * storage.is_split
     by_name = {
         **{name: Block(256, 256, 4, registers) for name in OF_ROWS},
         "COLUMNS": Block(COLUMNS_WIDTH, 2048, 8, 64 if item_bytes == 4 else 128),

@@ -192,6 +192,10 @@ def _block(bucket: Bucket, kind: cut.Kind, aligned: bool) -> blocks.Block:
 
 
 def _storage(bucket: Bucket) -> blocks.Storage:
-    codes = bucket.storage.codes
-    has_blocks = max(codes) >= BENT_INT8
-    return blocks.Storage(bucket.storage.is_usual, NOISY_BFLOAT16 in codes, has_blocks)
+    codes, companions = bucket.storage
+    return blocks.Storage(
+        is_usual=bucket.storage.is_usual,
+        is_noisy=NOISY_BFLOAT16 in codes,
+        has_blocks=max(codes) >= BENT_INT8,
+        is_split=companions[0] > 0,
+    )

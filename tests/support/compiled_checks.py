@@ -7,7 +7,7 @@ from collections import Counter
 from fusedstep.gpu.cut import WITHOUT_TILES
 from fusedstep.rules import RULES
 from tests.support.budgets import REGISTERS, TRITON, allocated
-from tests.support.compiled import PLUGGED
+from tests.support.compiled import LOADS_P, PLUGGED
 
 # The columns of the budgets. Targets other than sm_90 have only the usual dtypes, aligned.
 COLUMNS = [
@@ -38,12 +38,12 @@ def storage(launch):
     """How parameter and states are stored, if not all are in the dtypes of their tensors. Of kinds
     of work that store no parameter only its companion matters."""
     codes = codes_of(launch)
-    names = {slot: CODE_NAMES[code] for slot, code in codes.items() if slot in loaded_slots(launch)}
+    stored = [slot for slot in codes if slot in loaded_slots(launch) and slot != "g"]
     if launch.kind not in RULES and launch.kind not in PLUGGED:
-        names = {"p": names.get("p", "")} if companions(launch).get("p") else {}
-    if not any(names.values()):
+        stored = ["p"] if launch.kind in LOADS_P and "p" in companions(launch) else []
+    if not any(CODE_NAMES[codes[slot]] for slot in stored):
         return ""
-    return "/".join(name or slots(launch)[slot] for slot, name in names.items() if slot != "g")
+    return "/".join(CODE_NAMES[codes[slot]] or slots(launch)[slot] for slot in stored)
 
 
 def budget_column(launch, target):

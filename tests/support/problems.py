@@ -27,7 +27,8 @@ GUARD = 64  # elements before and after a tensor that must not change
 
 def placed(tensor: Tensor, offset: int = 0) -> Tensor:
     """A copy with a guard around it. With an offset its address is not a multiple of 16."""
-    room = tensor.new_full((tensor.numel() + 2 * GUARD + offset,), math.nan)
+    filled = math.nan if tensor.is_floating_point() else 77
+    room = tensor.new_full((tensor.numel() + 2 * GUARD + offset,), filled)
     inner = room[GUARD + offset : GUARD + offset + tensor.numel()].view(tensor.shape)
     return inner.copy_(tensor.detach())
 

@@ -14,6 +14,7 @@ from tests.support.compiled import (
     recorded_launches,
     without_twins,
 )
+from tests.support.compiled_checks import storage
 from tests.support.exchange import ROLES
 from tests.support.rule_cases import CASE_OF
 from tests.support.stored_cases import STORED, fits
@@ -28,6 +29,17 @@ STORED_PAIRS = [
     for rule in ("adamw", "adafactor", "adafactor_momentum")
     for stored in STORED
     if fits(CASE_OF[rule], stored)
+]
+UNALIGNED_PAIRS = [
+    (rule, stored)
+    for rule, stored in STORED_PAIRS
+    if stored.name in ("rest16-bf16-states", "noisy", "int8-noisy")
+]
+USUAL_PAIRS = [
+    (rule, stored)
+    for rule, stored in STORED_PAIRS
+    if (rule, stored.name)
+    in (("adamw", "rest16-bf16-states"), ("adamw", "int8-noisy"), ("adafactor", "noisy"))
 ]
 RELEASE = "Triton " + ".".join(triton.__version__.split(".")[:2])
 
@@ -55,7 +67,8 @@ def record_norm(pool, mixes):
 
 
 def record_stored(pool, pairs, aligned):
-    """The launches of steps with options for low precision, from pairs of a rule and options."""
+    """The launches of steps with options for low precision, from pairs of a rule and options: those
+    that other steps do not have."""
     jobs = [
         pool.submit(
             recorded_launches,
@@ -67,7 +80,8 @@ def record_stored(pool, pairs, aligned):
         )
         for (rule, stored), is_aligned in itertools.product(pairs, aligned)
     ]
-    return list(dict.fromkeys(launch for job in jobs for launch in job.result()))
+    found = dict.fromkeys(launch for job in jobs for launch in job.result())
+    return [launch for launch in found if storage(launch)]
 
 
 def compiled(pool, launches, target):
@@ -80,13 +94,16 @@ def found_on(pool, target, usual=False):
     factored = [name for name, rule in RULES.items() if rule.factored]
     if usual:
         launches = record(pool, RULES, MIXES[:1], [True]) + record_norm(pool, MIXES[:1])
+        launches += record_stored(pool, USUAL_PAIRS, [True])
         return compiled(pool, without_twins(launches), target)
     launches = record(pool, RULES, mixes_for(target, True), [True])
     launches += record_norm(pool, mixes_for(target, True))
     # The extra work of an exchange does not depend on the momentum.
     launches += record(pool, factored[:1], mixes_for(target, True), [True], ROLES)
+    launches += record_stored(pool, STORED_PAIRS, [True])
     if target == "sm_90":
         launches += record(pool, RULES, mixes_for(target, False), [False])
+        launches += record_stored(pool, UNALIGNED_PAIRS, [False])
         # Only with split columns are tiles of short rows in chunks.
         launches += record(pool, factored[:1], mixes_for(target, False), [False], ["cols"])
     return compiled(pool, without_twins(launches), target)
