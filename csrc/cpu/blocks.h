@@ -26,16 +26,16 @@ struct Largest {
   }
 };
 
-// kLanes codes as float32 numbers: in their order, or if `pairs` in pairs (lanes.h).
-template <bool pairs, class Code>
-FUSEDSTEP_INLINE Floats widen_codes(const Code* from) {
-  Floats x;
+// n codes as float32 numbers: in their order, or if `pairs` in pairs (lanes.h).
+template <bool pairs, int n, class Code>
+FUSEDSTEP_INLINE Lanes<float, n> widen_codes(const Code* from) {
+  Lanes<float, n> x;
   constexpr bool has_sign = std::is_signed_v<Code>;
   auto put_integers = [&](int k, Integers own)
                           FUSEDSTEP_LAMBDA { x.part[k] = __builtin_convertvector(own, Floats::Part); };
   if constexpr (pairs) {
 #pragma GCC unroll 8
-    for (int k = 0; k < Floats::kParts; k += 2) {
+    for (int k = 0; k < x.kParts; k += 2) {
       const Words32 two = wide_bits(get<Words>(from + k * kWidth));
       put_integers(k, has_sign ? Integers(two << 24) >> 24 : Integers(two & 0xff));
       put_integers(k + 1, has_sign ? Integers(two << 16) >> 24 : Integers(two >> 8));
@@ -43,7 +43,7 @@ FUSEDSTEP_INLINE Floats widen_codes(const Code* from) {
     return x;
   }
 #pragma GCC unroll 16
-  for (int k = 0; k < Floats::kParts; ++k) {
+  for (int k = 0; k < x.kParts; ++k) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + k * kWidth));
     put_integers(k, Integers(has_sign ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes)));
@@ -55,13 +55,13 @@ FUSEDSTEP_INLINE Floats widen_codes(const Code* from) {
   return x;
 }
 
-// The last bytes of kLanes integers as codes.
-template <bool pairs>
-FUSEDSTEP_INLINE void narrow_codes(char* to, const Lanes<int32_t>& x) {
+// The last bytes of n integers as codes.
+template <bool pairs, int n>
+FUSEDSTEP_INLINE void narrow_codes(char* to, const Lanes<int32_t, n>& x) {
   const Integers low = Integers{} + 0xff;
   if constexpr (pairs) {
 #pragma GCC unroll 8
-    for (int k = 0; k < Floats::kParts; k += 2)
+    for (int k = 0; k < x.kParts; k += 2)
       put(to + k * kWidth, low_words(Words32((x.part[k] & low) | (x.part[k + 1] & low) << 8)));
     return;
   }
@@ -71,7 +71,7 @@ FUSEDSTEP_INLINE void narrow_codes(char* to, const Lanes<int32_t>& x) {
   put(to, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 #else
   using Codes = Vector<uint8_t, kWidth>;
-  for (int k = 0; k < Floats::kParts; ++k)
+  for (int k = 0; k < x.kParts; ++k)
     put(to + k * kWidth, __builtin_convertvector(x.part[k] & low, Codes));
 #endif
 }
@@ -84,12 +84,12 @@ struct Unit {
       : of_code(bent<int32_t>(scale) * (1.0f / kLevels<Code>)), poison(scale - scale) {}
 };
 
-// The numbers of kLanes codes.
-template <bool pairs, class Code>
-FUSEDSTEP_INLINE Floats lanes_of_codes(const Code* code, const Unit<Code>& unit) {
-  Floats x = widen_codes<pairs>(code);
+// The numbers of n codes.
+template <bool pairs, int n, class Code>
+FUSEDSTEP_INLINE Lanes<float, n> lanes_of_codes(const Code* code, const Unit<Code>& unit) {
+  Lanes<float, n> x = widen_codes<pairs, n>(code);
 #pragma GCC unroll 16
-  for (int k = 0; k < Floats::kParts; ++k) {
+  for (int k = 0; k < x.kParts; ++k) {
     const Integers bits = Integers(x.part[k] * unit.of_code);
     if constexpr (std::is_signed_v<Code>) {
       const Integers size = bits & 0x7fffffff;
@@ -101,14 +101,14 @@ FUSEDSTEP_INLINE Floats lanes_of_codes(const Code* code, const Unit<Code>& unit)
   return x;
 }
 
-// The codes of kLanes numbers. If codes have no sign, only 0 has the code 0. With a factor of 0 all
+// The codes of n numbers. If codes have no sign, only 0 has the code 0. With a factor of 0 all
 // codes are 0.
-template <bool pairs, class Code>
+template <bool pairs, int n, class Code>
 FUSEDSTEP_INLINE void store_codes(Code* code, const float* x, float factor) {
-  Lanes<int32_t> levels;
+  Lanes<int32_t, n> levels;
   const Integers one = Integers{} + (factor != 0.0f);
 #pragma GCC unroll 16
-  for (int k = 0; k < Floats::kParts; ++k) {
+  for (int k = 0; k < levels.kParts; ++k) {
     const Integers bits = get<Integers>(x + k * kWidth), size = bits & 0x7fffffff;
     const Floats::Part level = bent<Integers>(Floats::Part(size)) * factor;
     // The nearest integer is what is left in the last bits after a large number was added.
@@ -159,7 +159,7 @@ void load_blocks(const Stored& from, int64_t n, T* to) {
     for (int64_t i = 0; i < n; i += kScaledBlock) {
       const Unit<typename decltype(blocks)::Code> unit(*blocks.scale_at(i));
       for (int64_t j = i; j < i + kScaledBlock; j += kLanes)
-        put_lanes(to + j, cast_lanes<T>(lanes_of_codes<false>(blocks.code + j, unit)));
+        put_lanes(to + j, cast_lanes<T>(lanes_of_codes<false, kLanes>(blocks.code + j, unit)));
     }
   });
 }
@@ -177,7 +177,7 @@ void store_blocks(const Stored& to, int64_t n, const T* x) {
       }
       const float factor = store_scale<typename decltype(blocks)::Code>(blocks.scale_at(i), largest);
       for (int j = 0; j < kScaledBlock; j += kLanes)
-        store_codes<false>(blocks.code + i + j, own + j, factor);
+        store_codes<false, kLanes>(blocks.code + i + j, own + j, factor);
     }
   });
 }

@@ -26,16 +26,16 @@ Rule rule_of(const LaunchArgs& launch, int64_t tensor) {
   return rule;
 }
 
-// The same rule for kLanes numbers at once.
-template <template <class> class Rule, class T>
-FUSEDSTEP_INLINE Rule<Lanes<T>> on_lanes(const Rule<T>& rule) {
-  Rule<Lanes<T>> wide;
+// The same rule for n numbers at once.
+template <int n = kLanes, template <class> class Rule, class T>
+FUSEDSTEP_INLINE Rule<Lanes<T, n>> on_lanes(const Rule<T>& rule) {
+  Rule<Lanes<T, n>> wide;
   constexpr size_t kFields = sizeof(Rule<T>) / sizeof(T);
-  static_assert(sizeof(wide) == kFields * sizeof(Lanes<T>));
+  static_assert(sizeof(wide) == kFields * sizeof(Lanes<T, n>));
   T field[kFields];
-  Lanes<T> lanes[kFields];
+  Lanes<T, n> lanes[kFields];
   std::memcpy(field, &rule, sizeof(rule));
-  for (size_t k = 0; k < kFields; ++k) lanes[k] = Lanes<T>(field[k]);
+  for (size_t k = 0; k < kFields; ++k) lanes[k] = Lanes<T, n>(field[k]);
   std::memcpy(static_cast<void*>(&wide), lanes, sizeof(wide));
   return wide;
 }
@@ -99,18 +99,20 @@ struct ElementwiseRun {
   }
   template <class P, class G, class S, size_t... K>
   void update(std::index_sequence<K...>) const {
-    const auto wide = on_lanes(rule);
-    const Lanes<T> g_scale(scale);
+    constexpr int kCount = kLanesOf<P>;
+    using Numbers = Lanes<T, kCount>;
+    const auto wide = on_lanes<kCount>(rule);
+    const Numbers g_scale(scale);
     const Cursor<P> p = cursor<P>(slot[0]);
     const G* g = cursor<G>(slot[1]);
     [[maybe_unused]] const std::array<S*, kStates> state = {cursor<S>(slot[2 + K])...};
-    by_lanes(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
+    by_lanes<kCount>(n, [&](int64_t i, auto count) FUSEDSTEP_LAMBDA {
       // The hardware does not run far enough ahead of a loop that converts numbers: on an AMD EPYC
       // this takes a fifth off bfloat16 AdamW in memory (2026-11-26).
       if constexpr (sizeof(P) < sizeof(T))
         fetch_ahead<512>(p + i), fetch_ahead<512>(g + i, state[K] + i...);
-      Lanes<T> x = widen<T>(p + i, count), s[] = {x, widen<T>(state[K] + i, count)...};
-      wide.update(x, widen<T>(g + i, count) * g_scale, s[1 + K]...);
+      Numbers x = widen<T, kCount>(p + i, count), s[] = {x, widen<T, kCount>(state[K] + i, count)...};
+      wide.update(x, widen<T, kCount>(g + i, count) * g_scale, s[1 + K]...);
       // The parameter is known last, so what waits for it comes last.
       const Place here = place.plus(i);
       (narrow(state[K] + i, s[1 + K], count, here.of(2 + K)), ...);
@@ -129,8 +131,10 @@ template <class P, class G, class Run, size_t... K>
 void update_blocks(const Run& run, std::index_sequence<K...>) {
   constexpr int kStates = Run::kStates;
   constexpr bool pairs = kInPairs<P>;
-  const auto wide = on_lanes(run.rule);
-  const Floats g_scale(run.scale);
+  constexpr int kCount = kLanesOf<P>;
+  using Numbers = Lanes<float, kCount>;
+  const auto wide = on_lanes<kCount>(run.rule);
+  const Numbers g_scale(run.scale);
   const std::tuple<Blocks<CodeOf<K>>...> blocks{Blocks<CodeOf<K>>(run.slot[2 + K])...};
   float fresh[2][kStates][kScaledBlock], factor[kStates] = {};
   // `updates`: computes the block from number i on. `stores`: the codes of the one before it.
@@ -143,20 +147,21 @@ void update_blocks(const Run& run, std::index_sequence<K...>) {
     const std::tuple<Unit<CodeOf<K>>...> unit{Unit<CodeOf<K>>(*std::get<K>(blocks).scale_at(here))...};
     Largest largest[kStates];
     const Place place = run.place.plus(i);
-    for (int j = 0; j < kScaledBlock; j += kLanes) {
+    for (int j = 0; j < kScaledBlock; j += kCount) {
       if constexpr (updates) {
         fetch_ahead<512>(p + j), fetch_ahead<512>(g + j, std::get<K>(blocks).code + i + j...);
-        Floats x = widen<float>(p + j);
-        Floats s[] = {lanes_of_codes<pairs>(std::get<K>(blocks).code + i + j, std::get<K>(unit))...};
-        wide.update(x, widen<float>(g + j) * g_scale, s[K]...);
+        Numbers x = widen<float, kCount>(p + j);
+        Numbers s[] = {
+            lanes_of_codes<pairs, kCount>(std::get<K>(blocks).code + i + j, std::get<K>(unit))...};
+        wide.update(x, widen<float, kCount>(g + j) * g_scale, s[K]...);
         for (int k = 0; k < kStates; ++k) {
-          for (int part = 0; part < Floats::kParts; ++part) largest[k].add(s[k].part[part]);
+          for (int part = 0; part < Numbers::kParts; ++part) largest[k].add(s[k].part[part]);
           put_lanes(own[k] + j, s[k]);
         }
         narrow(p + j, x, kAll, place.plus(j));
       }
       if constexpr (stores)
-        (store_codes<pairs>(std::get<K>(blocks).code + i - kScaledBlock + j, before[K] + j, factor[K]),
+        (store_codes<pairs, kCount>(std::get<K>(blocks).code + i - kScaledBlock + j, before[K] + j, factor[K]),
          ...);
     }
     if constexpr (updates)

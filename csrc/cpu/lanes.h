@@ -1,4 +1,4 @@
-// kLanes numbers side by side, in as many vector registers as they need.
+// Numbers side by side, in as many vector registers as they need: kLanes, or those of a pair.
 #pragma once
 
 #include <cstdint>
@@ -47,10 +47,10 @@ FUSEDSTEP_INLINE void put(void* to, const V& x) {
 
 // One vector type of all lanes would be shorter. But GCC takes apart comparisons and choices of
 // vectors that are wider than a register, number by number.
-template <class T>
+template <class T, int n = kLanes>
 struct Lanes {
   static constexpr int kWidth = kRegisterBytes / sizeof(T);  // of a part
-  static constexpr int kParts = kLanes / kWidth;
+  static constexpr int kParts = n / kWidth;
   using Part = Vector<T, kWidth>;
   Part part[kParts];
 
@@ -62,33 +62,33 @@ struct Lanes {
 };
 
 // A copy of the whole struct would go through memory, in pieces.
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> get_lanes(const T* from) {
-  Lanes<T> x;
+template <int n = kLanes, class T>
+FUSEDSTEP_INLINE Lanes<T, n> get_lanes(const T* from) {
+  Lanes<T, n> x;
 #pragma GCC unroll 16
   for (int k = 0; k < x.kParts; ++k) x.part[k] = get<typename Lanes<T>::Part>(from + k * x.kWidth);
   return x;
 }
 
-template <class T>
-FUSEDSTEP_INLINE void put_lanes(T* to, const Lanes<T>& x) {
+template <class T, int n>
+FUSEDSTEP_INLINE void put_lanes(T* to, const Lanes<T, n>& x) {
 #pragma GCC unroll 16
   for (int k = 0; k < x.kParts; ++k) put(to + k * x.kWidth, x.part[k]);
 }
 
 // Applies an operation to the parts of one or more Lanes.
-template <class Operation, class T, class... Others>
-FUSEDSTEP_INLINE auto by_parts(Operation&& operation, const Lanes<T>& x, const Others&... others) {
+template <class Operation, class T, int n, class... Others>
+FUSEDSTEP_INLINE auto by_parts(Operation&& operation, const Lanes<T, n>& x, const Others&... others) {
   using Part = decltype(operation(x.part[0], others.part[0]...));
-  Lanes<std::decay_t<decltype(Part{}[0])>> out;
+  Lanes<std::decay_t<decltype(Part{}[0])>, n> out;
 #pragma GCC unroll 16
-  for (int k = 0; k < Lanes<T>::kParts; ++k) out.part[k] = operation(x.part[k], others.part[k]...);
+  for (int k = 0; k < x.kParts; ++k) out.part[k] = operation(x.part[k], others.part[k]...);
   return out;
 }
 
 #define FUSEDSTEP_OPERATOR(op)                                                     \
-  template <class T>                                                               \
-  FUSEDSTEP_INLINE auto operator op(const Lanes<T>& a, const Lanes<T>& b) {        \
+  template <class T, int n>                                                        \
+  FUSEDSTEP_INLINE auto operator op(const Lanes<T, n>& a, const Lanes<T, n>& b) {  \
     return by_parts([](auto x, auto y) FUSEDSTEP_LAMBDA { return x op y; }, a, b); \
   }
 FUSEDSTEP_OPERATOR(+)
@@ -103,29 +103,30 @@ FUSEDSTEP_OPERATOR(==)
 FUSEDSTEP_OPERATOR(!=)
 #undef FUSEDSTEP_OPERATOR
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> operator-(const Lanes<T>& x) {
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> operator-(const Lanes<T, n>& x) {
   return by_parts([](auto part) FUSEDSTEP_LAMBDA { return -part; }, x);
 }
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T>& operator+=(Lanes<T>& a, const Lanes<T>& b) {
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n>& operator+=(Lanes<T, n>& a, const Lanes<T, n>& b) {
   return a = a + b;
 }
 
-template <class C, class T>
-FUSEDSTEP_INLINE Lanes<T> where(const Lanes<C>& condition, const Lanes<T>& a, const Lanes<T>& b) {
+template <class C, class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> where(const Lanes<C, n>& condition, const Lanes<T, n>& a,
+                                   const Lanes<T, n>& b) {
   return by_parts([](auto c, auto x, auto y) FUSEDSTEP_LAMBDA { return c ? x : y; }, condition, a, b);
 }
 
 // nan if either argument is nan.
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> maximum(const Lanes<T>& a, const Lanes<T>& b) {
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> maximum(const Lanes<T, n>& a, const Lanes<T, n>& b) {
   return by_parts([](auto x, auto y) FUSEDSTEP_LAMBDA { return (x > y) | (x != x) ? x : y; }, a, b);
 }
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> minimum(const Lanes<T>& a, const Lanes<T>& b) {
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> minimum(const Lanes<T, n>& a, const Lanes<T, n>& b) {
   return by_parts([](auto x, auto y) FUSEDSTEP_LAMBDA { return (x < y) | (x != x) ? x : y; }, a, b);
 }
 
@@ -160,34 +161,39 @@ FUSEDSTEP_INLINE Part sqrt_part(Part x) {
 #endif
 }
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> sqrt(const Lanes<T>& x) {
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> sqrt(const Lanes<T, n>& x) {
   return by_parts([](auto part) FUSEDSTEP_LAMBDA { return sqrt_part(part); }, x);
 }
 
 // The same numbers in another type.
-template <class To, class From>
-FUSEDSTEP_INLINE Lanes<To> cast_lanes(const Lanes<From>& x) {
+template <class To, class From, int n>
+FUSEDSTEP_INLINE Lanes<To, n> cast_lanes(const Lanes<From, n>& x) {
   if constexpr (std::is_same_v<To, From>) {
     return x;
   } else {
-    From from[kLanes];
-    To to[kLanes];
+    From from[n];
+    To to[n];
     put_lanes(from, x);
-    for (int k = 0; k < kLanes; ++k) to[k] = To(from[k]);
-    return get_lanes(to);
+    for (int k = 0; k < n; ++k) to[k] = To(from[k]);
+    return get_lanes<n>(to);
   }
 }
 
 // Lanes in pairs: of each two registers, the first has the numbers of even places, the second those
 // of odd places. These functions put lanes in the order of their places, and back.
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> from_pairs(const Lanes<T>& x) {
-  Lanes<T> out;
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> from_pairs(const Lanes<T, n>& x) {
+  Lanes<T, n> out;
 #pragma GCC unroll 8
-  for (int k = 0; k < Lanes<T>::kParts; k += 2) {
+  for (int k = 0; k < x.kParts; k += 2) {
     const auto a = x.part[k], b = x.part[k + 1];
-    if constexpr (Lanes<T>::kWidth == 8) {
+    if constexpr (Lanes<T>::kWidth == 16) {
+      out.part[k] =
+          __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      out.part[k + 1] =
+          __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    } else if constexpr (Lanes<T>::kWidth == 8) {
       out.part[k] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
       out.part[k + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
     } else {
@@ -198,13 +204,18 @@ FUSEDSTEP_INLINE Lanes<T> from_pairs(const Lanes<T>& x) {
   return out;
 }
 
-template <class T>
-FUSEDSTEP_INLINE Lanes<T> to_pairs(const Lanes<T>& x) {
-  Lanes<T> out;
+template <class T, int n>
+FUSEDSTEP_INLINE Lanes<T, n> to_pairs(const Lanes<T, n>& x) {
+  Lanes<T, n> out;
 #pragma GCC unroll 8
-  for (int k = 0; k < Lanes<T>::kParts; k += 2) {
+  for (int k = 0; k < x.kParts; k += 2) {
     const auto a = x.part[k], b = x.part[k + 1];
-    if constexpr (Lanes<T>::kWidth == 8) {
+    if constexpr (Lanes<T>::kWidth == 16) {
+      out.part[k] =
+          __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      out.part[k + 1] =
+          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    } else if constexpr (Lanes<T>::kWidth == 8) {
       out.part[k] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
       out.part[k + 1] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
     } else {
@@ -230,15 +241,40 @@ FUSEDSTEP_INLINE T fold_vector(Vector<T, n> x) {
   }
 }
 
-// The fold of kLanes numbers. If they are in pairs, the last two numbers come from two registers.
+// Adds n numbers of a row to the sums of its lanes, kLanes after kLanes. If two registers hold 2 kLanes
+// numbers in pairs, the first halves of both come first: even places in one half of the sums, odd ones
+// in the other.
+template <class T, int n>
+FUSEDSTEP_INLINE void add_to_lanes(Lanes<T>& sum, const Lanes<T, n>& x) {
+  if constexpr (n == kLanes) {
+    sum += x;
+  } else {
+    static_assert(n == 2 * kLanes && Lanes<T>::kWidth == kLanes);
+    const auto a = x.part[0], b = x.part[1];
+    const auto first =
+        __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    const auto second =
+        __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    sum.part[0] = (sum.part[0] + first) + second;
+  }
+}
+
+// The fold of kLanes numbers. If they are in pairs, the sums of even and of odd places come last.
 template <class T, bool pairs = false>
 FUSEDSTEP_INLINE T fold_lanes(Lanes<T> x) {
 #pragma GCC unroll 8
   for (int half = Lanes<T>::kParts / 2; half > pairs; half /= 2)
     for (int k = 0; k < half; ++k) x.part[k] = x.part[k] + x.part[k + half];
-  const T first = fold_vector<T, Lanes<T>::kWidth>(x.part[0]);
-  if constexpr (pairs) return first + fold_vector<T, Lanes<T>::kWidth>(x.part[1]);
-  return first;
+  constexpr int kWidth = Lanes<T>::kWidth;
+  if constexpr (!pairs) {
+    return fold_vector<T, kWidth>(x.part[0]);
+  } else if constexpr (Lanes<T>::kParts > 1) {
+    return fold_vector<T, kWidth>(x.part[0]) + fold_vector<T, kWidth>(x.part[1]);
+  } else {
+    Vector<T, kWidth / 2> half[2];
+    put(half, x.part[0]);
+    return fold_vector<T, kWidth / 2>(half[0]) + fold_vector<T, kWidth / 2>(half[1]);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Reads and writes stored numbers: kLanes at a time or fewer in registers (`widen`, `narrow`), or short
-// runs through a buffer, for loops that take any mix of dtypes (`load`, `store`).
+// Reads and writes stored numbers: kLanes at a time, a pair of registers or fewer (`widen`, `narrow`),
+// or short runs through a buffer, for loops that take any mix of dtypes (`load`, `store`).
 #pragma once
 
 #include "blocks.h"
@@ -8,8 +8,8 @@
 namespace fusedstep {
 namespace {
 
-// How many numbers a function takes: kAll lanes, known to the compiler, or the first n < kLanes.
-using All = std::integral_constant<int64_t, kLanes>;
+// How many numbers of its lanes a function takes: all, known to the compiler, or the first few.
+struct All {};
 constexpr All kAll;
 
 // Copies the first n < 2 * kBlock numbers in two blocks, which may overlap.
@@ -23,41 +23,41 @@ FUSEDSTEP_INLINE void copy_blocks(S* to, const S* from, int64_t n) {
   put(to + n - kBlock, last);
 }
 
-// Copies the first n numbers of kLanes, from or to an array of kLanes. A vector load must wait for
+// Copies the first `count` numbers of n, from or to an array of n. A vector load must wait for
 // single stores to the same memory. For matrices with few columns, this wait takes most of the
 // time. Masked instructions avoid it; elsewhere there are few stores.
-template <class S>
-FUSEDSTEP_INLINE void copy_first(S* to, const S* from, int64_t n) {
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-  const __mmask16 first = __mmask16((1u << n) - 1);
-  if constexpr (sizeof(S) == 4)
-    return _mm512_mask_storeu_ps(to, first, _mm512_maskz_loadu_ps(first, from));
+template <int n, class S>
+FUSEDSTEP_INLINE void copy_first(S* to, const S* from, int64_t count) {
+#if defined(__AVX512BW__)
+  const uint32_t first = (1u << count) - 1;
+  if constexpr (sizeof(S) == 4 && n == 16)
+    return _mm512_mask_storeu_ps(to, __mmask16(first), _mm512_maskz_loadu_ps(__mmask16(first), from));
   else if constexpr (sizeof(S) == 2)
-    return _mm256_mask_storeu_epi16(to, first, _mm256_maskz_loadu_epi16(first, from));
+    return _mm512_mask_storeu_epi16(to, first, _mm512_maskz_loadu_epi16(first, from));
 #endif
-  copy_blocks<kLanes / 2>(to, from, n);
+  copy_blocks<n / 2>(to, from, count);
 }
 
-// Calls `function` with a cursor on arrays of kLanes numbers, of which the first n are those at `from`.
-template <class S, class Function>
-FUSEDSTEP_INLINE auto with_copy(const S* from, int64_t n, Function&& function) {
-  S whole[kLanes] = {};
-  if (from != nullptr) copy_first(whole, from, n);
+// Calls `function` with a cursor on arrays of n numbers, of which the first `count` are those at `from`.
+template <int n, class S, class Function>
+FUSEDSTEP_INLINE auto with_copy(const S* from, int64_t count, Function&& function) {
+  S whole[n] = {};
+  if (from != nullptr) copy_first<n>(whole, from, count);
   return function(static_cast<S*>(whole));
 }
-template <class S, class Function>
-FUSEDSTEP_INLINE auto with_copy(const Beside<S>& from, int64_t n, Function&& function) {
-  return with_copy(from.at, n, [&](uint16_t* at) FUSEDSTEP_LAMBDA {
-    return with_copy(from.companion, n, [&](auto* companion) FUSEDSTEP_LAMBDA {
+template <int n, class S, class Function>
+FUSEDSTEP_INLINE auto with_copy(const Beside<S>& from, int64_t count, Function&& function) {
+  return with_copy<n>(from.at, count, [&](uint16_t* at) FUSEDSTEP_LAMBDA {
+    return with_copy<n>(from.companion, count, [&](auto* companion) FUSEDSTEP_LAMBDA {
       return function(Beside<S>{at, companion});
     });
   });
 }
 
-template <class S>
-FUSEDSTEP_INLINE void copy_first(const Beside<S>& to, const Beside<S>& from, int64_t n) {
-  copy_first(to.at, from.at, n);
-  copy_first(to.companion, from.companion, n);
+template <int n, class S>
+FUSEDSTEP_INLINE void copy_first(const Beside<S>& to, const Beside<S>& from, int64_t count) {
+  copy_first<n>(to.at, from.at, count);
+  copy_first<n>(to.companion, from.companion, count);
 }
 
 template <class S>
@@ -68,41 +68,42 @@ Storage<S> storage_at(const Beside<S>&);
 template <class At>
 using StorageAt = decltype(storage_at(std::declval<At>()));
 
-// n stored numbers. The lanes after them are zeros, which change no sum.
-template <class T, class At, class N = All>
-FUSEDSTEP_INLINE Lanes<T> widen(const At& from, N n = kAll) {
-  if constexpr (std::is_same_v<N, All>)
-    return StorageAt<At>::template widen<T>(from);
+// `count` stored numbers in n lanes. The lanes after them are zeros, which change no sum.
+template <class T, int n = kLanes, class At, class Count = All>
+FUSEDSTEP_INLINE Lanes<T, n> widen(const At& from, Count count = kAll) {
+  if constexpr (std::is_same_v<Count, All>)
+    return StorageAt<At>::template widen<T, n>(from);
   else
-    return with_copy(from, n, [&](const auto& whole) FUSEDSTEP_LAMBDA { return widen<T>(whole); });
+    return with_copy<n>(from, count,
+                        [&](const auto& whole) FUSEDSTEP_LAMBDA { return widen<T, n>(whole); });
 }
 
-// Stores the first n numbers of x, rounded.
-template <class T, class At, class N>
-FUSEDSTEP_INLINE void narrow(const At& to, const Lanes<T>& x, N n, const Place& place) {
-  if constexpr (std::is_same_v<N, All>)
+// Stores the first `count` numbers of x, rounded.
+template <class T, int n, class At, class Count>
+FUSEDSTEP_INLINE void narrow(const At& to, const Lanes<T, n>& x, Count count, const Place& place) {
+  if constexpr (std::is_same_v<Count, All>)
     StorageAt<At>::narrow(to, x, place);
   else
-    with_copy(At(), 0, [&](const auto& whole) FUSEDSTEP_LAMBDA {
+    with_copy<n>(At(), 0, [&](const auto& whole) FUSEDSTEP_LAMBDA {
       narrow(whole, x, kAll, place);
-      copy_first(to, whole, n);
+      copy_first<n>(to, whole, count);
     });
 }
 
-// x with zeros in the lanes after the first n.
-template <class T, class N>
-FUSEDSTEP_INLINE Lanes<T> first_lanes(const Lanes<T>& x, N n) {
-  if constexpr (std::is_same_v<N, All>) return x;
-  T all[kLanes];
+// x with zeros in the lanes after the first `count`.
+template <class T, int n, class Count>
+FUSEDSTEP_INLINE Lanes<T, n> first_lanes(const Lanes<T, n>& x, Count count) {
+  if constexpr (std::is_same_v<Count, All>) return x;
+  T all[n];
   put_lanes(all, x);
-  return widen<T>(all, n);
+  return widen<T, n>(all, count);
 }
 
-// Calls `function(i, count)` for all of n numbers, kLanes at a time.
-template <class Function>
+// Calls `function(i, count)` for all of n numbers, `lanes` at a time.
+template <int lanes = kLanes, class Function>
 FUSEDSTEP_INLINE void by_lanes(int64_t n, Function&& function) {
-  const int64_t whole = n / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) function(i, kAll);
+  const int64_t whole = n / lanes * lanes;
+  for (int64_t i = 0; i < whole; i += lanes) function(i, kAll);
   if (whole < n) function(whole, n - whole);
 }
 

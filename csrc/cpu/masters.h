@@ -21,7 +21,10 @@ template <class R, class Half>
 FUSEDSTEP_INLINE void put_rests(R* to, Half low) {
   if constexpr (sizeof(R) == 2) return put(to, low);
   const Half bytes = low >> kLowest<R>;
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(Half) == 64)
+    return put(to, _mm512_maskz_cvtepi16_epi8(0xffffffff, __m512i(bytes)));
+#elif defined(__AVX2__)
   if constexpr (sizeof(Half) == 32) {
     const __m128i first = __m128i(_mm256_castsi256_si128(__m256i(bytes)));
     return put(to, _mm_packus_epi16(first, _mm256_extracti128_si256(__m256i(bytes), 1)));
@@ -39,18 +42,15 @@ struct Storage<Rest<R>> {
     const Words high = high_joined(get<Words>(from.at + k * kWidth), low);
     return Floats::Part(wide_bits(high) << 16 | wide_bits(low));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Lanes<T> widen(const From& from) {
-    Floats x;
-#pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
-    return cast_lanes<T>(x);
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<T, n> widen(const From& from) {
+    return cast_lanes<T>(by_registers<n>([&](int k) FUSEDSTEP_LAMBDA { return widen_one(from, k); }));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<T>& numbers, const Place&) {
-    const Floats x = cast_lanes<float>(numbers);
+  template <class T, int n>
+  FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<T, n>& numbers, const Place&) {
+    const Lanes<float, n> x = cast_lanes<float>(numbers);
 #pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) {
+    for (int k = 0; k < x.kParts; ++k) {
       const Words32 bits = rounded_bits<kLowest<R>>(bits_of(x.part[k]));
       const Words low = low_words(bits & 0xffff);
       put(to.at + k * kWidth, high_beside(low_words(bits >> 16), low));
@@ -69,15 +69,13 @@ struct Storage<InPairs<Rest<R>>> {
     if (k % 2 == 0) return Floats::Part(mix_halves(low, Halves(Words32(high) << 16)));
     return Floats::Part(mix_halves(Halves(Words32(low) >> 16), high));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Floats widen(const From& from) {
-    Floats x;
-#pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
-    return x;
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<float, n> widen(const From& from) {
+    return by_registers<n>([&](int k) FUSEDSTEP_LAMBDA { return widen_one(from, k); });
   }
-  FUSEDSTEP_INLINE static void narrow(const From& to, const Floats& x, const Place&) {
-    by_pairs([&](int k, int i) FUSEDSTEP_LAMBDA {
+  template <int n>
+  FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<float, n>& x, const Place&) {
+    by_pairs<n>([&](int k, int i) FUSEDSTEP_LAMBDA {
       const Words32 even = rounded_bits<kLowest<R>>(bits_of(x.part[k]));
       const Words32 odd = rounded_bits<kLowest<R>>(bits_of(x.part[k + 1]));
       const Halves low = low_halves(even, odd);
@@ -94,12 +92,12 @@ struct Storage<CopiedFloat16> {
   FUSEDSTEP_INLINE static Floats::Part widen_one(const From& from, int k) {
     return Storage<float>::widen_one(from.companion, k);
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Lanes<T> widen(const From& from) {
-    return Storage<float>::widen<T>(from.companion);
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<T, n> widen(const From& from) {
+    return Storage<float>::widen<T, n>(from.companion);
   }
-  template <class T>
-  FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<T>& x, const Place& place) {
+  template <class T, int n>
+  FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<T, n>& x, const Place& place) {
     Storage<Float16>::narrow(reinterpret_cast<Float16*>(to.at), x, place);
     Storage<float>::narrow(to.companion, x, place);
   }

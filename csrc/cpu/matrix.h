@@ -45,13 +45,14 @@ struct RowGroup {
   RowGroup(Cursor<S> first, int64_t stride, int64_t rows, T scale)
       : first(first), stride(stride), count(int(std::min<int64_t>(kGroup, rows))), scale(scale) {}
 
+  static constexpr int kCount = kLanesOf<S>;
   template <class N>
-  FUSEDSTEP_INLINE Lanes<T> operator()(int r, int64_t j, N n) const {
-    const Lanes<T> x = widen<T>(first + (r * stride + j), n);
-    if constexpr (Scaled) return x * Lanes<T>(scale);
+  FUSEDSTEP_INLINE Lanes<T, kCount> operator()(int r, int64_t j, N n) const {
+    const Lanes<T, kCount> x = widen<T, kCount>(first + (r * stride + j), n);
+    if constexpr (Scaled) return x * Lanes<T, kCount>(scale);
     return x;
   }
-  // Part k of the kLanes numbers from column j on.
+  // Part k of the kCount numbers from column j on.
   FUSEDSTEP_INLINE typename Lanes<T>::Part part(int r, int64_t j, int k) const {
     const auto x = Storage<S>::widen_one(first + (r * stride + j), k);
     if constexpr (Scaled) return x * scale;
@@ -104,14 +105,14 @@ struct ColumnSums {
   }
 };
 
-// Adds the terms of kGroup rows at the kLanes columns from j on. The sums keep the order of S. Goes
+// Adds the terms of kGroup rows at the kCount columns from j on. The sums keep the order of S. Goes
 // part by part, because a fold of all lanes needs more registers than AVX2 has.
 template <class T, class Group>
 FUSEDSTEP_INLINE void add_columns(const Group& group, const T (&inverse)[kGroup], int64_t j, T* s,
                                   T* h) {
   using Part = typename Lanes<T>::Part;
 #pragma GCC unroll 16
-  for (int k = 0; k < Lanes<T>::kParts; ++k) {
+  for (int k = 0; k < Lanes<T, Group::kCount>::kParts; ++k) {
     const auto sums = fold_group([&](int r) FUSEDSTEP_LAMBDA {
       const Part g = group.part(r, j, k), g2 = g * g;
       return ColumnSums<Part>{g2, g2 * inverse[r]};
@@ -122,23 +123,26 @@ FUSEDSTEP_INLINE void add_columns(const Group& group, const T (&inverse)[kGroup]
   }
 }
 
-// The same for fewer rows, or for the last n < kLanes columns, whose sums lie in the order of places.
+// The same for fewer rows, or for the last n < kCount columns, whose sums lie in the order of places.
 // They are copied first, so that there is only this one more loop to compile.
 template <class T, class S, bool Scaled>
 __attribute__((noinline)) void add_edge(const RowGroup<T, S, Scaled>& group, const T (&inverse)[kGroup],
                                         int64_t j, int64_t n, T* s, T* h) {
-  S block[kGroup][kLanes] = {};
-  T s_sums[kLanes] = {}, h_sums[kLanes] = {};
+  constexpr int kCount = kLanesOf<S>;
+  S block[kGroup][kCount] = {};
+  T s_sums[kCount] = {}, h_sums[kCount] = {};
   for (int r = 0; r < group.count; ++r) {
     const S* row = group.first + (r * group.stride + j);
-    n < kLanes ? copy_first(block[r], row, n) : void(std::memcpy(block[r], row, sizeof(block[r])));
+    n < kCount ? copy_first<kCount>(block[r], row, n)
+               : void(std::memcpy(block[r], row, sizeof(block[r])));
   }
-  const RowGroup<T, S, Scaled> copied(block[0], kLanes, kGroup, group.scale);
+  const RowGroup<T, S, Scaled> copied(block[0], kCount, kGroup, group.scale);
   add_columns(copied, inverse, 0, s_sums, h_sums);
-  auto add = [&](T* to, const Lanes<T>& sums, auto count)
-                 FUSEDSTEP_LAMBDA { narrow(to, widen<T>(to, count) + sums, count, Place{}); };
-  Lanes<T> own_s = get_lanes(s_sums), own_h = get_lanes(h_sums);
-  if (n == kLanes) return add(s + j, own_s, kAll), add(h + j, own_h, kAll);
+  using Numbers = Lanes<T, kCount>;
+  auto add = [&](T* to, const Numbers& sums, auto count)
+                 FUSEDSTEP_LAMBDA { narrow(to, widen<T, kCount>(to, count) + sums, count, Place{}); };
+  Numbers own_s = get_lanes<kCount>(s_sums), own_h = get_lanes<kCount>(h_sums);
+  if (n == kCount) return add(s + j, own_s, kAll), add(h + j, own_h, kAll);
   if constexpr (kInPairs<S>) own_s = from_pairs(own_s), own_h = from_pairs(own_h);
   add(s + j, own_s, n), add(h + j, own_h, n);
 }
@@ -168,28 +172,29 @@ double read_block(const Rule& rule, const Matrix<T>& x, int64_t begin, int64_t e
     }
 
     // The rows are in the cache now. Prefetch the next rows; after the last, the next matrix's. If
-    // kLanes columns are half a line, half of the rows are next. Lines of the same columns may have
+    // kCount columns are half a line, half of the rows are next. Lines of the same columns may have
     // the same places in the first-level cache, so prefetch those of columns that were added before:
     // on an AMD EPYC this takes a third off read 1 of rows of 4,096 (2026-11-26).
+    constexpr int kCount = kLanesOf<S>;
     constexpr int64_t kBehind = 1024 / sizeof(S);
-    constexpr int kFetched = std::min<int>(kGroup, kGroup * kLanes * sizeof(S) / 64);
+    constexpr int kFetched = std::min<int>(kGroup, kGroup * kCount * sizeof(S) / 64);
     const S* next = group.first + kGroup * x.cols;
     const bool ahead = !x.at_once;
-    const int64_t whole = group.count == kGroup ? x.cols / kLanes * kLanes : 0;
-    for (int64_t j = 0; j < whole; j += kLanes) {
+    const int64_t whole = group.count == kGroup ? x.cols / kCount * kCount : 0;
+    for (int64_t j = 0; j < whole; j += kCount) {
       if (ahead) {
-        const S* from = next + j / kLanes % (kGroup / kFetched) * kFetched * x.cols + j - kBehind;
+        const S* from = next + j / kCount % (kGroup / kFetched) * kFetched * x.cols + j - kBehind;
         for (int r = 0; r < kFetched; ++r) __builtin_prefetch(from + r * x.cols);
       }
       add_columns(group, inverse, j, s, h);
     }
-    for (int64_t j = whole; j < x.cols; j += kLanes)
-      add_edge(group, inverse, j, std::min<int64_t>(kLanes, x.cols - j), s, h);
+    for (int64_t j = whole; j < x.cols; j += kCount)
+      add_edge(group, inverse, j, std::min<int64_t>(kCount, x.cols - j), s, h);
   }
   if constexpr (kInPairs<S>)
-    for (int64_t j = 0; j + kLanes <= x.cols; j += kLanes) {
-      put_lanes(s + j, from_pairs(get_lanes(s + j)));
-      put_lanes(h + j, from_pairs(get_lanes(h + j)));
+    for (int64_t j = 0; j + kPairedLanes <= x.cols; j += kPairedLanes) {
+      put_lanes(s + j, from_pairs(get_lanes<kPairedLanes>(s + j)));
+      put_lanes(h + j, from_pairs(get_lanes<kPairedLanes>(h + j)));
     }
   return smallest;
 }

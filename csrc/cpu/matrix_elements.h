@@ -11,15 +11,15 @@ namespace fusedstep {
 namespace {
 
 // Writes the column factors of the whole matrix to `factor`. They are put in the order of S, except
-// the last if they are fewer than kLanes.
+// the last if they are fewer than a loop over S takes at a time.
 template <class S, class T, class Rule>
 void column_factors(const Rule& rule, const Matrix<T>& x, T* factor) {
   const T* col = load(x.col, x.cols, factor);
   FUSEDSTEP_INDEPENDENT
   for (int64_t j = 0; j < x.cols; ++j) factor[j] = rule.col_factor(col[j]);
   if constexpr (kInPairs<S>)
-    for (int64_t j = 0; j + kLanes <= x.cols; j += kLanes)
-      put_lanes(factor + j, to_pairs(get_lanes(factor + j)));
+    for (int64_t j = 0; j + kPairedLanes <= x.cols; j += kPairedLanes)
+      put_lanes(factor + j, to_pairs(get_lanes<kPairedLanes>(factor + j)));
 }
 
 // Writes the row factors of up to kGroup rows. Returns how many rows there are.
@@ -35,11 +35,13 @@ FUSEDSTEP_INLINE int row_factors(const Rule& rule, const Matrix<T>& x, int64_t i
 }
 
 // Adds the sum of u^2 over the rows begin..end of one block to `sum`, and returns it. The rule runs on
-// kLanes numbers at once. Makes the column factors in `col_factor`.
+// many numbers at once. Makes the column factors in `col_factor`.
 template <class T, class S>
 double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                     T* col_factor, double sum) {
-  const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
+  constexpr int kCount = kLanesOf<S>;
+  using Numbers = Lanes<T, kCount>;
+  const Adafactor<Numbers> lanes_rule = on_lanes<kCount>(rule);
   column_factors<S>(rule, x, col_factor);
   for (int64_t i = begin; i < end; i += kGroup) {
     const RowGroup<T, S> group = gradient_rows<T, S>(x, i, end);
@@ -47,9 +49,9 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
     row_factors(rule, x, i, end, mean, row_factor);
     auto update = [&](int r, int64_t j, auto n) FUSEDSTEP_LAMBDA {
       constexpr bool reorder = kInPairs<S> && !std::is_same_v<decltype(n), All>;
-      Lanes<T> factor = widen<T>(col_factor + j, n);
+      Numbers factor = widen<T, kCount>(col_factor + j, n);
       if constexpr (reorder) factor = to_pairs(factor);
-      const Lanes<T> u = lanes_rule.precondition(group(r, j, n), Lanes<T>(row_factor[r]) * factor);
+      const Numbers u = lanes_rule.precondition(group(r, j, n), Numbers(row_factor[r]) * factor);
       // Zeros come after n numbers: zero times an infinite row factor would be nan.
       if constexpr (reorder)
         return to_pairs(first_lanes(from_pairs(u), n));
@@ -74,14 +76,16 @@ double block_sum_u2(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin,
 
 // Read 2 of the rows begin..end. Adds the squares of the old parameter to `squares` if `Squares`.
 // Prefetches the next tensor's gradient if `next_gradient` is given. If P, G or M is T, that slot may
-// be stored in any way. Column factors are in the order of P, except the last if they are
-// fewer than kLanes.
+// be stored in any way. Column factors are in the order of P, except the last if they are fewer than
+// kCount.
 template <class T, bool Momentum, bool Squares, class P, class G, class M>
 void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, int64_t end, T mean,
                  const T* col_factor, T step_size, T decay, double* squares,
                  const Stored* next_gradient) {
-  const Adafactor<Lanes<T>> lanes_rule = on_lanes(rule);
-  const Lanes<T> scale(x.grad_scale), step_lanes(step_size), decay_lanes(decay);
+  constexpr int kCount = kLanesOf<P>;
+  using Numbers = Lanes<T, kCount>;
+  const Adafactor<Numbers> lanes_rule = on_lanes<kCount>(rule);
+  const Numbers scale(x.grad_scale), step_lanes(step_size), decay_lanes(decay);
   T p_buffer[std::is_same_v<P, T> ? kTile : 1], g_buffer[std::is_same_v<G, T> ? kTile : 1];
   T row_factor[kGroup];
   [[maybe_unused]] T m_buffer[std::is_same_v<M, T> ? kTile : 1];
@@ -90,7 +94,7 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       const int count = row_factors(rule, x, i, end, mean, row_factor);
       if (next_gradient != nullptr) fetch_lines(*next_gradient, x.element(i), x.element(count));
     }
-    const Lanes<T> r(row_factor[(i - begin) % kGroup]);
+    const Numbers r(row_factor[(i - begin) % kGroup]);
     const Place row = x.row_place(i);
     double row_squares = 0.0;
     for (int64_t tile = 0; tile < x.cols; tile += kTile) {
@@ -105,18 +109,18 @@ void update_rows(const Adafactor<T>& rule, const Matrix<T>& x, int64_t begin, in
       [[maybe_unused]] M* m = cursor<M>(m_at);
       if constexpr (Momentum && std::is_same_v<M, T>) m = load(m_at, width, m_buffer);
       [[maybe_unused]] Lanes<T> sum(T(0));
-      by_lanes(width, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
+      by_lanes<kCount>(width, [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
         constexpr bool reorder = kInPairs<P> && !std::is_same_v<decltype(n), All>;
         if constexpr (Momentum) fetch_ahead<2048>(m + j);
         fetch_ahead<2048>(p + j);  // a tenth of read 2 in memory (AMD EPYC, 2026-11-26)
         fetch_ahead<2048>(g + j);
         const Place place = row.plus(tile + j);
-        Lanes<T> now = widen<T>(p + j, n), factor = widen<T>(col_factor + tile + j, n);
-        if constexpr (Squares) sum += now * now;
+        Numbers now = widen<T, kCount>(p + j, n), factor = widen<T, kCount>(col_factor + tile + j, n);
+        if constexpr (Squares) add_to_lanes(sum, now * now);
         if constexpr (reorder) factor = to_pairs(factor);
-        const Lanes<T> u = lanes_rule.precondition(widen<T>(g + j, n) * scale, r * factor);
+        const Numbers u = lanes_rule.precondition(widen<T, kCount>(g + j, n) * scale, r * factor);
         if constexpr (Momentum) {
-          Lanes<T> momentum = widen<T>(m + j, n);
+          Numbers momentum = widen<T, kCount>(m + j, n);
           lanes_rule.update(now, momentum, u, step_lanes, decay_lanes);
           narrow(m + j, momentum, n, place.of(MatrixRow::kMomentum));
         } else {

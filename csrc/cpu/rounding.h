@@ -99,7 +99,7 @@ FUSEDSTEP_INLINE Words32 bfloat16_bits(Lanes<float>::Part x, const Place& place)
 FUSEDSTEP_INLINE bool may_be_nan([[maybe_unused]] Lanes<float>::Part a,
                                  [[maybe_unused]] Lanes<float>::Part b) {
 #if defined(__AVX512F__)
-  return true;
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_UNORD_Q) != 0;
 #elif defined(__AVX2__)
   return _mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_UNORD_Q)) != 0;
 #elif defined(__SSE2__)
@@ -111,9 +111,11 @@ FUSEDSTEP_INLINE bool may_be_nan([[maybe_unused]] Lanes<float>::Part a,
 
 // Whether any word may be true.
 FUSEDSTEP_INLINE bool may_be_any([[maybe_unused]] SignedHalves words) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512BW__)
+  return _mm512_movepi16_mask(__m512i(words)) != 0;
+#elif defined(__AVX2__)
   return _mm256_movemask_epi8(__m256i(words)) != 0;
-#elif defined(__SSE2__) && !defined(__AVX512F__)
+#elif defined(__SSE2__)
   return _mm_movemask_epi8(__m128i(words)) != 0;
 #else
   return true;

@@ -17,12 +17,12 @@ struct Storage {
   FUSEDSTEP_INLINE static typename Lanes<S>::Part widen_one(const S* from, int k) {
     return get<typename Lanes<S>::Part>(from + k * Lanes<S>::kWidth);
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
-    return cast_lanes<T>(get_lanes(from));
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<T, n> widen(const S* from) {
+    return cast_lanes<T>(get_lanes<n>(from));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T>& x, const Place&) {
+  template <class T, int n>
+  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T, n>& x, const Place&) {
     put_lanes(to, cast_lanes<S>(x));
   }
 };
@@ -30,6 +30,7 @@ struct Storage {
 // Sixteen bits, by way of float32.
 using Floats = Lanes<float>;
 constexpr int kWidth = Floats::kWidth;
+constexpr int kPair = 2 * kWidth;
 using Words = Vector<uint16_t, kWidth>;
 
 // One or two instructions. The compiler's own conversions take more.
@@ -54,23 +55,29 @@ FUSEDSTEP_INLINE Words low_words(Words32 x) {
 #endif
 }
 
+// n numbers, register k of which is `convert(k)`.
+template <int n, class Convert>
+FUSEDSTEP_INLINE Lanes<float, n> by_registers(Convert&& convert) {
+  Lanes<float, n> x;
+#pragma GCC unroll 16
+  for (int k = 0; k < x.kParts; ++k) x.part[k] = convert(k);
+  return x;
+}
+
 template <class S>
 struct ShortStorage {
   FUSEDSTEP_INLINE static Floats::Part widen_one(const S* from, int k) {
     return Storage<S>::widen_part(get<Words>(from + k * kWidth));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Lanes<T> widen(const S* from) {
-    Floats x;
-#pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
-    return cast_lanes<T>(x);
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<T, n> widen(const S* from) {
+    return cast_lanes<T>(by_registers<n>([&](int k) FUSEDSTEP_LAMBDA { return widen_one(from, k); }));
   }
-  template <class T>
-  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T>& numbers, const Place& place) {
-    const Floats x = cast_lanes<float>(numbers);
+  template <class T, int n>
+  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T, n>& numbers, const Place& place) {
+    const Lanes<float, n> x = cast_lanes<float>(numbers);
 #pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) {
+    for (int k = 0; k < x.kParts; ++k) {
       const Place here = place.plus(k * kWidth);
       put(to + k * kWidth, Storage<S>::narrow_part(x.part[k], here));
     }
@@ -87,8 +94,9 @@ struct Storage<Bfloat16Of<Rounding>> : ShortStorage<Bfloat16Of<Rounding>> {
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
   // Two registers are rounded as pairs, and then set apart.
-  template <class T>
-  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T>& numbers, const Place& place) {
+  template <class T, int n>
+  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<T, n>& numbers, const Place& place) {
+    static_assert(n == kPair);
     const Floats x = cast_lanes<float>(numbers);
     const __m256i pairs =
         __m256i(bfloat16_pairs<Rounding>(x.part[0], x.part[1], place, place.plus(kWidth)));
@@ -101,11 +109,10 @@ struct Storage<Bfloat16Of<Rounding>> : ShortStorage<Bfloat16Of<Rounding>> {
 };
 
 // Pairs of 16-bit numbers, for conversions that take two registers with even and odd numbers.
-constexpr int kPair = 2 * kWidth;
-template <class Convert>
+template <int n, class Convert>
 FUSEDSTEP_INLINE void by_pairs(Convert&& convert) {
 #pragma GCC unroll 8
-  for (int k = 0; k < Floats::kParts; k += 2) convert(k, k / 2 * kPair);
+  for (int k = 0; k < n / kWidth; k += 2) convert(k, k / 2 * kPair);
 }
 
 template <class Rounding>
@@ -115,15 +122,13 @@ struct Storage<InPairs<Bfloat16Of<Rounding>>> {
     const Words32 pairs = get<Words32>(from + k / 2 * kPair);
     return Floats::Part(k % 2 == 0 ? pairs << 16 : pairs & 0xffff0000);
   }
-  template <class T>
-  FUSEDSTEP_INLINE static Floats widen(const S* from) {
-    Floats x;
-#pragma GCC unroll 16
-    for (int k = 0; k < Floats::kParts; ++k) x.part[k] = widen_one(from, k);
-    return x;
+  template <class T, int n>
+  FUSEDSTEP_INLINE static Lanes<float, n> widen(const S* from) {
+    return by_registers<n>([&](int k) FUSEDSTEP_LAMBDA { return widen_one(from, k); });
   }
-  FUSEDSTEP_INLINE static void narrow(S* to, const Floats& x, const Place& place) {
-    by_pairs([&](int k, int i) FUSEDSTEP_LAMBDA {
+  template <int n>
+  FUSEDSTEP_INLINE static void narrow(S* to, const Lanes<float, n>& x, const Place& place) {
+    by_pairs<n>([&](int k, int i) FUSEDSTEP_LAMBDA {
       put(to + i, bfloat16_pairs<Rounding>(x.part[k], x.part[k + 1], place.each_second(i),
                                            place.each_second(i + 1)));
     });

@@ -31,7 +31,7 @@ struct CopiedFloat16 {
 };
 
 // Storage types for loops that may take numbers in any order. Two registers hold the even and the odd
-// ones of their numbers, so none has to move across a register.
+// ones of their numbers, so none has to move across a register. With AVX-512 that is more than kLanes.
 template <class S>
 struct InPairs {
   uint16_t bits;
@@ -46,20 +46,23 @@ constexpr bool kInPairs = false;
 template <class S>
 constexpr bool kInPairs<InPairs<S>> = true;
 
-// S for such loops. With one register of kLanes, pairs gain nothing.
+// How many numbers a loop over S takes at a time.
+constexpr int kPairedLanes = kLanes > 2 * Lanes<float>::kWidth ? kLanes : 2 * Lanes<float>::kWidth;
+template <class S>
+constexpr int kLanesOf = kInPairs<S> ? kPairedLanes : kLanes;
+
+// S for such loops.
 template <class S>
 struct AnyOrderOf {
   using type = S;
 };
-template <class S>
-using PairsOf = std::conditional_t<(Lanes<float>::kParts > 1), InPairs<S>, S>;
 template <class Rounding>
 struct AnyOrderOf<Bfloat16Of<Rounding>> {
-  using type = PairsOf<Bfloat16Of<Rounding>>;
+  using type = InPairs<Bfloat16Of<Rounding>>;
 };
 template <class R>
 struct AnyOrderOf<Rest<R>> {
-  using type = PairsOf<Rest<R>>;
+  using type = InPairs<Rest<R>>;
 };
 template <class S>
 using AnyOrder = typename AnyOrderOf<S>::type;

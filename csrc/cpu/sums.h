@@ -22,7 +22,7 @@ FUSEDSTEP_INLINE auto fold_group(At&& at) {
 constexpr int kAbreast = 2;
 
 // The sum of squares of each of `rows` <= Rows rows of m columns, kAbreast at a time. `numbers(r, j,
-// n)` returns n numbers of row r from column j on, in any order if `pairs`.
+// n)` returns n numbers of row r from column j on, in pairs if `pairs`.
 template <class T, bool pairs = false, int Rows, class Numbers>
 FUSEDSTEP_INLINE void row_square_sums(int64_t m, int rows, Numbers&& numbers, double (&total)[Rows]) {
   constexpr int kRows = Rows < kAbreast ? Rows : kAbreast;
@@ -33,12 +33,12 @@ FUSEDSTEP_INLINE void row_square_sums(int64_t m, int rows, Numbers&& numbers, do
     for (int64_t tile = 0; tile < m; tile += kTile) {
       Lanes<T> sum[kRows];
       for (int r = 0; r < kRows; ++r) sum[r] = Lanes<T>(T(0));
-      by_lanes(std::min<int64_t>(kTile, m - tile), [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
+      by_lanes<pairs ? kPairedLanes : kLanes>(std::min<int64_t>(kTile, m - tile), [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           // Without a second row, the last one is summed twice.
-          const Lanes<T> x = numbers(std::min(first + r, rows - 1), tile + j, n);
-          sum[r] += x * x;
+          const auto x = numbers(std::min(first + r, rows - 1), tile + j, n);
+          add_to_lanes(sum[r], x * x);
         }
       });
       for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes<T, pairs>(sum[r]));
