@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from bench.machine import cpu_model, installed
+from bench.machine import cpu_name, installed
 
 Step = Callable[[], object]
 Facts = dict[str, str | int | None]
@@ -92,7 +92,7 @@ fetches the lines that it overwrites. A list that fits the caches stays there, f
 
     def facts(self) -> Facts:
         return {
-            "cpu": cpu_model(),
+            "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         }

@@ -8,6 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
+def cpu_name() -> str:
+    """The model, and the instruction set that our C++ module uses: some models do not say more."""
+    from fusedstep import native
+
+    return cpu_model() if native.module is None else f"{cpu_model()} {native.module.active_level()}"
+
+
 def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
