@@ -12,6 +12,18 @@ template <class Code>
 constexpr float kLevels = std::is_signed_v<Code> ? 127.0f : 255.0f;
 using Integers = Vector<int32_t, kWidth>;
 
+// The largest of n integers. Halves are compared until one is left: one by one takes twice as long.
+template <int n>
+FUSEDSTEP_INLINE int32_t largest_of(const Vector<int32_t, n>& x) {
+  if constexpr (n == 2) {
+    return x[0] > x[1] ? x[0] : x[1];
+  } else {
+    Vector<int32_t, n / 2> half[2];
+    put(half, x);
+    return largest_of<n / 2>(half[0] > half[1] ? half[0] : half[1]);
+  }
+}
+
 // The largest size of a number in a block, as bits: a nan is larger than any number.
 struct Largest {
   Integers bits{};
@@ -19,11 +31,7 @@ struct Largest {
     const Integers own = Integers(x) & 0x7fffffff;
     bits = own > bits ? own : bits;
   }
-  FUSEDSTEP_INLINE int32_t of_all() const {
-    int32_t found = 0;
-    for (int k = 0; k < kWidth; ++k) found = bits[k] > found ? bits[k] : found;
-    return found;
-  }
+  FUSEDSTEP_INLINE int32_t of_all() const { return largest_of<kWidth>(bits); }
 };
 
 // n codes as float32 numbers: in their order, or if `pairs` in pairs (lanes.h).

@@ -161,7 +161,8 @@ void update_blocks(const Run& run, std::index_sequence<K...>) {
         narrow(p + j, x, kAll, place.plus(j));
       }
       if constexpr (stores)
-        (store_codes<pairs, kCount>(std::get<K>(blocks).code + i - kScaledBlock + j, before[K] + j, factor[K]),
+        (store_codes<pairs, kCount>(std::get<K>(blocks).code + i - kScaledBlock + j, before[K] + j,
+                                    factor[K]),
          ...);
     }
     if constexpr (updates)

@@ -38,7 +38,8 @@ FUSEDSTEP_INLINE void copy_first(S* to, const S* from, int64_t count) {
   copy_blocks<n / 2>(to, from, count);
 }
 
-// Calls `function` with a cursor on arrays of n numbers, of which the first `count` are those at `from`.
+// Calls `function` with a cursor on arrays of n numbers, of which the first `count` are those at
+// `from`.
 template <int n, class S, class Function>
 FUSEDSTEP_INLINE auto with_copy(const S* from, int64_t count, Function&& function) {
   S whole[n] = {};

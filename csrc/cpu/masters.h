@@ -76,8 +76,10 @@ struct Storage<InPairs<Rest<R>>> {
   template <int n>
   FUSEDSTEP_INLINE static void narrow(const From& to, const Lanes<float, n>& x, const Place&) {
     by_pairs<n>([&](int k, int i) FUSEDSTEP_LAMBDA {
-      const Words32 even = rounded_bits<kLowest<R>>(bits_of(x.part[k]));
-      const Words32 odd = rounded_bits<kLowest<R>>(bits_of(x.part[k + 1]));
+      Words32 even = Words32(x.part[k]), odd = Words32(x.part[k + 1]);
+      if (__builtin_expect(may_be_nan(x.part[k], x.part[k + 1]), 0))
+        even = bits_of(x.part[k]), odd = bits_of(x.part[k + 1]);
+      even = rounded_bits<kLowest<R>>(even), odd = rounded_bits<kLowest<R>>(odd);
       const Halves low = low_halves(even, odd);
       put(to.at + i, high_beside(high_halves(even, odd), low));
       put_rests(to.companion + i, low);

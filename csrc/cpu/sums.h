@@ -33,14 +33,15 @@ FUSEDSTEP_INLINE void row_square_sums(int64_t m, int rows, Numbers&& numbers, do
     for (int64_t tile = 0; tile < m; tile += kTile) {
       Lanes<T> sum[kRows];
       for (int r = 0; r < kRows; ++r) sum[r] = Lanes<T>(T(0));
-      by_lanes<pairs ? kPairedLanes : kLanes>(std::min<int64_t>(kTile, m - tile), [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
+      by_lanes<pairs ? kPairedLanes : kLanes>(
+          std::min<int64_t>(kTile, m - tile), [&](int64_t j, auto n) FUSEDSTEP_LAMBDA {
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          // Without a second row, the last one is summed twice.
-          const auto x = numbers(std::min(first + r, rows - 1), tile + j, n);
-          add_to_lanes(sum[r], x * x);
-        }
-      });
+            for (int r = 0; r < kRows; ++r) {
+              // Without a second row, the last one is summed twice.
+              const auto x = numbers(std::min(first + r, rows - 1), tile + j, n);
+              add_to_lanes(sum[r], x * x);
+            }
+          });
       for (int r = 0; r < kRows; ++r) total[first + r] += double(fold_lanes<T, pairs>(sum[r]));
     }
   }
