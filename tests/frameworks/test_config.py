@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import yaml
 
 import fusedstep.hf
 import fusedstep.optim
@@ -42,7 +43,6 @@ def rates(optimizer, schedule, steps):
 
 
 def test_a_yaml_file_is_read(tmp_path):
-    pytest.importorskip("yaml")
     file = tmp_path / "hps.yaml"
     file.write_text(YAML)
     for path in (file, str(file)):
@@ -132,7 +132,6 @@ def test_a_config_can_be_written_and_read_again():
     }  # fmt: skip
     again = HyperParameters.from_config(written)
     assert again.to_dict() == written and vars(again) == vars(HPS)
-    yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(yaml.safe_dump(written)) == written
 
 
