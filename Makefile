@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-precision bench-pytest test test-all tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -55,6 +55,16 @@ tests-compiled:
 	$(BIN)/python -m pytest $(SELECT) $(patsubst %,--ignore=%,$(APART) $(SPREAD))
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/triton/interpreted
+
+FRAMEWORKS := .venv-frameworks
+test-frameworks: ## tests ours inside timm, trl and peft, installed into .venv-frameworks
+	$(MAKE) VENV=$(FRAMEWORKS) EXTRA=frameworks $(FRAMEWORKS)/built
+	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks
+
+ACCMT := .venv-accmt
+test-accmt: ## tests ours inside accmt's Trainer, installed into .venv-accmt with transformers 4.57
+	$(MAKE) VENV=$(ACCMT) EXTRA=accmt $(ACCMT)/built
+	$(ACCMT)/bin/python -m pytest tests/frameworks
 
 gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)

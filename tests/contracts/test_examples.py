@@ -12,7 +12,7 @@ import torch
 import fusedstep
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-ROOMS = ("hf", "optim", "schedules")  # packages that users import, and modules beside them
+ROOMS = ("config", "frameworks", "hf", "optim", "schedules")  # what users import
 MODULES = sorted(
     name
     for _, name, is_package in pkgutil.walk_packages(fusedstep.__path__, "fusedstep.")

@@ -15,6 +15,7 @@ ROOMS = {
     "fusedstep.kernels": ROOT / "kernels",
     "bench": ROOT / "bench",
 }
+COMPILED = {"fusedstep._native", "fusedstep._cuda"}  # from C++: they import none of the package
 
 
 def modules_in(package, folder):
@@ -50,7 +51,7 @@ def graph_of(rooms):
     modules = {name: path for room in rooms.items() for name, path in modules_in(*room).items()}
     graph = {}
     for module, path in modules.items():
-        names = set(names_imported(module, path))
+        names = set(names_imported(module, path)) - COMPILED
         # If a name is not a module, its module is the part before the last dot.
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         graph[module] = (found & set(modules)) - {module}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
-from tests.support.cases import ALWAYS_OURS, assert_same, make_params, set_grads
+from tests.support.cases import ALWAYS_OURS, SECOND_NAMES, assert_same, make_params, set_grads
 from tests.support.clipping import LIMITS, SHAPES, clipped, norm
 
 BAD_NUMBERS = [0.0, -1.0, math.nan, math.inf, "big"]
@@ -21,21 +21,31 @@ def split(params):
     return [{"params": params[::2], "weight_decay": 0.3}, {"params": params[1::2]}]
 
 
-def exact_run(params, of_step, decays, lr, betas, eps, **limits):
+def exact_run(
+    params, of_step, decays, lr, betas, eps, amsgrad=False, decay=0.0, clipvalue=math.inf, **limits
+):
     """Parameters after steps with the gradients `of_step`, in float64."""
     (beta1, beta2), values = betas, [p.detach().double() for p in params]
-    means, squares = [x * 0 for x in values], [x * 0 for x in values]
+    means, squares, largest = ([x * 0 for x in values] for _ in range(3))
     for t, grads in enumerate(of_step, 1):
-        size = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        lr_t = lr / (1 + decay * (t - 1))
+        size = lr_t * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        grads = [g.double().clamp(-clipvalue, clipvalue) for g in grads]
         for i, g in enumerate(clipped(grads, **limits)):
             means[i] = beta1 * means[i] + (1 - beta1) * g
             squares[i] = beta2 * squares[i] + (1 - beta2) * g**2
-            update = size * means[i] / (squares[i].sqrt() + eps)
-            values[i] = values[i] - lr * decays[i] * values[i] - update
+            largest[i] = torch.maximum(largest[i], squares[i])
+            under = largest[i] if amsgrad else squares[i]
+            update = size * means[i] / (under.sqrt() + eps)
+            values[i] = values[i] - lr_t * decays[i] * values[i] - update
     return values
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=str)
+KERAS = [{"amsgrad": True}, {"decay": 0.5}, {"clipvalue": 0.01}]
+ALL_TOGETHER = {"amsgrad": True, "decay": 0.5, "clipvalue": 0.01, "clipnorm": 0.05}
+
+
+@pytest.mark.parametrize("limits", [*LIMITS, *KERAS, ALL_TOGETHER], ids=str)
 def test_it_trains_by_its_formulas(limits):
     params = make_params(SHAPES, torch.float64)
     options = {"lr": 0.05, "betas": (0.8, 0.9), "eps": 1e-4}
@@ -52,13 +62,17 @@ def test_it_trains_by_its_formulas(limits):
 
 def test_its_arguments_and_defaults_are_those_of_keras_in_torchs_words():
     found = inspect.signature(AdamWeightDecay).parameters.values()
-    assert {p.name: p.default for p in found if p.name not in ("params", *ALWAYS_OURS)} == {
+    other = ("params", *ALWAYS_OURS, *SECOND_NAMES[AdamWeightDecay])
+    assert {p.name: p.default for p in found if p.name not in other} == {
         "lr": 1e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-7,
         "weight_decay": 0.0,
         "clipnorm": None,
         "global_clipnorm": None,
+        "amsgrad": False,
+        "clipvalue": None,
+        "decay": 0.0,
     }
 
 
@@ -75,13 +89,13 @@ def through_a_checkpoint(optimizer, params):
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
     fresh = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    other = AdamWeightDecay(split(fresh))
+    other = AdamWeightDecay(split(fresh))  # the groups bring their options
     other.load_state_dict(torch.load(file, weights_only=True))
     return other, fresh
 
 
 @pytest.mark.parametrize("way", [through_pickle, through_deepcopy, through_a_checkpoint])
-@pytest.mark.parametrize("limits", LIMITS[1:], ids=str)
+@pytest.mark.parametrize("limits", [*LIMITS[1:], ALL_TOGETHER], ids=str)
 def test_limits_survive(limits, way):
     params = make_params(SHAPES)
     optimizer = AdamWeightDecay(split(params), lr=0.1, **limits)
@@ -100,7 +114,8 @@ def test_a_checkpoint_without_limits_takes_those_of_the_constructor():
     params = make_params([(50,)])
     optimizer = AdamWeightDecay(params, clipnorm=0.5)
     saved = optimizer.state_dict()
-    del saved["param_groups"][0]["clipnorm"], saved["param_groups"][0]["global_clipnorm"]
+    for key in ("clipnorm", "global_clipnorm", "clipvalue", "amsgrad", "decay"):
+        del saved["param_groups"][0][key]
     optimizer.load_state_dict(saved)
     set_grads(params, 0, scale=1.0)
     optimizer.step()
@@ -108,7 +123,7 @@ def test_a_checkpoint_without_limits_takes_those_of_the_constructor():
 
 
 @pytest.mark.parametrize("bad", BAD_NUMBERS)
-@pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm"])
+@pytest.mark.parametrize("option", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_a_limit_that_is_no_limit_is_refused(option, bad):
     with pytest.raises(ValueError, match=rf"^{option} should be a .*number"):
         AdamWeightDecay(make_params([(2,)]), **{option: bad})

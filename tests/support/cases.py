@@ -122,7 +122,23 @@ class Case:
 
 # Options that our class has and its peer has not, with their defaults. They are keyword-only and in
 # the groups. All other arguments have the peer's names, order and defaults.
-EXTENSIONS: dict[type, dict[str, Any]] = {fusedstep.optim.Adafactor: {"capturable": False}}
+EXTENSIONS: dict[type, dict[str, Any]] = {
+    fusedstep.optim.Adafactor: {"capturable": False},
+    AdamWeightDecay: {"amsgrad": False, "clipvalue": None, "decay": 0.0},
+}
+# Second names of arguments, and others that only the constructor reads. They are keyword-only.
+SECOND_NAMES: dict[type, tuple[str, ...]] = {
+    AdamWeightDecay: (
+        "learning_rate",
+        "beta_1",
+        "beta_2",
+        "epsilon",
+        "weight_decay_rate",
+        "include_in_weight_decay",
+        "exclude_from_weight_decay",
+        "name",
+    )
+}
 
 # Arguments that every class of ours has and no peer, with their defaults. They are keyword-only,
 # and not in the groups.

@@ -47,6 +47,10 @@ OPTIONS = {
         OLD_ADAMW,
         lambda: {"lr": tensor(0.05), "weight_decay": 0.2, "no_deprecation_warning": True},
     ),
+    "old-adam-weight-decay-lr": (
+        fusedstep.hf.AdamWeightDecay,
+        lambda: {"lr": tensor(0.05), "weight_decay": 0.2, "decay": 0.5, "amsgrad": True},
+    ),
 }
 each_option = pytest.mark.parametrize("name", OPTIONS)
 each_torch = pytest.mark.parametrize("name", [n for n in OPTIONS if not n.startswith("old")])

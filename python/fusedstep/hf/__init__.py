@@ -31,6 +31,7 @@ from .adafactor_schedule import AdafactorSchedule, get_adafactor_schedule
 from .adam_weight_decay import AdamWeightDecay
 from .adamw import AdamW
 from .create_optimizer import create_optimizer
+from .trainer import optimizer_cls_and_kwargs
 
 __all__ = [
     "TYPE_TO_SCHEDULER_FUNCTION",
@@ -58,5 +59,6 @@ __all__ = [
     "get_reduce_on_plateau_schedule",
     "get_scheduler",
     "get_wsd_schedule",
+    "optimizer_cls_and_kwargs",
     "param_groups",
 ]

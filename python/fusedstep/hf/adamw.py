@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -133,10 +133,14 @@ class AdamW(FusedOptimizer):
         scalar, formula = for_steps(step, adamw.transformers_scalars)
         return formula(
             step,
-            lr=scalar(group["lr"]),
+            lr=self._lr_at(step, group, scalar),
             beta1=scalar(group["betas"][0]),
             beta2=scalar(group["betas"][1]),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             correct_bias=group["correct_bias"],
         )
+
+    def _lr_at(self, step: Any, group: Group, scalar: Callable[[Any], Any]) -> Any:
+        """The learning rate of a step, or of many if `step` is a tensor."""
+        return scalar(group["lr"])

@@ -1,4 +1,4 @@
-"""Steps that write gradients: makes them writable, unscales them, clips them by their norms."""
+"""Steps that write gradients: makes them writable, unscales them, clips them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def multiply(kinds: list[list[Tensor]], factor: Tensor) -> None:
     """g = factor g for all. The factor is rounded to the gradient's dtype, as in torch."""
     for grads in kinds:
         torch._foreach_mul_(grads, devices.to_device(factor, grads[0].device, grads[0].dtype))
+
+
+def clip_values(kinds: list[list[Tensor]], limit: float) -> None:
+    """g = min(max(g, -limit), limit) for each number. A nan stays."""
+    for grads in kinds:
+        torch._foreach_clamp_min_(grads, -limit)
+        torch._foreach_clamp_max_(grads, limit)
 
 
 def inverse(grad_scale: Tensor) -> Tensor:

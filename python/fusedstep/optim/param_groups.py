@@ -65,7 +65,7 @@ def param_groups(
         raise ValueError(
             f"weight_decay should be a finite number of 0 or more but is: {weight_decay!r}"
         )
-    included, excluded = _matcher(include, "include"), _matcher(exclude, "exclude")
+    included, excluded = matcher(include, "include"), matcher(exclude, "exclude")
     decayed: list[tuple[str, Tensor]] = []
     spared: list[tuple[str, Tensor]] = []
     for param, places in _places(model).items():
@@ -122,7 +122,7 @@ def _is_norm(module: nn.Module) -> bool:
     return known and any(NORM.search(kind.__name__) for kind in type(module).__mro__)
 
 
-def _matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[str], bool]:
+def matcher(patterns: str | Iterable[str] | None, argument: str) -> Callable[[str], bool]:
     """A function that tells whether one of the expressions is found in a name."""
     if patterns is None:
         patterns = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 
+from .. import words
 from . import checks, cosine, factories
 from .greedy import GreedyLR
 from .named import FOLLOW_A_METRIC, TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
@@ -90,7 +90,7 @@ def by_name(
     known = inspect.signature(make).parameters
     given = _own_arguments(arguments, list(known), label)
     total = _training_steps(num_training_steps, epochs, steps_per_epoch, label)
-    last_epoch = int(_read(last_epoch))
+    last_epoch = int(words.read(last_epoch))
     warmup = warmup_steps(num_warmup_steps, warmup_ratio, total, label)
     sleeps = bool(warmup) and "num_warmup_steps" not in known
     if sleeps and kind in FOLLOW_A_METRIC:
@@ -130,14 +130,9 @@ def find(name: str) -> Callable[..., Any]:
 
 
 def _own_arguments(arguments: dict[str, Any], known: list[str], label: str) -> dict[str, Any]:
-    for key in arguments:
-        if key not in known:
-            choices = [own for own in known if own not in ("optimizer", *RUN)]
-            raise TypeError(
-                f"{label} has no argument {key!r}{checks.nearest(key, choices)}. "
-                f"Its arguments are: {', '.join(choices) or 'none'}."
-            )
-    return {key: _read(value) for key, value in arguments.items()}
+    choices = [own for own in known if own not in ("optimizer", *RUN)]
+    words.check_known(arguments, choices, label)
+    return {key: words.read(value) for key, value in arguments.items()}
 
 
 def _training_steps(
@@ -164,7 +159,7 @@ def warmup_steps(
     steps: float | None, ratio: float | None, num_training_steps: int | None, label: str
 ) -> int | None:
     """The length of the warm-up in steps. A config gives it as a number of steps or as a share."""
-    ratio, steps = _read(ratio), _read(steps)
+    ratio, steps = words.read(ratio), words.read(steps)
     if ratio is None and steps is None:
         return None
     if ratio is not None and steps is not None:
@@ -185,24 +180,7 @@ def warmup_steps(
 
 def _count(value: Any, argument: str, label: str) -> int:
     """The count as an int, which torch's classes need. 7.0 is fine, 7.5 is not."""
-    number = checks.not_negative(_read(value), argument, label)
+    number = checks.not_negative(words.read(value), argument, label)
     if number != int(number):
         raise ValueError(f"{label}: {argument} should be a whole number but is: {number}")
     return int(number)
-
-
-WORDS = {"true": True, "false": False, "none": None, "null": None}
-
-
-def _read(value: Any) -> Any:
-    """Converts strings from a config or a command line: "1e-3" is 0.001, "none" is None."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_read, value))
-    if not isinstance(value, str):
-        return value
-    if value.lower() in WORDS:
-        return WORDS[value.lower()]
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-    return value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
 from .. import check
+from ..words import nearest
 
 
 def not_negative(value: Any, argument: str, name: str) -> Any:
@@ -37,10 +37,3 @@ def choice(value: Any, argument: str, name: str, choices: Iterable[str]) -> None
         raise ValueError(
             f"{name}: {argument} should be one of {listed} but is: {value!r}{nearest(value, known)}"
         )
-
-
-def nearest(value: Any, choices: Iterable[str]) -> str:
-    """` (did you mean ...?)`, or an empty string if no choice is close to the value."""
-    same_case = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(str(value).lower(), same_case, n=1)
-    return f" (did you mean {same_case[found[0]]!r}?)" if found else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from . import checks, cosine, factories, greedy
+from ..words import nearest
+from . import cosine, factories, greedy
 from .layerwise import LayerWiseSchedule, optimizers_of_layers
 
 
@@ -44,7 +45,7 @@ class SchedulerType(str, Enum):
         known = [member.value for member in cls]
         raise ValueError(
             f"schedule name should be one of {', '.join(map(repr, known))} but is: {value!r}"
-            f"{checks.nearest(value, known)}"
+            f"{nearest(value, known)}"
         )
 
 

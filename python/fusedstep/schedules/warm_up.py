@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..optim.hyperparams import scalar
+from ..words import one_of_two
 from . import checks, formulas
 from .schedule import check_groups, check_learning_rates, set_lr
+
+
+class ByStep(LRScheduler):
+    """A learning rate that a function of the step gives, the same for all groups.
+
+    Example:
+        >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        >>> ByStep(opt, lambda step: 0.1 / (step + 1)).get_last_lr()
+        [0.1]
+    """
+
+    def __init__(self, optimizer: Optimizer, function: Callable[[int], Any]) -> None:
+        self.function = function
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of every group at this step."""
+        return [scalar(self.function(self.last_epoch))] * len(self.optimizer.param_groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step; a function cannot be saved."""
+        return {key: value for key, value in super().state_dict().items() if key != "function"}
 
 
 class WarmUp(LRScheduler):
@@ -20,9 +45,17 @@ class WarmUp(LRScheduler):
     stepped until the warm-up is over. If it follows a metric, `step` passes the metric on from
     then on.
 
+    transformers' class for TensorFlow has the other names: `WarmUp(optimizer=opt,
+    initial_learning_rate=1e-3, decay_schedule_fn=lambda step: ..., warmup_steps=100)`.
+
     Arguments:
         schedule: what follows the warm-up.
         warmup_steps: w.
+        optimizer: whose learning rate it is, if `decay_schedule_fn` is a function.
+        initial_learning_rate: lr0, if it is not the schedule's first learning rate.
+        decay_schedule_fn: TensorFlow's name of `schedule`. Here it may be a function too: from the
+            step after the warm-up to the learning rate.
+        name: what `get_config` says; it has no effect.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -31,12 +64,23 @@ class WarmUp(LRScheduler):
         (None, None, [0.125])
     """
 
-    def __init__(self, schedule: Any, warmup_steps: int, power: float = 1.0) -> None:
-        if not all(hasattr(schedule, name) for name in ("optimizer", "step", "get_last_lr")):
-            raise TypeError(
-                "WarmUp: schedule should be a learning rate schedule of an optimizer but is: "
-                f"{type(schedule).__name__}"
-            )
+    def __init__(
+        self,
+        schedule: Any = None,
+        warmup_steps: int | None = None,
+        power: float = 1.0,
+        *,
+        optimizer: Optimizer | None = None,
+        initial_learning_rate: float | None = None,
+        decay_schedule_fn: Any = None,
+        name: str | None = None,
+    ) -> None:
+        given = one_of_two(
+            "schedule", schedule, None, "decay_schedule_fn", decay_schedule_fn, "WarmUp"
+        )
+        if warmup_steps is None:
+            raise TypeError("WarmUp: warmup_steps is missing: give the length of the warm-up")
+        schedule = _schedule_of(given, optimizer)
         made = getattr(schedule, "last_epoch", 0)
         if made > 0:
             raise ValueError(
@@ -48,17 +92,44 @@ class WarmUp(LRScheduler):
         self.optimizer = schedule.optimizer
         self.warmup_steps = checks.not_negative(warmup_steps, "warmup_steps", "WarmUp")
         self.power = checks.not_negative(power, "power", "WarmUp")
-        self.base_lrs: list[Any] = [scalar(g["lr"]) for g in self.optimizer.param_groups]
+        self.first_lrs: list[Any] = [scalar(g["lr"]) for g in self.optimizer.param_groups]
+        self.base_lrs: list[Any] = [*self.first_lrs]
+        if initial_learning_rate is not None:
+            lr0 = checks.not_negative(initial_learning_rate, "initial_learning_rate", "WarmUp")
+            self.base_lrs = [lr0] * len(self.base_lrs)
         if not any(self.base_lrs):
             raise ValueError(
                 "WarmUp: schedule begins with a learning rate of 0. Does it have a warm-up of its "
                 "own? Leave one of the two out."
             )
+        self.name, self._given = name, given
         if hasattr(schedule, "total_steps"):  # accelerate reads OneCycleLR's before it steps
             self.total_steps = schedule.total_steps + self.warmup_steps
         self.last_epoch = -1
         self._step_count = 0
         self.step()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], optimizer: Optimizer | None = None) -> WarmUp:
+        """A warm-up with the settings that `get_config` returned, for this optimizer.
+
+        Example:
+            >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+            >>> config = {"decay_schedule_fn": lambda step: 0.5, "warmup_steps": 4}
+            >>> WarmUp.from_config(config, opt).warmup_steps
+            4
+        """
+        return cls(optimizer=optimizer, **config)
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings, by TensorFlow's names."""
+        return {
+            "initial_learning_rate": self.base_lrs[0],
+            "decay_schedule_fn": self._given,
+            "warmup_steps": self.warmup_steps,
+            "power": self.power,
+            "name": self.name,
+        }
 
     def step(self, *metrics: Any) -> None:
         """Goes on to the next step; `metrics` are for a schedule that follows a metric."""
@@ -90,9 +161,9 @@ class WarmUp(LRScheduler):
     def get_lr(self) -> list[Any]:
         """The learning rates during the warm-up, and at step w, where they are the schedule's
         first ones."""
-        share = 1.0
-        if self.last_epoch < self.warmup_steps:
-            share = formulas.ramp(self.last_epoch, self.warmup_steps, self.power)
+        if self.last_epoch >= self.warmup_steps:
+            return [*self.first_lrs]
+        share = formulas.ramp(self.last_epoch, self.warmup_steps, self.power)
         return [lr * share for lr in self.base_lrs]
 
     def _is_over(self) -> bool:
@@ -110,6 +181,7 @@ class WarmUp(LRScheduler):
             "power": self.power,
             "last_epoch": self.last_epoch,
             "base_lrs": [*self.base_lrs],
+            "first_lrs": [*self.first_lrs],
             "_last_lr": [*self._last_lr],
             "schedule": self.schedule.state_dict(),
         }
@@ -125,6 +197,7 @@ class WarmUp(LRScheduler):
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
         self.base_lrs = [*state_dict["base_lrs"]]
+        self.first_lrs = [*state_dict.get("first_lrs", self.base_lrs)]
         self._last_lr = [*state_dict["_last_lr"]]
         # Some schedules set the groups' learning rates when they load. During the warm-up we set
         # them back.
@@ -133,3 +206,24 @@ class WarmUp(LRScheduler):
         if not self._is_over():
             for group, lr in zip(self.optimizer.param_groups, before, strict=True):
                 set_lr(group, lr)
+
+
+def _schedule_of(given: Any, optimizer: Optimizer | None) -> Any:
+    """The schedule that follows the warm-up. Of a function one is made."""
+    if all(hasattr(given, name) for name in ("optimizer", "step", "get_last_lr")):
+        if optimizer is not None and optimizer is not given.optimizer:
+            raise ValueError(
+                "WarmUp: optimizer is not the schedule's. Leave it out: the schedule has its own."
+            )
+        return given
+    if not callable(given):
+        raise TypeError(
+            "WarmUp: schedule should be a learning rate schedule of an optimizer but is: "
+            f"{type(given).__name__}"
+        )
+    if optimizer is None:
+        raise TypeError(
+            "WarmUp: decay_schedule_fn is a function, which has no optimizer: give optimizer=... "
+            "too, or a schedule of an optimizer."
+        )
+    return ByStep(optimizer, given)
