@@ -82,6 +82,7 @@ struct RuleOf<kAccumulate, T> {
   using dtypes = DtypesList<Dtypes<kFloat32, kFloat32, kFloat32>, Dtypes<kFloat32, kBfloat16, kFloat32>>;
   using stored = DtypesList<>;
   static constexpr int kStates = 0;
+  static constexpr bool kOnlyDtypes = true;
 };
 
 template <class T>
@@ -90,6 +91,7 @@ struct RuleOf<kAdamw, T> {
   using dtypes = Usual;
   using stored = DtypesList<Dtypes<kNoisyBfloat16, kBfloat16, kNoisyBfloat16>, Dtypes<kNoisyBfloat16, kBfloat16, kFloat32>, Dtypes<kRest16, kBfloat16, kBfloat16>, Dtypes<kRest16, kBfloat16, kFloat32>, Dtypes<kRest8, kBfloat16, kBfloat16>>;
   static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 template <class T>
@@ -98,6 +100,7 @@ struct RuleOf<kAdamwAmsgrad, T> {
   using dtypes = Usual;
   using stored = DtypesList<>;
   static constexpr int kStates = 3;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 template <class T>
@@ -106,6 +109,7 @@ struct RuleOf<kAdamwDecayLast, T> {
   using dtypes = Usual;
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 using ElementwiseRules = RuleList<kAccumulate, kAdamw, kAdamwAmsgrad, kAdamwDecayLast>;

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "9088118adef15fe2";
+constexpr char kFingerprint[] = "855e1d8801459a06";
 
 }  // namespace fusedstep
