@@ -13,6 +13,7 @@ from fusedstep.plan.watch import PythonWatch
 from tests.support.cases import make_params, set_grads
 
 SHAPES = [(), (7,), (1025,), (1, 9), (33, 17), (3, 5, 7), (0,), (300, 260)]
+OPTIM = fusedstep.optim
 ADAMW, ADAFACTOR, OLD_ADAMW = fusedstep.optim.AdamW, fusedstep.optim.Adafactor, fusedstep.hf.AdamW
 
 
@@ -42,6 +43,20 @@ OPTIONS = {
     "adafactor-tensor-lr": (
         ADAFACTOR,
         lambda: {"lr": tensor(0.4), "beta2_decay": -0.5, "capturable": True},
+    ),
+    "adam-decay": (OPTIM.Adam, lambda: {"weight_decay": 0.1, "capturable": True}),
+    "lion": (OPTIM.Lion, lambda: {"lr": 0.01, "weight_decay": 0.5, "capturable": True}),
+    "rmsprop": (OPTIM.RMSprop, lambda: {"centered": True, "momentum": 0.5, "capturable": True}),
+    "adagrad-fused": (OPTIM.Adagrad, lambda: {"lr_decay": 0.1, "fused": True}),
+    "adadelta": (OPTIM.Adadelta, lambda: {"capturable": True}),
+    "adamax": (OPTIM.Adamax, lambda: {"weight_decay": 0.1, "capturable": True}),
+    "radam": (OPTIM.RAdam, lambda: {"betas": (0.9, 0.99), "capturable": True}),
+    "sgd": (OPTIM.SGD, lambda: {"lr": tensor(0.05), "momentum": 0.9, "dampening": 0.3}),
+    "rprop": (OPTIM.Rprop, lambda: {"lr": tensor(0.01), "capturable": True}),
+    "nadam": (OPTIM.NAdam, lambda: {"momentum_decay": 0.1, "capturable": True}),
+    "asgd": (
+        OPTIM.ASGD,
+        lambda: {"lr": tensor(0.05), "lambd": 0.1, "t0": 2.0, "capturable": True},
     ),
     "old-adamw-lr": (
         OLD_ADAMW,
