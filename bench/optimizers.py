@@ -94,7 +94,6 @@ RULES = {
             settings=settings,
             peers=by_torch(name, *ways),
             capturable="torch-capturable" in ways,
-            dtypes=("float32",),
             lists=FEW_LISTS,
             training=None,
         )
@@ -111,7 +110,6 @@ RULES = {
             "bitsandbytes": lazily("bitsandbytes.optim", "Lion"),
         },
         capturable=True,
-        dtypes=("float32",),
         lists=FEW_LISTS,
         training=None,
     ),

@@ -15,6 +15,7 @@ from tests.support.cases import (
     CASES,
     FIXED,
     HF,
+    OF_TORCH,
     QUIET,
     Case,
     Params,
@@ -23,6 +24,7 @@ from tests.support.cases import (
     set_grads,
     states,
 )
+from tests.support.rule_cases import ONE_A_RULE
 from tests.support.sweeps import sweep
 from tests.support.tolerances import FLOOR, errors, exact_options
 
@@ -217,6 +219,7 @@ COMPLEX_CASES = [
         torch.optim.AdamW,
         {"lr": 0.05, "amsgrad": True, "maximize": True, "betas": (0.8, 0.6)},
     ),
+    *(case for case in ONE_A_RULE if case.name in OF_TORCH),
 ]
 
 

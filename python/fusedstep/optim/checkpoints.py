@@ -34,7 +34,7 @@ def load_keeping_dtypes(
 
     def remember(_: Any, loaded: dict[str, Any]) -> None:  # after all other hooks
         for where, param, state in _saved_states(optimizer, loaded):
-            if optimizer._counts_in_states():
+            if optimizer.peer_counts:
                 _check_counter(optimizer, where, state)
             _check_stored(optimizer, where, param, state)
         seen.update(loaded)

@@ -23,6 +23,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     (`_state_shapes`), their first values (`_new_state`), and the scalars of a step (`_scalars`)."""
 
     steps_are_tensors = True
+    peer_counts = True  # whether a state of the peer has a counter
     # The 0-d states besides the counter that each step makes from those of the step before.
     history: tuple[str, ...] = ()
     scalars_on_tensors = False  # whether `_scalars` takes tensors too

@@ -44,6 +44,7 @@ class SGD(ElementwiseOptimizer):
         >>> opt.step()
     """
 
+    peer_counts = False
     refuses_sparse = "SGD does not support sparse gradients here, use torch.optim.SGD"
     limits = Limits(
         lr=NOT_NEGATIVE, momentum=NOT_NEGATIVE, dampening=ANY_NUMBER, weight_decay=NOT_NEGATIVE
