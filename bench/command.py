@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ def positive(word: str) -> int:
 
 
 def command_options(
-    name: str, description: str | None, providers: tuple[str, ...] = PROVIDERS
+    name: str,
+    description: str | None,
+    providers: Iterable[str] = PROVIDERS,
+    rules: Iterable[str] = RULES,
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"python -m bench.{name}", description=description)
     add = parser.add_argument
     add("--device", choices=DEVICES, default="cpu")
-    add("--rules", nargs="+", choices=RULES, default=list(RULES))
+    add("--rules", nargs="+", choices=RULES, default=list(rules))
     add("--providers", nargs="+", choices=("installed", *PROVIDERS), default=list(providers))
     add("--out", type=Path, help="default: bench/out, and bench/out/cuda")
     return parser

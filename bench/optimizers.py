@@ -18,6 +18,24 @@ LIKE_TRANSFORMERS = {
 }
 CPU_ADAM = ("deepspeed.ops.adam", "DeepSpeedCPUAdam")
 
+# torch's other elementwise optimizers: class, rule, settings for ours and torch's, torch's ways.
+FOREACH = ("torch-foreach", "torch-plain")
+CAPTURABLE = (*FOREACH, "torch-capturable", COMPILED)
+OF_TORCH: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("Adam", "adam", {"weight_decay": 0.01}, ("torch-fused", *CAPTURABLE)),
+    ("SGD", "sgd_momentum", {"momentum": 0.9}, ("torch-fused", *FOREACH, COMPILED)),
+    ("NAdam", "nadam", {}, CAPTURABLE),
+    ("RAdam", "radam", {}, CAPTURABLE),
+    ("Adamax", "adamax", {}, CAPTURABLE),
+    ("RMSprop", "rmsprop", {}, CAPTURABLE),
+    ("Adagrad", "adagrad", {}, ("torch-fused", *FOREACH, COMPILED)),
+    ("Adadelta", "adadelta", {}, CAPTURABLE),
+    ("ASGD", "asgd", {}, CAPTURABLE),
+    ("Rprop", "rprop", {}, CAPTURABLE),
+)
+# Their walkers are AdamW's, so two lists show what is their own: bytes, and the time of the host.
+FEW_LISTS = ("10x8M", "tiny", "1e9", "2000 small")
+
 RULES = {
     "adamw": Entry(
         "AdamW",
@@ -67,6 +85,33 @@ RULES = {
         peers=by_torch("Adafactor", "torch-foreach", "torch-plain", COMPILED),
         capturable=True,
         training=Training(lr=3e-2, against="torch-plain", name="adafactor"),
+    ),
+    **{
+        name.lower(): Entry(
+            name,
+            rule=rule,
+            ours=f"fusedstep.optim.{name}",
+            settings=settings,
+            peers=by_torch(name, *ways),
+            capturable="torch-capturable" in ways,
+            lists=FEW_LISTS,
+            training=None,
+        )
+        for name, rule, settings, ways in OF_TORCH
+    },
+    "lion": Entry(
+        "Lion",
+        rule="lion",
+        ours="fusedstep.optim.Lion",
+        settings={"lr": 1e-4},
+        peers={
+            "optimi": lazily("optimi", "Lion"),
+            "pytorch-optimizer": lazily("pytorch_optimizer", "Lion"),
+            "bitsandbytes": lazily("bitsandbytes.optim", "Lion"),
+        },
+        capturable=True,
+        lists=FEW_LISTS,
+        training=None,
     ),
 }
 

@@ -123,7 +123,8 @@ class Entry:
     capturable: bool = False  # whether ours takes that argument
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of parameters and gradients
     on_models: bool = False  # also raced on the lists of whole models
-    training: Training | None = Training()  # None: it is not trained, as no peer is at hand
+    lists: tuple[str, ...] | None = None  # raced on these alone
+    training: Training | None = Training()  # None: it is not trained
 
     @property
     def factored(self) -> bool:
@@ -158,6 +159,8 @@ class Entry:
     def races_on(self, chosen: ParameterList) -> bool:
         """Whether we race it on a list. A factored rule treats vectors like any other rule."""
         if chosen.is_model and not self.on_models:
+            return False
+        if self.lists is not None and chosen.name not in self.lists:
             return False
         if self.factored:
             return chosen.has_matrices or chosen.host_bound

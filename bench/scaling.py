@@ -22,6 +22,8 @@ from bench.table import Row, rows_of
 # We leave out torch's plain loops, which are far behind on both axes, and the capturable steps,
 # which are made for CUDA graphs.
 DEFAULT_PROVIDERS = (OURS, OURS_TRITON, "torch-fused", "torch-foreach", "transformers")
+# The others have the walkers of AdamW.
+DEFAULT_RULES = tuple(rule for rule, entry in RULES.items() if entry.lists is None)
 SLOWEST = 2.0  # seconds: we stop measuring a provider before a step takes longer
 BUDGET, QUICK_BUDGET = 0.15, 0.05  # seconds of timed rounds for each size
 
@@ -88,7 +90,7 @@ def runs_of(asked: argparse.Namespace, sizes: dict[str, list[int]]) -> dict[str,
 
 
 def main() -> int:
-    parser = command_options("scaling", __doc__, DEFAULT_PROVIDERS)
+    parser = command_options("scaling", __doc__, DEFAULT_PROVIDERS, DEFAULT_RULES)
     parser.add_argument("--quick", action="store_true", help="a few sizes, in a few seconds")
     asked, device = checked(parser)
     budget = QUICK_BUDGET if asked.quick else BUDGET

@@ -10,6 +10,11 @@ namespace fusedstep {
 namespace {
 
 template <class T>
+FUSEDSTEP_INLINE T penalized(T g, T p, T penalty) {
+  return where(penalty != number<T>(0.0), g + penalty * p, g);
+}
+
+template <class T>
 FUSEDSTEP_INLINE T average(T old, T x, T beta, T one_minus_beta) {
   return beta * old + one_minus_beta * x;
 }
@@ -20,11 +25,87 @@ FUSEDSTEP_INLINE T descend(T p, T m, T v, T eps, T step_size, T inv_root_bias2) 
 }
 
 template <class T>
+FUSEDSTEP_INLINE T against(T p, T x, T size) {
+  return where(x > number<T>(0.0), p - size, where(x < number<T>(0.0), p + size, p));
+}
+
+template <class T>
+FUSEDSTEP_INLINE T scaled(T g, T v, T eps) {
+  return div(g, sqrt(v) + eps);
+}
+
+template <class T>
+FUSEDSTEP_INLINE T scaled_by_variance(T g, T v, T a, T eps) {
+  return div(g, sqrt(maximum(v - a * a, number<T>(0.0))) + eps);
+}
+
+template <class T>
 struct Accumulate {
   T scale;
 
   FUSEDSTEP_INLINE void update(T& p, T g) const {
     p = p + scale * g;
+  }
+};
+
+template <class T>
+struct Adadelta {
+  T rho, one_minus_rho, eps, penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v, T& a) const {
+    g = penalized(g, p, penalty);
+    v = average(v, g * g, rho, one_minus_rho);
+    T u = div(sqrt(a + eps), sqrt(v + eps)) * g;
+    a = average(a, u * u, rho, one_minus_rho);
+    p = p - step_size * u;
+  }
+};
+
+template <class T>
+struct Adagrad {
+  T eps, penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v) const {
+    g = penalized(g, p, penalty);
+    v = v + g * g;
+    p = p - step_size * div(g, sqrt(v) + eps);
+  }
+};
+
+template <class T>
+struct Adam {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, penalty, step_size, inv_root_bias2;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
+    g = penalized(g, p, penalty);
+    m = average(m, g, beta1, one_minus_beta1);
+    v = average(v, g * g, beta2, one_minus_beta2);
+    p = descend(p, m, v, eps, step_size, inv_root_bias2);
+  }
+};
+
+template <class T>
+struct AdamAmsgrad {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, penalty, step_size, inv_root_bias2;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v, T& w) const {
+    g = penalized(g, p, penalty);
+    m = average(m, g, beta1, one_minus_beta1);
+    v = average(v, g * g, beta2, one_minus_beta2);
+    w = maximum(w, v);
+    p = descend(p, m, w, eps, step_size, inv_root_bias2);
+  }
+};
+
+template <class T>
+struct Adamax {
+  T beta1, one_minus_beta1, beta2, eps, penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& w) const {
+    g = penalized(g, p, penalty);
+    m = average(m, g, beta1, one_minus_beta1);
+    w = maximum(beta2 * w, maximum(g, -g) + eps);
+    p = p - step_size * div(m, w);
   }
 };
 
@@ -62,6 +143,134 @@ struct AdamwDecayLast {
   }
 };
 
+template <class T>
+struct Asgd {
+  T decay, penalty, eta, mu;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& a) const {
+    g = penalized(g, p, penalty);
+    p = decayed(p, decay) - eta * g;
+    a = where(mu == number<T>(1.0), p, a + mu * (p - a));
+  }
+};
+
+template <class T>
+struct Lion {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, decay, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m) const {
+    T u = average(m, g, beta1, one_minus_beta1);
+    p = against(decayed(p, decay), u, step_size);
+    m = average(m, g, beta2, one_minus_beta2);
+  }
+};
+
+template <class T>
+struct Nadam {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, penalty, size_of_g, size_of_m,
+      inv_root_bias2;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
+    g = penalized(g, p, penalty);
+    m = average(m, g, beta1, one_minus_beta1);
+    v = average(v, g * g, beta2, one_minus_beta2);
+    T u = div(size_of_g * g + size_of_m * m, sqrt(v) * inv_root_bias2 + eps);
+    p = decayed(p, decay) - u;
+  }
+};
+
+template <class T>
+struct Radam {
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, penalty, step_size, is_adaptive;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m, T& v) const {
+    g = penalized(g, p, penalty);
+    m = average(m, g, beta1, one_minus_beta1);
+    v = average(v, g * g, beta2, one_minus_beta2);
+    p = decayed(p, decay) - step_size * div(m, where(is_adaptive > number<T>(0.0), sqrt(v) + eps, number<T>(1.0)));
+  }
+};
+
+template <class T>
+struct Rmsprop {
+  T alpha, one_minus_alpha, eps, penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v) const {
+    g = penalized(g, p, penalty);
+    v = average(v, g * g, alpha, one_minus_alpha);
+    p = p - step_size * scaled(g, v, eps);
+  }
+};
+
+template <class T>
+struct RmspropMomentum {
+  T alpha, one_minus_alpha, eps, penalty, step_size, momentum;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v, T& m) const {
+    g = penalized(g, p, penalty);
+    v = average(v, g * g, alpha, one_minus_alpha);
+    m = momentum * m + scaled(g, v, eps);
+    p = p - step_size * m;
+  }
+};
+
+template <class T>
+struct RmspropCentered {
+  T alpha, one_minus_alpha, eps, penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v, T& a) const {
+    g = penalized(g, p, penalty);
+    v = average(v, g * g, alpha, one_minus_alpha);
+    a = average(a, g, alpha, one_minus_alpha);
+    p = p - step_size * scaled_by_variance(g, v, a, eps);
+  }
+};
+
+template <class T>
+struct RmspropCenteredMomentum {
+  T alpha, one_minus_alpha, eps, penalty, step_size, momentum;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& v, T& m, T& a) const {
+    g = penalized(g, p, penalty);
+    v = average(v, g * g, alpha, one_minus_alpha);
+    a = average(a, g, alpha, one_minus_alpha);
+    m = momentum * m + scaled_by_variance(g, v, a, eps);
+    p = p - step_size * m;
+  }
+};
+
+template <class T>
+struct Rprop {
+  T shrink, grow, smallest, largest;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& q, T& z) const {
+    T x = g * q;
+    z = minimum(maximum(z * where(x > number<T>(0.0), grow, where(x < number<T>(0.0), shrink, number<T>(1.0))), smallest), largest);
+    q = where(x < number<T>(0.0), number<T>(0.0), g);
+    p = against(p, q, z);
+  }
+};
+
+template <class T>
+struct Sgd {
+  T penalty, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g) const {
+    p = p - step_size * penalized(g, p, penalty);
+  }
+};
+
+template <class T>
+struct SgdMomentum {
+  T penalty, step_size, momentum, one_minus_dampening, look_ahead;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m) const {
+    g = penalized(g, p, penalty);
+    m = momentum * m + one_minus_dampening * g;
+    p = p - step_size * where(look_ahead != number<T>(0.0), g + look_ahead * m, m);
+  }
+};
+
 // Dtypes of parameter, gradient and states that have their own GPU kernel.
 template <int P, int G, int S>
 struct Dtypes {};
@@ -82,6 +291,52 @@ struct RuleOf<kAccumulate, T> {
   using dtypes = DtypesList<Dtypes<kFloat32, kFloat32, kFloat32>, Dtypes<kFloat32, kBfloat16, kFloat32>>;
   using stored = DtypesList<>;
   static constexpr int kStates = 0;
+  static constexpr bool kOnlyDtypes = true;
+};
+
+template <class T>
+struct RuleOf<kAdadelta, T> {
+  using type = Adadelta<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kAdagrad, T> {
+  using type = Adagrad<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kAdam, T> {
+  using type = Adam<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kAdamAmsgrad, T> {
+  using type = AdamAmsgrad<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 3;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kAdamax, T> {
+  using type = Adamax<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 template <class T>
@@ -90,6 +345,7 @@ struct RuleOf<kAdamw, T> {
   using dtypes = Usual;
   using stored = DtypesList<Dtypes<kNoisyBfloat16, kBfloat16, kNoisyBfloat16>, Dtypes<kNoisyBfloat16, kBfloat16, kFloat32>, Dtypes<kRest16, kBfloat16, kBfloat16>, Dtypes<kRest16, kBfloat16, kFloat32>, Dtypes<kRest8, kBfloat16, kBfloat16>>;
   static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 template <class T>
@@ -98,6 +354,7 @@ struct RuleOf<kAdamwAmsgrad, T> {
   using dtypes = Usual;
   using stored = DtypesList<>;
   static constexpr int kStates = 3;
+  static constexpr bool kOnlyDtypes = false;
 };
 
 template <class T>
@@ -106,9 +363,109 @@ struct RuleOf<kAdamwDecayLast, T> {
   using dtypes = Usual;
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
 };
 
-using ElementwiseRules = RuleList<kAccumulate, kAdamw, kAdamwAmsgrad, kAdamwDecayLast>;
+template <class T>
+struct RuleOf<kAsgd, T> {
+  using type = Asgd<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kLion, T> {
+  using type = Lion<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kNadam, T> {
+  using type = Nadam<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRadam, T> {
+  using type = Radam<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRmsprop, T> {
+  using type = Rmsprop<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRmspropMomentum, T> {
+  using type = RmspropMomentum<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRmspropCentered, T> {
+  using type = RmspropCentered<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRmspropCenteredMomentum, T> {
+  using type = RmspropCenteredMomentum<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 3;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kRprop, T> {
+  using type = Rprop<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 2;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kSgd, T> {
+  using type = Sgd<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 0;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kSgdMomentum, T> {
+  using type = SgdMomentum<T>;
+  using dtypes = Usual;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+using ElementwiseRules = RuleList<kAccumulate, kAdadelta, kAdagrad, kAdam, kAdamAmsgrad, kAdamax, kAdamw, kAdamwAmsgrad, kAdamwDecayLast, kAsgd, kLion, kNadam, kRadam, kRmsprop, kRmspropMomentum, kRmspropCentered, kRmspropCenteredMomentum, kRprop, kSgd, kSgdMomentum>;
 
 }  // namespace
 }  // namespace fusedstep

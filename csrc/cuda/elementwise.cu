@@ -36,12 +36,13 @@ Kernel of_dtypes(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, 
   return found;
 }
 
-// The same if some slot is not stored in a dtype. A rule without states has no such slots.
+// The same if some slot is not stored in a dtype.
 template <int Rule, int... P, int... G, int... S>
 Kernel of_stored(bool in_double, const int32_t* dtypes, DtypesList<Dtypes<P, G, S>...>) {
-  if constexpr (RuleOf<Rule, float>::kStates > 0) {
-    if (in_double) return instance<Rule, kAny, kAny, kAnyStored, true>();
-    Kernel found = instance<Rule, kAnyStored, kAny, kAnyStored, false>();
+  if constexpr (!RuleOf<Rule, float>::kOnlyDtypes) {
+    constexpr int kAnyStates = kOfStates<Rule, kAnyStored>;
+    if (in_double) return instance<Rule, kAny, kAny, kAnyStates, true>();
+    Kernel found = instance<Rule, kAnyStored, kAny, kAnyStates, false>();
     ((are<Rule>(dtypes, P, G, S) ? void(found = instance<Rule, P, G, S, false>()) : void()), ...);
     // What is listed for 16 bits also occurs with states of 8 bits.
     if constexpr (sizeof...(P) > 0) {

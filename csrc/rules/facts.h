@@ -6,11 +6,27 @@ namespace fusedstep {
 
 enum RuleId {
   kAccumulate,
+  kAdadelta,
   kAdafactor,
   kAdafactorMomentum,
+  kAdagrad,
+  kAdam,
+  kAdamAmsgrad,
+  kAdamax,
   kAdamw,
   kAdamwAmsgrad,
   kAdamwDecayLast,
+  kAsgd,
+  kLion,
+  kNadam,
+  kRadam,
+  kRmsprop,
+  kRmspropMomentum,
+  kRmspropCentered,
+  kRmspropCenteredMomentum,
+  kRprop,
+  kSgd,
+  kSgdMomentum,
 };
 
 // Facts about a rule, by its number. `states` counts the states as large as the parameter.
@@ -21,12 +37,28 @@ struct RuleFacts {
 };
 constexpr RuleFacts kRules[] = {
     {"accumulate", 0, false},
+    {"adadelta", 2, false},
     {"adafactor", 0, true},
     {"adafactor_momentum", 1, true},
+    {"adagrad", 1, false},
+    {"adam", 2, false},
+    {"adam_amsgrad", 3, false},
+    {"adamax", 2, false},
     {"adamw", 2, false},
     {"adamw_amsgrad", 3, false},
     {"adamw_decay_last", 2, false},
+    {"asgd", 1, false},
+    {"lion", 1, false},
+    {"nadam", 2, false},
+    {"radam", 2, false},
+    {"rmsprop", 1, false},
+    {"rmsprop_momentum", 2, false},
+    {"rmsprop_centered", 2, false},
+    {"rmsprop_centered_momentum", 3, false},
+    {"rprop", 2, false},
+    {"sgd", 0, false},
+    {"sgd_momentum", 1, false},
 };
-constexpr int kRuleCount = 6;
+constexpr int kRuleCount = 22;
 
 }  // namespace fusedstep

@@ -134,7 +134,7 @@ def check_step(where: object, step: Any, param: Tensor, optimizer: str) -> None:
         )
 
 
-def check_rms(where: object, key: str, value: Any, param: Tensor, optimizer: str) -> None:
+def check_number(where: object, key: str, value: Any, param: Tensor, optimizer: str) -> None:
     """Refuses a state that is not one number. Any value is allowed."""
     if isinstance(value, Tensor):
         if value.numel() == 1 and value.dtype in FLOATS and not _has_lost_data(value, param):

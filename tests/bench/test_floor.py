@@ -244,7 +244,8 @@ def test_every_rule_races_in_the_dtypes_of_16_bits():
         given = own.parse_args(words)
         given.lists, given.quick = ["68M"], False
         races = step.races_on(CPU, given)
-        assert [(r.rule, r.dtype) for r in races] == [(n, d) for n in RULES for d in found]
+        racing = [name for name in RULES if RULES[name].races_on(LISTS["68M"])]
+        assert [(r.rule, r.dtype) for r in races] == [(n, d) for n in racing for d in found]
 
 
 def test_the_extra_of_peers_has_a_package_for_every_optional_peer():

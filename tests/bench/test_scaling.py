@@ -169,12 +169,13 @@ def test_lists_have_the_size_that_the_axis_says():
 
 
 def test_every_rule_has_a_curve_in_bfloat16_and_a_quick_look_one_process(monkeypatch):
-    asked = scaling.command_options("scaling", None, scaling.DEFAULT_PROVIDERS).parse_args([])
+    defaults = scaling.DEFAULT_PROVIDERS, scaling.DEFAULT_RULES
+    asked = scaling.command_options("scaling", None, *defaults).parse_args([])
     for quick, processes in ((False, 8), (True, 1)):
         asked.quick = quick
         runs = runs_of(asked, scaling.QUICK_SIZES)
         assert len(runs) == processes
         curves = [curve for own in runs.values() for curve in own]
         assert len(curves) == 12
-        assert {c.rule for c in curves if c.dtype == "bfloat16"} == set(scaling.RULES)
+        assert {c.rule for c in curves if c.dtype == "bfloat16"} == set(scaling.DEFAULT_RULES)
     assert names_of("adamw", asked) == ("fusedstep", "torch-fused", "torch-foreach")

@@ -58,7 +58,7 @@ def test_a_race_leaves_a_table_numbers_and_a_picture(monkeypatch, tmp_path, caps
 @pytest.mark.parametrize(("words", "said"), [
     (["--lists", "68m"], "invalid choice: '68m' (choose from"),
     (["--providers", "torch-fast"], "invalid choice: 'torch-fast' (choose from"),
-    (["--rules", "adam"], "invalid choice: 'adam' (choose from"),
+    (["--rules", "adams"], "invalid choice: 'adams' (choose from"),
     (["--dtypes", "fp32"], "invalid choice: 'fp32' (choose from"),
     (["--device", "tpu"], "invalid choice: 'tpu' (choose from"),
     (["--rounds", "0"], "0 is not positive"),

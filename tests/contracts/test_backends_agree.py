@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from fusedstep import backends, native
-from tests.support.cases import CASES, DTYPES, SHAPES, assert_same, each, make_params, set_grads
+from tests.support.cases import (
+    CASES,
+    DTYPES,
+    NUMBERS,
+    SHAPES,
+    assert_same,
+    each,
+    make_params,
+    set_grads,
+)
+from tests.support.rule_cases import once_a_rule
 from tests.support.sweeps import sweep
 
 OTHERS = [name for name, own in backends.BACKENDS.items() if "cpu" in own.devices()]
@@ -45,7 +55,7 @@ def test_backend_equals_reference_on_strange_numbers(case, value):
 
 
 @pytest.mark.parametrize("every", sweep([1, 2], [2]))
-@each(CASES)
+@once_a_rule
 def test_mixed_dtypes_equal_reference(case, every):
     """One list has parameters of every dtype, in all shapes or every second one. Some states have
     another dtype than the parameter."""
@@ -62,7 +72,7 @@ def test_mixed_dtypes_equal_reference(case, every):
             optimizer.step()
             for index, param in enumerate(params):
                 for key, value in optimizer.state[param].items():
-                    if key not in ("step", "RMS") and step == 0:
+                    if key not in NUMBERS and step == 0:
                         optimizer.state[param][key] = value.to(DTYPES[index % len(DTYPES)])
         return optimizer, params
 
@@ -79,7 +89,7 @@ def _restore():
 
 @pytest.mark.parametrize("level", native.module.levels())
 @pytest.mark.usefixtures("_restore")
-@each(CASES)
+@once_a_rule
 def test_every_instruction_set_computes_the_same(case, level):
     expected = run(case, "cpu", torch.bfloat16)
     native.module.use_level(level)
@@ -88,7 +98,7 @@ def test_every_instruction_set_computes_the_same(case, level):
 
 @pytest.mark.parametrize("threads", sweep([1, 2, 5], [1, 5]))
 @pytest.mark.usefixtures("_restore")
-@each(CASES)
+@once_a_rule
 def test_every_number_of_threads_computes_the_same(case, threads):
     torch.set_num_threads(3)
     expected = run(case, "cpu", torch.float32)

@@ -141,7 +141,9 @@ def test_a_step_leaves_gradients_and_addresses_alone(case):
         for param, (address, version, old) in zip(params, before, strict=True):
             assert param.data_ptr() == address
             assert param._version > version  # autograd was notified of the write
-            assert not param.numel() or not torch.equal(param, old)
+            # Rprop leaves a number alone whose gradient has changed its sign.
+            may_stay = not param.numel() or (step and case.ours is fusedstep.optim.Rprop)
+            assert may_stay or not torch.equal(param, old)
 
 
 def test_an_import_prints_nothing_and_brings_no_optional_package():

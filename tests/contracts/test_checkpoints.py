@@ -132,14 +132,16 @@ def test_states_keep_the_dtype_that_they_were_saved_in(case, dtype):
     assert_same(other, fresh, optimizer, params)
 
 
-def assert_close(a, a_params, b, b_params):
+def assert_close(a, a_params, b, b_params, history=()):
+    """torch's load gives the numbers `history` the dtype of the parameter, and ours does not. So
+    they may be rounded to float32 in one and not in the other."""
     for p, q in zip(a_params, b_params, strict=True):
         assert states(a, p).keys() == states(b, q).keys()
         for name, wanted in {"parameter": q.detach(), **states(b, q)}.items():
             value = p.detach() if name == "parameter" else states(a, p)[name]
-            assert value.dtype == wanted.dtype, name
+            assert value.dtype == wanted.dtype or name in history, name
             # Six steps with few roundings each. The terms of a momentum may cancel to a tenth.
-            ulp = torch.finfo(p.dtype).eps * wanted.abs().max()
+            ulp = torch.finfo(torch.float32 if history else p.dtype).eps * wanted.abs().max()
             assert (value - wanted).abs().max() <= 128 * ulp, f"{name} of {tuple(p.shape)}"
             assert name != "step" or value == wanted
 
@@ -157,7 +159,7 @@ def test_a_checkpoint_can_be_taken_over_by_the_other_one(case, ours_first, carry
     other.load_state_dict(carry(optimizer.state_dict()))
     go_on(whole, whole_params, HALVES)
     go_on(other, fresh, HALVES)
-    assert_close(other, fresh, whole, whole_params)
+    assert_close(other, fresh, whole, whole_params, case.ours.history if ours_first else ())
 
 
 @each(CASES)
@@ -175,7 +177,7 @@ def test_groups_are_replaced_by_those_of_the_checkpoint(case):
     assert_same(other, other.param_groups[0]["params"], optimizer, params)
 
 
-@each([case for case in CASES if case.ours.steps_are_tensors])
+@each([case for case in CASES if case.ours.steps_are_tensors and case.has_counter])
 def test_a_numeric_step_of_an_old_checkpoint_becomes_a_tensor(case):
     optimizer, params = started(case.make)
     saved = copy.deepcopy(optimizer.state_dict())

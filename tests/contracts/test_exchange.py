@@ -10,7 +10,7 @@ from fusedstep import backends
 from fusedstep.plan.exchange_layout import ExchangeError
 from tests.support.cases import DTYPES, assert_same, each, make_params, set_grads
 from tests.support.exchange import MESSAGES, ROLES, SHARES, FakeProcesses, check_parts, share
-from tests.support.rule_cases import ELEMENTWISE, FACTORED
+from tests.support.rule_cases import ELEMENTWISE, FACTORED, ONE_A_RULE
 from tests.support.sweeps import sweep
 
 BACKENDS = [name for name in ("cpu", "reference") if not backends.BACKENDS[name].why_absent()]
@@ -50,7 +50,7 @@ def test_stages_with_an_exchange_between_them_have_the_bits_of_one_call(case, ro
 
 
 @each_backend
-@each(ELEMENTWISE)
+@each(sweep(ELEMENTWISE, ONE_A_RULE))
 def test_a_rule_without_sums_exchanges_nothing(case, backend):
     processes = FakeProcesses()
     expected = trained(case, torch.float32, backend)

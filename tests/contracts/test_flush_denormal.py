@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fusedstep import native
-from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, same_bits, set_grads
+from tests.support.cases import CASES, DTYPES, assert_same, make_params, same_bits, set_grads
+from tests.support.rule_cases import once_a_rule
 
 SHAPES = [(2000,)] * 20 + [(300, 260), (64, 64), (70001,), (9000, 3, 3)]
 DENORMAL = 1e-40
@@ -39,7 +40,7 @@ def run(case, dtype, flush, threads):
     return optimizer, params
 
 
-@each(CASES)
+@once_a_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("_restored")
 def test_any_number_of_threads_flushes_alike(case, dtype):

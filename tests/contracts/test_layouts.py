@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fusedstep.optim
-from tests.support.cases import CASES, assert_same, each
+from tests.support.cases import assert_same
 from tests.support.layouts import (
     LAYOUTS,
     every_second,
@@ -17,11 +17,12 @@ from tests.support.layouts import (
     start,
     transposed,
 )
+from tests.support.rule_cases import once_a_rule
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
-@each(CASES)
+@once_a_rule
 def test_any_layout_gives_the_bits_of_the_plain_one(case, layout, dtype):
     expected = run(case, dtype)
     assert_same(*run(case, dtype, of_param=layout), *expected)
@@ -29,7 +30,7 @@ def test_any_layout_gives_the_bits_of_the_plain_one(case, layout, dtype):
     assert_same(*run(case, dtype, of_param=layout, of_grad=layout), *expected)
 
 
-@each(CASES)
+@once_a_rule
 def test_elements_between_those_of_a_parameter_are_not_touched(case):
     for layout in (sliced, every_second, misaligned):
         _, params = run(case, torch.float32, of_param=layout)
@@ -42,7 +43,7 @@ def test_elements_between_those_of_a_parameter_are_not_touched(case):
 
 
 @pytest.mark.parametrize("shape", [(7,), (33, 17), (3, 5, 7)], ids=str)
-@each(CASES)
+@once_a_rule
 def test_an_expanded_gradient_equals_its_copy(case, shape):
     """`x.sum().backward()` makes a gradient of stride 0. torch's fused step reads past its end."""
     outcomes = []
@@ -58,7 +59,7 @@ def test_an_expanded_gradient_equals_its_copy(case, shape):
     assert_same(*outcomes[0], *outcomes[1])
 
 
-@each(CASES)
+@once_a_rule
 def test_a_layout_may_change_between_steps(case):
     """After `model.to(memory_format=...)` the states still have the old order."""
     expected = run(case, torch.float32, steps=4)
@@ -72,7 +73,7 @@ def test_a_layout_may_change_between_steps(case):
     assert_same(optimizer, params, *expected)
 
 
-@each(CASES)
+@once_a_rule
 def test_gradients_may_change_their_layout_every_step(case):
     expected = run(case, torch.float32, steps=6)
     params = [torch.nn.Parameter(plain(x)) for x in start(torch.float32)]

@@ -6,6 +6,7 @@ import torch
 from fusedstep.hf import Adafactor
 from fusedstep.optim import AdamW
 from fusedstep.stored_numbers import bent, from_blocks, to_blocks, unbent
+from tests.support.cases import NUMBERS
 
 BLOCK = 128
 SCALES = (1e-2, 1e-4, 1e-6, 1e-8)
@@ -111,7 +112,7 @@ def sizes(optimizer, param):
     return {
         key: value.numel() * value.element_size()
         for key, value in optimizer.state[param].items()
-        if key not in ("step", "RMS")
+        if key not in NUMBERS
     }
 
 

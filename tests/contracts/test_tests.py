@@ -1,10 +1,12 @@
 """Rules for the tests themselves: what they may import, and what belongs in which folder."""
 
 import ast
+import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from fusedstep.optim.base import FusedOptimizer
 from fusedstep.optim.release import OneParameter
@@ -135,13 +137,39 @@ def test_every_optimizer_of_the_package_has_a_case():
     assert not missing, f"add a case to tests/support/cases.py for: {missing}"
 
 
-def test_every_optimizer_can_be_imported_from_its_folder_and_is_in_readme():
-    readme = (TESTS.parent / "README.md").read_text()
+def public_name(own):
+    return f"{own.__module__.rpartition('.')[0]}.{own.__name__}"
+
+
+def test_every_optimizer_can_be_imported_from_its_folder():
     for own in optimizers():
         folder = own.__module__.rpartition(".")[0]
         names = import_module(folder).__all__
         assert own.__name__ in names, f"add {own.__name__} to __all__ of {folder}"
-        assert f"`{folder}.{own.__name__}`" in readme, f"add {folder}.{own.__name__} to README.md"
+
+
+def test_readmes_table_has_every_optimizer_once_with_its_peer():
+    readme = (TESTS.parent / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `(fusedstep\.\w+\.\w+)` \| (.*?) \|", readme, re.MULTILINE))
+    assert sorted(re.findall(r"^\| `(fusedstep\.\w+\.\w+)` \|", readme, re.MULTILINE)) == sorted(
+        map(public_name, optimizers())
+    )
+    for case in CASES:
+        if case.peer.__module__.startswith("torch."):
+            peer = f"`torch.optim.{case.peer.__name__}`"
+            assert rows[public_name(case.ours)].startswith(peer)
+
+
+def test_every_dense_optimizer_of_torch_has_one_of_ours():
+    """SparseAdam steps on some rows, and LBFGS calls a closure many times: neither is one pass."""
+    public = {
+        value
+        for value in vars(torch.optim).values()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    others = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
+    missing = {own.__name__ for own in public} - others - {c.peer.__name__ for c in CASES}
+    assert not missing
 
 
 def test_every_optimizer_refuses_wrong_values():

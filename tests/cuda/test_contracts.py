@@ -16,6 +16,7 @@ from tests.support.calls import Calls
 from tests.support.cases import (
     CASES,
     DTYPES,
+    NUMBERS,
     assert_same,
     each,
     make_params,
@@ -178,7 +179,7 @@ def in_float32(optimizer, params, step):
     """Converts the states to float32 after the first step, unless all is in float64."""
     for param in params if step == 1 and params[0].dtype != F64 else ():
         for key, value in optimizer.state[param].items():
-            if key not in ("step", "RMS"):
+            if key not in NUMBERS:
                 optimizer.state[param][key] = value.to(F32)
 
 

@@ -9,7 +9,15 @@ from tests.support.cases import CASES, DTYPES, each
 from tests.support.cuda_on_cpu import is_stored, kernels, launched, library
 from tests.support.cuda_on_ptx import on_ptx, on_simulator, simulated
 from tests.support.rule_cases import is_factored
-from tests.support.stored_cases import PAIRS, STORED, STORED_SHAPES, Stored, assert_same_bits
+from tests.support.stored_cases import (
+    PAIRS,
+    STORED,
+    STORED_CASES,
+    STORED_SHAPES,
+    Stored,
+    assert_same_bits,
+    fits,
+)
 from tests.support.stored_problems import (
     assert_near_as_stored,
     at_an_odd_address,
@@ -29,6 +37,9 @@ ADAFACTOR = CASE["hf-adafactor"]
 SMALL = [(7,), (1025,), (33, 17), (40, 128), (3, 16, 128), (4, 3, 3, 3), (20, 256)]
 ALL_ADAMW = [(ADAMW, stored) for stored in STORED]
 USUAL = [pair for pair in PAIRS if pair[0] in (ADAMW, MOMENTUM)]
+# No state, a first state without a sign, and states that do not start with 0.
+USUAL += [(CASE["sgd"], OPTION["rest8-bf16-states"]), (CASE["sgd"], OPTION["noisy"])]
+USUAL += [(CASE["rmsprop"], OPTION["int8-noisy"]), (CASE["rprop"], OPTION["int8"])]
 
 
 def check(own):
@@ -131,9 +142,10 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
     shapes = [(7,), (64, 128), (300, 24), (33, 17), (3, 5, 7)]
     for case, stored in PAIRS:
         check(problem(case, stored, shapes))
-    for case in (ADAMW, CASE["adamw-amsgrad"], CASE["old-adamw"], MOMENTUM):  # in float64
+    for case in (*STORED_CASES, MOMENTUM):  # in float64
         for option in (OPTION["noisy-states"], OPTION["int8"]):
-            check(problem(case, Stored("wide", option.options, F64), shapes))
+            if case is MOMENTUM or (fits(case, OPTION["int8"]) and not is_factored(case)):
+                check(problem(case, Stored("wide", option.options, F64), shapes))
     assert set(filter(is_stored, launched(simulator))) == set(filter(is_stored, kernels(library())))
 
 

@@ -8,10 +8,11 @@ from fusedstep.backends import cuda
 from fusedstep.gpu import cut
 from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES, DTYPES, SHAPES, each, same_bits
+from tests.support.cases import CASES, DTYPES, NUMBERS, SHAPES, each, same_bits
 from tests.support.cuda_on_cpu import check
 from tests.support.problems import Problem, placed
 from tests.support.rule_cases import FACTORED, is_factored
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.usefixtures("simulator")
 
@@ -19,6 +20,7 @@ F32, BF16, F16, F64 = DTYPES
 ELEMENTWISE = [ACCUMULATE, *rule_cases.ELEMENTWISE]
 CASE = {case.name: case for case in CASES}
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
+BESIDE = [CASE["hf-adafactor-scaled"], MOMENTUM]
 
 # Several units, with SMALL_UNITS: a batch, rows of all lengths.
 IN_UNITS = [(300, 24), (100, 17), (2, 70, 40), (20, 520), (19, 2064), (10, 5000), (9, 8208)]
@@ -46,12 +48,13 @@ def test_the_shapes_reach_every_kind_of_work():
 
 
 def table():
-    """All cases in all dtypes. Factored cases differ in numbers only, so only a few run in other
+    """All cases in all dtypes. Cases of one rule differ in numbers only, so only a few run in other
     dtypes than float32, to save time."""
+    usual = [ACCUMULATE, PART_CAPPED, MOMENTUM]
+    usual += [case for case in rule_cases.ONE_A_RULE if not is_factored(case)]
     for case in [ACCUMULATE, *CASES]:
         for dtype in DTYPES:
-            seldom = is_factored(case) and dtype != F32
-            marks = [pytest.mark.slow] * (seldom and case not in (PART_CAPPED, MOMENTUM))
+            marks = [pytest.mark.slow] * (dtype != F32 and case not in usual)
             yield pytest.param(case, dtype, marks=marks, id=f"{case}-{dtype}")
 
 
@@ -108,7 +111,7 @@ def at_an_odd_address(optimizer, params, step):
     """Before the second step, moves one tensor of each parameter, a different one for each."""
     for index, param in enumerate(params if step == 1 else ()):
         state = optimizer.state[param]
-        names = ["grad", *(key for key in state if key not in ("step", "RMS"))]
+        names = ["grad", *(key for key in state if key not in NUMBERS)]
         name = names[index % len(names)]
         if name == "grad":
             param.grad = placed(param.grad, 1)
@@ -126,11 +129,11 @@ def give_states_other_dtypes(optimizer, params, step):
     several = len({param.dtype for param in params}) > 1
     for index, param in enumerate(params if step == 1 and several else ()):
         for key, value in optimizer.state[param].items():
-            if key not in ("step", "RMS"):
+            if key not in NUMBERS:
                 optimizer.state[param][key] = value.to(DTYPES[(index + index // 4) % 4])
 
 
-@each([*ELEMENTWISE, CASE["hf-adafactor-scaled"], MOMENTUM])
+@each(sweep([*ELEMENTWISE, *BESIDE], [ACCUMULATE, *rule_cases.ONE_A_RULE, *BESIDE]))
 def test_parameters_of_every_dtype_in_one_list_and_states_of_others(case):
     """All states of a tensor have one dtype here, as rows and columns of a matrix must."""
     shapes = 16 * [(16, 8)] + (4 * [(7,)] if is_factored(case) else [(33, 17)])

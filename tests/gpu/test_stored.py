@@ -7,8 +7,9 @@ import torch
 from tests.support.cases import make_params, set_grads
 from tests.support.gpu_runs import BACKENDS, backend_on
 from tests.support.rule_cases import is_factored
-from tests.support.stored_cases import PAIRS, assert_same_bits, of_dtype
+from tests.support.stored_cases import PAIRS, USUAL_PAIRS, assert_same_bits, of_dtype
 from tests.support.stored_problems import assert_near_as_stored, strange_gradients
+from tests.support.sweeps import sweep
 
 pytestmark = pytest.mark.gpu
 
@@ -47,7 +48,7 @@ def trained(case, stored, backend, device, shapes):
     return optimizer, params
 
 
-@pytest.mark.parametrize(("case", "stored"), PAIRS, ids=str)
+@pytest.mark.parametrize(("case", "stored"), sweep(PAIRS, USUAL_PAIRS), ids=str)
 def test_a_step_on_the_device_is_the_reference_s_on_the_cpu(case, stored, backend, device):
     shapes = MANY if device.type == "cuda" else FEW
     found = trained(case, stored, backend, device, shapes)
@@ -58,7 +59,7 @@ def test_a_step_on_the_device_is_the_reference_s_on_the_cpu(case, stored, backen
         assert_same_bits(*found, *reference)
 
 
-@pytest.mark.parametrize(("case", "stored"), PAIRS, ids=str)
+@pytest.mark.parametrize(("case", "stored"), sweep(PAIRS, USUAL_PAIRS), ids=str)
 def test_runs_on_the_device_repeat_bit_for_bit(case, stored, backend, device):
     shapes = MANY if device.type == "cuda" else FEW
     expected = trained(case, stored, backend, device, shapes)

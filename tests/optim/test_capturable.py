@@ -37,10 +37,10 @@ def test_scalars_of_a_device_are_those_of_the_host(name, on_device, recorder):
         for number in (0, 1, 7, 1000, 123_456):
             run(optimizer, params, 3)
             for k, param in enumerate(params):
-                step = optimizer.state[param]["step"]
+                step = optimizer.state[param].get("step")
                 if isinstance(step, torch.Tensor):
                     step.fill_(number + k)
-                else:
+                elif step is not None:
                     optimizer.state[param]["step"] = number + k
         found.append(recorder.rows)
     assert len(found[0]) == len(found[1]) >= 15
@@ -50,6 +50,8 @@ def test_scalars_of_a_device_are_those_of_the_host(name, on_device, recorder):
         if "adamw" in name:
             one_minus_beta = torch.minimum(host[:, 2:3], host[:, 4:5])
             bound[:, -2:] += 2.0**-52 / one_minus_beta
+        elif name in ("adam-decay", "adamax", "nadam", "radam"):
+            bound += 2.0**-50 / 1e-3
         error = (host - device).abs() / host.abs().clamp(min=1e-300)
         assert ((host == device) | (error <= bound)).all(), (error / bound).amax(0)
 
@@ -67,12 +69,11 @@ def test_a_step_on_a_device_has_the_results_of_the_host(name, dtype, scaled, on_
     (host, host_params), (far, far_params) = on_both_ways(
         name, SHAPES, dtype, on_device, scaled=scaled
     )
-    assert any(torch.is_tensor(s["step"]) for s in far.state.values())
     assert far._plan.counted_on_device or name == "adamw-only-lr"
     for p, q in zip(host_params, far_params, strict=True):
         own, other = states(host, p), states(far, q)
         assert own.keys() == other.keys()
-        assert own["step"] == other["step"]
+        assert own.get("step") == other.get("step")
         for key, value in {**own, "p": p.detach()}.items():
             got = q.detach() if key == "p" else other[key]
             if dtype == torch.float64:
@@ -96,7 +97,7 @@ def test_a_scale_on_a_device_may_have_a_dimension(name, on_device):
             optimizer.step()
         runs.append((optimizer, params))
     assert_same(*runs[0], *runs[1])
-    assert all(state["step"] == 2 for state in runs[1][0].state.values())
+    assert all(state.get("step", 2) == 2 for state in runs[1][0].state.values())
 
 
 def test_an_lr_on_a_device_goes_with_counters_of_the_host(on_device):
@@ -166,6 +167,10 @@ def test_the_count_of_calls_sees_a_read(on_device):
     assert a_counted_step(make("adamw-tensor-lr", params, capturable=False), params).waits()
 
 
+# For a group. These have longer formulas, and the last two a history.
+MOST_CALLS = {"radam": 36, "nadam": 61, "asgd": 39}
+
+
 @each_option
 def test_calls_for_scalars_grow_with_the_groups_alone(name, on_device, recorder):
     on_device()
@@ -174,7 +179,7 @@ def test_calls_for_scalars_grow_with_the_groups_alone(name, on_device, recorder)
         params = make_params(n * [(3,), (4,)])
         counts.append(a_counted_step(make(name, params, "recorder"), params).count)
     assert counts[0] == counts[1]
-    assert sum(counts[1].values()) <= 3 * 30, counts[1]
+    assert sum(counts[1].values()) <= 3 * MOST_CALLS.get(name, 30), counts[1]
 
 
 @each_torch
@@ -193,7 +198,8 @@ def test_tensors_that_cannot_be_read_can_be_stepped(name, backend, meta_referenc
             optimizer.grad_scale = torch.ones((), device="meta")
             optimizer.found_inf = torch.zeros((), device="meta")
         optimizer.step()
-        assert {s["step"].device.type for s in optimizer.state.values()} == {"meta"}
+        numbers = [x for s in optimizer.state.values() for x in s.values() if x.dim() == 0]
+        assert {x.device.type for x in numbers} == ({"meta"} if name != "sgd" else set())
     assert all(scalars.device.type == "meta" for _, scalars in recorder.launched)
     assert recorder.launched or backend == "reference"
 

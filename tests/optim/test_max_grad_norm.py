@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fusedstep.optim
-from tests.support.cases import CASES, DTYPES, assert_same, each, make_params, same_bits
+from tests.support.cases import DTYPES, assert_same, each, make_params, same_bits
 from tests.support.clipping import gradients_of, norm
-from tests.support.rule_cases import CASE_OF
+from tests.support.rule_cases import CASE_OF, once_a_rule
 from tests.support.sweeps import sweep
 
 ADAMW = fusedstep.optim.AdamW
@@ -20,7 +20,7 @@ BACKENDS = ["cpu", "reference"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@each(CASES)
+@once_a_rule
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_a_step_is_torchs_clipping_and_then_a_step(case, dtype):
     """torch adds up squares in the gradient's dtype: in float32 this is off by 2e-6 here (AMD EPYC,
@@ -39,7 +39,7 @@ def test_a_step_is_torchs_clipping_and_then_a_step(case, dtype):
 
 
 # With the default backend, and the slow one.
-@each(CASES)
+@once_a_rule
 @pytest.mark.parametrize(
     ("dtype", "backend"),
     sweep([(d, b) for d in DTYPES for b in BACKENDS], [(BF16, "cpu"), (F16, "cpu")]),

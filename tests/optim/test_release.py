@@ -11,7 +11,8 @@ import fusedstep.optim
 from bench.allocations import Allocations
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
 from fusedstep.optim import enable_gradient_release
-from tests.support.cases import CASES, SHAPES, assert_same, each, make_params, set_grads
+from tests.support.cases import CASES, SHAPES, assert_same, make_params, set_grads
+from tests.support.rule_cases import once_a_rule
 
 
 class Sum(nn.Module):
@@ -71,7 +72,7 @@ def adamw():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@each(CASES)
+@once_a_rule
 def test_steps_have_the_bits_of_steps_after_backward(case, dtype):
     pair = Pair(case, dtype, groups=2)
     for _ in range(3):
@@ -89,7 +90,7 @@ def test_there_is_never_more_than_one_gradient():
     assert seen == [0] * len(pair.params)
 
 
-@each(CASES)
+@once_a_rule
 def test_a_parameter_without_a_gradient_keeps_its_place(case):
     pair = Pair(case)
     for without in ((), (0, 3), (), (1,)):
@@ -236,7 +237,7 @@ def test_clipping_by_the_norm_of_all_gradients_is_refused():
     assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
 
 
-@each(CASES)
+@once_a_rule
 def test_max_grad_norm_is_refused(case):
     params = make_params()
     with pytest.raises(RuntimeError, match=r"max_grad_norm=1.0 .*enable_gradient_release"):

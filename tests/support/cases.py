@@ -16,84 +16,9 @@ from torch import Tensor
 import fusedstep.hf
 import fusedstep.optim
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
+from tests.support.plain_peers import Lion, OldAdamW, OldAdamWeightDecay
 
 Params = list[torch.nn.Parameter]
-
-
-class OldAdamW(torch.optim.Optimizer):
-    """AdamW of transformers 4, written in plain torch from its definition. transformers removed
-    it."""
-
-    decays_first = False
-
-    def __init__(
-        self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-6,
-        weight_decay=0.0,
-        correct_bias=True,
-        no_deprecation_warning=False,
-    ):
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "correct_bias": correct_bias,
-            },
-        )
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state.update(
-                        step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
-                    )
-                state["step"] += 1
-                t = state["step"]
-                m, v = state["exp_avg"], state["exp_avg_sq"]
-                m.mul_(beta1).add_(p.grad, alpha=1 - beta1)
-                v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                size = group["lr"]
-                if group["correct_bias"]:
-                    size *= (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-                if self.decays_first:
-                    p.add_(p, alpha=-group["lr"] * group["weight_decay"])
-                p.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-size)
-                if group["weight_decay"] > 0 and not self.decays_first:
-                    p.add_(p, alpha=-group["lr"] * group["weight_decay"])
-
-
-class OldAdamWeightDecay(OldAdamW):
-    """transformers' AdamWeightDecay for TensorFlow, written the same way, without clipping."""
-
-    decays_first = True
-
-    def __init__(
-        self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-7,
-        weight_decay=0.0,
-        clipnorm=None,
-        global_clipnorm=None,
-    ):
-        super().__init__(params, lr, betas, eps, weight_decay)
-        limits = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
-        self.defaults.update(limits)
-        for group in self.param_groups:
-            group.update(limits)
 
 
 @dataclass(frozen=True)
@@ -115,6 +40,16 @@ class Case:
     def takes(self, option: str) -> bool:
         """Whether our constructor has this argument."""
         return option in inspect.signature(self.ours).parameters
+
+    @property
+    def has_counter(self) -> bool:
+        """Whether states have a step counter. Those of torch's SGD have none."""
+        return self.ours is not fusedstep.optim.SGD
+
+    @property
+    def starts_empty(self) -> bool:
+        """Whether the first step makes the states. torch's Adagrad makes them at construction."""
+        return self.ours is not fusedstep.optim.Adagrad
 
     def __str__(self) -> str:
         return self.name
@@ -154,6 +89,64 @@ ALWAYS_OURS: dict[str, Any] = {
 QUIET = {"no_deprecation_warning": True}
 HF, HF_PEER = fusedstep.hf.Adafactor, transformers.optimization.Adafactor
 FIXED = {"scale_parameter": False, "relative_step": False}
+
+# Of torch's elementwise optimizers, by name: the class, and options for both. The first one of each
+# rule has few options. Where eps is large, an update would else divide by what rounding left over,
+# and the peer itself would be far from float64, or infinite in float16.
+OF_TORCH: dict[str, tuple[str, dict[str, Any]]] = {
+    "adam": ("Adam", {"lr": 0.05, "eps": 1e-4}),
+    "adam-decay": ("Adam", {"lr": 0.02, "weight_decay": 0.3, "maximize": True, "eps": 1e-3}),
+    "adam-amsgrad": (
+        "Adam",
+        {"lr": 0.05, "weight_decay": 0.1, "amsgrad": True, "betas": (0.8, 0.6), "eps": 1e-3},
+    ),
+    "adam-decoupled": (
+        "Adam",
+        {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-3},
+    ),
+    "rmsprop": ("RMSprop", {}),
+    "rmsprop-momentum": (
+        "RMSprop",
+        {"momentum": 0.9, "weight_decay": 0.1, "maximize": True, "alpha": 0.8, "eps": 1e-2},
+    ),
+    "rmsprop-centered": ("RMSprop", {"centered": True, "eps": 1e-2}),
+    "rmsprop-centered-momentum": (
+        "RMSprop",
+        {"centered": True, "momentum": 0.5, "alpha": 0.9, "eps": 1e-2},
+    ),
+    "adagrad": ("Adagrad", {}),
+    "adagrad-decay": (
+        "Adagrad",
+        {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.3, "maximize": True},
+    ),
+    "adadelta": ("Adadelta", {}),
+    "adadelta-decay": ("Adadelta", {"lr": 0.5, "rho": 0.7, "weight_decay": 0.1, "maximize": True}),
+    "adamax": ("Adamax", {"lr": 0.05}),
+    "adamax-decay": (
+        "Adamax",
+        {"weight_decay": 0.1, "maximize": True, "betas": (0.5, 0.7), "eps": 1e-3},
+    ),
+    "radam": ("RAdam", {"lr": 0.05}),
+    "radam-decay": ("RAdam", {"weight_decay": 0.1, "maximize": True, "betas": (0.8, 0.9)}),
+    "radam-decoupled": ("RAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "sgd": ("SGD", {"lr": 0.1, "weight_decay": 0.1, "maximize": True}),
+    "sgd-momentum": ("SGD", {"momentum": 0.9}),
+    "sgd-dampening": ("SGD", {"lr": 0.1, "momentum": 0.5, "dampening": 0.3, "weight_decay": 0.1}),
+    "sgd-nesterov": ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "maximize": True}),
+    "rprop": ("Rprop", {}),
+    "rprop-etas": ("Rprop", {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1), "maximize": True}),
+    "nadam": ("NAdam", {"lr": 0.05}),
+    "nadam-decay": (
+        "NAdam",
+        {"weight_decay": 0.1, "momentum_decay": 0.1, "maximize": True, "eps": 1e-3},
+    ),
+    "nadam-decoupled": ("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "asgd": ("ASGD", {}),
+    "asgd-averaging": (
+        "ASGD",
+        {"lr": 0.1, "lambd": 0.1, "t0": 2.0, "alpha": 0.5, "weight_decay": 0.1, "maximize": True},
+    ),
+}
 
 CASES = [
     Case("adamw", fusedstep.optim.AdamW, torch.optim.AdamW, {"lr": 0.05}),
@@ -211,6 +204,17 @@ CASES = [
     ),
     Case("hf-adafactor-momentum", HF, HF_PEER, {"beta1": 0.9, "weight_decay": 0.1}),
     Case("hf-adafactor-momentum-zero", HF, HF_PEER, {"lr": 0.02, "beta1": 0.0, **FIXED}),
+    Case("lion", fusedstep.optim.Lion, Lion, {"lr": 0.01}),
+    Case(
+        "lion-decay",
+        fusedstep.optim.Lion,
+        Lion,
+        {"lr": 0.01, "weight_decay": 0.5, "betas": (0.5, 0.8), "maximize": True},
+    ),
+    *(
+        Case(name, getattr(fusedstep.optim, own), getattr(torch.optim, own), options)
+        for name, (own, options) in OF_TORCH.items()
+    ),
 ]
 
 # Empty tensors, a scalar, vectors, matrices with one row or column, matrices of one block or tile
@@ -274,9 +278,14 @@ def set_grads(params: Params, seed: int, scale: float = 0.01) -> None:
         param.grad = grad
 
 
+# The states that are one number for a parameter.
+NUMBERS = ("step", "RMS", "mu_product", "eta", "mu")
+
+
 def states(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Any]:
     """A parameter's state. Numbers become tensors."""
-    return {key: torch.as_tensor(value) for key, value in optimizer.state[param].items()}
+    state = optimizer.state.get(param, {})  # a lookup by [] would make one
+    return {key: torch.as_tensor(value) for key, value in state.items()}
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -76,6 +76,14 @@ def hf_adamw(groups, backend):
     return fusedstep.hf.AdamW(groups, lr=0.05, no_deprecation_warning=True, backend=backend)
 
 
+def sgd(groups, backend):
+    return fusedstep.optim.SGD(groups, lr=0.05, momentum=0.9, backend=backend)
+
+
+def nadam(groups, backend):
+    return fusedstep.optim.NAdam(groups, lr=0.05, backend=backend)
+
+
 OPTIONS = {
     adamw: [{}, {"amsgrad": True, "weight_decay": 0.3}, {"maximize": True, "lr": 0.5}],
     adafactor: [{}, {"eps": (0.1, 0.01), "maximize": True}, {"weight_decay": 0.3, "d": 2.0}],
@@ -85,6 +93,8 @@ OPTIONS = {
         {"lr": 0.1, "relative_step": False, "scale_parameter": False},
     ],
     hf_adamw: [{}, {"correct_bias": False}, {"weight_decay": 0.3, "betas": (0.5, 0.5)}],
+    sgd: [{}, {"weight_decay": 0.3, "nesterov": True}, {"momentum": 0.0}],
+    nadam: [{}, {"momentum_decay": 0.1}, {"weight_decay": 0.3, "decoupled_weight_decay": True}],
 }
 
 
@@ -182,20 +192,20 @@ def data_of_state_moves(world, k):
 
 
 def step_replaced(world, k):
-    state = world.opt.state.get(world.params[k])
-    if state:
+    state = world.opt.state.get(world.params[k], {})
+    if "step" in state:
         state["step"] = torch.tensor(6.0) if torch.is_tensor(state["step"]) else 6
 
 
 def step_written(world, k):
-    state = world.opt.state.get(world.params[k])
-    if state and torch.is_tensor(state["step"]):
+    state = world.opt.state.get(world.params[k], {})
+    if torch.is_tensor(state.get("step")):
         state["step"].fill_(3.0)
 
 
 def data_of_step_moves(world, k):
-    state = world.opt.state.get(world.params[k])
-    if state and torch.is_tensor(state["step"]):
+    state = world.opt.state.get(world.params[k], {})
+    if torch.is_tensor(state.get("step")):
         state["step"].data = torch.tensor(4.0)
 
 

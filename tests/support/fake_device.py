@@ -1,6 +1,8 @@
 """Fake devices: CPU tensors that count as on a device, or meta tensors, which have no numbers. Also
 the fixtures for them, and optimizers with their counters there."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from fusedstep.plan.watch import PythonWatch
 from tests.support.cases import make_params, set_grads
 
 SHAPES = [(), (7,), (1025,), (1, 9), (33, 17), (3, 5, 7), (0,), (300, 260)]
+OPTIM = fusedstep.optim
 ADAMW, ADAFACTOR, OLD_ADAMW = fusedstep.optim.AdamW, fusedstep.optim.Adafactor, fusedstep.hf.AdamW
 
 
@@ -42,6 +45,20 @@ OPTIONS = {
     "adafactor-tensor-lr": (
         ADAFACTOR,
         lambda: {"lr": tensor(0.4), "beta2_decay": -0.5, "capturable": True},
+    ),
+    "adam-decay": (OPTIM.Adam, lambda: {"weight_decay": 0.1, "capturable": True}),
+    "lion": (OPTIM.Lion, lambda: {"lr": 0.01, "weight_decay": 0.5, "capturable": True}),
+    "rmsprop": (OPTIM.RMSprop, lambda: {"centered": True, "momentum": 0.5, "capturable": True}),
+    "adagrad-fused": (OPTIM.Adagrad, lambda: {"lr_decay": 0.1, "fused": True}),
+    "adadelta": (OPTIM.Adadelta, lambda: {"capturable": True}),
+    "adamax": (OPTIM.Adamax, lambda: {"weight_decay": 0.1, "capturable": True}),
+    "radam": (OPTIM.RAdam, lambda: {"betas": (0.9, 0.99), "capturable": True}),
+    "sgd": (OPTIM.SGD, lambda: {"lr": tensor(0.05), "momentum": 0.9, "dampening": 0.3}),
+    "rprop": (OPTIM.Rprop, lambda: {"lr": tensor(0.01), "capturable": True}),
+    "nadam": (OPTIM.NAdam, lambda: {"momentum_decay": 0.1, "capturable": True}),
+    "asgd": (
+        OPTIM.ASGD,
+        lambda: {"lr": tensor(0.05), "lambd": 0.1, "t0": 2.0, "capturable": True},
     ),
     "old-adamw-lr": (
         OLD_ADAMW,
@@ -184,7 +201,9 @@ def ready(meta, recorder, capturing):
 
     def build(steps_before=1, kind=ADAMW, **options):
         params = to_meta(make_params([(3,), (4, 5)]))
-        options = {"capturable": True, **options, "backend": "recorder"}
+        if "capturable" in inspect.signature(kind).parameters:
+            options = {"capturable": True, **options}
+        options = {**options, "backend": "recorder"}
         optimizer = kind(list(zip(("fc.bias", "fc.weight"), params, strict=True)), **options)
         for _ in range(steps_before):
             optimizer.step()

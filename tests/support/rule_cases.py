@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fusedstep.rules import RULES
 from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES, Case, make_params
+from tests.support.cases import CASES, Case, each, make_params
+from tests.support.sweeps import sweep
 
 # The first case of a factored rule must give every kind of work something to do.
 ALL_CASES = [*CASES, ACCUMULATE]
@@ -22,9 +25,25 @@ def is_factored(case: Case) -> bool:
     return RULES[rule_of(case)].factored
 
 
+def has_penalty(case: Case) -> bool:
+    """Whether the rule can have the decay in the gradient."""
+    return "penalty" in RULES[rule_of(case)].scalars
+
+
 # The first case of each rule.
 CASE_OF = {rule_of(case): case for case in reversed(ALL_CASES)}
 ELEMENTWISE = [case for case in CASES if not is_factored(case)]
 FACTORED = [case for case in CASES if is_factored(case)]
+WITH_STATES = [c for c in CASES if is_factored(c) or RULES[rule_of(c)].states]
+# For contracts on memory alone: all factored cases, and one of each class and elementwise rule.
+_FIRST = {(case.ours, rule_of(case)): case for case in reversed(CASES)}
+ONE_A_RULE = [case for case in CASES if is_factored(case) or case in _FIRST.values()]
+
+
+def once_a_rule(function: Any) -> Any:
+    """Runs a test over all cases. `make test` takes those of ONE_A_RULE."""
+    return each(sweep(CASES, ONE_A_RULE))(function)
+
+
 # A case for each elementwise rule.
 ELEMENTWISE_RULES = [case for rule, case in CASE_OF.items() if not RULES[rule].factored]

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.support.cases import CASES, Case, Params, same_bits, states
+from fusedstep.rules import RULES
+from tests.support.cases import Case, Params, same_bits, states
+from tests.support.rule_cases import CASE_OF, FACTORED, rule_of
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -65,26 +67,24 @@ STORED_SHAPES = [
 
 def fits(case: Case, stored: Stored) -> bool:
     """Whether the options have an effect: 8 bits are for states as large as their matrix."""
-    has_large = "adamw" in case.name or "adam-weight" in case.name or "momentum" in case.name
-    return has_large or not stored.name.startswith("int8")
+    return bool(RULES[rule_of(case)].states) or not stored.name.startswith("int8")
 
 
+OF_ADAMW = ("adamw", "adamw-amsgrad", "old-adamw")
+OF_ADAFACTOR = ("adafactor", "adafactor-part-capped", "hf-adafactor", "hf-adafactor-momentum")
 # One of each rule, and of each dialect.
 STORED_CASES = [
-    case
-    for case in CASES
-    if case.name
-    in (
-        "adamw",
-        "adamw-amsgrad",
-        "old-adamw",
-        "adafactor",
-        "adafactor-part-capped",
-        "hf-adafactor",
-        "hf-adafactor-momentum",
-    )
+    CASE_OF[rule] for rule in RULES if rule != "accumulate" and not RULES[rule].factored
 ]
+STORED_CASES += [case for case in FACTORED if case.name in OF_ADAFACTOR]
 PAIRS = [(case, stored) for case in STORED_CASES for stored in STORED if fits(case, stored)]
+# Rules differ in arithmetic only, so most of them take a few options: each way of storage once.
+USUAL_PAIRS = [
+    (case, stored)
+    for case, stored in PAIRS
+    if case.name in (*OF_ADAMW, *OF_ADAFACTOR)
+    or stored.name in ("rest16-bf16-states", "copied", "noisy", "int8-rest8")
+]
 
 
 def assert_same_bits(

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from fusedstep.plan.storage import COPY, REST, SCALE
 from fusedstep.stored_numbers import LEVELS, from_blocks, in_blocks, join
-from tests.support.cases import Case, Params, set_grads, states
+from tests.support.cases import NUMBERS, Case, Params, set_grads, states
 from tests.support.problems import Problem, Run
 from tests.support.stored_cases import Stored
-
-KEPT = ("step", "RMS")
 
 
 def problem(case: Case, stored: Stored, shapes: list[tuple[int, ...]], **more: Any) -> Problem:
@@ -34,7 +32,7 @@ def at_an_odd_address(optimizer: Any, params: Params, step: int) -> None:
     """Before the second step, moves one tensor of each parameter, a different one for each."""
     for index, param in enumerate(params if step == 1 else ()):
         state = optimizer.state[param]
-        names = ["grad", *(key for key in state if key not in KEPT)]
+        names = ["grad", *(key for key in state if key not in NUMBERS)]
         name = names[index % len(names)]
         if name == "grad":
             param.grad = moved(param.grad)
@@ -55,7 +53,7 @@ def numbers(run: Run, index: int) -> Iterator[tuple[str, Tensor, Tensor | float]
         own, unit = param, torch.finfo(param.dtype).eps
     yield "parameter", own.double(), own.double().abs() * unit
     for key, value in state.items():
-        if key in (REST, COPY, *KEPT) or key.endswith(SCALE):
+        if key in (REST, COPY, *NUMBERS) or key.endswith(SCALE):
             continue
         if value.is_floating_point():
             yield key, value.double(), value.double().abs() * torch.finfo(value.dtype).eps

@@ -207,6 +207,7 @@ def _rule_of(rule: Rule) -> str:
             f"  using dtypes = {dtypes};",
             f"  using stored = {_dtypes(rule.stored)};",
             f"  static constexpr int kStates = {len(rule.states)};",
+            f"  static constexpr bool kOnlyDtypes = {str(rule.only_dtypes).lower()};",
             "};",
         ]
     )

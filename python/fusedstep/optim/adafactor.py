@@ -16,8 +16,10 @@ from .base import Group, State
 from .factored import FactoredOptimizer
 from .hyperparams import for_steps
 from .limits import AT_LEAST_ONE, NOT_NEGATIVE, NOT_POSITIVE, Limits
+from .shared_arguments import with_shared_arguments
 
 
+@with_shared_arguments
 class Adafactor(FactoredOptimizer):
     """Adafactor: same arguments, states and errors as ``torch.optim.Adafactor``.
 
@@ -34,22 +36,9 @@ class Adafactor(FactoredOptimizer):
             then never waits for the GPU, and can be captured in a CUDA graph after one step outside
             it. A graph replays the numbers it was captured with, so a learning rate that changes
             must be a tensor on the GPU. It is an error if a parameter is on the CPU.
-        max_grad_norm: clips inside the step: every g is multiplied by
-            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
-            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
-            device. It may be changed between steps, and a state dict does not have it.
         state_dtype: of the states. None: the gradient's, as in torch. With any dtype, and with the
             next two options, all of them are float32: they are few, and less would save nothing. A
             checkpoint of another dtype is converted when it is loaded.
-        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
-            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
-            of 8 bits, so a master weight of 24.
-        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
-            small updates count on average. The noise depends on ``seed``, step, parameter and place
-            alone.
-        seed: of the noise.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
-            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

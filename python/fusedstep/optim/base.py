@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from .. import backends, check
 from ..plan import devices
-from ..plan.counters import IntCounters, TensorCounters
+from ..plan.counters import FirstSteps, IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
 from ..plan.exchange_layout import ExchangeError, ExchangeLayout
-from ..plan.plan import Owner, Plan
+from ..plan.history import HistoryCounters
+from ..plan.plan import MakesCounters, Owner, Plan
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
 from . import agreed, gradients
@@ -131,7 +133,7 @@ class FusedOptimizer(MasteredOptimizer):
         plan.run(rows, factor, found_inf, capturing)
         if self.master_weights:
             self._masters.remember(plan.present_members)
-        plan.count(found_inf)
+        plan.count(found_inf, lambda k, step: self._next_history(self.param_groups[k], step))
         if inv_grad_scale is not None:
             params = (member.param for member in plan.present_members)
             gradients.unscale(params, inv_grad_scale, found_inf)
@@ -211,10 +213,17 @@ class FusedOptimizer(MasteredOptimizer):
             name=type(self).__name__,
             choose=self._choose,
             where=self._where,
-            counters=TensorCounters if self.steps_are_tensors else IntCounters,
+            counters=self._counters(),
             scalars_on_device=self.scalars_on_tensors,
             exchange=self._exchange_layout(),
         )
+
+    def _counters(self) -> MakesCounters:
+        if not self._counts_in_states():
+            return FirstSteps
+        if self.history:
+            return partial(HistoryCounters, self.history)
+        return TensorCounters if self.steps_are_tensors else IntCounters
 
     def _exchange_layout(self) -> ExchangeLayout | None:
         """How processes add up sums of sharded parameters. Elementwise rules have none."""

@@ -34,7 +34,8 @@ def load_keeping_dtypes(
 
     def remember(_: Any, loaded: dict[str, Any]) -> None:  # after all other hooks
         for where, param, state in _saved_states(optimizer, loaded):
-            _check_counter(optimizer, where, state)
+            if optimizer.peer_counts:
+                _check_counter(optimizer, where, state)
             _check_stored(optimizer, where, param, state)
         seen.update(loaded)
 
@@ -118,6 +119,9 @@ def _restore(optimizer: StoredOptimizer, param: Tensor, saved: State) -> None:
         if key == "step" or not isinstance(value, Tensor):
             continue
         value = value.detach()
+        if key in optimizer.history:  # torch gives it the parameter's dtype and device
+            state[key] = value.to(state["step"].device, copy=True)
+            continue
         if key == REST:
             state[key] = _widened_rest(value, optimizer.precision.rest_dtype(param)).to(
                 param.device, copy=True

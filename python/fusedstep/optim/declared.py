@@ -23,6 +23,9 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     (`_state_shapes`), their first values (`_new_state`), and the scalars of a step (`_scalars`)."""
 
     steps_are_tensors = True
+    peer_counts = True  # whether a state of the peer has a counter
+    # The 0-d states besides the counter that each step makes from those of the step before.
+    history: tuple[str, ...] = ()
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
     limits = Limits()  # of the hyper-parameters
@@ -99,16 +102,27 @@ class DeclaredOptimizer(torch.optim.Optimizer):
         for group in self.param_groups if self.steps_are_tensors else ():
             steps_as_tensors(self.state, group["params"], self._counter_dtype(group))
 
+    def _counts_in_states(self) -> bool:
+        """Whether each state has a counter, `step`."""
+        return True
+
+    def _first_history(self, group: Group) -> tuple[Any, ...]:
+        """What the states `history` hold before the first step."""
+        return ()
+
+    def _next_history(self, group: Group, step: Any) -> tuple[Any, ...]:
+        """What they hold after `step`, as `_scalars` takes it."""
+        return ()
+
     def _waits_for_device(self, group: Group) -> bool:
         """Whether the host would have to wait for a hyper-parameter."""
-        for value in (group.get("lr"), *(group.get("betas") or ())):
-            if isinstance(value, Tensor) and not devices.on_host(value):
-                return True
-        return False
+        values = (group.get("lr"), group.get("weight_decay"), *(group.get("betas") or ()))
+        return any(isinstance(value, Tensor) and not devices.on_host(value) for value in values)
 
     def _scalars(self, group: Group, step: Any, dtype: torch.dtype) -> dict[str, Any]:
         """The rule's scalars at a step, by name. If `scalars_on_tensors`, `step` may be a tensor
-        with many steps. Then each scalar is a number or a tensor."""
+        with many steps. Then each scalar is a number or a tensor. With a `history`, `step` is a
+        tuple: the step, and what the states hold before it."""
         raise NotImplementedError
 
     def _prepare_gradients(self, members: list[Member]) -> None:

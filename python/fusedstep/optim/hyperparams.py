@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from numbers import Real
@@ -36,6 +37,13 @@ def for_steps(
     if isinstance(step, Tensor):
         return partial(device_scalar, step.device), on_tensors(formula)
     return scalar, formula
+
+
+def rounded(value: Any, dtype: torch.dtype) -> Any:
+    """A number, or a tensor of numbers, rounded to a counter's dtype."""
+    if isinstance(value, Tensor):
+        return value.to(dtype).to(value.dtype)
+    return ctypes.c_float(value).value if dtype == torch.float32 else value
 
 
 def steps_as_tensors(

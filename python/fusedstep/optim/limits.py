@@ -28,8 +28,11 @@ ANY_NUMBER = Limit(-math.inf, math.inf, "a number")
 NOT_NEGATIVE = Limit(0.0, math.inf, "0 or more")
 NOT_POSITIVE = Limit(-math.inf, 0.0, "0 or less")
 POSITIVE = Limit(5e-324, math.inf, "above 0")  # the smallest number above 0
+FRACTION = Limit(0.0, 1.0, "from 0 to 1")
 AT_LEAST_ONE = Limit(1.0, math.inf, "1 or more")
 BETA = Limit(0.0, 1.0 - 2.0**-53, "0 or more and below 1")  # the largest number below 1
+BETWEEN_0_AND_1 = Limit(5e-324, 1.0 - 2.0**-53, "above 0 and below 1")
+ABOVE_ONE = Limit(1.0 + 2.0**-52, math.inf, "above 1")
 
 
 class Limits:

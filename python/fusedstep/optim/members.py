@@ -3,11 +3,8 @@ is made."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice, repeat
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,22 +14,17 @@ from ..check_states import REPAIR
 from ..plan import devices, flat, shards
 from ..plan.bucket import Bucket, Member
 from ..plan.launcher import Backend
-from ..plan.layouts import Layout, Layouts
+from ..plan.layouts import Layouts
 from ..plan.plan import Plan
 from ..plan.storage import SCALE
 from ..rules import RULES
 from ..shared_memory import Memory, find_shared
 from .declared import Group, State
-from .stored import StoredOptimizer
+from .first_states import FirstStates, look_at_states
 
 
-class CheckedOptimizer(StoredOptimizer):
+class CheckedOptimizer(FirstStates):
     """Checks parameters and states, and makes members of them."""
-
-    def _parameters(self) -> Iterator[tuple[check.Where, Group, Tensor]]:
-        for index, group in enumerate(self.param_groups):
-            for i, param in enumerate(group["params"]):
-                yield check.Where(self.param_groups, index, i), group, param
 
     def _may_share(self) -> bool:
         return shards.may_share() or bool(flat.DECLARED)
@@ -59,9 +51,9 @@ class CheckedOptimizer(StoredOptimizer):
         if self._has_options:
             self._refuse_options_without_effect()
         members = self._check_memory(self._check_members(layouts, old))
-        new = [member for member in members if not member.state]
-        if len(new) < len(members):
-            self._move_counters(member for member in members if member.state)
+        new = [member for member in members if member.is_new]
+        if len(new) < len(members) and self._counts_in_states():
+            self._move_counters(member for member in members if not member.is_new)
         self._make_states(new, layouts)
         return members
 
@@ -104,14 +96,16 @@ class CheckedOptimizer(StoredOptimizer):
                 tuple(shapes), found, addresses, rms_key,
                 shard=self._shard_of(param) if may_share and RULES[rule].factored else None,
                 noise=self._noise_of(where, param) if self._has_options else None,
+                is_new=not state or self._lacks_states(group, state),
             )  # fmt: skip
             if member.shard is not None and member.mode == "flat":
                 backends.check_flat(self.backend, device, where)
-            if state:
+            if not member.is_new:
+                assert state is not None
                 if self.master_weights:
                     self._add_masters(param, state)
                 self._check_states(where, param, state, shapes)
-                _look_at_states(member, layouts)
+                look_at_states(member, layouts)
             members.append(member)
         check.check_only_once(self.param_groups, [member.param for member in members], name)
         return members
@@ -135,66 +129,18 @@ class CheckedOptimizer(StoredOptimizer):
             if param.grad is not None:
                 yield f"the gradient of {where}", param.grad
 
-    def _make_states(self, members: list[Member], layouts: Layouts) -> None:
-        """Makes the states of members that have none."""
-        # (group, layouts of parameter and gradient, shape) -> all layouts, states included.
-        complete: dict[tuple[Any, ...], tuple[Layout, ...]] = {}
-        for member, step in zip(members, self._new_counters(members), strict=False):
-            param, state, grad = member.param, member.state, member.param.grad
-            assert grad is not None
-            state["step"] = step
-            group = self.param_groups[member.group]
-            state.update(self._new_state(group, param, grad))
-            if self._has_companions:
-                state.update(self._new_companions(group, param))
-            self.state[param] = state
-            # Flat pieces of one length may be parts of different shapes.
-            alike = member.group, member.layouts, member.shard and member.shard.whole
-            if alike not in complete:
-                _look_at_states(member, layouts)
-                complete[alike] = member.layouts
-            else:
-                member.layouts = complete[alike]
-                member.addresses += _addresses_of(_states(member))
-
-    def _make_missing_states(self) -> None:
-        """Makes the states of all parameters that have none, as their first step would."""
-        for where, group, param in self._parameters():
-            if self.state.get(param):
-                continue
-            rule, keys = self._rule(group, param), tuple(self._stored_shapes(group, param))
-            member = Member(param, {}, where.group, rule, keys, (), ())
-            (step,) = islice(self._new_counters([member]), 1)
-            state = {"step": step, **self._new_state(group, param, param.detach())}
-            self.state[param] = {**state, **self._new_companions(group, param)}
-
-    def _new_counters(self, members: list[Member]) -> Iterable[int | Tensor]:
-        """A counter for each. Those of one dtype and device are views of one tensor, as the plan
-        needs them."""
-        if not self.steps_are_tensors:
-            return repeat(0)
-        kinds: list[tuple[torch.dtype, torch.device]] = []
-        of_group: dict[tuple[int, torch.device], tuple[torch.dtype, torch.device]] = {}
-        for member in members:
-            key = member.group, member.param.device
-            if key not in of_group:
-                group = self.param_groups[member.group]
-                device = key[1] if self._counts_on_device(group) else torch.device("cpu")
-                of_group[key] = self._counter_dtype(group), device
-            kinds.append(of_group[key])
-        made = {
-            kind: iter(torch.zeros(count, dtype=kind[0], device=kind[1]).unbind())
-            for kind, count in Counter(kinds).items()
-        }
-        return [next(made[kind]) for kind in kinds]
-
     def _check_states(
         self, where: check.Where, param: Tensor, state: State, shapes: dict[str, torch.Size]
     ) -> None:
         name = type(self).__name__
-        if "step" not in state:
-            raise KeyError(f"step: {name}: {where} has a state without its counter. {REPAIR}")
-        check_states.check_step(where, state["step"], param, name)
+        if self._counts_in_states():
+            if "step" not in state:
+                raise KeyError(f"step: {name}: {where} has a state without its counter. {REPAIR}")
+            check_states.check_step(where, state["step"], param, name)
+        for key in self.history:
+            if key not in state:
+                raise KeyError(f"{key}: {name}: {where} has a state without it. {REPAIR}")
+            check_states.check_number(where, key, state[key], param, name)
         for key, shape in shapes.items():
             if key not in state:
                 raise KeyError(
@@ -213,11 +159,11 @@ class CheckedOptimizer(StoredOptimizer):
             check_states.check_state(where, key, value, own_shape, own, allowed, name)
         rms_key = self._rms_key()
         if rms_key in state:
-            check_states.check_rms(where, rms_key, state[rms_key], param, name)
+            check_states.check_number(where, rms_key, state[rms_key], param, name)
 
     def _check_steps(self, bucket: Bucket) -> None:
         """Refuses counters that were changed in place to something that is not a step number."""
-        for member in bucket.members:
+        for member in bucket.members if self._counts_in_states() else ():
             step = member.state["step"]
             check_states.check_step(self._where(member), step, member.param, type(self).__name__)
 
@@ -229,7 +175,8 @@ class CheckedOptimizer(StoredOptimizer):
         param, state = before.param, before.state
         shapes = self._stored_shapes(group, param)
         same = (before.rule, before.state_keys) == (self._rule(group, param), tuple(shapes))
-        if not same or not state or self.state.get(param) is not state:
+        known = self.state.get(param)
+        if not same or not (known is state or not (known or state or shapes)):
             return None
         name = type(self).__name__
         try:
@@ -242,30 +189,15 @@ class CheckedOptimizer(StoredOptimizer):
             group=where.group,
             layouts=(found[0], before.layouts[1]),
             addresses=(addresses[0], 0),
+            is_new=False,
         )
-        _look_at_states(kept, layouts)
+        look_at_states(kept, layouts)
         return kept
 
     def _where(self, member: Member) -> check.Where:
         params = self.param_groups[member.group]["params"]
         index = next(i for i, param in enumerate(params) if param is member.param)
         return check.Where(self.param_groups, member.group, index)
-
-
-def _look_at_states(member: Member, layouts: Layouts) -> None:
-    """Adds the layouts and addresses of the states to those of parameter and gradient."""
-    states = _states(member)
-    member.layouts += tuple([layouts.of(state) for state in states])
-    member.addresses += _addresses_of(states)
-
-
-def _states(member: Member) -> list[Tensor]:
-    states = [member.state[key] for key in member.state_keys]
-    return states if type(member.param) in shards.PLAIN else list(map(shards.local, states))
-
-
-def _addresses_of(tensors: list[Tensor]) -> tuple[int, ...]:
-    return tuple([tensor.data_ptr() for tensor in tensors])
 
 
 def _memory_of(members: list[Member]) -> Memory:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..plan.bucket import Bucket
+from ..plan.counters import Step
+from ..plan.history import number_of, part_of
 from ..plan.plan import Plan
 from ..plan.rows import HostRows
 
@@ -47,7 +49,7 @@ def rows_of(
             bucket.rows.by_group(of_all)
         else:
             bucket.rows.by_group_and_step(of_each, plan.present)
-        if not all(step >= 1.0 for _, step in bucket.rows.keys):
+        if not all(number_of(step) >= 1.0 for _, step in bucket.rows.keys):
             check_steps(bucket)
         rows.append(_host_rows(bucket, groups, scalars))
     return rows
@@ -62,15 +64,19 @@ def _host_rows(bucket: Bucket, groups: list[Group], scalars: Scalars) -> HostRow
     dtype = bucket.number_dtype
     return HostRows(
         [
-            (_sign(groups[index]), *bucket.rule.row(scalars(groups[index], step, dtype)), step)
+            (
+                _sign(groups[index]),
+                *bucket.rule.row(scalars(groups[index], step, dtype)),
+                number_of(step),
+            )
             for index, step in bucket.rows.keys
         ]
     )
 
 
-def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Tensor) -> Tensor:
+def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, steps: Step) -> Tensor:
     """A row for each member. The number of calls depends on the number of groups only."""
-    dtype = bucket.number_dtype
+    dtype, step = bucket.number_dtype, number_of(steps)
     # One launch writes all numbers that the host knows: it adds them to -0, which is exact.
     rows = step.new_full((2 + len(bucket.rule.scalars), len(bucket.members)), -0.0)
     known: list[tuple[Tensor, float]] = []
@@ -78,7 +84,7 @@ def _device_rows(bucket: Bucket, groups: list[Group], scalars: Scalars, step: Te
     first = 0
     for index, run in groupby(member.group for member in bucket.members):
         last = first + len(list(run))
-        named = scalars(groups[index], step[first:last], dtype)
+        named = scalars(groups[index], part_of(steps, first, last), dtype)
         values = (_sign(groups[index]), *bucket.rule.row(named), step[first:last])
         for row, value in zip(rows[:, first:last].unbind(), values, strict=True):
             if isinstance(value, Tensor):

@@ -43,6 +43,7 @@ class Member:
     source: Tensor | None = None  # the tensor whose gradient is used, if it is not `param`
     shard: shards.Shard | None = None  # of a factored rule, if others hold parts of the parameter
     noise: tuple[int, ...] | None = None  # NOISE of `rules/layout.py`, if numbers are rounded by it
+    is_new: bool = False  # whether its states were made for this plan
 
     @property
     def owner(self) -> Tensor:

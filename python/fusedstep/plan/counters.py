@@ -1,19 +1,24 @@
-"""The step counters of a plan's parameters: tensors or ints, as the peer keeps them."""
+"""The step counters of a plan's parameters: tensors or ints, as the peer keeps them, or none."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import devices
 
+if TYPE_CHECKING:
+    from .bucket import Member
+
 State = dict[str, Any]
+# The number of a step. With a history (`plan/history.py`): that number, then what the states hold.
+Step = Any
 COUNTS = (torch.float32, torch.float64)  # the dtypes of torch's counters
 STEP = itemgetter("step")
 
@@ -26,33 +31,31 @@ class TensorCounters:
     the positions in `waited_for`, whose scalars can only be computed on the host.
     """
 
-    def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
+    keys: tuple[str, ...] = ("step",)  # of the states' tensors that are its own
+
+    def __init__(self, members: list[Member], waited_for: Iterable[int] = ()) -> None:
+        self._take([member.state for member in members], waited_for)
+
+    def _take(self, states: list[State], waited_for: Iterable[int]) -> None:
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for index, state in enumerate(states):
             step = state["step"]
             if not isinstance(step, Tensor) or step.dtype not in COUNTS:
-                step = state["step"] = _counting(step)
+                step = state["step"] = counting(step)
             kinds.setdefault((step.dtype, step.device), []).append(index)
         self._present: bytes | None = None
-        self.flats: list[Tensor] = []
         self.positions = list(kinds.values())  # of the counters in each flat tensor
         self.home = [(0, 0)] * len(states)  # for each counter: which flat tensor, its place in it
         for which, indices in enumerate(self.positions):
-            counters = [states[i]["step"] for i in indices]
-            flat = _common_tensor(counters)
-            if flat is None:
-                flat = torch.stack([step.reshape(()) if step.dim() else step for step in counters])
-                for view, i in zip(flat.unbind(), indices, strict=True):
-                    states[i]["step"] = view
-            self.flats.append(flat)
             for place, i in enumerate(indices):
                 self.home[i] = which, place
+        self.flats = [flat_tensor(states, "step", indices) for indices in self.positions]
         self._took_part = self._ones(None)
         needed = {self.home[i][0] for i in waited_for}
         self.read = [k for k, flat in enumerate(self.flats) if devices.on_host(flat) or k in needed]
         self._memory = None
         if len(self.read) == 1 and devices.on_host(self.flats[self.read[0]]):
-            self._memory = _memory_of(self.flats[self.read[0]])
+            self._memory = memory_of(self.flats[self.read[0]])
 
     def hold(self) -> bool:
         """Whether they are still those that the plan was made with. The watch checks tensors."""
@@ -62,49 +65,59 @@ class TensorCounters:
         """Whether the host would have to wait for this counter."""
         return not devices.on_host(self.flats[self.home[position][0]])
 
-    def next_of_all(self) -> float | None:
+    def next_of_all(self) -> Step | None:
         """The number of the coming step, or None if the counters that are read differ."""
         if len(self.read) != 1:
             return None
         if self._memory is not None:
-            raw = bytes(self._memory)
-            is_equal = raw == raw[: len(raw) // len(self._memory)] * len(self._memory)
-            return float(self._memory[0]) + 1.0 if is_equal else None
+            number = only_number(self._memory)
+            return None if number is None else number + 1.0
         low, high = [end.item() for end in torch.aminmax(self.flats[self.read[0]])]
         return low + 1.0 if low == high else None
 
-    def next_of_each(self) -> list[float]:
+    def next_of_each(self) -> list[Step]:
         """The number of the coming step of each parameter; 0 if its counter is not read."""
+        return self._read_each(self.flats, 1.0)
+
+    def _read_each(self, flats: list[Tensor], more: float = 0.0) -> list[float]:
+        """The numbers of these flat tensors, for each parameter, and `more` added to each."""
         result = [0.0] * len(self.home)
         for which in self.read:
-            values = (self.flats[which].cpu().double() + 1.0).tolist()  # MPS has no float64
+            values = (flats[which].cpu().double() + more).tolist()  # MPS has no float64
             if len(values) == len(result):
                 return values  # in the members' order
             for index, value in zip(self.positions[which], values, strict=True):
                 result[index] = value
         return result
 
-    def vector(self, positions: list[int], device: torch.device) -> Callable[[], Tensor]:
+    def vector(self, positions: list[int], device: torch.device) -> Callable[[], Step]:
         """A function that returns a tensor on `device`: the number of the coming step of each
         parameter in `positions`. It never waits."""
+        counted = self._reader(self.flats, positions, device)
+        return lambda: counted() + 1.0
+
+    def _reader(
+        self, flats: list[Tensor], positions: list[int], device: torch.device
+    ) -> Callable[[], Tensor]:
+        """A function that returns the numbers of these flat tensors at `positions`, on `device`."""
         which = sorted({self.home[i][0] for i in positions})
         start, starts = 0, {}
         for k in which:
             starts[k] = start
-            start += len(self.flats[k])
+            start += len(flats[k])
         places = [starts[k] + place for k, place in map(self.home.__getitem__, positions)]
         first, dtype = places[0], devices.widest_float(device)
         consecutive = places == list(range(first, first + len(places)))
         index = None if consecutive else torch.tensor(places, device=device)
 
-        def next_steps() -> Tensor:
-            parts = [devices.to_device(self.flats[k], device, dtype) for k in which]
+        def read() -> Tensor:
+            parts = [devices.to_device(flats[k], device, dtype) for k in which]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             if index is None:
-                return joined[first : first + len(places)] + 1.0
-            return joined.index_select(0, index) + 1.0
+                return joined[first : first + len(places)]
+            return joined.index_select(0, index)
 
-        return next_steps
+        return read
 
     def count(self, found_inf: Tensor | None, present: bytes | None = None) -> None:
         """Counts one step, unless the gradients held an infinity: then there was no step.
@@ -112,13 +125,20 @@ class TensorCounters:
         Arguments:
             present: which parameters took part, by position; None if all did.
         """
+        for flat, took_part in zip(self.flats, self._taking_part(found_inf, present), strict=True):
+            flat.add_(took_part)
+
+    def _taking_part(
+        self, found_inf: Tensor | None, present: bytes | None
+    ) -> Iterator[float | Tensor]:
+        """For each flat tensor: 1 where a parameter takes part in the step, else 0."""
         if present is not self._present:  # a graph cannot replay this copy; a warm-up makes it
             self._present, self._took_part = present, self._ones(present)
         for flat, took_part in zip(self.flats, self._took_part, strict=True):
             if found_inf is not None:
                 found_none = devices.to_device(found_inf == 0, flat.device, flat.dtype)
                 took_part = found_none * took_part
-            flat.add_(took_part)
+            yield took_part
 
     def _ones(self, present: bytes | None) -> list[float | Tensor]:
         """What a step adds to each flat tensor: 1 where a parameter took part."""
@@ -136,6 +156,17 @@ class TensorCounters:
         return added
 
 
+def flat_tensor(states: list[State], key: str, indices: list[int]) -> Tensor:
+    """One tensor that holds this number of all these states. They become views of it."""
+    numbers = [states[i][key] for i in indices]
+    flat = _common_tensor(numbers)
+    if flat is None:
+        flat = torch.stack([number.reshape(()) if number.dim() else number for number in numbers])
+        for view, i in zip(flat.unbind(), indices, strict=True):
+            states[i][key] = view
+    return flat
+
+
 def _common_tensor(counters: list[Tensor]) -> Tensor | None:
     """The tensor that these counters are views of, in this order, or None. New counters are made as
     such views, and so are those of an earlier plan. A captured graph may count in that tensor, so
@@ -150,14 +181,20 @@ def _common_tensor(counters: list[Tensor]) -> Tensor | None:
     return first.as_strided((len(counters),), (1,))
 
 
-def _memory_of(flat: Tensor) -> Any:
+def memory_of(flat: Tensor) -> Any:
     """The numbers of a flat tensor of the host, without torch, which takes 3 us for the least and
     the largest one. The plan does not outlive a change of their address: the watch sees it."""
     kind = ctypes.c_float if flat.dtype == torch.float32 else ctypes.c_double
     return (kind * len(flat)).from_address(flat.data_ptr())
 
 
-def _counting(step: float | Tensor) -> Tensor:
+def only_number(memory: Any) -> float | None:
+    """The number that all of these are, or None."""
+    raw = bytes(memory)
+    return float(memory[0]) if raw == raw[: len(raw) // len(memory)] * len(memory) else None
+
+
+def counting(step: float | Tensor) -> Tensor:
     """A counter as torch makes it, from a number or from a tensor that cannot count: in bfloat16
     256 + 1 is 256, and a float cannot be added to an integer tensor in place."""
     wide = torch.get_default_dtype() == torch.float64
@@ -170,10 +207,12 @@ def _counting(step: float | Tensor) -> Tensor:
 class IntCounters:
     """transformers' counters: a Python int for each parameter. A step reads each of them once."""
 
-    def __init__(self, states: list[State], waited_for: Iterable[int] = ()) -> None:
-        self.states = states
+    keys = ()  # `hold` looks at them
+
+    def __init__(self, members: list[Member], waited_for: Iterable[int] = ()) -> None:
+        self.states = [member.state for member in members]
         self._now: list[int] = []  # the counters, from `hold` to `count`
-        for state in states:
+        for state in self.states:
             state["step"] = int(state["step"])
 
     def hold(self) -> bool:
@@ -221,3 +260,27 @@ class IntCounters:
         else:
             for state in states:
                 state["step"] = coming
+
+
+class FirstSteps(TensorCounters):
+    """For states without a counter, as those of torch's SGD: the number of a step is 1 if it is a
+    parameter's first one, and else 2. They are on the parameters' devices."""
+
+    keys = ()
+
+    def __init__(self, members: list[Member], waited_for: Iterable[int] = ()) -> None:
+        kinds: dict[torch.device, list[float]] = {}
+        for member in members:
+            taken = 0.0 if member.is_new else 1.0
+            kinds.setdefault(member.layouts[0].device, []).append(taken)
+        made = {
+            device: iter(torch.tensor(taken, device=device, dtype=torch.float32).unbind())
+            for device, taken in kinds.items()
+        }
+        hidden = [{"step": next(made[member.layouts[0].device])} for member in members]
+        self._take(hidden, waited_for)
+
+    def count(self, found_inf: Tensor | None, present: bytes | None = None) -> None:
+        super().count(found_inf, present)
+        for flat in self.flats:
+            flat.clamp_(max=1.0)

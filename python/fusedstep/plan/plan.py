@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,13 +16,17 @@ from torch import Tensor
 from . import devices, shards
 from .bucket import Bucket, Member, gradient_cells, make_buckets
 from .copies import Copies
-from .counters import IntCounters, TensorCounters
+from .counters import IntCounters, Step, TensorCounters
 from .exchange import Exchange
 from .exchange_layout import ExchangeLayout
+from .history import HistoryCounters, Next
 from .launcher import Backend, Launcher, StepInputs
 from .rows import HostRows
 from .versions import increment_of
 from .watch import CAME_OR_WENT, ParamLists, watch
+
+Counters = TensorCounters | IntCounters
+MakesCounters = Callable[[list[Member], Iterable[int]], Counters]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Owner:
         name: the first word of its errors.
         choose: gives the backend for a device. Its second argument names a tensor for the error.
         where: gives a member's name for an error.
-        counters: the class of the step counters; None if nothing is counted.
+        counters: makes the step counters of the members; None if nothing is counted.
         scalars_on_device: whether rows of scalars can be computed on a device.
         exchange: how processes add up the sums of sharded parameters; None if there are none.
     """
@@ -41,7 +45,7 @@ class Owner:
     name: str
     choose: Callable[[torch.device, object], Backend]
     where: Callable[[Member], object]
-    counters: type[TensorCounters] | type[IntCounters] | None = None
+    counters: MakesCounters | None = None
     scalars_on_device: bool = False
     exchange: ExchangeLayout | None = None
 
@@ -76,9 +80,9 @@ class Plan:
         self.devices = {self.buckets[k].device for k in on_devices}
         self.on_device = on_devices if owner.scalars_on_device else []
         self.groups = [frozenset(m.group for m in bucket.members) for bucket in self.buckets]
-        self.counters: TensorCounters | IntCounters | None = None
+        self.counters: Counters | None = None
         self.counted_on_device: set[int] = set()
-        self._coming: dict[int, Callable[[], Tensor]] = {}
+        self._coming: dict[int, Callable[[], Step]] = {}
         if owner.counters is not None and members:
             self._take_counters(owner.counters)
         self.launchers = [
@@ -92,8 +96,8 @@ class Plan:
             self._moments = Moments(sharded)
         keys = {key for member in members for key in member.state_keys}
         keys |= {member.rms_key for member in members if member.rms_key}
-        if owner.counters is TensorCounters:
-            keys.add("step")
+        if self.counters is not None:
+            keys |= {*self.counters.keys}
         cells = gradient_cells(self.buckets, lists)
         absent = {id(m.owner): m.layouts[1] for m in members if not m.addresses[1]}
         earlier = [absent.get(id(param)) for params in lists for param in params] if absent else []
@@ -110,18 +114,18 @@ class Plan:
         self._places = [places[id(member.owner)] for member in members]  # among the watch's
         self._take_presence()
 
-    def _take_counters(self, kind: type[TensorCounters] | type[IntCounters]) -> None:
+    def _take_counters(self, make: MakesCounters) -> None:
         hosted = set(range(len(self.buckets))).difference(self.on_device)
         waited_for = [position for k in hosted for position in self.buckets[k].positions]
-        self.counters = kind([member.state for member in self.members], waited_for)
+        self.counters = make(self.members, waited_for)
         for k in self.on_device:
             if any(map(self.counters.is_on_device, self.buckets[k].positions)):
                 self.counted_on_device.add(k)
                 self.coming_steps(k)  # uploads its index before any capture
 
-    def coming_steps(self, k: int) -> Callable[[], Tensor]:
+    def coming_steps(self, k: int) -> Callable[[], Step]:
         """A function that returns the number of the coming step of each member of bucket `k`, on
-        the bucket's device."""
+        the bucket's device, and their histories if they have one."""
         if k not in self._coming:
             assert self.counters is not None
             bucket = self.buckets[k]
@@ -158,10 +162,14 @@ class Plan:
         if self.exchange is not None:
             self.exchange.take_presence(self.present)
 
-    def count(self, found_inf: Tensor | None) -> None:
-        """Counts a step for the members that took part."""
+    def count(self, found_inf: Tensor | None, after: Next) -> None:
+        """Counts a step for the members that took part. `after` gives the next numbers of their
+        histories."""
         if self.counters is not None:
-            self.counters.count(found_inf, None if self.all_present else self.present)
+            present = None if self.all_present else self.present
+            if isinstance(self.counters, HistoryCounters):
+                self.counters.advance(after, found_inf, present)
+            self.counters.count(found_inf, present)
 
     def run(
         self,

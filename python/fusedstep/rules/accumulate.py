@@ -13,4 +13,4 @@ def accumulate(p, g, scale):
 # A sum is float32 or wider.
 SUMS = (("float32", "float32"), ("float32", "bfloat16"))
 
-RULES = (Rule("accumulate", (), ("scale",), (accumulate,), dtypes=SUMS),)
+RULES = (Rule("accumulate", (), ("scale",), (accumulate,), dtypes=SUMS, only_dtypes=True),)

@@ -33,7 +33,8 @@ class Rule:
     `p` and the states.
     Rules of one `family` share everything except the update, and are one struct in C++.
     Each of `dtypes` has its own GPU kernel, and so has each of `stored`, which are names of codes
-    in `rules/layout.py`; one more kernel takes anything.
+    in `rules/layout.py`; one more kernel takes anything. If `only_dtypes`, slots are never stored
+    by other codes.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Rule:
     factored: bool = False
     dtypes: tuple[tuple[str, ...], ...] = USUAL
     stored: tuple[tuple[str, ...], ...] = ()
+    only_dtypes: bool = False
 
     @property
     def update(self) -> Any:

@@ -14,7 +14,7 @@ from fusedstep.kernels import blocks, launch
 from fusedstep.plan.rows import HostRows
 from tests.support import absent_gradients, rule_cases
 from tests.support.accumulating import ACCUMULATE
-from tests.support.cases import CASES, DTYPES, assert_same, each, same_bits, states
+from tests.support.cases import CASES, DTYPES, NUMBERS, assert_same, each, same_bits, states
 from tests.support.problems import Problem
 from tests.support.rule_cases import FACTORED, is_factored
 from tests.support.sweeps import sweep
@@ -70,7 +70,7 @@ def test_float32(case):
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F64], ids=str)
-@each(ELEMENTWISE)
+@each(sweep(ELEMENTWISE, [ACCUMULATE, *rule_cases.ONE_A_RULE]))
 def test_elementwise_rules_in_other_dtypes(case, dtype):
     Problem(case, [*VECTORS, (33, 17)], (dtype,)).check()
 
@@ -108,7 +108,7 @@ def give_states_other_dtypes(optimizer, params, step):
     dtypes = sorted({param.dtype for param in params}, key=str)
     for index, param in enumerate(params if step == 1 else ()):
         for key, value in optimizer.state[param].items():
-            if key not in ("step", "RMS") and len(dtypes) > 1:
+            if key not in NUMBERS and len(dtypes) > 1:
                 optimizer.state[param][key] = value.to(DTYPES[(index + index // 4) % 4])
 
 
@@ -138,7 +138,7 @@ STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-42, 1e-30, 1e30]
 
 
 @pytest.mark.parametrize("value", STRANGE)
-@each(ELEMENTWISE)
+@each(sweep(ELEMENTWISE, [ACCUMULATE, *rule_cases.ONE_A_RULE]))
 def test_strange_numbers_in_elementwise_rules(case, value):
     Problem(case, [(), (33, 17)], prepare=strange(value)).check()
 

@@ -22,6 +22,9 @@ MORE = [(3, 5, 7), (2, 16, 128), (2, 2176), (4, 1152)]
 
 USUAL = [(ADAMW, stored) for stored in STORED if stored.name != "noisy-f32-states"]
 USUAL += [(CASE["hf-adafactor"], OPTIONS["rest8-bf16-states"]), (MOMENTUM, OPTIONS["int8-noisy"])]
+# No state, a first state without a sign, and states that do not start with 0.
+USUAL += [(CASE["sgd"], OPTIONS["rest8-bf16-states"]), (CASE["sgd"], OPTIONS["noisy"])]
+USUAL += [(CASE["rmsprop"], OPTIONS["int8-noisy"]), (CASE["rprop"], OPTIONS["int8"])]
 
 
 @pytest.mark.parametrize(("case", "stored"), sweep(VALUES, USUAL), ids=str)
