@@ -69,10 +69,10 @@ test-accmt: ## tests ours inside accmt's Trainer, installed into .venv-accmt wit
 gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
 
-results: $(VENV)/built ## as `bench`, but keeps the results under bench/results and writes README's numbers from them
+results: $(VENV)/built ## as `bench`, but keeps the results under bench/results and writes the pages' numbers from them
 	$(BIN)/python -m bench --keep
 
-readme: $(VENV)/built ## writes README's numbers from the newest results in bench/results
+readme: $(VENV)/built ## writes the numbers of README and docs/performance.md from the newest results
 	$(BIN)/python -m bench.readme
 
 predict: $(VENV)/built ## computes what an H200 should measure: bench/results/predicted-h200.md

@@ -1,5 +1,5 @@
-"""`python -m bench.readme`: writes README's numbers from the newest results. Nobody types a number
-there, and a test fails if README differs from bench/results."""
+"""`python -m bench.readme`: writes the numbers of README and docs/performance.md from the newest
+results. Nobody types a number there, and a test fails if a page differs from bench/results."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from bench.table import percent
 from bench.train_table import ENDS, FLOAT32
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->\n)", re.DOTALL)
 
@@ -191,7 +191,53 @@ def scaling() -> str:
     )
 
 
+# Six rows that say most: rule, list, on a GPU.
+SUMMARY = (
+    ("adamw", "68M", False),
+    ("adamw", "tiny", False),
+    ("adafactor-hf-trainer", "68M", False),
+    ("adamw", "llama-1b", True),
+    ("adafactor-hf-trainer", "llama-1b", True),
+    ("adafactor-torch", "llama-1b", True),
+)
+
+
+def summary() -> str:
+    """A few rows in bfloat16 of both tables of steps, each with the fastest peer."""
+    lines, machines = [], []
+    for rule, chosen, gpu in SUMMARY:
+        if (found := newest("step", gpu=gpu)) is None:
+            continue
+        facts = found[1]["environment"]
+        machine = facts["gpu"] if gpu else f"{facts['cpu']}, {facts['threads']} threads"
+        if (dated := f"{machine}, {facts['date'][:10]}") not in machines:
+            machines.append(dated)
+        race = {
+            row["provider"]: row
+            for row in found[1]["rows"]
+            if (row["rule"], row["list"], row["dtype"]) == (rule, chosen, "bfloat16") and row["ms"]
+        }
+        peers = [row for name, row in race.items() if not name.startswith(OURS)]
+        if OURS not in race or not peers:
+            continue
+        fastest = min(peers, key=lambda row: float(row["ratio"]))
+        lines.append(
+            [
+                RULES[rule].label,
+                f"{label_of(chosen)}, bf16",
+                "GPU" if gpu else "CPU",
+                f"{race[OURS]['ms']:.3g} ms",
+                f"{fastest['ratio']:.3g} x, {fastest['provider']}",
+            ]
+        )
+    if not lines:
+        return "Not measured yet.\n"
+    headings = ["rule", "parameters", "on a", OURS, "the fastest peer"]
+    return table(headings, lines) + "\n" + "; ".join(machines) + ".\n"
+
+
 BLOCKS = {
+    "summary": summary,
     "step_on_a_cpu": step,
     "models_on_a_cpu": lambda: step("models/step"),
     "step_on_a_gpu": lambda: step(gpu=True),
@@ -203,26 +249,35 @@ BLOCKS = {
 }
 
 
-def written(text: str) -> str:
-    """README with the numbers of the results."""
+def written(text: str, up: str = "") -> str:
+    """A page with the numbers of the results. `up` leads from its folder to the repository's."""
     for _, name, _ in BLOCK.findall(text):
         if name not in BLOCKS:
-            raise ValueError(f"README asks for numbers {name!r}: there are {', '.join(BLOCKS)}")
-    return BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m[2]]()}{m[3]}", text)
+            raise ValueError(f"a page asks for numbers {name!r}: there are {', '.join(BLOCKS)}")
+
+    def block(match: re.Match[str]) -> str:
+        numbers = BLOCKS[match[2]]().replace("](bench/", f"]({up}bench/")
+        return f"{match[1]}{numbers}{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def page(path: Path) -> str:
+    """What a page should say."""
+    return written(path.read_text(), "../" * (len(path.relative_to(ROOT).parts) - 1))
 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.readme", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="only say whether README is up to date"
-    )
+    parser.add_argument("--check", action="store_true", help="only say which pages are stale")
     asked = parser.parse_args(words)
-    text = README.read_text()
-    new = written(text)
+    stale = [path for path in PAGES if page(path) != path.read_text()]
     if asked.check:
-        print("up to date" if new == text else "README.md is stale: run python -m bench.readme")
-        return int(new != text)
-    README.write_text(new)
+        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+        print(f"stale: {names}. Run python -m bench.readme" if stale else "up to date")
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(page(path))
     return 0
 
 

@@ -249,7 +249,7 @@ def test_every_rule_races_in_the_dtypes_of_16_bits():
 
 
 def test_the_extra_of_peers_has_a_package_for_every_optional_peer():
-    text = (readme.README.parent / "pyproject.toml").read_text()
+    text = (readme.ROOT / "pyproject.toml").read_text()
     extra = text.partition("\npeers = [")[2].partition("\n]")[0].replace("-", "_")
     packages = {peer.module.split(".")[0] for r in RULES.values() for peer in r.peers.values()}
     left_out = {"torch", "transformers", "apex", "transformer_engine"}  # these two need CUDA
