@@ -14,6 +14,7 @@ from fusedstep.backends.cpu import CpuLauncher
 from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
+from tests.support.rule_cases import once_a_kind
 from tests.support.sweeps import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ def calls_of_a_step(case, shapes, backend="cpu"):
     return calls.count
 
 
-@each(CASES)
+@once_a_kind
 def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case):
     few, many = (calls_of_a_step(case, n * [(3,), (4, 5)]) for n in (5, 100))
     assert few == many
@@ -109,7 +110,7 @@ def test_the_count_of_calls_sees_what_grows():
     assert sum(many.values()) > 10 * sum(few.values())
 
 
-@each(CASES)
+@once_a_kind
 def test_launches_do_not_grow_with_the_number_of_parameters(case, monkeypatch):
     launched, launch = [], CpuLauncher.launch
     monkeypatch.setattr(
@@ -125,7 +126,7 @@ def test_launches_do_not_grow_with_the_number_of_parameters(case, monkeypatch):
             assert len(launched) == (2 if "matrix" in launched else 1)
 
 
-@each(CASES)
+@once_a_kind
 def test_a_step_leaves_gradients_and_addresses_alone(case):
     params = make_params()
     optimizer = case.make(params)

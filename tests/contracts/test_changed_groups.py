@@ -10,6 +10,7 @@ import fusedstep.hf
 import fusedstep.optim
 from fusedstep.accumulate import GradientAccumulator
 from tests.support.cases import CASES, assert_same, each, make_params, same_bits, set_grads, states
+from tests.support.rule_cases import once_a_kind
 
 SHAPES = [(33, 17), (7,), (5,)]
 ADAFACTORS = [case for case in CASES if case.name in ("adafactor", "hf-adafactor")]
@@ -22,7 +23,7 @@ def stepped(optimizer, params, steps=2):
     return optimizer
 
 
-@each(CASES)
+@once_a_kind
 def test_a_group_that_is_cut_down_to_its_vectors(case):
     """As when a script freezes layers and trains the biases only."""
     params, alone = make_params(SHAPES), make_params(SHAPES)
@@ -36,7 +37,7 @@ def test_a_group_that_is_cut_down_to_its_vectors(case):
     assert all(map(same_bits, params, alone))
 
 
-@each(CASES)
+@once_a_kind
 def test_a_group_that_is_deleted(case):
     params = make_params(SHAPES)
     optimizer = stepped(case.make([{"params": params[:2]}, {"params": params[2:]}]), params)
@@ -116,7 +117,7 @@ def test_a_vector_that_is_replaced_after_a_group_of_matrices_was_deleted(case):
     stepped(optimizer, new)
 
 
-@each(CASES)
+@once_a_kind
 def test_a_model_converts_its_parameters_by_swapping_them(case):
     """torch refuses that if there is a weak reference to a parameter."""
     model = torch.nn.Linear(5, 3)
@@ -140,7 +141,7 @@ def test_a_weight_decay_that_is_no_number_is_refused(case):
         optimizer.step()
 
 
-@each(CASES)
+@once_a_kind
 def test_parameters_of_lazy_modules(case):
     torch.manual_seed(0)
     model = torch.nn.LazyLinear(3)
@@ -152,7 +153,7 @@ def test_parameters_of_lazy_modules(case):
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
-@each(CASES)
+@once_a_kind
 def test_a_parameter_twice_in_a_list_is_refused(case):
     params = make_params(SHAPES)
     optimizer = case.make([*params, params[1]])
@@ -164,7 +165,7 @@ def test_a_parameter_twice_in_a_list_is_refused(case):
 
 
 @pytest.mark.parametrize("kind", [tuple, torch.nn.ParameterList])
-@each(CASES)
+@once_a_kind
 def test_parameters_in_another_container_than_a_list(case, kind):
     params, alone = make_params(SHAPES), make_params(SHAPES)
     ours, expected = case.make(params), case.make(alone)
@@ -172,7 +173,7 @@ def test_parameters_in_another_container_than_a_list(case, kind):
     assert_same(stepped(ours, params), params, stepped(expected, alone), alone)
 
 
-@each(CASES)
+@once_a_kind
 def test_what_a_user_keeps_in_the_state(case):
     params, alone = make_params(SHAPES), make_params(SHAPES)
     ours, expected = stepped(case.make(params), params), stepped(case.make(alone), alone)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads, states
+from tests.support.rule_cases import once_a_kind
 
 SHAPES = [(), (7,), (1, 9), (33, 17), (3, 5, 7)]
 HALVES = 3
@@ -94,7 +95,7 @@ INTERRUPTIONS = [
     "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str
 )
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS, ids=lambda way: way.__name__)
-@each(CASES)
+@once_a_kind
 def test_an_interrupted_run_has_the_bits_of_the_whole_one(case, interrupt, dtype):
     whole, whole_params = started(case.make, dtype)
     go_on(whole, whole_params, HALVES)
@@ -103,7 +104,7 @@ def test_an_interrupted_run_has_the_bits_of_the_whole_one(case, interrupt, dtype
     assert_same(optimizer, params, whole, whole_params)
 
 
-@each(CASES)
+@once_a_kind
 def test_a_copy_does_not_share_anything_with_its_original(case):
     original, params = started(case.make)
     kept_states = [{k: v.clone() for k, v in states(original, p).items()} for p in params]
@@ -115,7 +116,7 @@ def test_a_copy_does_not_share_anything_with_its_original(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@each(CASES)
+@once_a_kind
 def test_states_keep_the_dtype_that_they_were_saved_in(case, dtype):
     """torch would round them to the parameter's dtype."""
     optimizer, params = started(case.make, dtype)
@@ -191,7 +192,7 @@ def test_a_numeric_step_of_an_old_checkpoint_becomes_a_tensor(case):
     assert_same(other, other.param_groups[0]["params"], optimizer, params)
 
 
-@each(CASES)
+@once_a_kind
 def test_a_checkpoint_of_another_model_gets_torchs_error(case):
     optimizer, params = started(case.make)
     before = [p.detach().clone() for p in params]
@@ -202,7 +203,7 @@ def test_a_checkpoint_of_another_model_gets_torchs_error(case):
     assert not torch.equal(params[1], before[1])
 
 
-@each(CASES)
+@once_a_kind
 def test_replaced_data_and_group_lists_are_followed(case):
     """`.data` is swapped (FSDP, offloading), and lists of parameters are replaced (accelerate)."""
     whole, whole_params = started(case.make)

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads, states
+from tests.support.rule_cases import ONE_A_KIND
+from tests.support.sweeps import sweep
 
 SHAPES = [(7,), (3, 5), (4, 3)]
-OF_TENSORS = [case for case in CASES if case.ours.steps_are_tensors and case.has_counter]
-OF_INTS = [case for case in CASES if not case.ours.steps_are_tensors]
+COUNTING = [case for case in CASES if case.has_counter]
+OF_TENSORS = sweep([case for case in COUNTING if case.ours.steps_are_tensors], ONE_A_KIND)
+OF_INTS = [case for case in COUNTING if not case.ours.steps_are_tensors]
 
 
 def stepped(make, steps, params=None, optimizer=None, first=0):

@@ -8,9 +8,11 @@ import fusedstep.hf
 from fusedstep.schedules import by_name
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads
+from tests.support.rule_cases import ONE_A_KIND
+from tests.support.sweeps import sweep
 
 SHAPES = [(), (7,), (33, 17), (3, 5, 7), (2, 270, 260)]
-CASES_HERE = [ACCUMULATE, *CASES]
+CASES_HERE = sweep([ACCUMULATE, *CASES], [ACCUMULATE, *ONE_A_KIND])
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -15,7 +15,7 @@ from tests.support.cases import (
     set_grads,
     states,
 )
-from tests.support.rule_cases import FACTORED, WITH_STATES
+from tests.support.rule_cases import FACTORED, WITH_STATES, once_a_kind
 
 SHAPES = [(4, 3), (7,), (5, 6)]
 BAD = 2  # the index of the parameter that each test damages
@@ -67,7 +67,7 @@ def ready(case, bad=None, steps=0, **more):
 WHERE = ("parameter 2 of group 0", "'head.weight'", "(5, 6)")
 
 
-@each(CASES)
+@once_a_kind
 def test_meta_parameters(case):
     bad = torch.nn.Parameter(torch.ones(5, 6, device="meta"))
     optimizer, params = ready(case, bad)
@@ -75,7 +75,7 @@ def test_meta_parameters(case):
     refused(optimizer, params, RuntimeError, *WHERE, "torch.float32", "meta")
 
 
-@each(CASES)
+@once_a_kind
 def test_integer_parameters(case):
     bad = torch.nn.Parameter(torch.ones(5, 6, dtype=torch.int64), requires_grad=False)
     optimizer, params = ready(case, bad)
@@ -85,7 +85,7 @@ def test_integer_parameters(case):
     )
 
 
-@each(CASES)
+@once_a_kind
 def test_expanded_parameters(case):
     bad = torch.nn.Parameter(torch.ones(6).expand(5, 6))
     optimizer, params = ready(case, bad)
@@ -93,7 +93,7 @@ def test_expanded_parameters(case):
     refused(optimizer, params, RuntimeError, *WHERE, "share memory", ".clone()")
 
 
-@each(CASES)
+@once_a_kind
 def test_a_gradient_of_another_shape(case):
     optimizer, params = ready(case)
     params[BAD].grad = torch.ones(5, 6)
@@ -210,14 +210,14 @@ def test_sparse_gradients_get_the_peers_error(case):
 
 
 @pytest.mark.parametrize("name", ["nonsense", "rocm", "", 3])
-@each(CASES)
+@once_a_kind
 def test_a_backend_that_does_not_exist(case, name):
     with pytest.raises(ValueError, match=r"backend should be one of 'auto', 'cpu'.* but is: "):
         case.make(make_params(SHAPES), backend=name)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-@each(CASES)
+@once_a_kind
 def test_a_backend_variable_that_names_nothing(case, steps, monkeypatch):
     optimizer, params = ready(case)
     monkeypatch.setenv("FUSEDSTEP_BACKEND", "nonsense")
@@ -266,7 +266,7 @@ def test_fused_complex_parameters_are_torchs_error():
     refused(optimizer, params, RuntimeError, *WHERE, "`fused=True` requires")
 
 
-@each(CASES)
+@once_a_kind
 def test_a_refused_step_can_be_taken_after_the_repair(case):
     optimizer, params = ready(case)
     expected, expected_params = ready(case)

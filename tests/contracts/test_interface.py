@@ -23,7 +23,7 @@ from tests.support.cases import (
     states,
 )
 from tests.support.garbage import assert_freed
-from tests.support.rule_cases import once_a_rule
+from tests.support.rule_cases import once_a_kind
 
 ADAMW, TORCH_ADAMW = fusedstep.optim.AdamW, torch.optim.AdamW
 ADAFACTOR, TORCH_ADAFACTOR = fusedstep.optim.Adafactor, torch.optim.Adafactor
@@ -212,7 +212,7 @@ def test_states_are_made_when_the_peer_makes_them(case):
     assert optimizer.state_dict()["state"].keys() == peer.state_dict()["state"].keys()
 
 
-@each(CASES)
+@once_a_kind
 def test_a_closure_may_call_backward_and_its_loss_is_returned(case):
     """transformers' Adafactor calls the closure with gradients disabled, and fails."""
     params = make_params(SHAPES)
@@ -232,7 +232,7 @@ def test_a_closure_may_call_backward_and_its_loss_is_returned(case):
     assert all(map(torch.equal, params, twins))
 
 
-@once_a_rule
+@once_a_kind
 def test_hooks_run_around_the_step(case):
     params = make_params(SHAPES)
     optimizer = case.make(params)
@@ -259,7 +259,7 @@ def test_a_group_may_be_added_between_steps(case):
         assert states(ours, p).get("step") == states(peer, q).get("step")
 
 
-@each(CASES)
+@once_a_kind
 def test_a_parameter_may_be_given_only_once(case):
     params = make_params([(2,)])
     optimizer = case.make(params)
@@ -297,7 +297,7 @@ def test_other_strings_are_refused_by_name(optimizer, options):
         optimizer(make_params([(2,)]), **options)
 
 
-@once_a_rule
+@once_a_kind
 def test_an_optimizer_is_freed_without_the_garbage_collector(case):
     def make():
         params = make_params(SHAPES)

@@ -11,7 +11,7 @@ import fusedstep.optim
 from fusedstep import native
 from fusedstep.backends.cpu import CpuLauncher
 from fusedstep.plan import watch
-from tests.support.cases import CASES, DTYPES, make_params, same_bits, set_grads
+from tests.support.cases import DTYPES, make_params, same_bits, set_grads
 from tests.support.events import (
     EVENTS,
     MOVES,
@@ -26,6 +26,7 @@ from tests.support.events import (
     list_of_params_grows,
     nothing,
 )
+from tests.support.rule_cases import once_a_kind
 
 some_params = st.lists(
     st.tuples(
@@ -134,7 +135,7 @@ def assert_tables_hold_addresses(plan):
             assert row[-len(sizes) :] == sizes
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@once_a_kind
 def test_every_parameter_with_elements_is_in_one_uniform_bucket(case):
     params = [p for dtype in DTYPES for p in make_params(SHAPES, dtype)]
     optimizer = case.make([{"params": params[::2]}, {"params": params[1::2], "lr": 0.1}])
@@ -215,7 +216,7 @@ def test_parameters_that_fell_behind_have_rows_of_their_own():
     assert opt._plan.buckets[0].rows.keys == [(0, 10.0), (1, 10.0)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@once_a_kind
 def test_many_groups_take_one_launch_for_each_kind(case, monkeypatch):
     launches = []
     launch = CpuLauncher.launch

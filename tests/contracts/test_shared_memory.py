@@ -11,7 +11,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from fusedstep import shared_memory
 from fusedstep.shared_memory import Memory, find_shared, overlaps_itself
 from tests.support.cases import CASES, assert_same, each, make_params, set_grads, states
-from tests.support.rule_cases import WITH_STATES, once_a_rule
+from tests.support.rule_cases import WITH_STATES, once_a_kind
 
 SHAPES = [(6, 5), (30,), (5, 6)]
 NAMES = ["encoder.weight", "bias", "decoder.weight"]
@@ -56,7 +56,7 @@ def one_element(params):
 
 @pytest.mark.parametrize("share", [transposed, the_same, strided_alike, one_element])
 @pytest.mark.parametrize("steps", [0, 1])
-@once_a_rule
+@once_a_kind
 def test_parameters_that_share_memory_are_refused_by_both_names(case, steps, share):
     """torch's default step updates such weights twice. In its fused step, threads race for them."""
     optimizer, params = ready(case, steps)
@@ -74,7 +74,7 @@ def test_parameters_that_share_memory_are_refused_by_both_names(case, steps, sha
     assert not any(map(torch.equal, params, before))
 
 
-@once_a_rule
+@once_a_kind
 def test_a_gradient_that_is_its_parameter(case):
     optimizer, params = ready(case)
     params[2].grad = params[2].detach()
@@ -111,7 +111,7 @@ def test_two_states_that_are_one_tensor(case):
         optimizer.step()
 
 
-@once_a_rule
+@once_a_kind
 def test_parameters_may_share_one_gradient(case):
     optimizer, params = ready(case)
     expected, alone = ready(case)
@@ -146,7 +146,7 @@ def quarters(tensors):
 
 
 @pytest.mark.parametrize("cut", [flat_buffer, columns, every_third, quarters])
-@once_a_rule
+@once_a_kind
 def test_parts_of_one_buffer_are_updated_as_if_alone(case, cut):
     def numbers(seed):
         return make_params([(6, 5)] * 3, seed=seed)

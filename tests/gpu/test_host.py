@@ -16,7 +16,7 @@ from tests.support import recorded_cuda
 from tests.support.calls import Calls
 from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
-from tests.support.rule_cases import FACTORED, is_factored
+from tests.support.rule_cases import FACTORED, is_factored, once_a_kind
 from tests.support.sweeps import sweep
 
 CASE = {case.name: case for case in CASES}
@@ -136,7 +136,7 @@ def optional(case):
 
 
 @pytest.mark.parametrize("copies", sweep([1, 10, 150], [1, 10]))
-@each(CASES)
+@once_a_kind
 def test_launches_do_not_grow_with_the_number_of_parameters(case, copies, backend):
     backend.cut_small_units()
     expected = 1
@@ -214,7 +214,7 @@ def test_only_what_changed_is_copied_again(case, uploaded, backend):
     assert copied() == always
 
 
-@each(CASES)
+@once_a_kind
 def test_calls_of_torch_do_not_grow_with_the_number_of_parameters(case, backend):
     def calls_of_a_step(shapes):
         params = make_params(shapes)
@@ -250,7 +250,7 @@ def meta(monkeypatch):
 @pytest.mark.usefixtures("meta")
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
 @pytest.mark.parametrize("capturable", [False, True], ids=["", "capturable"])
-@each(CASES)
+@once_a_kind
 def test_nothing_is_read_from_a_device(case, capturable, scaled, backend):
     backend.take("meta")
     capturable = capturable and case.takes("capturable")  # else its counters are Python numbers

@@ -10,9 +10,9 @@ import torch
 
 import fusedstep.optim
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
-from tests.support.cases import CASES, each, make_params, same_bits
+from tests.support.cases import each, make_params, same_bits
 from tests.support.clipping import gradients_of, norm
-from tests.support.rule_cases import CASE_OF
+from tests.support.rule_cases import CASE_OF, once_a_kind
 
 ADAMW = fusedstep.optim.AdamW
 SHAPES = [(), (7,), (0,), (1025,), (33, 17), (9, 1030), (3, 5, 7), (270, 260)]
@@ -59,7 +59,7 @@ def test_all_kinds_of_numbers_are_taken(value):
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
-@each(CASES)
+@once_a_kind
 def test_copies_and_pickles_keep_the_limit(case, how):
     params = make_params([(5, 6), (7,)])
     optimizer = case.make(params, max_grad_norm=0.5)
@@ -73,7 +73,7 @@ def test_copies_and_pickles_keep_the_limit(case, how):
         assert optimizer.grad_norm.item() == pytest.approx(norm(grads))
 
 
-@each(CASES)
+@once_a_kind
 def test_checkpoints_do_not_have_it_and_are_the_peers(case):
     params, twins = make_params([(5, 6), (7,)]), make_params([(5, 6), (7,)])
     optimizer, peer = case.make(params, max_grad_norm=0.5), case.make_peer(twins)

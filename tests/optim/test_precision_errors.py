@@ -8,7 +8,8 @@ import torch
 
 import fusedstep.hf
 from fusedstep.optim import Adafactor, AdamW
-from tests.support.cases import CASES, each, make_params, set_grads
+from tests.support.cases import each, make_params, set_grads
+from tests.support.rule_cases import ONE_A_KIND, once_a_kind
 from tests.support.stored_cases import BF16, F16, F32, STORED_CASES
 
 OPTIONS = {"lr": 1e-3}
@@ -43,7 +44,7 @@ def matrices(dtype=BF16):
     ],
     ids=str,
 )
-@each(STORED_CASES)
+@each([case for case in STORED_CASES if case in ONE_A_KIND])
 def test_wrong_options(case, options, error, said):
     with pytest.raises(error, match=said):
         case.make(matrices(), **options)
@@ -73,7 +74,7 @@ def assert_refused(optimizer, params, error, said):
     ],
     ids=str,
 )
-@each(STORED_CASES)
+@each([case for case in STORED_CASES if case in ONE_A_KIND])
 def test_options_that_mean_nothing_for_a_dtype(case, options, dtype, error, said):
     params = matrices(dtype)
     assert_refused(case.make(params, **options), params, error, said)
@@ -216,7 +217,7 @@ def test_states_that_were_changed_by_hand():
     optimizer.step()
 
 
-@each(CASES)
+@once_a_kind
 def test_options_are_keyword_only_and_readable(case):
     optimizer = case.make(matrices(), state_dtype=BF16, stochastic_rounding=True, seed=9)
     assert optimizer.state_dtype == BF16

@@ -12,7 +12,7 @@ from bench.allocations import Allocations
 from fusedstep.hf.adam_weight_decay import AdamWeightDecay
 from fusedstep.optim import enable_gradient_release
 from tests.support.cases import CASES, SHAPES, assert_same, make_params, set_grads
-from tests.support.rule_cases import once_a_rule
+from tests.support.rule_cases import once_a_kind, once_a_rule
 
 
 class Sum(nn.Module):
@@ -90,7 +90,7 @@ def test_there_is_never_more_than_one_gradient():
     assert seen == [0] * len(pair.params)
 
 
-@once_a_rule
+@once_a_kind
 def test_a_parameter_without_a_gradient_keeps_its_place(case):
     pair = Pair(case)
     for without in ((), (0, 3), (), (1,)):
@@ -237,7 +237,7 @@ def test_clipping_by_the_norm_of_all_gradients_is_refused():
     assert all(torch.equal(old, new) for old, new in zip(before, params, strict=True))
 
 
-@once_a_rule
+@once_a_kind
 def test_max_grad_norm_is_refused(case):
     params = make_params()
     with pytest.raises(RuntimeError, match=r"max_grad_norm=1.0 .*enable_gradient_release"):

@@ -9,7 +9,7 @@ import torch
 import fusedstep.hf
 import fusedstep.optim
 from tests.support.cases import CASES, NUMBERS, assert_same, each, make_params, set_grads
-from tests.support.rule_cases import WITH_STATES
+from tests.support.rule_cases import WITH_STATES, once_a_kind
 
 F32, BF16 = torch.float32, torch.bfloat16
 WITH_ELEMENTS = [(7,), (33, 17), (3, 5, 7)]
@@ -149,7 +149,7 @@ def test_copies_keep_it():
 
 
 @pytest.mark.parametrize("value", [torch.float16, torch.float64, "int4", 32, True], ids=str)
-@each(CASES)
+@once_a_kind
 def test_another_dtype_is_refused(case, value):
     with pytest.raises(ValueError, match=r"state_dtype should be torch.float32, torch.bfloat16"):
         case.make(make_params(), state_dtype=value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusedstep.optim.elementwise import ElementwiseOptimizer
 from fusedstep.rules import RULES
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, Case, each, make_params
@@ -43,6 +44,25 @@ ONE_A_RULE = [case for case in CASES if is_factored(case) or case in _FIRST.valu
 def once_a_rule(function: Any) -> Any:
     """Runs a test over all cases. `make test` takes those of ONE_A_RULE."""
     return each(sweep(CASES, ONE_A_RULE))(function)
+
+
+def _kind(case: Case) -> tuple[Any, ...]:
+    """What the host sees of an elementwise case: how many states, which counters, first values."""
+    own: Any = case.ours
+    is_torchs = own.__module__.startswith("fusedstep.optim")
+    seen = (own.steps_are_tensors, own.history, case.has_counter, case.starts_empty)
+    first = is_torchs and own._first is not ElementwiseOptimizer._first
+    return (None if is_torchs else own, len(RULES[rule_of(case)].states), *seen, first)
+
+
+# For contracts on what the host does: all factored cases, and one of each kind of elementwise case.
+_FIRST_OF_KIND = {_kind(case): case for case in reversed(ELEMENTWISE)}
+ONE_A_KIND = [case for case in CASES if is_factored(case) or case in _FIRST_OF_KIND.values()]
+
+
+def once_a_kind(function: Any) -> Any:
+    """Runs a test over all cases. `make test` takes those of ONE_A_KIND."""
+    return each(sweep(CASES, ONE_A_KIND))(function)
 
 
 # A case for each elementwise rule.

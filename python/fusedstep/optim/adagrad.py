@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.storage import COPY
 from ..rules import adagrad
 from . import peer_errors, precision
 from .base import Group
@@ -102,6 +103,8 @@ class Adagrad(ElementwiseOptimizer):
         )
         super().__init__(params, defaults, backend, max_grad_norm, stored)
         self._make_missing_states()
+        for state in self.state.values():
+            state.pop(COPY, None)  # weights may be loaded before the first step, which makes it
 
     def share_memory(self) -> None:
         """Moves the sums to shared memory, for several processes."""

@@ -67,11 +67,12 @@ class ElementwiseOptimizer(FusedOptimizer):
 
     def _check_group(self, group: Group) -> None:
         super()._check_group(group)
-        if group.get("differentiable"):
+        if group["differentiable"]:
             name = type(self).__name__
+            instead = f"Use torch.optim.{name}(..., differentiable=True)."
             raise RuntimeError(
                 "differentiable=True is not supported: a fused step cannot be differentiated "
-                f"through. Use torch.optim.{name}(..., differentiable=True)."
+                f"through. {instead if hasattr(torch.optim, name) else 'Leave it False.'}"
             )
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
@@ -117,8 +118,9 @@ class ElementwiseOptimizer(FusedOptimizer):
         return bool(group.get("capturable") or group.get("fused"))
 
     def _choice(self, group: Group) -> object:
-        flags = (group.get(key) for key in ("capturable", "fused", "decoupled_weight_decay"))
-        return self._keys(group), *map(bool, flags)
+        get = group.get
+        flags = bool(get("capturable")), bool(get("fused")), bool(get("decoupled_weight_decay"))
+        return self._keys(group), flags
 
 
 def as_number(value: float | Tensor) -> float | Tensor:

@@ -24,6 +24,7 @@ class Limit(NamedTuple):
     may_be_none: bool = False
 
 
+NUMBERS = (float, int)
 ANY_NUMBER = Limit(-math.inf, math.inf, "a number")
 NOT_NEGATIVE = Limit(0.0, math.inf, "0 or more")
 NOT_POSITIVE = Limit(-math.inf, 0.0, "0 or less")
@@ -45,11 +46,11 @@ class Limits:
     def check(self, group: Group, name: Callable[[Group], str]) -> None:
         """Refuses a group with a value outside its limits. `name` gives the group's name for the
         error. A tensor on a device is not read."""
-        # A fast path for floats, since every step runs it: 0.6 us a group (AMD EPYC, 2026-11-26).
+        # A fast path for numbers, since every step runs it: 0.6 us a group (AMD EPYC, 2026-11-26).
         for key, low, high, limit in self._numbers:
             value = group[key]
             if not (
-                (type(value) is float and low <= value <= high)
+                (type(value) in NUMBERS and low <= value <= high)
                 or (value is None and limit.may_be_none)
             ):
                 _check(group, key, (limit,), name)
@@ -58,10 +59,10 @@ class Limits:
             if not (
                 type(value) is tuple
                 and len(value) == 2
-                and type(value[1]) is float
+                and type(value[1]) in NUMBERS
                 and second[0] <= value[1] <= second[1]
                 and (
-                    (type(value[0]) is float and first[0] <= value[0] <= first[1])
+                    (type(value[0]) in NUMBERS and first[0] <= value[0] <= first[1])
                     or (value[0] is None and first.may_be_none)
                 )
             ):

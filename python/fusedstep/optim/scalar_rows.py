@@ -47,9 +47,11 @@ def rows_of(
             continue
         if of_all is not None:
             bucket.rows.by_group(of_all)
+            are_steps = number_of(of_all) >= 1.0
         else:
             bucket.rows.by_group_and_step(of_each, plan.present)
-        if not all(number_of(step) >= 1.0 for _, step in bucket.rows.keys):
+            are_steps = all(number_of(step) >= 1.0 for _, step in bucket.rows.keys)
+        if not are_steps:
             check_steps(bucket)
         rows.append(_host_rows(bucket, groups, scalars))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import compress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -128,17 +128,17 @@ class TensorCounters:
         for flat, took_part in zip(self.flats, self._taking_part(found_inf, present), strict=True):
             flat.add_(took_part)
 
-    def _taking_part(
-        self, found_inf: Tensor | None, present: bytes | None
-    ) -> Iterator[float | Tensor]:
+    def _taking_part(self, found_inf: Tensor | None, present: bytes | None) -> list[float | Tensor]:
         """For each flat tensor: 1 where a parameter takes part in the step, else 0."""
         if present is not self._present:  # a graph cannot replay this copy; a warm-up makes it
             self._present, self._took_part = present, self._ones(present)
-        for flat, took_part in zip(self.flats, self._took_part, strict=True):
-            if found_inf is not None:
-                found_none = devices.to_device(found_inf == 0, flat.device, flat.dtype)
-                took_part = found_none * took_part
-            yield took_part
+        if found_inf is None:
+            return self._took_part
+        found_none = found_inf == 0
+        return [
+            devices.to_device(found_none, flat.device, flat.dtype) * took_part
+            for flat, took_part in zip(self.flats, self._took_part, strict=True)
+        ]
 
     def _ones(self, present: bytes | None) -> list[float | Tensor]:
         """What a step adds to each flat tensor: 1 where a parameter took part."""
