@@ -48,7 +48,7 @@ def names() -> list[str]:
     Example:
         >>> from fusedstep import optim
         >>> [name for name in optim.names() if "ada" in name.lower()][:2]
-        ['Adafactor', 'AdamW']
+        ['Adadelta', 'Adafactor']
     """
     return sorted(classes(), key=lambda name: ("." in name, name))
 
