@@ -147,7 +147,7 @@ std::string why_unusable(int device) {
     const int32_t dtypes[kMaxSlots] = {};
     cudaFuncAttributes attributes;
     const cudaError_t status =
-        cudaFuncGetAttributes(&attributes, elementwise_kernel(kAdamw, false, dtypes).function);
+        cudaFuncGetAttributes(&attributes, elementwise_kernel(kAccumulate, false, dtypes).function);
     if (status != cudaSuccess) fail(status, "its kernels were built for " + built_for());
   } catch (const std::runtime_error& error) {
     return error.what();
