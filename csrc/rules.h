@@ -292,6 +292,7 @@ struct RuleOf<kAccumulate, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 0;
   static constexpr bool kOnlyDtypes = true;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -301,6 +302,7 @@ struct RuleOf<kAdadelta, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -310,6 +312,7 @@ struct RuleOf<kAdagrad, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -319,6 +322,7 @@ struct RuleOf<kAdam, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = true;
 };
 
 template <class T>
@@ -328,6 +332,7 @@ struct RuleOf<kAdamAmsgrad, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 3;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -337,6 +342,7 @@ struct RuleOf<kAdamax, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -346,6 +352,7 @@ struct RuleOf<kAdamw, T> {
   using stored = DtypesList<Dtypes<kNoisyBfloat16, kBfloat16, kNoisyBfloat16>, Dtypes<kNoisyBfloat16, kBfloat16, kFloat32>, Dtypes<kRest16, kBfloat16, kBfloat16>, Dtypes<kRest16, kBfloat16, kFloat32>, Dtypes<kRest8, kBfloat16, kBfloat16>>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = true;
 };
 
 template <class T>
@@ -355,6 +362,7 @@ struct RuleOf<kAdamwAmsgrad, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 3;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -364,6 +372,7 @@ struct RuleOf<kAdamwDecayLast, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -373,6 +382,7 @@ struct RuleOf<kAsgd, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -382,6 +392,7 @@ struct RuleOf<kLion, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = true;
 };
 
 template <class T>
@@ -391,6 +402,7 @@ struct RuleOf<kNadam, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -400,6 +412,7 @@ struct RuleOf<kRadam, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -409,6 +422,7 @@ struct RuleOf<kRmsprop, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -418,6 +432,7 @@ struct RuleOf<kRmspropMomentum, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -427,6 +442,7 @@ struct RuleOf<kRmspropCentered, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -436,6 +452,7 @@ struct RuleOf<kRmspropCenteredMomentum, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 3;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -445,6 +462,7 @@ struct RuleOf<kRprop, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -454,6 +472,7 @@ struct RuleOf<kSgd, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 0;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 template <class T>
@@ -463,6 +482,7 @@ struct RuleOf<kSgdMomentum, T> {
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
+  static constexpr bool kInBlocks = false;
 };
 
 using ElementwiseRules = RuleList<kAccumulate, kAdadelta, kAdagrad, kAdam, kAdamAmsgrad, kAdamax, kAdamw, kAdamwAmsgrad, kAdamwDecayLast, kAsgd, kLion, kNadam, kRadam, kRmsprop, kRmspropMomentum, kRmspropCentered, kRmspropCenteredMomentum, kRprop, kSgd, kSgdMomentum>;

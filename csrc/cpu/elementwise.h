@@ -76,10 +76,8 @@ template <int rule_id, class T>
 struct ElementwiseRun {
   static constexpr int kStates = RuleOf<rule_id, T>::kStates;
   using Rule = typename RuleOf<rule_id, T>::type;
+  static constexpr bool kInBlocks = RuleOf<rule_id, T>::kInBlocks;
   using States = std::make_index_sequence<kStates>;
-  // Rules that list low-precision storage have loops for it; others go through buffers.
-  using Listed = typename RuleOf<rule_id, T>::stored;
-  static constexpr bool kHasBlocks = kStates > 0 && !std::is_same_v<Listed, DtypesList<>>;
 
   Rule rule;
   T scale;  // of the gradient, with its sign
@@ -181,7 +179,7 @@ void update_blocks(const Run& run, std::index_sequence<K...>) {
 // Of these parameters and gradients.
 template <int... P, int... G, int... S, class Run>
 bool update_if_in_blocks(DtypesList<Dtypes<P, G, S>...>, const Run& run) {
-  if constexpr (Run::kHasBlocks) {
+  if constexpr (Run::kInBlocks) {
     for (int k = 0; k < Run::kStates; ++k)
       if (run.slot[2 + k].code != (k == 0 ? kBentInt8 : kBentUint8)) return false;
     return ((run.slot[0].code == P && run.slot[1].code == G

@@ -208,6 +208,7 @@ def _rule_of(rule: Rule) -> str:
             f"  using stored = {_dtypes(rule.stored)};",
             f"  static constexpr int kStates = {len(rule.states)};",
             f"  static constexpr bool kOnlyDtypes = {str(rule.only_dtypes).lower()};",
+            f"  static constexpr bool kInBlocks = {str(rule.in_blocks).lower()};",
             "};",
         ]
     )

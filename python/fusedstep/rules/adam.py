@@ -83,6 +83,6 @@ def scalars(
 
 
 RULES = (
-    Rule("adam", ("m", "v"), SCALARS, (adam,)),
+    Rule("adam", ("m", "v"), SCALARS, (adam,), in_blocks=True),
     Rule("adam_amsgrad", ("m", "v", "w"), SCALARS, (adam_amsgrad,)),
 )

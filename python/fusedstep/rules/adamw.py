@@ -142,7 +142,7 @@ STORED = (
 )
 
 RULES = (
-    Rule("adamw", ("m", "v"), SCALARS, (adamw,), stored=STORED),
+    Rule("adamw", ("m", "v"), SCALARS, (adamw,), stored=STORED, in_blocks=True),
     Rule("adamw_amsgrad", ("m", "v", "w"), SCALARS, (adamw_amsgrad,)),
     Rule("adamw_decay_last", ("m", "v"), SCALARS, (adamw_decay_last,)),
 )

@@ -37,4 +37,4 @@ def scalars(
 
 
 SCALARS = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "decay", "step_size")
-RULES = (Rule("lion", ("m",), SCALARS, (lion,)),)
+RULES = (Rule("lion", ("m",), SCALARS, (lion,), in_blocks=True),)

@@ -34,7 +34,8 @@ class Rule:
     Rules of one `family` share everything except the update, and are one struct in C++.
     Each of `dtypes` has its own GPU kernel, and so has each of `stored`, which are names of codes
     in `rules/layout.py`; one more kernel takes anything. If `only_dtypes`, slots are never stored
-    by other codes.
+    by other codes. If `in_blocks`, a CPU has loops for states of 8 bits; those of other rules go
+    through buffers, which takes two to three times as long.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Rule:
     dtypes: tuple[tuple[str, ...], ...] = USUAL
     stored: tuple[tuple[str, ...], ...] = ()
     only_dtypes: bool = False
+    in_blocks: bool = False
 
     @property
     def update(self) -> Any:
