@@ -26,12 +26,13 @@ bench-peers: ## races steps against other packages' optimizers, installed into .
 	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m bench.step --providers installed --lists 68M small --out bench/out/peers
 
 PRECISION := bench/out/precision
+TRAINED := float32 bfloat16 noise rest16 rest8
 LOW := fusedstep-noise fusedstep-noise-fp32-states fusedstep-rest16 fusedstep-rest16-bf16-states fusedstep-rest8 fusedstep-int8-states fusedstep-rest8-int8-states
 bench-precision: $(VENV)/built ## races, measures and trains ours with each option for low precision, on one thread; PRECISION=bench/results/.../precision keeps it
 	$(BIN)/python -m bench.step --rules adamw adafactor-hf-trainer --lists 68M --dtypes bfloat16 --threads 1 --providers fusedstep $(LOW) --out $(PRECISION)
 	$(BIN)/python -m bench.memory --rules adamw adafactor-hf-trainer --lists 68M --providers fusedstep $(LOW) --out $(PRECISION)
-	$(BIN)/python -m bench.train --all --contestants float32 bfloat16 noise rest16 rest8 --out $(PRECISION)
-	$(BIN)/python -m bench.train --model gpt --optimizer adamw --contestants float32 bfloat16 noise rest16 rest8-int8-states --out $(PRECISION)
+	$(BIN)/python -m bench.train --model gpt --optimizer adamw --lr 1e-4 --steps 1000 --evaluate-every 100 --contestants $(TRAINED) rest8-int8-states --out $(PRECISION)
+	$(BIN)/python -m bench.train --model t5 --optimizer hf-adafactor --contestants $(TRAINED) --out $(PRECISION)
 
 bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -146,7 +146,7 @@ def option(pair: tuple[str, Any]) -> str:
     return f"`{name}={value if str(value).startswith('torch.') else repr(value)}`"
 
 
-def training(name: str = "step") -> str:
+def training(name: str = "gpt-adamw") -> str:
     """Our runs and the peer's, and how much their losses differ."""
     found = newest(name)
     reports = sorted(found[0].glob("*-*.json")) if found else []
@@ -245,7 +245,7 @@ BLOCKS = {
     "memory": memory,
     "training": training,
     "precision": precision,
-    "precision_in_training": lambda: training("precision/step"),
+    "precision_in_training": lambda: training("precision/gpt-adamw"),
 }
 
 
