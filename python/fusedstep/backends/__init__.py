@@ -69,8 +69,9 @@ def check_flat(name: str | None, device: torch.device, where: object) -> None:
 
 
 def warn_if_slow(backend: Backend, device: torch.device) -> None:
-    """Warns if plain torch updates GPU tensors: the results are right, but it is slow."""
-    if backend.name == ReferenceBackend.name and device.type in GPUS:
+    """Warns if plain torch updates tensors only because no kernels can: the results are right, but
+    it is slow."""
+    if backend.name == ReferenceBackend.name and device.type in ("cpu", *GPUS):
         others = [other for other in _for_type(device.type) if other.name != backend.name]
         reasons = {other.name: other.why_absent() for other in others}
         if reasons and all(reasons.values()):
