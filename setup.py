@@ -8,6 +8,7 @@ FUSEDSTEP_NATIVE is AUTO (without CMake or a C++ compiler the package is install
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,12 @@ def say(text: str) -> None:
     print(f"fusedstep: {text}", file=sys.stderr, flush=True)
 
 
+def for_pypi(text: str) -> str:
+    """README without pictures and links of files beside it, which PyPI does not have."""
+    text = re.sub(r"!\[[^]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]+)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+
+
 class CMakeBuild(build_ext):
     """Runs CMake once for both modules and installs them where setuptools expects `_native`. The
     build folder is kept, so the next build compiles only what changed."""
@@ -122,6 +129,8 @@ def extensions() -> list[Extension]:
 
 built = extensions()
 setup(
+    long_description=for_pypi((ROOT / "README.md").read_text(encoding="utf-8")),
+    long_description_content_type="text/markdown",
     ext_modules=built,
     cmdclass={"build_ext": CMakeBuild},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if built and LIMITED else {},

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fusedstep import native
 
@@ -71,6 +72,26 @@ def test_a_wrong_choice_is_refused():
     assert "FUSEDSTEP_NATIVE should be AUTO, ON or OFF but is: 'yes'" in done.stderr
 
 
+def test_the_workflows_test_what_the_classifiers_promise():
+    project = (ROOT / "pyproject.toml").read_text()
+    promised = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    tests = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]
+    wheels = yaml.safe_load((ROOT / ".github/workflows/wheels.yml").read_text())["jobs"]["native"]
+    matrix = tests["strategy"]["matrix"]
+    assert matrix["python"] == promised and len(promised) > 4
+    built = re.findall(r"cp(3)(\d+)-", wheels["env"]["CIBW_BUILD"])
+    assert [".".join(version) for version in built] == promised
+    pinned = re.search(r'"torch==([\d.]+)"', project).group(1)
+    oldest = re.search(r'"torch>=([\d.]+)"', project).group(1)
+    assert matrix["torch"] == [pinned]
+    assert [own["torch"] for own in matrix["include"]] == [f"{oldest}.0"]
+
+
+@pytest.mark.parametrize("file", [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"])
+def test_every_file_for_others_can_be_read(file):
+    assert yaml.safe_load(file.read_text())
+
+
 STEP = """
 import sys, warnings
 sys.modules["fusedstep._native"] = None  # as if it was not built
@@ -115,8 +136,7 @@ def test_the_source_package_is_whole_and_the_wheels_have_what_they_need(tmp_path
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    outside = (".ci/", ".github/", ".gitignore", ".pre-commit", "SECURITY.md")
-    assert not {f for f in listed.stdout.splitlines() if not f.startswith(outside)} - names
+    assert not set(listed.stdout.splitlines()) - names
 
     own = ("bdist_wheel", "-d", str(tmp_path), "--bdist-dir", str(tmp_path / "b"))
     done = setup_py("build", "-b", str(tmp_path / "c"), *own, FUSEDSTEP_NATIVE="OFF")
@@ -125,5 +145,8 @@ def test_the_source_package_is_whole_and_the_wheels_have_what_they_need(tmp_path
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as packed:
         inside = set(packed.namelist())
+        (metadata,) = (name for name in inside if name.endswith(".dist-info/METADATA"))
+        readme = packed.read(metadata).decode()
+    assert "# fusedstep" in readme and not re.search(r"\]\((?!https?:|#)", readme)
     package = {p.relative_to(ROOT / "python").as_posix() for p in ROOT.glob("python/**/*.py")}
     assert inside >= {*package, "fusedstep/py.typed", "fusedstep/kernels/launch.py"}
