@@ -117,9 +117,10 @@ def extensions() -> list[Extension]:
     if NATIVE == "OFF":
         return []
     if missing and NATIVE == "ON":
-        sys.exit(f"fusedstep: FUSEDSTEP_NATIVE is ON, but there is {missing}")
-    if missing:
+        sys.exit(f"fusedstep: FUSEDSTEP_NATIVE is ON, but the kernels cannot be built: {missing}")
+    if missing and not {"egg_info", "dist_info", "sdist"}.intersection(sys.argv):  # pip calls twice
         say(f"built without C++ kernels, so CPU steps are slow and GPUs need Triton: {missing}")
+    if missing:
         return []
     return [
         Extension("fusedstep._native", sources=[], py_limited_api=LIMITED),

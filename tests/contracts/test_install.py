@@ -52,7 +52,9 @@ def test_without_a_tool_the_install_goes_on_and_says_what_is_missing(programs, t
     assert re.search(rf"fusedstep: built without C\+\+ kernels, .*: {said}", done.stderr)
     done = setup_py("--version", path=programs(*there), FUSEDSTEP_NATIVE="ON")
     assert done.returncode != 0
-    assert re.search(rf"fusedstep: FUSEDSTEP_NATIVE is ON, but there is {said}", done.stderr)
+    assert re.search(
+        rf"fusedstep: FUSEDSTEP_NATIVE is ON, but the kernels cannot be built: {said}", done.stderr
+    )
     assert setup_py("--version", path=programs(*there), FUSEDSTEP_NATIVE="OFF").stderr == ""
 
 
