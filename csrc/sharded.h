@@ -3,17 +3,12 @@
 
 #include <Python.h>
 
-#include <memory>
+#include "owned.h"
 
 namespace fusedstep {
 
-struct Decref {
-  void operator()(PyObject* object) const { Py_DECREF(object); }
-};
-using Owned = std::unique_ptr<PyObject, Decref>;
-
 // A DTensor is a Python object with two slots: the local tensor, and a spec with mesh and placements.
-// The class says where its objects keep them.
+// The class has a member for each, which reads it without a look-up by name.
 class Sharded {
  public:
   // `dtensor` and `tensor` are types. `local` is the Python function that returns the local tensor of
@@ -25,26 +20,36 @@ class Sharded {
   }
   // The tensor in this process. Null if there is none.
   Owned local(PyObject* dtensor) const {
-    PyObject* own = slot(dtensor, local_place_);
-    if (own == nullptr || Py_TYPE(own) != tensor_) return awaited(dtensor);
-    Py_INCREF(own);
-    return Owned(own);
+    Owned own = local_.of(dtensor);
+    return own && Py_TYPE(own.get()) == tensor_ ? std::move(own) : awaited(dtensor);
   }
-  // Borrowed. Null if there is none.
-  PyObject* spec(PyObject* dtensor) const { return slot(dtensor, spec_place_); }
+  // Null if there is none.
+  Owned spec(PyObject* dtensor) const { return spec_.of(dtensor); }
   // Whether two specs have the same mesh and placements. Takes 1 us, while the specs of one tensor
   // are mostly the same object.
   static bool alike(PyObject* spec, PyObject* other);
 
  private:
-  static PyObject* slot(PyObject* object, Py_ssize_t place) {
-    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + place);
-  }
+  // Reads a slot of objects.
+  class Member {
+   public:
+    bool learn(PyObject* type, const char* name);
+    Owned of(PyObject* object) const {
+      Owned found(get_(member_, object, nullptr));
+      if (!found) PyErr_Clear();
+      return found;
+    }
+
+   private:
+    PyObject* member_ = nullptr;  // never freed
+    descrgetfunc get_ = nullptr;
+  };
+
   Owned awaited(PyObject* dtensor) const;
 
   PyTypeObject *dtensor_ = nullptr, *tensor_ = nullptr;  // never freed
   PyObject* wait_ = nullptr;
-  Py_ssize_t local_place_ = 0, spec_place_ = 0;
+  Member local_, spec_;
 };
 
 // What this process learned.

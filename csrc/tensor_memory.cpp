@@ -33,8 +33,8 @@ struct TensorMemory::Sample {
   bool negated, conjugated, lazy;
   int64_t ndim, facts;
 
-  explicit Sample(PyObject* tuple) : tensor(PyTuple_GET_ITEM(tuple, 0)) {
-    auto number = [&](Py_ssize_t k) { return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, k)); };
+  explicit Sample(PyObject* tuple) : tensor(PyTuple_GetItem(tuple, 0)) {
+    auto number = [&](Py_ssize_t k) { return PyLong_AsLongLong(PyTuple_GetItem(tuple, k)); };
     body = reinterpret_cast<const char*>(number(1));
     storage = number(2), data = number(3);
     negated = number(4), conjugated = number(5), lazy = number(6);
@@ -59,7 +59,7 @@ int64_t find_place(const Samples& samples, int64_t begin, int64_t end, Right&& r
 
 bool TensorMemory::learn(PyObject* list, DlFromObject from_object) {
   Samples samples;
-  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list); ++k) samples.emplace_back(PyList_GET_ITEM(list, k));
+  for (Py_ssize_t k = 0; k < PyList_Size(list); ++k) samples.emplace_back(PyList_GetItem(list, k));
   known_ = !samples.empty() && find_storage(samples) && find_sizes(samples, from_object) &&
            find_flags(samples) && tells_apart(samples, from_object);
   PyErr_Clear();

@@ -30,10 +30,10 @@ bool Versions::learn(int64_t function, PyObject* sample) {
 
 void Versions::increment(PyObject* tensors) const {
   constexpr Py_ssize_t kAhead = 8;
-  const Py_ssize_t count = PyList_GET_SIZE(tensors);
+  const Py_ssize_t count = PyList_Size(tensors);
   for (Py_ssize_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) memory.prefetch(PyList_GET_ITEM(tensors, i + kAhead));
-    const char* body = memory.body(PyList_GET_ITEM(tensors, i));
+    if (i + kAhead < count) memory.prefetch(PyList_GetItem(tensors, i + kAhead));
+    const char* body = memory.body(PyList_GetItem(tensors, i));
     bump_(body);
   }
 }

@@ -43,12 +43,12 @@ inline bool Watch::matches(Seen& seen, const char* body) {
 
 Owned Watch::local_of(Spread& seen, PyObject* dtensor) {
   if (Py_TYPE(dtensor) != seen.type) return nullptr;
-  PyObject *spec = sharded.spec(dtensor), *before = seen.spec;
-  if (spec == nullptr) return nullptr;
-  if (spec != before) {  // the next step may have the same again
-    if (before == nullptr || !Sharded::alike(spec, before)) return nullptr;
-    Py_INCREF(spec);
-    seen.spec = spec;
+  Owned spec = sharded.spec(dtensor);
+  PyObject* before = seen.spec;
+  if (!spec) return nullptr;
+  if (spec.get() != before) {  // the next step may have the same again
+    if (before == nullptr || !Sharded::alike(spec.get(), before)) return nullptr;
+    seen.spec = spec.release();
     Py_DECREF(before);
   }
   return sharded.local(dtensor);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <string>
+#include <tuple>
 #include <vector>
 
 #include "sharded.h"
@@ -37,12 +37,9 @@ class Watch {
   static bool get_ready(PyObject* exchange_api, PyObject* samples);
   static bool is_ready();
 
-  // The last layout of a gradient that is absent now.
-  struct Layout {
-    int64_t code, bits;  // DLPack's numbers for its dtype
-    bool negated;
-    std::vector<int64_t> strides;
-  };
+  // The last layout of a gradient that is absent now: DLPack's code and bits of its dtype, whether it
+  // is negated, its strides.
+  using Layout = std::tuple<int64_t, int64_t, bool, std::vector<int64_t>>;
   using Layouts = std::vector<std::optional<Layout>>;
 
   // `cells` has, for each parameter, the place of its gradient's address in a table, or 0.
@@ -61,7 +58,7 @@ class Watch {
   int64_t check(PyObject* param_lists, PyObject* state);
 
   // For each parameter: 1 if it had a gradient at the last check, else 0.
-  const std::string& present() const { return present_; }
+  const std::vector<uint8_t>& present() const { return present_; }
 
  private:
   // A tensor as it was last seen. Tensors that are alike share rows.
@@ -113,7 +110,7 @@ class Watch {
   std::vector<Seen> seen_;
   std::vector<Spread> spreads_;
   std::vector<Dict> dicts_;
-  std::string present_;
+  std::vector<uint8_t> present_;
   Rows words_, layouts_, dict_keys_;
   bool over_ = false;  // something changed: the plan is no longer valid
 };

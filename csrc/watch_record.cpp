@@ -53,8 +53,7 @@ int32_t Watch::keys_in(PyObject* dict) {
 }
 
 Owned Watch::record_spread(PyObject* dtensor, bool is_gradient) {
-  PyObject* spec = sharded.spec(dtensor);
-  Py_XINCREF(spec);
+  PyObject* spec = sharded.spec(dtensor).release();
   spreads_.push_back({is_gradient ? nullptr : dtensor, Py_TYPE(dtensor), spec});
   return sharded.local(dtensor);
 }
@@ -73,9 +72,9 @@ void Watch::record_absent(const Seen& param, const std::optional<Layout>& layout
   if (layout) {
     const int64_t* own = layouts_.at(param.layout);
     const int64_t ndim = own[0] >> 16;
-    std::vector<int64_t> row = {layout->code | layout->bits << 8 | ndim << 16, own[1],
-                                memory.flags_of(layout->negated)};
-    for (int64_t d = 0; d < ndim; ++d) row.insert(row.end(), {own[3 + 2 * d], layout->strides.at(d)});
+    const auto& [code, bits, negated, strides] = *layout;
+    std::vector<int64_t> row = {code | bits << 8 | ndim << 16, own[1], memory.flags_of(negated)};
+    for (int64_t d = 0; d < ndim; ++d) row.insert(row.end(), {own[3 + 2 * d], strides.at(d)});
     seen.layout = layouts_.place(row);
     // Aligned, as plans assume of absent gradients.
     seen.address = in_dtensor || !is_empty(seen.layout) ? 16 : 0;

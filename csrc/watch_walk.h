@@ -14,21 +14,24 @@ inline int64_t number(const void* pointer) { return reinterpret_cast<int64_t>(po
 inline Owned grad_of(PyObject* param) {
   static PyObject* name = PyUnicode_InternFromString("grad");
   static PyTypeObject* known = nullptr;
-  static const PyGetSetDef* property = nullptr;
+  static PyObject* property = nullptr;  // kept alive by the type
+  static descrgetfunc get = nullptr;
   PyTypeObject* type = Py_TYPE(param);
   if (type != known) {
     PyObject* found = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name);
     if (found == nullptr) return nullptr;
     const bool direct =
-        type->tp_getattro == PyObject_GenericGetAttr && Py_IS_TYPE(found, &PyGetSetDescr_Type);
-    property = direct ? reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset : nullptr;
-    Py_INCREF(type);  // keeps the property alive
+        PyType_GetSlot(type, Py_tp_getattro) == reinterpret_cast<void*>(&PyObject_GenericGetAttr) &&
+        Py_IS_TYPE(found, &PyGetSetDescr_Type);
+    property = found;
+    get = direct ? reinterpret_cast<descrgetfunc>(PyType_GetSlot(Py_TYPE(found), Py_tp_descr_get))
+                 : nullptr;
+    Py_INCREF(type);
     Py_XDECREF(known);
     known = type;
     Py_DECREF(found);
   }
-  return Owned(property != nullptr ? property->get(param, property->closure)
-                                   : PyObject_GetAttr(param, name));
+  return Owned(get != nullptr ? get(property, param, nullptr) : PyObject_GetAttr(param, name));
 }
 
 // Everything about a tensor except its address.
@@ -42,8 +45,11 @@ bool visit_layout(PyObject* object, const DlTensor& t, Visit&& visit) {
   return true;
 }
 
+// Where a dict keeps its keys and values: a word of every Python so far. It is only prefetched, so no
+// harm is done if a later one keeps it elsewhere.
 inline const char* table_of(PyObject* dict) {
-  return reinterpret_cast<const char*>(reinterpret_cast<PyDictObject*>(dict)->ma_keys);
+  constexpr int64_t kTable = sizeof(PyObject) + 16;
+  return *reinterpret_cast<const char**>(reinterpret_cast<char*>(dict) + kTable);
 }
 
 // Among the facts, in place of an entry's address.
@@ -54,13 +60,13 @@ constexpr int64_t kTensor = -1;
 template <class Visit>
 bool Watch::walk(PyObject* param_lists, PyObject* state, Visit& visit) {
   size_t index = 0;
-  const Py_ssize_t groups = PyList_GET_SIZE(param_lists);
+  const Py_ssize_t groups = PyList_Size(param_lists);
   if (!visit(groups)) return false;
   for (Py_ssize_t g = 0; g < groups; ++g) {
-    PyObject* params = PyList_GET_ITEM(param_lists, g);
-    if (!PyList_Check(params) || !visit(PyList_GET_SIZE(params))) return false;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params); ++i, ++index) {
-      PyObject* param = PyList_GET_ITEM(params, i);
+    PyObject* params = PyList_GetItem(param_lists, g);
+    if (!PyList_Check(params) || !visit(PyList_Size(params))) return false;
+    for (Py_ssize_t i = 0; i < PyList_Size(params); ++i, ++index) {
+      PyObject* param = PyList_GetItem(params, i);
       if (!visit.tensor(param) || !visit.gradient(param, index)) return false;
     }
   }

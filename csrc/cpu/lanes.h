@@ -180,6 +180,17 @@ FUSEDSTEP_INLINE Lanes<To, n> cast_lanes(const Lanes<From, n>& x) {
   }
 }
 
+// The numbers at these places of two registers. GCC before 12 takes the places as a vector.
+template <int... places, class V>
+FUSEDSTEP_INLINE V shuffle(V a, V b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, places...);
+#else
+  using Place = std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>;
+  return __builtin_shuffle(a, b, Vector<Place, sizeof...(places)>{places...});
+#endif
+}
+
 // Lanes in pairs: of each two registers, the first has the numbers of even places, the second those
 // of odd places. These functions put lanes in the order of their places, and back.
 template <class T, int n>
@@ -189,16 +200,14 @@ FUSEDSTEP_INLINE Lanes<T, n> from_pairs(const Lanes<T, n>& x) {
   for (int k = 0; k < x.kParts; k += 2) {
     const auto a = x.part[k], b = x.part[k + 1];
     if constexpr (Lanes<T>::kWidth == 16) {
-      out.part[k] =
-          __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      out.part[k + 1] =
-          __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      out.part[k] = shuffle<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(a, b);
+      out.part[k + 1] = shuffle<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(a, b);
     } else if constexpr (Lanes<T>::kWidth == 8) {
-      out.part[k] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-      out.part[k + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+      out.part[k] = shuffle<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
+      out.part[k + 1] = shuffle<4, 12, 5, 13, 6, 14, 7, 15>(a, b);
     } else {
-      out.part[k] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-      out.part[k + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      out.part[k] = shuffle<0, 4, 1, 5>(a, b);
+      out.part[k + 1] = shuffle<2, 6, 3, 7>(a, b);
     }
   }
   return out;
@@ -211,16 +220,14 @@ FUSEDSTEP_INLINE Lanes<T, n> to_pairs(const Lanes<T, n>& x) {
   for (int k = 0; k < x.kParts; k += 2) {
     const auto a = x.part[k], b = x.part[k + 1];
     if constexpr (Lanes<T>::kWidth == 16) {
-      out.part[k] =
-          __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-      out.part[k + 1] =
-          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+      out.part[k] = shuffle<0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30>(a, b);
+      out.part[k + 1] = shuffle<1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31>(a, b);
     } else if constexpr (Lanes<T>::kWidth == 8) {
-      out.part[k] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-      out.part[k + 1] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+      out.part[k] = shuffle<0, 2, 4, 6, 8, 10, 12, 14>(a, b);
+      out.part[k + 1] = shuffle<1, 3, 5, 7, 9, 11, 13, 15>(a, b);
     } else {
-      out.part[k] = __builtin_shufflevector(a, b, 0, 2, 4, 6);
-      out.part[k + 1] = __builtin_shufflevector(a, b, 1, 3, 5, 7);
+      out.part[k] = shuffle<0, 2, 4, 6>(a, b);
+      out.part[k + 1] = shuffle<1, 3, 5, 7>(a, b);
     }
   }
   return out;
@@ -251,10 +258,8 @@ FUSEDSTEP_INLINE void add_to_lanes(Lanes<T>& sum, const Lanes<T, n>& x) {
   } else {
     static_assert(n == 2 * kLanes && Lanes<T>::kWidth == kLanes);
     const auto a = x.part[0], b = x.part[1];
-    const auto first =
-        __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-    const auto second =
-        __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const auto first = shuffle<0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23>(a, b);
+    const auto second = shuffle<8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31>(a, b);
     sum.part[0] = (sum.part[0] + first) + second;
   }
 }

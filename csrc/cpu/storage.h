@@ -135,6 +135,40 @@ struct Storage<InPairs<Bfloat16Of<Rounding>>> {
   }
 };
 
+#if !defined(__F16C__) && !defined(__aarch64__)
+// The conversions of half precision without an instruction for them, as those instructions do them. The
+// compiler's own would need a newer library when the module is loaded.
+constexpr uint32_t kSign16 = 0x8000, kInfinity16 = 0x7c00, kQuiet16 = 0x200;
+constexpr uint32_t kInfinity32 = 0x7f800000, kQuiet32 = 0x400000;
+constexpr uint32_t kBias = 112u << 23;         // between the exponents of the two, in float32
+constexpr uint32_t kLeastNormal = 113u << 23;  // 2^-14
+constexpr uint32_t kBeyond = 0x47800000;       // 65536
+
+FUSEDSTEP_INLINE Floats::Part float_of_half(Words32 x) {
+  const Words32 sign = (x & kSign16) << 16, size = x & ~kSign16;
+  const Words32 shifted = (size << 13) + kBias;
+  const Words32 special =
+      (size << 13) | kInfinity32 | (size > kInfinity16 ? kQuiet32 + Words32{} : Words32{});
+  // A subnormal number is a whole number of 2^-24.
+  using Integers = Vector<int32_t, kWidth>;
+  const auto subnormal = __builtin_convertvector(Integers(size), Floats::Part) * 0x1p-24f;
+  const Words32 finite = size < 0x400 ? Words32(subnormal) : shifted;
+  return Floats::Part(sign | (size >= kInfinity16 ? special : finite));
+}
+
+FUSEDSTEP_INLINE Words32 half_of_float(Words32 x) {
+  const Words32 sign = x >> 16 & kSign16, size = x & 0x7fffffff;
+  // To the nearest, ties to even. What is too large becomes infinite by a carry.
+  const Words32 rounded = (size - kBias + 0xfff + (size >> 13 & 1)) >> 13;
+  // The last bit of a sum with 0.5 is 2^-24, that of a subnormal number.
+  const Words32 subnormal = Words32(Floats::Part(size) + 0.5f) - 0x3f000000;
+  const Words32 nan = (size >> 13 & 0x3ff) | kInfinity16 | kQuiet16;
+  const Words32 finite = size < kLeastNormal ? subnormal : rounded;
+  const Words32 large = size > kInfinity32 ? nan : kInfinity16 + Words32{};
+  return sign | (size >= kBeyond ? large : finite);
+}
+#endif
+
 template <>
 struct Storage<Float16> : ShortStorage<Float16> {
   FUSEDSTEP_INLINE static Floats::Part widen_part(Words x) {
@@ -145,9 +179,7 @@ struct Storage<Float16> : ShortStorage<Float16> {
 #elif defined(__aarch64__)
     return Floats::Part(vcvt_f32_f16(float16x4_t(x)));
 #else
-    Floats::Part out{};
-    for (int k = 0; k < kWidth; ++k) out[k] = float(__builtin_bit_cast(_Float16, uint16_t(x[k])));
-    return out;
+    return float_of_half(wide_bits(x));
 #endif
   }
   FUSEDSTEP_INLINE static Words narrow_part(Floats::Part x, const Place&) {
@@ -158,9 +190,7 @@ struct Storage<Float16> : ShortStorage<Float16> {
 #elif defined(__aarch64__)
     return Words(vcvt_f16_f32(float32x4_t(x)));
 #else
-    Words out{};
-    for (int k = 0; k < kWidth; ++k) out[k] = __builtin_bit_cast(uint16_t, _Float16(x[k]));
-    return out;
+    return low_words(half_of_float(Words32(x)));
 #endif
   }
 };

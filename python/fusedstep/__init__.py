@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-
-# Packages and modules for users. They are loaded when they are first used, and so are the two
-# functions, so that `import fusedstep` does not import torch.
-PUBLIC = ("accumulate", "config", "convert", "hf", "optim", "schedules")
-FUNCTIONS = ("register", "unregister")
+# What is for users: packages, modules, and two functions. They are loaded when they are first used,
+# so that `import fusedstep` does not import torch.
+__all__ = [
+    "__version__",
+    "accumulate",
+    "config",
+    "convert",
+    "hf",
+    "optim",
+    "register",
+    "schedules",
+    "unregister",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in FUNCTIONS:
+    if name in ("register", "unregister"):
         from . import frameworks
 
         return getattr(frameworks, name)
-    if name in PUBLIC:
+    if name in __all__:
         from importlib import import_module
 
         return import_module(f"fusedstep.{name}")
@@ -34,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", *PUBLIC, *FUNCTIONS])
+    return list(__all__)

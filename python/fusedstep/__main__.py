@@ -90,7 +90,8 @@ def schedule(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fusedstep")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="the backends, and why one is absent")
+    facts = commands.add_parser("info", help="the backends, and why one is absent")
+    facts.add_argument("--version", action="store_true", help="only the version of fusedstep")
 
     values = commands.add_parser("schedule", help="the values of a schedule, a line for each step")
     values.add_argument("name", help="transformers' name (cosine) or a config's (OneCycleLR)")
@@ -121,7 +122,7 @@ def main() -> None:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         if asked.command == "info":
-            print(info())
+            print(__version__ if asked.version else info())
         elif asked.command == "schedule":
             print(
                 schedule(

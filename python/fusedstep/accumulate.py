@@ -13,7 +13,7 @@ from torch import Tensor
 from . import backends, check
 from .plan import devices, shards
 from .plan.bucket import Member
-from .plan.launcher import Backend
+from .plan.launcher import Backend, BackendName
 from .plan.layouts import Layout, Layouts
 from .plan.plan import Owner, Plan
 from .plan.rows import HostRows
@@ -70,7 +70,7 @@ class GradientAccumulator:
         params: Iterable[Tensor | tuple[str, Tensor]],
         scale: float = 1.0,
         *,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         self.scale = _weight(scale)
         self.step = 0

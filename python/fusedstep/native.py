@@ -26,8 +26,13 @@ module: Any = None
 reason = ""
 try:
     module = importlib.import_module("fusedstep._native")
+except ModuleNotFoundError:
+    reason = (
+        "the C++ kernels are not built: install CMake and a C++ compiler, then install the package "
+        "again (pip install -v shows what was missing)"
+    )
 except ImportError as error:
-    reason = f"the C++ module is not built or does not load: {error}"
+    reason = f"the C++ kernels do not load: {error}"
 if module is not None:
     reason = why_stale(module)
     module = None if reason else module

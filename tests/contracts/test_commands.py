@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
 import fusedstep.hf
 import fusedstep.optim
+from fusedstep import backends
 from fusedstep.__main__ import main
+from fusedstep.plan.launcher import BackendName
 from fusedstep.schedules import SCHEDULES
 from fusedstep.schedules.draw import curves, draw
 from fusedstep.schedules.trace import trace
@@ -43,6 +46,23 @@ def test_info_names_every_backend():
     for name in ("cpu", "cuda", "triton", "reference"):
         assert f"\n  {name}" in said
     assert "\nsharded parameters (DTensors): every optimizer takes them" in said
+
+
+def test_the_version_alone(run):
+    assert run("info", "--version").out == f"{fusedstep.__version__}\n"
+
+
+def test_the_package_shows_what_it_has():
+    said = subprocess.run(
+        [sys.executable, "-c", "import fusedstep; print(dir(fusedstep)); fusedstep.optim.AdamW"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said == f"{fusedstep.__all__}\n"
+    assert all(getattr(fusedstep, name) is not None for name in fusedstep.__all__)
+
+
+def test_the_types_name_the_backends():
+    assert get_args(BackendName) == ("auto", *backends.BACKENDS)
 
 
 def with_level(level, *words):

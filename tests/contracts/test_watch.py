@@ -302,4 +302,4 @@ def test_an_empty_gradient_comes_and_goes(kind):
 
 
 def test_the_two_watches_have_one_number_for_it():
-    assert native.module.Watch.CAME_OR_WENT == watch.CAME_OR_WENT
+    assert native.module.CAME_OR_WENT == watch.CAME_OR_WENT

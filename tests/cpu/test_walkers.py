@@ -46,3 +46,12 @@ def test_an_aarch64_processor_has_the_bits_of_x86(tmp_path):
 @pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="needs AVX2")
 def test_avx2_has_the_bits_of_sse2(tmp_path):
     assert printed(tmp_path, AVX2) == printed(tmp_path, X86)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["g++-9", "g++-10", "g++-11", "g++-13", "g++-14", "clang++"])
+def test_every_compiler_makes_the_same_bits(compiler, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"there is no {compiler}")
+    expected = printed(tmp_path, X86)
+    assert printed(tmp_path, [compiler]) == expected

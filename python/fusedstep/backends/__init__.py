@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import warnings
+from typing import Any, cast
 
 import torch
 
 from .. import native
 from ..gpu.tables import GPUS
-from ..plan.launcher import Backend
+from ..plan.launcher import Backend, BackendName
 from .cpu import CpuBackend
 from .cuda import CUDA
 from .reference import ReferenceBackend
@@ -24,10 +25,10 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def check_name(name: str | None, source: str = "backend") -> str | None:
+def check_name(name: Any, source: str = "backend") -> BackendName | None:
     """Checks a backend's name. None and "auto" leave the choice to `choose`."""
     if name is None or name == "auto" or name in BACKENDS:
-        return name
+        return cast("BackendName | None", name)
     choices = ", ".join(repr(choice) for choice in ("auto", *BACKENDS))
     raise ValueError(f"{source} should be one of {choices} but is: {name!r}")
 
@@ -68,9 +69,21 @@ def check_flat(name: str | None, device: torch.device, where: object) -> None:
         )
 
 
+def why_not_before(name: str, device: torch.device) -> dict[str, str]:
+    """The backends that `auto` prefers on this device to the one of that name, and why each of them
+    cannot run."""
+    found: dict[str, str] = {}
+    for candidate in _for_type(device.type):
+        if candidate.name == name:
+            break
+        found[candidate.name] = candidate.why_absent()
+    return found
+
+
 def warn_if_slow(backend: Backend, device: torch.device) -> None:
-    """Warns if plain torch updates GPU tensors: the results are right, but it is slow."""
-    if backend.name == ReferenceBackend.name and device.type in GPUS:
+    """Warns if plain torch updates tensors only because no kernels can: the results are right, but
+    it is slow."""
+    if backend.name == ReferenceBackend.name and device.type in ("cpu", *GPUS):
         others = [other for other in _for_type(device.type) if other.name != backend.name]
         reasons = {other.name: other.why_absent() for other in others}
         if reasons and all(reasons.values()):

@@ -15,6 +15,7 @@ from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, NOT_POSITIVE, POSITIVE, Limits
 from ..plan import flat, shards
+from ..plan.launcher import BackendName
 from ..rules import adafactor
 
 
@@ -84,11 +85,11 @@ class Adafactor(FactoredOptimizer):
         warmup_init: bool = False,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         if lr is not None and relative_step:
             raise ValueError("Cannot combine manual `lr` and `relative_step=True` options")

@@ -13,7 +13,9 @@ from torch import Tensor
 from .. import check
 from ..optim import gradients
 from ..optim.base import Group
+from ..optim.precision import StateDtype
 from ..plan.bucket import Member
+from ..plan.launcher import BackendName
 from . import tensorflow_names
 from .adamw import AdamW
 from .tensorflow_names import BETAS, DECAY, EPS, LR
@@ -105,11 +107,11 @@ class AdamWeightDecay(AdamW):
         decay: float = 0.0,
         name: str = "AdamWeightDecay",
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr = tensorflow_names.number("lr", lr, LR, "learning_rate", learning_rate)
         betas = tensorflow_names.betas(betas, beta_1, beta_2)

@@ -14,6 +14,7 @@ from ..optim import precision
 from ..optim.base import FusedOptimizer, Group, State
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, Limits
+from ..plan.launcher import BackendName
 from ..rules import adamw
 
 
@@ -66,11 +67,11 @@ class AdamW(FusedOptimizer):
         no_deprecation_warning: bool = False,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
         eps = check.one_number(eps, "eps")

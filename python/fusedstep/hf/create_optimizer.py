@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from ..optim.param_groups import param_groups
+from ..plan.launcher import BackendName
 from ..schedules import Schedule, checks, formulas
 from .adam_weight_decay import AdamWeightDecay
 
@@ -28,7 +29,7 @@ def create_optimizer(
     include_in_weight_decay: str | Iterable[str] | None = None,
     *,
     exclude_from_weight_decay: str | Iterable[str] | None = None,
-    backend: str | None = None,
+    backend: BackendName | None = None,
 ) -> tuple[AdamWeightDecay, Schedule]:
     """An ``AdamWeightDecay`` over ``param_groups(model, ...)``, and the schedule of its lr:
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..rules import adadelta
 from . import peer_errors, precision
 from .base import Group
@@ -57,11 +58,11 @@ class Adadelta(ElementwiseOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, rho = check.one_number(lr, "lr"), check.one_number(rho, "rho")
         eps = check.one_number(eps, "eps")

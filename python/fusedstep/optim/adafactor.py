@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import check
 from ..plan import flat, shards
+from ..plan.launcher import BackendName
 from ..rules import adafactor
 from . import precision
 from .base import Group, State
@@ -71,11 +72,11 @@ class Adafactor(FactoredOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, d = check.one_number(lr, "lr"), check.one_number(d, "d")
         beta2_decay = check.one_number(beta2_decay, "beta2_decay")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..plan.storage import COPY
 from ..rules import adagrad
 from . import peer_errors, precision
@@ -67,11 +68,11 @@ class Adagrad(ElementwiseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, lr_decay = check.one_number(lr, "lr"), check.one_number(lr_decay, "lr_decay")
         weight_decay = check.one_number(weight_decay, "weight_decay")

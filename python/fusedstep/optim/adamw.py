@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..plan.launcher import BackendName
+from . import precision
 from .adam import Adam
 from .shared_arguments import with_shared_arguments
 
@@ -48,11 +49,11 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         super().__init__(
             params,

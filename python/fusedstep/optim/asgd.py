@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..rules import asgd
 from . import peer_errors, precision
 from .base import Group
@@ -67,11 +68,11 @@ class ASGD(ElementwiseOptimizer):
         capturable: bool = False,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, lambd = check.one_number(lr, "lr"), check.one_number(lambd, "lambd")
         alpha, t0 = check.one_number(alpha, "alpha"), check.one_number(t0, "t0")

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,14 +17,15 @@ from ..plan.counters import FirstSteps, IntCounters, TensorCounters
 from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
 from ..plan.exchange_layout import ExchangeError, ExchangeLayout
 from ..plan.history import HistoryCounters
+from ..plan.launcher import BackendName
 from ..plan.plan import MakesCounters, Owner, Plan
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
 from . import agreed, gradients
 from .checkpoints import load_keeping_dtypes
 from .declared import Group, State
+from .described import DescribedOptimizer
 from .flat_states import keep_own_pieces
-from .mastered import MasteredOptimizer
 from .masters import MasterWeights
 from .precision import Precision
 from .scalar_rows import rows_of
@@ -32,8 +33,10 @@ from .step_hooks import around_step
 
 __all__ = ["FusedOptimizer", "Group", "State"]
 
+Loss = TypeVar("Loss")
 
-class FusedOptimizer(MasteredOptimizer):
+
+class FusedOptimizer(DescribedOptimizer):
     """Base class of all optimizers: one `step` for every rule."""
 
     _made_for: object = None  # the choices that the plan was made for
@@ -43,7 +46,7 @@ class FusedOptimizer(MasteredOptimizer):
         self,
         params: Any,
         defaults: dict[str, Any],
-        backend: str | None,
+        backend: BackendName | None,
         max_grad_norm: float | None = None,
         precision: Precision | None = None,
     ) -> None:
@@ -55,6 +58,11 @@ class FusedOptimizer(MasteredOptimizer):
         super().__init__(params, defaults)
 
     profile_hook_step = staticmethod(around_step)  # torch.optim puts it around `step`
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
 
     # Otherwise torch.compile traces the plan's Python, and again whenever an option changes. The
     # public torch.compiler.disable would load the compiler at import.

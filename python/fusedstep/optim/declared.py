@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import check
 from ..plan import devices
 from ..plan.bucket import Member
+from ..plan.launcher import BackendName
 from .hyperparams import scalar_dtype, steps_as_tensors
 from .limits import Limits
 
@@ -27,7 +28,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     # The 0-d states besides the counter that each step makes from those of the step before.
     history: tuple[str, ...] = ()
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
-    backend: str | None = None
+    backend: BackendName | None = None
     limits = Limits()  # of the hyper-parameters
     # For each state with a size fewer than its parameter, or with size 1 in its place: the
     # parameter's dimension that it lacks, from the end.

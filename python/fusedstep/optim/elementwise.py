@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import check
 from ..plan import shards
+from ..plan.launcher import BackendName
 from ..plan.staging import real
 from ..plan.storage import SCALE
 from ..stored_numbers import LEVELS
@@ -41,7 +42,7 @@ class ElementwiseOptimizer(FusedOptimizer):
         self,
         params: Any,
         defaults: dict[str, Any],
-        backend: str | None,
+        backend: BackendName | None,
         max_grad_norm: float | None,
         precision: Precision,
     ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..rules import lion
 from . import peer_errors, precision
 from .base import Group
@@ -54,11 +55,11 @@ class Lion(ElementwiseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, betas = check.one_number(lr, "lr"), check.two_numbers(betas, "betas")
         weight_decay = check.one_number(weight_decay, "weight_decay")

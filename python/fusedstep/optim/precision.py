@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+# The argument `state_dtype=` of every optimizer.
+StateDtype = torch.dtype | Literal["int8"] | None
 
 
 class Precision(NamedTuple):
@@ -19,7 +22,7 @@ class Precision(NamedTuple):
         seed: of the noise.
     """
 
-    state_dtype: torch.dtype | str | None = None
+    state_dtype: StateDtype = None
     master_weights: bool | int = False
     stochastic_rounding: bool = False
     seed: int = 0

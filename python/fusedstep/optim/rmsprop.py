@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..rules import rmsprop
 from . import peer_errors, precision
 from .base import Group
@@ -68,11 +69,11 @@ class RMSprop(ElementwiseOptimizer):
         differentiable: bool = False,
         *,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, alpha = check.one_number(lr, "lr"), check.one_number(alpha, "alpha")
         eps, momentum = check.one_number(eps, "eps"), check.one_number(momentum, "momentum")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import check
+from ..plan.launcher import BackendName
 from ..rules import sgd
 from . import peer_errors, precision
 from .base import Group, State
@@ -64,11 +65,11 @@ class SGD(ElementwiseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         max_grad_norm: float | None = None,
-        state_dtype: torch.dtype | str | None = None,
+        state_dtype: precision.StateDtype = None,
         master_weights: bool | int = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
-        backend: str | None = None,
+        backend: BackendName | None = None,
     ) -> None:
         lr, momentum = check.one_number(lr, "lr"), check.one_number(momentum, "momentum")
         dampening = check.one_number(dampening, "dampening")

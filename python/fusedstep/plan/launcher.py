@@ -16,7 +16,7 @@ buckets `launch` does all stages in one call, and these buffers do not exist.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from . import devices
 from .bucket import Bucket, Member
 from .flat import FlatShard
 from .rows import HostRows
+
+# The argument `backend=` of everything that runs steps.
+BackendName = Literal["auto", "cpu", "cuda", "triton", "reference"]
 
 
 class StepInputs(NamedTuple):

@@ -54,11 +54,11 @@ def watch(
     return PythonWatch(param_lists, state, keys, cells, earlier)
 
 
-def _in_native_form(layout: Layout) -> Any:
+def _in_native_form(layout: Layout) -> tuple[int, int, bool, tuple[int, ...]]:
     """A layout for C++: the dtype in DLPack's codes, whether the gradient is negated, strides."""
     code = 5 if layout.dtype.is_complex else 4 if layout.dtype == torch.bfloat16 else 2
     bits = 8 * layout.dtype.itemsize
-    return native.module.Watch.Layout(code, bits, _is_negated(layout), layout.strides)
+    return code, bits, _is_negated(layout), layout.strides
 
 
 def _is_negated(layout: Layout) -> bool:
