@@ -13,7 +13,20 @@ bool Sharded::Member::learn(PyObject* type, const char* name) {
   if (!found || !Py_IS_TYPE(found.get(), &PyMemberDescr_Type)) return false;
   get_ = reinterpret_cast<descrgetfunc>(PyType_GetSlot(Py_TYPE(found.get()), Py_tp_descr_get));
   member_ = found.release();
-  return get_ != nullptr;
+  const Owned size(PyObject_GetAttrString(type, "__basicsize__"));
+  end_ = size ? PyLong_AsSsize_t(size.get()) : 0;
+  return get_ != nullptr && end_ > 0;
+}
+
+// One of the object's words is the slot. If only one is what the member reads, that is it.
+Owned Sharded::Member::found_in(PyObject* object) {
+  Owned own(get_(member_, object, nullptr));
+  PyErr_Clear();
+  Py_ssize_t found = 0, places = 0;
+  for (Py_ssize_t place = sizeof(PyObject); own && place + 8 <= end_; place += 8)
+    if (word(object, place) == own.get()) found = place, ++places;
+  if (places == 1) place_ = found;
+  return own;
 }
 
 bool Sharded::learn(PyObject* dtensor, PyObject* tensor, PyObject* local) {
