@@ -117,6 +117,7 @@ RULES = {
 
 # Public optimizers that we do not race, and why.
 NOT_RACED = {
+    "fusedstep.optim.SparseAdam": "it is torch's own step",
     "fusedstep.hf.AdamW": "transformers has none since version 5; a step costs as much as AdamW's",
     "fusedstep.optim.InZero": "it is no optimizer by itself: it cuts what another one steps on",
     "fusedstep.hf.AdamWeightDecay": "its peer was written for TensorFlow; it is hf.AdamW's step",

@@ -19,6 +19,7 @@ from .release import enable_gradient_release
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .sparse_adam import SparseAdam
 from .zero import InZero
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
     "by_name",
     "declare_shard",
     "enable_gradient_release",
