@@ -99,6 +99,16 @@ RULES = {
         )
         for name, rule, settings, ways in OF_TORCH
     },
+    # The floor has the bytes of both walks over memory, and no products.
+    "muon": Entry(
+        "Muon",
+        rule="muon_average",
+        ours="fusedstep.optim.Muon",
+        settings={"lr": 1e-3},
+        peers={"torch-plain": lazily("torch.optim", "Muon")},
+        only_matrices=True,
+        training=None,
+    ),
     "lion": Entry(
         "Lion",
         rule="lion",
@@ -117,6 +127,7 @@ RULES = {
 
 # Public optimizers that we do not race, and why.
 NOT_RACED = {
+    "fusedstep.optim.SparseAdam": "it is torch's own step",
     "fusedstep.hf.AdamW": "transformers has none since version 5; a step costs as much as AdamW's",
     "fusedstep.optim.InZero": "it is no optimizer by itself: it cuts what another one steps on",
     "fusedstep.hf.AdamWeightDecay": "its peer was written for TensorFlow; it is hf.AdamW's step",

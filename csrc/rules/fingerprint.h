@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "99979789f62a1c77";
+constexpr char kFingerprint[] = "06aba2b6cc7afe9a";
 
 }  // namespace fusedstep

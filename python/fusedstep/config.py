@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from . import words
-from .optim.base import FusedOptimizer
 from .optim.by_name import check_settings, classes, find, make
 from .schedules import SCHEDULES, checks
 from .schedules import by_name as schedule_by_name
@@ -61,7 +60,7 @@ class HyperParameters:
         epochs: int = 1,
         max_steps: int | None = None,
         batch_size: int | Iterable[int] = 1,
-        optimizer: str | type[FusedOptimizer] = "SGD",
+        optimizer: str | type[torch.optim.Optimizer] = "SGD",
         optim_kwargs: Mapping[str, Any] | None = None,
         scheduler: str | Callable[..., Any] | None = None,
         scheduler_kwargs: Mapping[str, Any] | None = None,
@@ -145,7 +144,9 @@ class HyperParameters:
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
 
-    def build(self, model: Any, steps_per_epoch: int | None = None) -> tuple[FusedOptimizer, Any]:
+    def build(
+        self, model: Any, steps_per_epoch: int | None = None
+    ) -> tuple[torch.optim.Optimizer, Any]:
         """The optimizer and the schedule, which is None if the config has none. ``build`` below
         explains the arguments."""
         optimizer = make(self.optimizer, model, self.optim_kwargs)
@@ -187,7 +188,7 @@ def build(
     config: str | PathLike[str] | Mapping[str, Any] | HyperParameters,
     model: nn.Module | Iterable[Any],
     steps_per_epoch: int | None = None,
-) -> tuple[FusedOptimizer, Any]:
+) -> tuple[torch.optim.Optimizer, Any]:
     """The optimizer of a config, and its schedule, or None. Unknown keys, names and settings are
     errors, with the nearest known one. Numbers may be strings, as YAML reads 1e-3.
 
@@ -235,7 +236,7 @@ def _part(given: Any, key: str) -> tuple[Any, dict[str, Any]]:
     return given["type"], {name: value for name, value in given.items() if name != "type"}
 
 
-def _optimizer(given: Any) -> tuple[type[FusedOptimizer], str]:
+def _optimizer(given: Any) -> tuple[type[torch.optim.Optimizer], str]:
     known = classes()
     if isinstance(given, str):
         given = find(MEANT.get(words.plain(given), given))

@@ -6,14 +6,13 @@ import torch
 import fusedstep.hf
 import fusedstep.optim
 from fusedstep.optim import by_name, names
-from fusedstep.optim.base import FusedOptimizer
 from fusedstep.optim.by_name import classes, find
 
 OWN = {
     (package.__name__.split(".")[1], name): kind
     for package in (fusedstep.optim, fusedstep.hf)
     for name, kind in vars(package).items()
-    if isinstance(kind, type) and issubclass(kind, FusedOptimizer) and hasattr(kind, "limits")
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
     if name != "InZero"
 }
 

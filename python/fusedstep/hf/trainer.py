@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..optim.base import FusedOptimizer
+import torch
+
+from ..optim.by_name import classes
 from ..optim.mirrored import mirrored, ours_for
 
 
 def optimizer_cls_and_kwargs(
     args: Any, model: Any = None
-) -> tuple[type[FusedOptimizer], dict[str, Any]]:
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Our class and its settings for ``TrainingArguments(optim=...)``, for
     ``Trainer(optimizer_cls_and_kwargs=...)``. The Trainer still makes the groups with and without
     decay. Nothing in transformers is changed; ``fusedstep.register`` needs no change of the script.
@@ -34,7 +36,7 @@ def optimizer_cls_and_kwargs(
         ) from error
     found, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     own = ours_for(found)
-    if not (isinstance(own, type) and issubclass(own, FusedOptimizer)):
+    if own not in classes().values():
         kind = f"{found.__module__}.{getattr(found, '__qualname__', found)}"
         name = getattr(args.optim, "value", args.optim)
         known = ", ".join(sorted(f"{peer.__module__}.{peer.__name__}" for peer in mirrored()))

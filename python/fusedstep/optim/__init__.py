@@ -12,6 +12,7 @@ from .asgd import ASGD
 from .by_name import by_name, names
 from .flat_states import full_state_dict
 from .lion import Lion
+from .muon import Muon
 from .nadam import NAdam
 from .param_groups import param_groups
 from .radam import RAdam
@@ -19,6 +20,7 @@ from .release import enable_gradient_release
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .sparse_adam import SparseAdam
 from .zero import InZero
 
 __all__ = [
@@ -32,10 +34,12 @@ __all__ = [
     "Adamax",
     "InZero",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
     "by_name",
     "declare_shard",
     "enable_gradient_release",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
 from .. import words
@@ -16,19 +17,19 @@ from .base import FusedOptimizer
 FOLDERS = ("optim", "hf")
 
 
-def found() -> Iterator[tuple[str, str, type[FusedOptimizer]]]:
+def found() -> Iterator[tuple[str, str, type[torch.optim.Optimizer]]]:
     """The package, the name and the class of every optimizer."""
     for folder in FOLDERS:
         package = import_module(f"fusedstep.{folder}")
         for name in package.__all__:
             own = getattr(package, name)
             # InZero has no arguments of its own: it changes what another optimizer does.
-            is_class = isinstance(own, type) and issubclass(own, FusedOptimizer)
+            is_class = isinstance(own, type) and issubclass(own, torch.optim.Optimizer)
             if is_class and own.__init__ is not FusedOptimizer.__init__:
                 yield folder, name, own
 
 
-def classes() -> dict[str, type[FusedOptimizer]]:
+def classes() -> dict[str, type[torch.optim.Optimizer]]:
     """Every optimizer by its name. If two packages have the same name, the later one's is with the
     package before it: "Adafactor" is torch's, "hf.Adafactor" transformers'.
 
@@ -36,7 +37,7 @@ def classes() -> dict[str, type[FusedOptimizer]]:
         >>> classes()["hf.Adafactor"]
         <class 'fusedstep.hf.adafactor.Adafactor'>
     """
-    known: dict[str, type[FusedOptimizer]] = {}
+    known: dict[str, type[torch.optim.Optimizer]] = {}
     for folder, name, own in found():
         known[name if name not in known else f"{folder}.{name}"] = own
     return known
@@ -53,7 +54,7 @@ def names() -> list[str]:
     return sorted(classes(), key=lambda name: ("." in name, name))
 
 
-def find(name: str) -> type[FusedOptimizer]:
+def find(name: str) -> type[torch.optim.Optimizer]:
     """The class of that name.
 
     Example:
@@ -75,7 +76,7 @@ def find(name: str) -> type[FusedOptimizer]:
 
 def by_name(
     name: str, params_or_model: nn.Module | Iterable[Any], **settings: Any
-) -> FusedOptimizer:
+) -> torch.optim.Optimizer:
     """The optimizer of that name over some parameters: ``by_name("adamw", model, lr=1e-3)``.
 
     Arguments:
@@ -94,8 +95,10 @@ def by_name(
 
 
 def make(
-    kind: type[FusedOptimizer], params_or_model: nn.Module | Iterable[Any], settings: dict[str, Any]
-) -> FusedOptimizer:
+    kind: type[torch.optim.Optimizer],
+    params_or_model: nn.Module | Iterable[Any],
+    settings: dict[str, Any],
+) -> torch.optim.Optimizer:
     """An optimizer of the class, with checked settings."""
     check_settings(kind, settings)
     params = params_or_model
@@ -107,11 +110,11 @@ def make(
                 "Unfreeze parameters with .requires_grad_() first."
             )
     constructor: Any = kind  # each class has arguments of its own
-    made: FusedOptimizer = constructor(params, **settings)
+    made: torch.optim.Optimizer = constructor(params, **settings)
     return made
 
 
-def check_settings(kind: type[FusedOptimizer], settings: Iterable[str]) -> None:
+def check_settings(kind: type[torch.optim.Optimizer], settings: Iterable[str]) -> None:
     """Refuses a setting that is no argument of the class."""
     known = [name for name in words.arguments_of(kind) if name != "params"]
     label = next((name for name, own in classes().items() if own is kind), kind.__name__)

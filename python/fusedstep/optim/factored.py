@@ -76,7 +76,7 @@ class FactoredOptimizer(FusedOptimizer):
         if grad.is_sparse or param.is_sparse:
             raise RuntimeError(
                 f"Adafactor does not support sparse gradients: {where}. Make the gradient dense "
-                "(sparse=False in the embedding), or use torch.optim.SparseAdam."
+                "(sparse=False in the embedding), or use SparseAdam."
             )
         if "_fsdp_flattened" in param.__dict__ and flat.is_lost(param):
             raise RuntimeError(

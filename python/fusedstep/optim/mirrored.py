@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from .base import FusedOptimizer
 from .by_name import found
 
 # Where the classes that a package of ours mirrors are found, under the same names.
 PEERS = {"optim": "torch.optim", "hf": "transformers.optimization"}
 
 
-def mirrored() -> dict[type, type[FusedOptimizer]]:
+def mirrored() -> dict[type, type[torch.optim.Optimizer]]:
     """Ours by the class that it mirrors. It is found by its name, so a new optimizer is there by
     itself. What we lack is not in it.
 

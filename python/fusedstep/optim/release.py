@@ -55,8 +55,8 @@ def enable_gradient_release(model: nn.Module, optimizer: torch.optim.Optimizer) 
         )
     if not isinstance(optimizer, FusedOptimizer):
         raise TypeError(
-            "optimizer should be one of fusedstep.optim or fusedstep.hf but is: "
-            f"{type(optimizer).__name__}. Other optimizers cannot step one parameter at a time."
+            "optimizer should be one of fusedstep.optim or fusedstep.hf, and not SparseAdam, but "
+            f"is: {type(optimizer).__name__}. Other optimizers cannot step one parameter at a time."
         )
     if getattr(optimizer, "_release", None) is not None:
         raise RuntimeError(
