@@ -43,7 +43,7 @@ def cpu_seconds_of_others() -> float | None:
 
 class Cpu:
     kind = "cpu"
-    lists = ("10x8M", "68M", "small", "tiny", "host")
+    lists = ("10x8M", "68M", "small", "tiny", "host", "8 matrices", "64 matrices")
     copy_elements = 1 << 26
     budget = 4.0  # seconds of timed rounds a race, so that `make bench` takes six to twelve minutes
     race_seconds: float | None = None  # a race that takes longer is given up

@@ -52,6 +52,7 @@ class ParameterList:
     host_bound: bool = False  # it shows the host's time only
     is_model: bool = False  # only optimizers that are `on_models` race on it
     for_factored: bool = False  # only factored rules race on it
+    for_products: bool = False  # only optimizers that multiply matrices race on it
     dtypes: tuple[str, ...] | None = None  # those that fit into memory; None: any
 
     @property
@@ -163,6 +164,11 @@ LISTS = {
         ),
         ParameterList("tiny", ((1024,),) * 1200, label="1200 x 1K"),
         ParameterList("host", ((1,),) * 1200, label="1200 x 1", host_bound=True),
+        # Few and many matrices, for Muon.
+        ParameterList("8 matrices", ((512, 512),) * 8, label="8 x (512, 512)", for_products=True),
+        ParameterList(
+            "64 matrices", ((128, 128),) * 64, label="64 x (128, 128)", for_products=True
+        ),
         # Whole models, and what is trained beside them.
         ParameterList("t5-small", T5_SMALL, is_model=True),
         ParameterList("gpt2", GPT2, is_model=True),

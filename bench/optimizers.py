@@ -99,6 +99,16 @@ RULES = {
         )
         for name, rule, settings, ways in OF_TORCH
     },
+    # The floor has the bytes of both walks over memory, and no products.
+    "muon": Entry(
+        "Muon",
+        rule="muon_average",
+        ours="fusedstep.optim.Muon",
+        settings={"lr": 1e-3},
+        peers={"torch-plain": lazily("torch.optim", "Muon")},
+        only_matrices=True,
+        training=None,
+    ),
     "lion": Entry(
         "Lion",
         rule="lion",

@@ -122,6 +122,7 @@ class Entry:
     settings: dict[str, Any] = field(default_factory=dict)
     capturable: bool = False  # whether ours takes that argument
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of parameters and gradients
+    only_matrices: bool = False  # it multiplies matrices, and takes nothing else
     on_models: bool = False  # also raced on the lists of whole models
     lists: tuple[str, ...] | None = None  # raced on these alone
     training: Training | None = Training()  # None: it is not trained
@@ -159,6 +160,8 @@ class Entry:
     def races_on(self, chosen: ParameterList) -> bool:
         """Whether we race it on a list. A factored rule treats vectors like any other rule."""
         if chosen.is_model and not self.on_models:
+            return False
+        if self.only_matrices != chosen.for_products:
             return False
         if self.lists is not None and chosen.name not in self.lists:
             return False

@@ -166,6 +166,25 @@ struct Lion {
 };
 
 template <class T>
+struct MuonAverage {
+  T momentum, one_minus_momentum, share, one_minus_share;
+
+  FUSEDSTEP_INLINE void update(T& p, T g, T& m) const {
+    m = average(m, g, momentum, one_minus_momentum);
+    p = average(m, g, share, one_minus_share);
+  }
+};
+
+template <class T>
+struct MuonDescend {
+  T decay, step_size;
+
+  FUSEDSTEP_INLINE void update(T& p, T g) const {
+    p = decayed(p, decay) - step_size * g;
+  }
+};
+
+template <class T>
 struct Nadam {
   T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay, penalty, size_of_g, size_of_m,
       inv_root_bias2;
@@ -385,6 +404,24 @@ struct RuleOf<kLion, T> {
 };
 
 template <class T>
+struct RuleOf<kMuonAverage, T> {
+  using type = MuonAverage<T>;
+  using dtypes = DtypesList<Dtypes<kBfloat16, kFloat32, kFloat32>, Dtypes<kBfloat16, kBfloat16, kBfloat16>, Dtypes<kBfloat16, kBfloat16, kFloat32>>;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 1;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
+struct RuleOf<kMuonDescend, T> {
+  using type = MuonDescend<T>;
+  using dtypes = DtypesList<Dtypes<kFloat32, kBfloat16, kFloat32>, Dtypes<kBfloat16, kBfloat16, kBfloat16>>;
+  using stored = DtypesList<>;
+  static constexpr int kStates = 0;
+  static constexpr bool kOnlyDtypes = false;
+};
+
+template <class T>
 struct RuleOf<kNadam, T> {
   using type = Nadam<T>;
   using dtypes = Usual;
@@ -465,7 +502,7 @@ struct RuleOf<kSgdMomentum, T> {
   static constexpr bool kOnlyDtypes = false;
 };
 
-using ElementwiseRules = RuleList<kAccumulate, kAdadelta, kAdagrad, kAdam, kAdamAmsgrad, kAdamax, kAdamw, kAdamwAmsgrad, kAdamwDecayLast, kAsgd, kLion, kNadam, kRadam, kRmsprop, kRmspropMomentum, kRmspropCentered, kRmspropCenteredMomentum, kRprop, kSgd, kSgdMomentum>;
+using ElementwiseRules = RuleList<kAccumulate, kAdadelta, kAdagrad, kAdam, kAdamAmsgrad, kAdamax, kAdamw, kAdamwAmsgrad, kAdamwDecayLast, kAsgd, kLion, kMuonAverage, kMuonDescend, kNadam, kRadam, kRmsprop, kRmspropMomentum, kRmspropCentered, kRmspropCenteredMomentum, kRprop, kSgd, kSgdMomentum>;
 
 }  // namespace
 }  // namespace fusedstep

@@ -18,6 +18,8 @@ enum RuleId {
   kAdamwDecayLast,
   kAsgd,
   kLion,
+  kMuonAverage,
+  kMuonDescend,
   kNadam,
   kRadam,
   kRmsprop,
@@ -49,6 +51,8 @@ constexpr RuleFacts kRules[] = {
     {"adamw_decay_last", 2, false},
     {"asgd", 1, false},
     {"lion", 1, false},
+    {"muon_average", 1, false},
+    {"muon_descend", 0, false},
     {"nadam", 2, false},
     {"radam", 2, false},
     {"rmsprop", 1, false},
@@ -59,6 +63,6 @@ constexpr RuleFacts kRules[] = {
     {"sgd", 0, false},
     {"sgd_momentum", 1, false},
 };
-constexpr int kRuleCount = 22;
+constexpr int kRuleCount = 24;
 
 }  // namespace fusedstep

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "cd645435a7d62424";
+constexpr char kFingerprint[] = "04bee4f67599885d";
 
 }  // namespace fusedstep

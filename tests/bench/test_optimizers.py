@@ -54,7 +54,8 @@ def test_every_optimizer_of_the_package_is_raced_or_has_a_reason():
 @pytest.mark.parametrize("name", RULES)
 def test_an_entry_says_which_rule_steps_and_what_ours_takes(name):
     entry = RULES[name]
-    values = ParameterList("both", ((3, 4), (5,))).tensors(torch.float32)
+    shapes = ((3, 4), (5, 1) if entry.only_matrices else (5,))
+    values = ParameterList("both", shapes).tensors(torch.float32)
     optimizer = entry.providers[OURS](parameters(values))
     optimizer.step()
     stepped_by = {bucket.rule.name for bucket in optimizer._plan.buckets}
@@ -92,12 +93,15 @@ def test_who_is_raced_on_which_list():
         ("68M", "small", "host", "llama-1b"): (adamw, trainer, defaults),
         ("t5-small", "gpt2", "vit-b", "llama-7b, 1 layer", "512 experts", "lora"): (adamw, trainer),
         ("t5-xl", "4096x4096", "32768x8192", "16384x16384"): (trainer, defaults),
+        ("8 matrices", "64 matrices"): ("muon",),
     }
     assert {name for names in lists for name in names} == set(LISTS)
     for names, racing in lists.items():
         for name in names:
             raced = [
-                rule for rule in (adamw, trainer, defaults) if RULES[rule].races_on(LISTS[name])
+                rule
+                for rule in (adamw, trainer, defaults, "muon")
+                if RULES[rule].races_on(LISTS[name])
             ]
             assert tuple(raced) == racing, name
 

@@ -28,13 +28,13 @@ def test_a_wrong_value_is_refused_at_construction(kind, key, value, said):
     """If the peer refuses it too, the text is the peer's: `test_interface` compares them."""
     words = r"(?i)invalid|should be|Tensor lr must be|not supported"
     with pytest.raises((ValueError, TypeError), match=words):
-        made(kind, make_params([(2,)]), **{key: value})
+        made(kind, make_params([(2, 2)]), **{key: value})
 
 
 @each_wrong
 def test_a_wrong_value_is_refused_in_the_options_of_a_group(kind, key, value, said):
     said = said.replace("lr should be a number but is: 'fast'", "should be a number")
-    first, second = make_params([(2,)]), make_params([(2,)])
+    first, second = make_params([(2, 2)]), make_params([(2, 2)])
     with pytest.raises((ValueError, TypeError), match=said):
         made(kind, [{"params": first}, {"params": second, key: value}])
     optimizer = made(kind, first)
@@ -47,7 +47,7 @@ def test_a_wrong_value_is_refused_in_the_options_of_a_group(kind, key, value, sa
 @pytest.mark.parametrize("steps", [0, 2])
 @each_wrong
 def test_a_wrong_value_is_refused_when_a_script_sets_it(kind, key, value, said, steps):
-    first, second = make_params([(2, 3)]), make_params([(4,)])
+    first, second = make_params([(2, 3)]), make_params([(4, 1)])
     optimizer = made(kind, [{"params": first}, {"params": second}])
     for step in range(steps + 1):
         set_grads(first + second, step)

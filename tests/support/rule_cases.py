@@ -8,10 +8,11 @@ from fusedstep.optim.elementwise import ElementwiseOptimizer
 from fusedstep.rules import RULES
 from tests.support.accumulating import ACCUMULATE
 from tests.support.cases import CASES, Case, each, make_params
+from tests.support.muon_rules import MUON_RULES
 from tests.support.sweeps import sweep
 
 # The first case of a factored rule must give every kind of work something to do.
-ALL_CASES = [*CASES, ACCUMULATE]
+ALL_CASES = [*CASES, ACCUMULATE, *MUON_RULES]
 
 
 def rule_of(case: Case) -> str:

@@ -64,6 +64,12 @@ WRONG = {
         SMALL[0],
         ("momentum_decay", -1.0, "momentum_decay should be 0 or more but is: -1.0"),
     ],
+    OPTIM.Muon: [
+        *LR[:2],
+        *NO_DECAY,
+        SMALL[0],
+        ("momentum", -0.1, "momentum should be 0 or more but is: -0.1"),
+    ],
     OPTIM.ASGD: [
         *LR[:2],
         *NO_DECAY,

@@ -12,6 +12,7 @@ from .asgd import ASGD
 from .by_name import by_name, names
 from .flat_states import full_state_dict
 from .lion import Lion
+from .muon import Muon
 from .nadam import NAdam
 from .param_groups import param_groups
 from .radam import RAdam
@@ -33,6 +34,7 @@ __all__ = [
     "Adamax",
     "InZero",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",

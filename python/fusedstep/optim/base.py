@@ -130,13 +130,24 @@ class FusedOptimizer(MasteredOptimizer):
         factor = self._clipped(plan, inv_grad_scale, capturing)
         if self.master_weights:
             self._masters.notice_changes(plan.present_members, self._where, capturing)
-        plan.run(rows, factor, found_inf, capturing)
+        self._run(plan, rows, factor, found_inf, capturing)
         if self.master_weights:
             self._masters.remember(plan.present_members)
         plan.count(found_inf, lambda k, step: self._next_history(self.param_groups[k], step))
         if inv_grad_scale is not None:
             params = (member.param for member in plan.present_members)
             gradients.unscale(params, inv_grad_scale, found_inf)
+
+    def _run(
+        self,
+        plan: Plan,
+        rows: list[HostRows | Tensor],
+        factor: Tensor | None,
+        found_inf: Tensor | None,
+        capturing: bool,
+    ) -> None:
+        """Updates the parameters. `factor` is that of all gradients, or None."""
+        plan.run(rows, factor, found_inf, capturing)
 
     def _from_scaler(self, name: str) -> Tensor | None:
         """The tensor that a GradScaler set as an attribute, as a 0-d tensor; None if it did not."""
@@ -263,7 +274,7 @@ class FusedOptimizer(MasteredOptimizer):
         """Adds a group, as torch does. Numbers given as strings are converted."""
         if isinstance(param_group, dict):
             for key, value in param_group.items():
-                if key in self.defaults and key != "params":
+                if key in self.defaults and key not in self.not_numbers:
                     param_group[key] = check.number(value, key)
         super().add_param_group(param_group)
         try:

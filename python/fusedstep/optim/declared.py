@@ -28,6 +28,7 @@ class DeclaredOptimizer(torch.optim.Optimizer):
     history: tuple[str, ...] = ()
     scalars_on_tensors = False  # whether `_scalars` takes tensors too
     backend: str | None = None
+    not_numbers: tuple[str, ...] = ("params",)  # options of a group that may be strings
     limits = Limits()  # of the hyper-parameters
     # For each state with a size fewer than its parameter, or with size 1 in its place: the
     # parameter's dimension that it lacks, from the end.

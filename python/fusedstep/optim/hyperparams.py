@@ -58,6 +58,13 @@ def steps_as_tensors(
             state["step"] = torch.tensor(float(step), dtype=dtype, device="cpu")
 
 
+def start_counters(states: Mapping[Any, Any], key: str) -> None:
+    """Gives a counter to each state that a peer without counters saved: one that has `key`."""
+    for own in states.values():
+        if own.get(key) is not None and "step" not in own:
+            own["step"] = torch.ones((), dtype=scalar_dtype(), device="cpu")
+
+
 def scalar_dtype(fused: bool | None = None) -> torch.dtype:
     """The dtype of torch's step counters."""
     if not fused and torch.get_default_dtype() == torch.float64:

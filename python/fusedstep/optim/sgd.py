@@ -13,7 +13,7 @@ from ..rules import sgd
 from . import peer_errors, precision
 from .base import Group, State
 from .elementwise import ElementwiseOptimizer
-from .hyperparams import for_steps, scalar_dtype
+from .hyperparams import for_steps, start_counters
 from .limits import ANY_NUMBER, NOT_NEGATIVE, Limits
 from .shared_arguments import with_shared_arguments
 
@@ -97,9 +97,7 @@ class SGD(ElementwiseOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._counts_in_states():
-            for own in self.state.values():  # torch's have no counter
-                if own.get("momentum_buffer") is not None and "step" not in own:
-                    own["step"] = torch.ones((), dtype=scalar_dtype(), device="cpu")
+            start_counters(self.state, "momentum_buffer")
 
     def _counts_in_states(self) -> bool:
         return self.stochastic_rounding
