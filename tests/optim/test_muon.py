@@ -6,10 +6,12 @@ import inspect
 
 import pytest
 import torch
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from fusedstep.optim import Muon, enable_gradient_release
 from fusedstep.optim.masters import master_of
 from tests.support.cases import ALWAYS_OURS, make_params, set_grads
+from tests.support.fake_mesh import fake_mesh
 from tests.support.garbage import assert_freed
 
 Peer = getattr(torch.optim, "Muon", None)
@@ -187,6 +189,16 @@ def test_what_it_cannot_step_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match=r"must be a 2D matrix: Muon: .*Optimize it with AdamW"):
         optimizer.step()
     assert all(map(torch.equal, params, before)) and not optimizer.state
+
+
+def test_sharded_parameters_are_refused_by_name():
+    with fake_mesh() as mesh:
+        param = torch.nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Replicate()]))
+        param.grad = param.detach().clone()
+        with pytest.raises(
+            RuntimeError, match=r"parameter 0.* is sharded, .*optimize it with AdamW"
+        ):
+            Muon([param]).step()
 
 
 @each_backend
