@@ -1,5 +1,5 @@
-"""torch's own test cases: for each of its optimizers every set of options that torch tests, and every
-input that must be an error, with the words that torch's tests look for."""
+"""torch's own test cases: for each of its optimizers every set of options that torch tests, and
+every input that must be an error, with the words that torch's tests look for."""
 
 import re
 import warnings
