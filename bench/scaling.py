@@ -23,7 +23,9 @@ from bench.table import Row, rows_of
 # which are made for CUDA graphs.
 DEFAULT_PROVIDERS = (OURS, OURS_TRITON, "torch-fused", "torch-foreach", "transformers")
 # The others have the walkers of AdamW.
-DEFAULT_RULES = tuple(rule for rule, entry in RULES.items() if entry.lists is None)
+DEFAULT_RULES = tuple(
+    rule for rule, entry in RULES.items() if entry.lists is None and not entry.only_matrices
+)
 SLOWEST = 2.0  # seconds: we stop measuring a provider before a step takes longer
 BUDGET, QUICK_BUDGET = 0.15, 0.05  # seconds of timed rounds for each size
 

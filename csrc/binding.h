@@ -31,7 +31,8 @@ class Unlocked {
 
 namespace binding {
 
-// The result for Python, or null with a Python error in place of a C++ exception.
+// The result for Python, or null with a Python error in place of a C++ exception. An error that Python
+// code under the call has left is kept.
 template <class Call>
 PyObject* guarded(Call&& call) {
   try {
@@ -44,7 +45,7 @@ PyObject* guarded(Call&& call) {
   } catch (const std::out_of_range& error) {
     PyErr_SetString(PyExc_IndexError, error.what());
   } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
+    if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_RuntimeError, error.what());
   }
   return nullptr;
 }

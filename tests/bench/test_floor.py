@@ -148,7 +148,7 @@ def run(rule, names, chosen="small"):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_race_on_a_cpu_measures_its_floor_in_its_own_rounds(rule):
-    outcome = run(rule, (OURS,))
+    outcome = run(rule, (OURS,), "64 matrices" if RULES[rule].only_matrices else "small")
     assert len(outcome.floor_seconds) == len(outcome.seconds[OURS]) >= 1
     assert set(outcome.seconds) == set(outcome.launches) == {OURS} and not outcome.failures
 

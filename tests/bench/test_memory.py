@@ -108,7 +108,8 @@ def test_views_of_one_storage_count_once_and_inner_tensors_count():
     assert state_bytes(optimizer, "cuda") == 0
 
 
-@pytest.mark.parametrize("rule", RULES)
+# Those that take matrices only keep batches of them, and torch's products take memory.
+@pytest.mark.parametrize("rule", [rule for rule in RULES if not RULES[rule].only_matrices])
 def test_ours_keep_their_scratch_and_take_next_to_nothing_in_a_step(rule):
     params = parameters(ParameterList("", ((2048, 1024),)), torch.float32, "cpu")
     size = sum(param.nbytes for param in params)

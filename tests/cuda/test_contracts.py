@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from fusedstep.backends import cuda
 from fusedstep.gpu import tables, work
+from fusedstep.optim import Muon
 from tests.support.calls import Calls
 from tests.support.cases import (
     CASES,
     DTYPES,
     NUMBERS,
+    Case,
     assert_same,
     each,
     make_params,
@@ -40,6 +42,7 @@ CASE = {case.name: case for case in CASES}
 ADAMW, ADAFACTOR = CASE["adamw"], CASE["hf-adafactor"]
 PART_CAPPED, MOMENTUM = CASE["adafactor-part-capped"], CASE["hf-adafactor-momentum"]
 TRAINER = CASE["hf-adafactor-trainer"]
+MUON = Case("muon", Muon, Muon)
 FEW = [(), (7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]
 STRANGE = [float("inf"), float("-inf"), float("nan"), 1e-42, 1e-30, 1e30]
 
@@ -207,6 +210,8 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
         for role in ROLES:
             problem = Problem(MOMENTUM, [(7,), (33, 17)], (dtype,))
             check(exchanged(problem, FakeProcesses(), role))
+    matrices = Problem(MUON, [(64, 16), (33, 17)], (F32,))  # its u is bfloat16
+    assert_same(*matrices.run("simcuda"), *matrices.run("reference"))
     # test_stored.py launches the others.
     assert launched(simulator).keys() == {own for own in kernels(library()) if not is_stored(own)}
 

@@ -31,7 +31,13 @@ void set_hook(const py::object& hook) {
   function.inc_ref();
   settings.hook = [raw = function.ptr()](const sim::Launch& launch) {
     const py::gil_scoped_acquire acquired;
-    return call_hook(py::reinterpret_borrow<py::function>(raw), launch);
+    try {
+      return call_hook(py::reinterpret_borrow<py::function>(raw), launch);
+    } catch (py::error_already_set& error) {
+      // The hook's own error is for Python: the code between need not know pybind11.
+      error.restore();
+      throw sim::HookError("simcuda: the hook raised an error");
+    }
   };
 }
 
@@ -45,6 +51,13 @@ py::dict launches() {
 
 PYBIND11_MODULE(simcuda_controls, m) {
   m.doc() = "Controls of the simulator in this library";
+  // A module of pybind11 keeps the hook's error too.
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const sim::HookError&) {
+    }
+  });
   m.def("reset", [] { settings = sim::initial_settings(); }, "restores all settings and counts");
   m.def(
       "seed", [](uint64_t seed) { settings.seed = seed, settings.launches_with = 0; }, py::arg("seed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 from collections import Counter
 
 from fusedstep.gpu.cut import WITHOUT_TILES
@@ -76,6 +77,12 @@ TILES_OF = {
 }
 
 
+def reads_parameter(rule):
+    """Whether a rule's text reads `p` before it writes it. In one of Muon's, p is a place for u."""
+    used = [own for own in dis.get_instructions(rule.update) if own.argval == "p"]
+    return not used[0].opname.startswith("STORE")
+
+
 def letters(launch):
     """Of the slots of a rule."""
     if launch.kind == "gradient_squares":
@@ -116,6 +123,8 @@ def expected_accesses(launch, target):
     tile = launch["BLOCK"] or launch["WIDTH"] * height
     elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
     loads, stores, copies = TILES_OF[launch.kind]
+    if launch.kind in RULES and not reads_parameter(RULES[launch.kind]):
+        loads = [slot for slot in loads if slot != "p"]
     for chosen, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
         for slot in chosen:
             for dtype in tensors_of(launch, slot, count is expected[0]):

@@ -4,11 +4,17 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <stdexcept>
 #include <string>
 
 #include "host.h"
 
 namespace sim {
+
+// The hook raised an error in Python, which is set there.
+struct HookError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct Settings {
   uint64_t seed = 0;           // 0: everything runs in order
