@@ -164,8 +164,15 @@ LISTS = {
         ),
         ParameterList("tiny", ((1024,),) * 1200, label="1200 x 1K"),
         ParameterList("host", ((1,),) * 1200, label="1200 x 1", host_bound=True),
-        # Few and many matrices, for Muon.
+        # Few, large and many matrices, for Muon.
         ParameterList("8 matrices", ((512, 512),) * 8, label="8 x (512, 512)", for_products=True),
+        ParameterList(
+            "32 matrices",
+            ((2048, 2048),) * 32,
+            label="32 x (2048, 2048)",
+            for_products=True,
+            dtypes=("bfloat16",),
+        ),
         ParameterList(
             "64 matrices", ((128, 128),) * 64, label="64 x (128, 128)", for_products=True
         ),

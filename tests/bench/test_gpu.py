@@ -162,7 +162,7 @@ def test_what_is_cut_last_is_the_least_of_every_rule():
     found = step.races_on(DEVICES["cuda"], asked)
     lists = [own.chosen.name for own in found]
     assert lists == sorted(lists, key=Cuda.lists.index) and set(lists) == set(Cuda.lists)
-    assert {own.rule for own in found[: len(found) // 2]} == {own.rule for own in found}
+    assert {own.rule for own in found[: len(found) // 3]} == set(RULES)
 
 
 def test_a_table_that_was_cut_says_what_is_missing():

@@ -108,7 +108,7 @@ def test_views_of_one_storage_count_once_and_inner_tensors_count():
     assert state_bytes(optimizer, "cuda") == 0
 
 
-# Those that take matrices only keep batches of them, and torch's products take memory.
+# Those that multiply matrices keep more: see the next test.
 @pytest.mark.parametrize("rule", [rule for rule in RULES if not RULES[rule].only_matrices])
 def test_ours_keep_their_scratch_and_take_next_to_nothing_in_a_step(rule):
     params = parameters(ParameterList("", ((2048, 1024),)), torch.float32, "cpu")
@@ -121,6 +121,15 @@ def test_ours_keep_their_scratch_and_take_next_to_nothing_in_a_step(rule):
     assert use.peak <= 1024
     assert (scratch > 0) == rule.startswith("adafactor")
     assert use.kept + use.peak < 0.02 * size
+
+
+def test_muon_keeps_a_batch_of_bfloat16_and_its_products_are_few():
+    params = parameters(ParameterList("", ((256, 1024),) * 8), torch.float32, "cpu")
+    elements = sum(param.numel() for param in params)
+    use = measure(RULES["muon"].providers[OURS], params, "cpu")
+    assert 2 * elements <= use.kept <= 2 * elements + 8192  # u, and two tables
+    # x and x / norm, or x and the next x, in bfloat16; products of rows are a quarter of them here.
+    assert use.peak <= 2 * (2 + 2 + 1) * elements
 
 
 def test_a_temporary_of_a_peer_is_seen():

@@ -93,7 +93,7 @@ def test_who_is_raced_on_which_list():
         ("68M", "small", "host", "llama-1b"): (adamw, trainer, defaults),
         ("t5-small", "gpt2", "vit-b", "llama-7b, 1 layer", "512 experts", "lora"): (adamw, trainer),
         ("t5-xl", "4096x4096", "32768x8192", "16384x16384"): (trainer, defaults),
-        ("8 matrices", "64 matrices"): ("muon",),
+        ("8 matrices", "32 matrices", "64 matrices"): ("muon",),
     }
     assert {name for names in lists for name in names} == set(LISTS)
     for names, racing in lists.items():

@@ -1,6 +1,5 @@
 """The examples of docs/distributed.md run, on processes that talk by gloo."""
 
-import ast
 import os
 import re
 import socket
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from bench.apart import in_processes
+from tests.support.page_examples import absent, examples
 from tests.support.zero import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -19,31 +19,7 @@ PAGE = ROOT / "docs" / "distributed.md"
 LIMIT = 240  # seconds for all examples together
 
 
-def blocks():
-    """The page's examples by their headings. The first one has what all others start with."""
-    heading, found = "", {}
-    parts = re.split(r"^(#+ [^\n]*|```python\n.*?^```)$", PAGE.read_text(), flags=re.M | re.S)
-    for part in parts:
-        if part.startswith("#"):
-            heading = part.lstrip("# ")
-        elif part.startswith("```python\n"):
-            assert heading not in found, f"two examples under {heading}"
-            found[heading] = part[len("```python\n") : -len("```")]
-    return found
-
-
-FIRST, *REST = BLOCKS = blocks()
-
-
-def absent(code):
-    """The packages that an example imports and that are not installed."""
-    names = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add(str(node.module).split(".")[0])
-    return sorted(name for name in names if find_spec(name) is None)
+FIRST, *REST = BLOCKS = examples(PAGE)
 
 
 def run(rank, processes, port, folder):

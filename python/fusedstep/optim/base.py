@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -18,7 +16,7 @@ from ..plan.cuda_graphs import check_capture, refuse_new_plan_while_capturing
 from ..plan.exchange_layout import ExchangeError, ExchangeLayout
 from ..plan.history import HistoryCounters
 from ..plan.launcher import BackendName
-from ..plan.plan import MakesCounters, Owner, Plan
+from ..plan.plan import MakesCounters, Owner, Plan, collector_paused
 from ..plan.rows import HostRows
 from ..plan.watch import ParamLists
 from . import agreed, gradients
@@ -291,16 +289,3 @@ class FusedOptimizer(DescribedOptimizer):
             self.param_groups.pop()
             raise
         self._plan = None
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pauses Python's garbage collector. While a large plan is made, it would scan all objects many
-    times and find nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

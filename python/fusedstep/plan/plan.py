@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from . import devices, shards
 from .bucket import Bucket, Member, gradient_cells, make_buckets
-from .copies import Copies
 from .counters import IntCounters, Step, TensorCounters
 from .exchange import Exchange
 from .exchange_layout import ExchangeLayout
 from .history import HistoryCounters, Next
 from .launcher import Backend, Launcher, StepInputs
+from .moments import Moments
 from .rows import HostRows
 from .versions import increment_of
 from .watch import CAME_OR_WENT, ParamLists, watch
@@ -265,40 +266,14 @@ def _run_in_stages(work: list[tuple[Launcher, StepInputs]], exchange: Exchange) 
         launcher.update(inputs)
 
 
-class Moments:
-    """The moments of sharded tensors, which a step writes before it knows that all processes take
-    it. If they do not, the old values are put back."""
-
-    def __init__(self, launchers: list[Launcher]) -> None:
-        # Momentum and parameters are written last.
-        slots = {"matrix": (2, 3), "vector": (2,)}
-        states = [
-            member.flat(slot)
-            for launcher in launchers
-            for member in launcher.bucket.members
-            for slot in slots[launcher.bucket.kind]
-        ]
-        self._copies = Copies(states, _room_for(states))
-
-    @contextmanager
-    def restored_after_errors(self) -> Iterator[None]:
-        self._copies.there()
-        try:
-            yield
-        except BaseException:
-            self._copies.back()
-            raise
-
-
-def _room_for(states: list[Tensor]) -> list[Tensor]:
-    """Tensors like these, in one piece of memory for each dtype and device."""
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for state in states:
-        kinds.setdefault((state.dtype, state.device), []).append(state)
-    made: dict[int, Tensor] = {}
-    for (dtype, device), own in kinds.items():
-        sizes = [state.numel() for state in own]
-        room = torch.empty(sum(sizes), dtype=dtype, device=device)
-        for state, part in zip(own, room.split(sizes), strict=True):
-            made[id(state)] = part.view(state.shape)
-    return [made[id(state)] for state in states]
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pauses Python's garbage collector. While a large plan is made, it would scan all objects many
+    times and find nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
