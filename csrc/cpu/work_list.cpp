@@ -82,15 +82,15 @@ void add_stages(WorkList& work, const Stages& stages, int64_t tensors, EntriesOf
 
 WorkList elementwise_work(const LaunchArgs& launch, int64_t tensors) {
   WorkList work;
-  auto elements_of = [&](int64_t t) {
+  auto size_of = [&](int64_t t) {
     return launch.elements != nullptr
                ? launch.elements[t]
                : launch.table[t * launch.fields + elementwise_slots(launch.fields)];
   };
   int64_t all = 0, elements = 0;
-  for (int64_t t = 0; t < tensors; ++t) all += elements_of(t);
+  for (int64_t t = 0; t < tensors; ++t) all += size_of(t);
   for (int64_t t = 0; t < tensors; ++t) {
-    const int64_t n = elements_of(t);
+    const int64_t n = size_of(t);
     for (int64_t i = 0; i < n; i += kCpuRun) {
       const int64_t taken = std::min<int64_t>(kCpuRun, n - i);
       work.add(kUpdate, t, i);
