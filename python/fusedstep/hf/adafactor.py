@@ -14,11 +14,13 @@ from ..optim.base import Group, State
 from ..optim.factored import FactoredOptimizer
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, NOT_POSITIVE, POSITIVE, Limits
+from ..optim.shared_arguments import with_shared_arguments
 from ..plan import flat, shards
 from ..plan.launcher import BackendName
 from ..rules import adafactor
 
 
+@with_shared_arguments
 class Adafactor(FactoredOptimizer):
     """Adafactor: same arguments and states as ``transformers.optimization.Adafactor``.
 
@@ -33,23 +35,19 @@ class Adafactor(FactoredOptimizer):
     (the default).
 
     Arguments:
-        max_grad_norm: clips inside the step: every g is multiplied by
-            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
-            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
-            device. It may be changed between steps, and a state dict does not have it.
+        lr: the step size, a number or a tensor; None with ``relative_step``.
+        eps: ``eps1``, added to every g^2, and ``eps2``, the least rms(p) that scales the step.
+        clip_threshold: an update with a larger rms is scaled down to this one.
+        decay_rate: how fast beta2 goes to 1 as the steps go on; not positive.
+        beta1: keeps a momentum of the updates, as large as the parameters; None: there is none.
+        weight_decay: each step takes ``weight_decay alpha p`` away.
+        scale_parameter: scales the step by the rms of the parameter.
+        relative_step: computes the step size from the number of steps t, and ignores ``lr``.
+        warmup_init: the step size starts at 1e-6 t instead of 1e-2; only with ``relative_step``.
         state_dtype: of the momentum: ``torch.float32`` (also None), ``torch.bfloat16``, or
             ``"int8"`` (8 bits, and a float32 scale for each 128 numbers of a row). Second moments
             are always float32: they are few. A checkpoint of another dtype is converted when it is
             loaded.
-        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
-            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
-            of 8 bits, so a master weight of 24.
-        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
-            small updates count on average. The noise depends on ``seed``, step, parameter and place
-            alone.
-        seed: of the noise.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
-            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

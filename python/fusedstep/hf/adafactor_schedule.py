@@ -20,6 +20,10 @@ class AdafactorSchedule(LambdaLR):
     gradients are cleared. Values are Python floats; one on a device is only read by
     ``get_last_lr``.
 
+    Arguments:
+        optimizer: an Adafactor of transformers' dialect with ``relative_step=True``.
+        initial_lr: what is shown for a group before its first step.
+
     Example:
         >>> from fusedstep.hf import Adafactor
         >>> opt = Adafactor(torch.nn.Linear(8, 8).parameters())
@@ -72,6 +76,10 @@ class AdafactorSchedule(LambdaLR):
 
 def get_adafactor_schedule(optimizer: Optimizer, initial_lr: float = 0.0) -> AdafactorSchedule:
     """The proxy schedule of an Adafactor: ``AdafactorSchedule(optimizer, initial_lr)``.
+
+    Arguments:
+        optimizer: an Adafactor of transformers' dialect with ``relative_step=True``.
+        initial_lr: what is shown for a group before its first step.
 
     Example:
         >>> from fusedstep.hf import Adafactor

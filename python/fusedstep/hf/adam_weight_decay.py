@@ -14,6 +14,7 @@ from .. import check
 from ..optim import gradients
 from ..optim.base import Group
 from ..optim.precision import StateDtype
+from ..optim.shared_arguments import with_shared_arguments
 from ..plan.bucket import Member
 from ..plan.launcher import BackendName
 from . import tensorflow_names
@@ -26,6 +27,7 @@ MORE = (*LIMITS, "amsgrad", "decay")
 STATES = (("exp_avg", "exp_avg_sq"), ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
 
 
+@with_shared_arguments
 class AdamWeightDecay(AdamW):
     """Adam with decoupled decay and clipped gradients: ``transformers.AdamWeightDecay`` with
     torch's argument names or TensorFlow's, and Keras' defaults.
@@ -43,7 +45,10 @@ class AdamWeightDecay(AdamW):
     nan.
 
     Arguments:
-        params: parameters, (name, parameter) pairs, or groups.
+        lr: the learning rate, a number or a tensor.
+        betas: how much of the averages of g and of its square each step keeps.
+        eps: added to the divisor, after the bias correction.
+        weight_decay: each step takes ``lr_t weight_decay`` of p away.
         clipnorm: the largest norm of each gradient. Each group may have its own value.
         global_clipnorm: the largest norm of all gradients of all groups together.
         learning_rate, epsilon, weight_decay_rate: TensorFlow's names of ``lr``, ``eps`` and
@@ -56,23 +61,6 @@ class AdamWeightDecay(AdamW):
             names of parameters, which must be given as pairs: ``model.named_parameters()``. What
             is included decays, else what is excluded does not, else it decays.
         name: what ``get_config`` says; it has no effect.
-        max_grad_norm: clips inside the step: every g is multiplied by
-            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
-            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
-            device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits,
-            and a float32 scale for each 128 numbers of a row); None: the parameter's, and float32
-            if there are master weights. A checkpoint of another dtype is converted when it is
-            loaded.
-        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
-            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
-            of 8 bits, so a master weight of 24.
-        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
-            small updates count on average. The noise depends on ``seed``, step, parameter and place
-            alone.
-        seed: of the noise.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
-            ``FUSEDSTEP_BACKEND`` or auto.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

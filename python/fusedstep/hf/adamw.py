@@ -14,10 +14,12 @@ from ..optim import precision
 from ..optim.base import FusedOptimizer, Group, State
 from ..optim.hyperparams import for_steps
 from ..optim.limits import ANY_NUMBER, BETA, NOT_NEGATIVE, Limits
+from ..optim.shared_arguments import with_shared_arguments
 from ..plan.launcher import BackendName
 from ..rules import adamw
 
 
+@with_shared_arguments
 class AdamW(FusedOptimizer):
     """Adam with weight decay fix: same arguments and states as ``transformers.optimization.AdamW``.
 
@@ -26,23 +28,12 @@ class AdamW(FusedOptimizer):
         p = (1 - lr weight_decay) (p - size m / (sqrt(v) + eps))
 
     Arguments:
-        max_grad_norm: clips inside the step: every g is multiplied by
-            ``min(1, max_grad_norm / (norm + 1e-6))``, where ``norm`` is that of all gradients as
-            one vector. ``.grad`` is not written. ``grad_norm`` then is the norm as a tensor on the
-            device. It may be changed between steps, and a state dict does not have it.
-        state_dtype: of the states: ``torch.float32``, ``torch.bfloat16``, or ``"int8"`` (8 bits,
-            and a float32 scale for each 128 numbers of a row); None: the parameter's, and float32
-            if there are master weights. A checkpoint of another dtype is converted when it is
-            loaded.
-        master_weights: True: 16-bit parameters have float32 master weights, and train as float32
-            ones do. Beside bfloat16 an int16 rest is kept, beside float16 a float32 copy. 8: a rest
-            of 8 bits, so a master weight of 24.
-        stochastic_rounding: rounds bfloat16 parameters and states up or down by chance, so that
-            small updates count on average. The noise depends on ``seed``, step, parameter and place
-            alone.
-        seed: of the noise.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``; by default
-            ``FUSEDSTEP_BACKEND`` or auto.
+        lr: the learning rate, a number or a tensor.
+        betas: how much of the averages of g and of its square each step keeps.
+        eps: added to the divisor, after the bias correction.
+        weight_decay: each step takes ``lr weight_decay`` of the new p away.
+        correct_bias: corrects both averages for having started at zero.
+        no_deprecation_warning: True: the constructor does not warn as transformers' does.
 
     Example:
         >>> model = torch.nn.Linear(8, 8)

@@ -42,6 +42,16 @@ def create_optimizer(
 
     Arguments:
         model: the module whose parameters are optimized. transformers' function does not take it.
+        init_lr: the learning rate after the warm-up.
+        num_train_steps: T, the length of the run, with the warm-up.
+        num_warmup_steps: w, the length of the warm-up.
+        min_lr_ratio: the learning rate at the end, as a share of init_lr.
+        adam_beta1, adam_beta2: ``betas`` of ``AdamWeightDecay``.
+        adam_epsilon: its ``eps``.
+        adam_clipnorm: its ``clipnorm``.
+        adam_global_clipnorm: its ``global_clipnorm``.
+        weight_decay_rate: the decay of the parameters that decay.
+        power: the exponent of the decay of the learning rate.
         include_in_weight_decay, exclude_from_weight_decay: as ``include`` and ``exclude`` of
             ``param_groups``.
         backend: as for ``AdamWeightDecay``.

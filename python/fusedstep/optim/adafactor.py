@@ -33,6 +33,11 @@ class Adafactor(FactoredOptimizer):
     epsilon of each parameter's dtype. ``foreach`` is accepted and kept, but has no effect.
 
     Arguments:
+        lr: the largest step size, a number or a tensor; 1/sqrt(t) when that is smaller.
+        beta2_decay: how fast c falls as the steps go on; not positive.
+        eps: ``eps1``, the least divisor, and ``eps2``, the least rms(p) that scales the step.
+        d: an update with a larger rms is scaled down to this one.
+        weight_decay: each step takes ``lr weight_decay`` of p away.
         capturable: keeps the step counters on the GPU. torch's Adafactor has no such option. A step
             then never waits for the GPU, and can be captured in a CUDA graph after one step outside
             it. A graph replays the numbers it was captured with, so a learning rate that changes

@@ -26,6 +26,9 @@ def full_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     any number of processes, flat or not: each keeps its own pieces. torch's and transformers'
     classes take it too.
 
+    Arguments:
+        optimizer: one of ours.
+
     Example:
         >>> from fusedstep.optim import Adafactor, full_state_dict
         >>> model = torch.nn.Linear(8, 8)

@@ -44,6 +44,7 @@ def param_groups(
     once, under its first name; a line matches if it matches any of its names.
 
     Arguments:
+        model: the module whose parameters are grouped.
         weight_decay: the decay of the first group, 0 or more. The second one has 0.
         include: a regular expression or several, searched in the full name.
         exclude: the same.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from typing import TypeVar
+from ..described import describes
 
-T = TypeVar("T", bound=type)
-
-# In the order of the signatures.
 PARAGRAPHS = {
+    "params": "parameters, (name, parameter) pairs, or groups: dicts with ``params`` and with the "
+    "arguments that are the group's own.",
     "maximize": "ascends: the sign of every g is changed.",
     "foreach": "accepted and kept, because checkpoints and configs hold it. It does not change how "
     "a step is computed.",
-    "fused": "the same. With True the step counters are on the parameters' device, and a "
-    "``GradScaler`` leaves the unscaling to the step.",
+    "fused": "accepted and kept, as ``foreach``. With True the step counters are on the "
+    "parameters' device, and a ``GradScaler`` leaves the unscaling to the step.",
     "capturable": "keeps the step counters on the GPU. A step then never waits for the GPU, and "
     "can be captured in a CUDA graph after one step outside it. A graph replays the numbers it was "
     "captured with, so a learning rate that changes must be a tensor on the GPU. It is an error if "
@@ -38,29 +35,4 @@ PARAGRAPHS = {
     "``FUSEDSTEP_BACKEND`` or auto.",
 }
 
-
-def with_shared_arguments(kind: T) -> T:
-    """Decorates an optimizer: its docstring gets the paragraphs on those of its arguments that it
-    does not describe itself. They come after its own, before the example."""
-    text = kind.__doc__
-    if text is None:  # python -OO
-        return kind
-    head, separator, example = text.partition("\n    Example:")
-    taken = inspect.signature(kind).parameters
-    missing = [name for name in PARAGRAPHS if name in taken and f"\n        {name}: " not in head]
-    lines = [line for name in missing for line in _paragraph(name)]
-    title = "" if "\n    Arguments:\n" in head else "\n    Arguments:\n"
-    kind.__doc__ = "".join([head, title, *lines, separator, example])
-    return kind
-
-
-def _paragraph(name: str) -> list[str]:
-    wrapped = textwrap.wrap(
-        f"{name}: {PARAGRAPHS[name]}",
-        width=100,
-        initial_indent=" " * 8,
-        subsequent_indent=" " * 12,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [f"{line}\n" for line in wrapped]
+with_shared_arguments = describes(PARAGRAPHS)

@@ -26,6 +26,8 @@ class SparseAdam(torch.optim.SparseAdam):
     besides ``backend``, and no gradient release.
 
     Arguments:
+        params: parameters, or groups: dicts with ``params`` and with the arguments that are the
+            group's own.
         lr: the learning rate, a number or a tensor.
         betas: how much of m and v each step keeps.
         eps: added to the root of v.

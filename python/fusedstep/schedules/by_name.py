@@ -15,6 +15,7 @@ from . import checks, cosine, factories
 from .greedy import GreedyLR
 from .named import FOLLOW_A_METRIC, TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
 from .schedule import check_learning_rates
+from .shared_arguments import with_shared_arguments
 from .warm_up import WarmUp
 
 CONFIG_NAMES: dict[str, Callable[..., Any]] = {
@@ -53,6 +54,7 @@ MISSING = {
 LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
 
 
+@with_shared_arguments
 def by_name(
     name: str,
     optimizer: Optimizer,
@@ -64,7 +66,7 @@ def by_name(
     steps_per_epoch: int | None = None,
     last_epoch: int = -1,
     **arguments: Any,
-) -> Any:
+) -> lr_scheduler.LRScheduler:
     """The schedule of that name: transformers' ("cosine") or a config's ("CosineWithWarmup",
     "OneCycleLR"). `SCHEDULES` lists them.
 
@@ -73,8 +75,12 @@ def by_name(
     its own is wrapped in `WarmUp`, and gets the steps that are left.
 
     Arguments:
+        name: transformers' or a config's name of the schedule.
+        num_training_steps: the length of the run, with the warm-up.
         num_warmup_steps: a number of steps; below 1, a share of num_training_steps, rounded up.
         warmup_ratio: the same, but always a share.
+        epochs: how often the run goes over its data.
+        steps_per_epoch: how many steps each of them takes.
         arguments: the schedule's own arguments.
 
     Example:

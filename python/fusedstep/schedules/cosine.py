@@ -8,8 +8,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from . import checks, formulas
 from .schedule import default_lr, scheduled
+from .shared_arguments import with_shared_arguments
 
 
+@with_shared_arguments
 def get_cosine_schedule_with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -40,6 +42,7 @@ def get_cosine_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_cosine_with_hard_restarts_schedule_with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -67,6 +70,7 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_cosine_with_min_lr_schedule_with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -99,6 +103,7 @@ def get_cosine_with_min_lr_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
     optimizer: Optimizer,
     num_warmup_steps: int,

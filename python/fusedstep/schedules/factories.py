@@ -14,8 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from . import checks, formulas
 from .schedule import Schedule, check_learning_rates, default_lr, scheduled
+from .shared_arguments import with_shared_arguments
 
 
+@with_shared_arguments
 def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaLR:
     """lr = the initial lr.
 
@@ -27,6 +29,7 @@ def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaL
     return Schedule(optimizer, formulas.constant, last_epoch, name="get_constant_schedule")
 
 
+@with_shared_arguments
 def get_constant_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
@@ -46,6 +49,7 @@ def get_constant_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_linear_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
@@ -65,6 +69,7 @@ def get_linear_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_polynomial_decay_schedule_with_warmup(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -102,6 +107,7 @@ def get_polynomial_decay_schedule_with_warmup(
     )
 
 
+@with_shared_arguments
 def get_inverse_sqrt_schedule(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -127,6 +133,7 @@ def get_inverse_sqrt_schedule(
     return scheduled(optimizer, last_epoch, name, formulas.inverse_sqrt, settings)
 
 
+@with_shared_arguments
 def get_wsd_schedule(
     optimizer: Optimizer,
     num_warmup_steps: int,
@@ -143,6 +150,10 @@ def get_wsd_schedule(
     1 for num_stable_steps (by default T - w - num_decay_steps), falls to r in num_decay_steps and
     stays at r. The rise and the fall are "linear", "cosine" or "1-sqrt":
     `fusedstep.schedules.formulas.warmup_stable_decay` has their formulas.
+
+    Arguments:
+        num_training_steps: T; or give num_stable_steps.
+        num_cycles: c, for a decay of "cosine".
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -186,9 +197,13 @@ def get_wsd_schedule(
     )
 
 
+@with_shared_arguments
 def get_reduce_on_plateau_schedule(optimizer: Optimizer, **kwargs: Any) -> ReduceLROnPlateau:
     """``torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **kwargs)``: lr <- factor lr if the
     metric has not improved for more than `patience` steps. Its `step` takes the metric.
+
+    Arguments:
+        kwargs: the arguments of torch's class.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)

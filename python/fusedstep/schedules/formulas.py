@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import math
 
+from .shared_arguments import with_shared_arguments
 
+
+@with_shared_arguments
 def ramp(step: float, num_warmup_steps: float, power: float = 1.0) -> float:
     """(s / max(1, w))^power, for s < w.
+
+    Arguments:
+        power: the exponent of the ramp.
 
     Example:
         >>> ramp(1, 4), ramp(1, 4, power=2.0)
@@ -23,8 +29,12 @@ def ramp(step: float, num_warmup_steps: float, power: float = 1.0) -> float:
     return (step / max(1, num_warmup_steps)) ** power
 
 
+@with_shared_arguments
 def wave(num_cycles: float, x: float) -> float:
     """(1 + cos(2 pi c x)) / 2.
+
+    Arguments:
+        x: the progress, from 0 to 1.
 
     Example:
         >>> wave(0.5, 0.0), wave(0.5, 1.0)
@@ -33,6 +43,7 @@ def wave(num_cycles: float, x: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * num_cycles * 2.0 * x))
 
 
+@with_shared_arguments
 def constant(step: float) -> float:
     """1 at every step; no warm-up.
 
@@ -43,6 +54,7 @@ def constant(step: float) -> float:
     return 1.0
 
 
+@with_shared_arguments
 def constant_with_warmup(step: float, *, num_warmup_steps: float) -> float:
     """1 after the warm-up.
 
@@ -53,6 +65,7 @@ def constant_with_warmup(step: float, *, num_warmup_steps: float) -> float:
     return ramp(step, num_warmup_steps) if step < num_warmup_steps else 1.0
 
 
+@with_shared_arguments
 def linear(step: float, *, num_warmup_steps: float, num_training_steps: float) -> float:
     """max(0, (T - s) / max(1, T - w)).
 
@@ -65,6 +78,7 @@ def linear(step: float, *, num_warmup_steps: float, num_training_steps: float) -
     return max(0.0, (num_training_steps - step) / max(1, num_training_steps - num_warmup_steps))
 
 
+@with_shared_arguments
 def cosine(
     step: float,
     *,
@@ -87,6 +101,7 @@ def cosine(
     return max(0.0, wave(num_cycles, progress) * (1.0 - min_lr_rate) + min_lr_rate)
 
 
+@with_shared_arguments
 def cosine_with_hard_restarts(
     step: float, *, num_warmup_steps: float, num_training_steps: float, num_cycles: float
 ) -> float:
@@ -103,6 +118,7 @@ def cosine_with_hard_restarts(
     return 0.0 if progress >= 1.0 else wave(0.5, (num_cycles * progress) % 1.0)
 
 
+@with_shared_arguments
 def cosine_with_warmup_rate(
     step: float,
     *,
@@ -129,6 +145,7 @@ def cosine_with_warmup_rate(
     return max(0.0, wave(num_cycles, progress) * (1.0 - min_lr_rate) + min_lr_rate)
 
 
+@with_shared_arguments
 def polynomial(
     step: float,
     *,
@@ -155,6 +172,7 @@ def polynomial(
     return ((lr_init - lr_end) * remaining**power + lr_end) / lr_init
 
 
+@with_shared_arguments
 def inverse_sqrt(step: float, *, num_warmup_steps: float, timescale: float) -> float:
     """sqrt(k / (s + k - w)), k = timescale.
 
@@ -180,6 +198,7 @@ FALLS = {
 }
 
 
+@with_shared_arguments
 def warmup_stable_decay(
     step: float,
     *,

@@ -13,6 +13,7 @@ from ..optim.hyperparams import scalar
 from ..plan import devices
 from . import checks
 from .schedule import check_groups, check_learning_rates, separate_tensors, set_lr
+from .shared_arguments import with_shared_arguments
 
 # The attributes that a checkpoint holds.
 SAVED = (
@@ -25,7 +26,10 @@ OF_GROUPS = ("min_lrs", "max_lrs", "_last_lr", "_init_lrs")
 
 
 class StreamingAverage:
-    """The mean of the last ``window_size`` values.
+    """The mean of the last values.
+
+    Arguments:
+        window_size: of how many values.
 
     Example:
         >>> mean = StreamingAverage(window_size=2)
@@ -59,6 +63,7 @@ class StreamingAverage:
         self.sum = state_dict.get("sum", 0.0)
 
 
+@with_shared_arguments
 class GreedyLR(ReduceLROnPlateau):
     """A schedule that follows a metric, as ``transformers.optimization.GreedyLR``.
 
@@ -73,6 +78,22 @@ class GreedyLR(ReduceLROnPlateau):
 
     It is a subclass of ReduceLROnPlateau, so frameworks that pass the metric to that one pass it to
     this one too.
+
+    Arguments:
+        mode: "min" if a lower metric is better, or "max".
+        factor: what lr is multiplied by to decrease it, and divided by to increase it.
+        patience: how many steps in a row are waited for.
+        threshold: by how much a metric must beat the best one.
+        threshold_mode: "rel" if the threshold is a share of the best metric, or "abs".
+        cooldown: how many steps after a decrease are not judged.
+        warmup: how many steps after an increase are not judged.
+        min_lr: the lowest learning rate, one number or one for each group.
+        max_lr: the highest learning rate, one number or one for each group.
+        eps: a change of at most this much is not made.
+        verbose: prints every change.
+        smooth: judges the mean of the last metrics instead of the last one.
+        window_size: of how many metrics the mean is.
+        reset_start: how many decreases at min_lr lead to a restart.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -279,8 +300,12 @@ def _of_groups(lr: Any, argument: str, optimizer: Optimizer) -> list[float]:
     return [checks.finite(one, argument, "GreedyLR") for one in lr]
 
 
+@with_shared_arguments
 def get_greedy_schedule(optimizer: Optimizer, **kwargs: Any) -> GreedyLR:
     """``GreedyLR(optimizer, **kwargs)``.
+
+    Arguments:
+        kwargs: the arguments of ``GreedyLR``.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def optimizers_of_layers(optimizer: Any) -> dict[Tensor, Optimizer] | None:
@@ -14,10 +15,13 @@ def optimizers_of_layers(optimizer: Any) -> dict[Tensor, Optimizer] | None:
     return getattr(optimizer, "optimizer_dict", None)
 
 
-class LayerWiseSchedule:
+class LayerWiseSchedule(LRScheduler):
     """One schedule per parameter. A hook steps each when the gradient of its parameter is complete,
     so `step` does nothing. Make it after the hooks that step the optimizers: hooks run in the order
     in which they were registered.
+
+    Arguments:
+        schedules: the schedule of each parameter's own optimizer.
 
     Example:
         >>> from fusedstep.schedules import get_constant_schedule

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..words import nearest
 from . import cosine, factories, greedy
 from .layerwise import LayerWiseSchedule, optimizers_of_layers
+from .shared_arguments import with_shared_arguments
+
+MetricName = Literal["reduce_lr_on_plateau", "greedy"]
+StepName = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
 
 
 class SchedulerType(str, Enum):
@@ -49,7 +65,7 @@ class SchedulerType(str, Enum):
         )
 
 
-TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., Any]] = {
+TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., LRScheduler]] = {
     SchedulerType.LINEAR: factories.get_linear_schedule_with_warmup,
     SchedulerType.COSINE: cosine.get_cosine_schedule_with_warmup,
     SchedulerType.COSINE_WITH_RESTARTS: (cosine.get_cosine_with_hard_restarts_schedule_with_warmup),
@@ -70,13 +86,30 @@ TYPE_TO_SCHEDULER_FUNCTION: dict[SchedulerType, Callable[..., Any]] = {
 FOLLOW_A_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 
 
+@overload
+def get_scheduler(
+    name: MetricName,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> ReduceLROnPlateau: ...
+@overload
+def get_scheduler(
+    name: StepName | str | SchedulerType,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> LRScheduler: ...
+@with_shared_arguments
 def get_scheduler(
     name: str | SchedulerType,
     optimizer: Optimizer,
     num_warmup_steps: int | None = None,
     num_training_steps: int | None = None,
     scheduler_specific_kwargs: dict[str, Any] | None = None,
-) -> Any:
+) -> LRScheduler:
     """The schedule of that name, as ``transformers.get_scheduler``.
 
     Arguments:

@@ -12,16 +12,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..optim.hyperparams import scalar
 from . import checks
+from .shared_arguments import with_shared_arguments
 
 Factor = Callable[[int], float]
 
 
+@with_shared_arguments
 class Schedule(LambdaLR):
     """lr = initial lr of the group * f(step), with the arguments and the state dict of
     ``torch.optim.lr_scheduler.LambdaLR``.
 
     Values are Python floats. If the learning rate is a tensor, it is read once, when the schedule
     is made, and then only filled in place: no device sync, and no value aliases the tensor.
+
+    Arguments:
+        lr_lambda: f, or one for each group.
+        name: what errors call this schedule.
 
     Example:
         >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor(0.5))
