@@ -43,7 +43,7 @@ class LayerWiseSchedule(LRScheduler):
     def step(self, *_: Any) -> None:
         """Does nothing: the hooks have stepped."""
 
-    def get_last_lr(self) -> list[float]:
+    def get_last_lr(self) -> list[Any]:
         """The learning rates of all groups of all optimizers."""
         return [lr for schedule in self.schedules.values() for lr in schedule.get_last_lr()]
 

@@ -37,7 +37,8 @@ def trace(
     # The parameter has no gradient, so a step changes nothing. AdamW, because some schedules
     # (OneCycleLR, CyclicLR) also set a momentum.
     optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = by_name(name, optimizer, num_training_steps=num_training_steps, **given)
+    # A schedule that follows a metric has another `step` than LRScheduler's types say.
+    schedule: Any = by_name(name, optimizer, num_training_steps=num_training_steps, **given)
     values = []
     for step in range(steps):
         values.append(float(optimizer.param_groups[0]["lr"]))
