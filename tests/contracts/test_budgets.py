@@ -16,6 +16,7 @@ from tests.support.cases import CASES, each, make_params, set_grads
 from tests.support.parameter_lists import LISTS, OPTIMIZERS, a_list, each_optimizer
 from tests.support.rule_cases import once_a_kind
 from tests.support.sweeps import sweep
+from tests.support.versions import HAS_EXCHANGE
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +173,8 @@ def calls_of_the_first_step(case, n):
     return count
 
 
-MOST_CALLS = 60  # 100,000 parameters take two seconds
+# 100,000 parameters take two seconds; where Python watches them, twice as many.
+MOST_CALLS = 60 if HAS_EXCHANGE else 130
 
 
 @each([case for case in CASES if case.name in ("adamw", "adafactor", "hf-adafactor", "old-adamw")])

@@ -20,6 +20,7 @@ from tests.support.processes import on_processes
 from tests.support.sharded import case_of, whole
 from tests.support.sharded_models import Sharded, model_of, sharded
 from tests.support.sweeps import sweep
+from tests.support.versions import TORCH
 
 NAMES = ["adamw", "adamw-amsgrad", "adafactor", "hf-adafactor", "hf-adafactor-momentum"]
 RESHARDED = 1e-7  # relative to the weights: sums of columns are added up in another order
@@ -104,8 +105,12 @@ def test_two_ways_of_sharding_are_resumed_with_the_same_bits(name, tmp_path):
     second.steps(3, 2).assert_near(weights, is_exact=True)
 
 
+# torch 2.6 cannot load in one of several processes: its `load` has no `no_dist`.
+WITH_ONE = [(4, 1), (1, 2)] if TORCH >= (2, 7) else []
+
+
 @on_processes(4)
-@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 4), *WITH_ONE])
 @pytest.mark.parametrize("is_flat", [False, True], ids=["nested", "flat"])
 @pytest.mark.parametrize("name", sweep(NAMES, ["adamw", "adafactor"]))
 def test_other_processes_go_on(name, is_flat, before, after, tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from bench.apart import in_processes
 from tests.support.page_examples import absent, examples
+from tests.support.versions import skip_without_fsdp2
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "frameworks.md"
@@ -75,6 +76,7 @@ def test_an_example_of_the_page_trains_with_ours(failures, heading):
     if missing := absent(BLOCKS[heading]):
         assert set(missing) <= set(ELSEWHERE), f"not installed: {missing}"
         pytest.skip(f"not installed, see {ELSEWHERE[missing[0]]}: {', '.join(missing)}")
+    skip_without_fsdp2(failures.get(heading, ""))
     assert heading not in failures, failures[heading]
 
 

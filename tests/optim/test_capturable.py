@@ -20,6 +20,7 @@ from tests.support.fake_device import (
     to_meta,
 )
 from tests.support.sweeps import sweep
+from tests.support.versions import TORCH
 
 # The numbers.
 
@@ -179,7 +180,8 @@ def test_calls_for_scalars_grow_with_the_groups_alone(name, on_device, recorder)
         params = make_params(n * [(3,), (4,)])
         counts.append(a_counted_step(make(name, params, "recorder"), params).count)
     assert counts[0] == counts[1]
-    assert sum(counts[1].values()) <= 3 * MOST_CALLS.get(name, 30), counts[1]
+    most = MOST_CALLS.get(name, 30) + (TORCH < (2, 7))
+    assert sum(counts[1].values()) <= 3 * most, counts[1]
 
 
 @each_torch

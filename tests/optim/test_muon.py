@@ -37,6 +37,16 @@ def run(optimizer, params, steps, scale=0.01):
     return optimizer
 
 
+def test_without_its_clamp_the_ratio_of_a_wide_matrix_is_below_1():
+    """torch has this since 2.14; torch's own cases are tests there."""
+    runs = []
+    for lr, ratio in ((0.02, "spectral_unclamped"), (0.02 * (24 / 40) ** 0.5, "original")):
+        params = make_params([(24, 40)])
+        run(Muon(params, lr=lr, weight_decay=0.0, adjust_lr_fn=ratio), params, range(3))
+        runs.append(params)
+    assert all(map(torch.equal, *runs))
+
+
 def distances(params, exact):
     """The errors of all numbers together, of each parameter."""
     pairs = zip(params, exact, strict=True)

@@ -61,6 +61,8 @@ EXTENSIONS: dict[type, dict[str, Any]] = {
     fusedstep.optim.Adafactor: {"capturable": False},
     AdamWeightDecay: {"amsgrad": False, "clipvalue": None, "decay": 0.0},
 }
+if "decoupled_weight_decay" not in inspect.signature(torch.optim.Adam).parameters:  # torch 2.6
+    EXTENSIONS[fusedstep.optim.Adam] = {"decoupled_weight_decay": False}
 # Second names of arguments, and others that only the constructor reads. They are keyword-only.
 SECOND_NAMES: dict[type, tuple[str, ...]] = {
     AdamWeightDecay: (
@@ -214,6 +216,8 @@ CASES = [
     *(
         Case(name, getattr(fusedstep.optim, own), getattr(torch.optim, own), options)
         for name, (own, options) in OF_TORCH.items()
+        # Adam's `decoupled_weight_decay` came with torch 2.7.
+        if options.keys() <= inspect.signature(getattr(torch.optim, own)).parameters.keys()
     ),
 ]
 

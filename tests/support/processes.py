@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from tests.support.sweeps import sweep
+from tests.support.versions import skip_without_fsdp2
 
 # Seconds. A collective that waits longer is an error. A test may take LIMIT, and GRACE longer in
 # the other processes than in the first one that failed.
@@ -62,6 +63,7 @@ def _in_processes(body: Any) -> Any:
     @functools.wraps(body)
     def run(processes: Processes, **arguments: Any) -> None:
         failed = processes.run(body.__module__, body.__qualname__, arguments)
+        skip_without_fsdp2(failed)
         if failed:
             pytest.fail(failed, pytrace=False)
 

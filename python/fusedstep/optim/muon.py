@@ -22,7 +22,7 @@ from .orthogonal import Walks, orthogonalize
 from .scalar_rows import rows_of
 from .shared_arguments import with_shared_arguments
 
-ADJUSTMENTS = (None, "original", "match_rms_adamw")
+ADJUSTMENTS = (None, "original", "match_rms_adamw", "spectral_unclamped")
 
 
 @with_shared_arguments
@@ -48,7 +48,8 @@ class Muon(FusedOptimizer):
         eps: the least norm that u is divided by.
         ns_steps: how often that is done, below 100.
         adjust_lr_fn: None or ``"original"`` for the ratio above; ``"match_rms_adamw"`` for ``0.2
-            sqrt(max(rows, cols))``, with which AdamW's lr and weight_decay fit.
+            sqrt(max(rows, cols))``, with which AdamW's lr and weight_decay fit;
+            ``"spectral_unclamped"`` for ``sqrt(rows / cols)`` (in torch since 2.14).
 
     Example:
         >>> model = torch.nn.Linear(8, 8, bias=False)

@@ -31,8 +31,8 @@ def around_step(func: Callable[P, R]) -> Callable[P, R]:
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
+            or torch.compiler.is_compiling()  # first: torch 2.6 cannot trace the next call
             or _profiler_enabled()
-            or torch.compiler.is_compiling()
         ):
             return in_full(*args, **kwargs)
         # The same range, for observers that are no profilers.

@@ -184,7 +184,7 @@ class PythonWatch:
             fixed.append(len(params))
             for param in params:
                 own = shards.local(param)
-                fixed += (id(param), id(own), own.data_ptr(), _layout(param))
+                fixed += (id(param), id(own), _address_of_plain(own), _layout(param))
         for key, values in state.items():
             if not isinstance(values, dict):  # something that the user put there
                 fixed.append(id(key))
@@ -195,7 +195,7 @@ class PythonWatch:
                 fixed.append(id(value))
                 if isinstance(value, Tensor):
                     own = shards.local(value)
-                    fixed += (id(own), own.data_ptr(), _layout(value))
+                    fixed += (id(own), _address_of_plain(own), _layout(value))
         return fixed
 
 
@@ -234,7 +234,12 @@ class _Gradient:
 def _address(grad: Tensor) -> int:
     if shards.is_dtensor(grad):
         return shards.address_of(shards.local(grad))
-    return grad.data_ptr() if grad.layout == torch.strided else 0
+    return _address_of_plain(grad)
+
+
+def _address_of_plain(tensor: Tensor) -> int:
+    """0 for a sparse tensor, which has no address; `data_ptr` would raise."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

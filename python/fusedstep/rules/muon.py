@@ -42,6 +42,8 @@ def ratio_of(adjust_lr_fn: str | None, rows: int, cols: int) -> float:
     """What the learning rate of a matrix is multiplied by."""
     if adjust_lr_fn == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, cols))
+    if adjust_lr_fn == "spectral_unclamped":
+        return math.sqrt(rows / cols)
     return math.sqrt(max(1.0, rows / cols))
 
 
