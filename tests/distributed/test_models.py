@@ -22,6 +22,8 @@ from tests.support.sharded_models import (
 from tests.support.versions import TORCH
 
 KINDS = ["fsdp", "cols", "mixed-precision", "bfloat16", "ignored", "offload", "tied", "tp"]
+if TORCH < (2, 7):  # its fully_shard ignores no parameters
+    KINDS.remove("ignored")
 NAMES = ["adamw", "adafactor", "hf-adafactor", "hf-adafactor-momentum"]
 each_case = pytest.mark.parametrize("name", NAMES)
 # Relative to the update, and to the weight: sums in another order round some weights to their
@@ -70,8 +72,6 @@ def assert_near(name, key, found, expected, first):
 @each_case
 @pytest.mark.parametrize("kind", KINDS)
 def test_fsdp2_and_tensor_parallel_take_the_steps_of_one_process(name, kind):
-    if kind == "ignored" and TORCH < (2, 7):
-        pytest.skip("fully_shard of this torch ignores no parameters")
     pair = Pair(name, kind)
     for step in range(4):
         pair.backward(step)

@@ -152,7 +152,7 @@ class Adafactor(FactoredOptimizer):
             if key in self.reduced:
                 state[key] = shards.zeros(param, grad, shapes[key], dtype, self.reduced[key])
             else:
-                state[key] = torch.zeros_like(grad, dtype=dtype)
+                state[key] = shards.zeros_like(param, grad, dtype)
         state["RMS"] = 0
         return state
 

@@ -131,7 +131,7 @@ class Adafactor(FactoredOptimizer):
         shapes = self._state_shapes(group, param)
         dtype = self._dtype_of_state("variance", grad.dtype, param)  # of all second moments
         if "variance" in shapes:
-            return {"variance": torch.zeros_like(grad, dtype=dtype)}
+            return {"variance": shards.zeros_like(param, grad, dtype)}
         return {
             key: shards.zeros(param, grad, shape, dtype, self.reduced[key])
             for key, shape in shapes.items()

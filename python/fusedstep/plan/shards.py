@@ -262,6 +262,13 @@ def _along(placement: Any, dim: int) -> Any:
     return type(placement)(dim)
 
 
+def zeros_like(param: Any, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros as `torch.zeros_like(grad, dtype=dtype)`, but spread as the parameter is. In torch 2.6 a
+    gradient that was computed from a parameter of FSDP2 over tensor parallelism may be spread in
+    another order, and a state like it would be saved in that order."""
+    return torch.zeros_like(param if is_dtensor(param) else grad, dtype=dtype)
+
+
 def zeros(param: Any, like: Tensor, shape: torch.Size, dtype: torch.dtype, reduced: int) -> Tensor:
     """Zeros for a state of `param` that lacks its dimension `reduced`, or has it with size 1: on
     the device of `like`, spread as the parameter is."""
