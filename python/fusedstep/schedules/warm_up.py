@@ -50,7 +50,7 @@ class WarmUp(LRScheduler):
 
     Arguments:
         schedule: what follows the warm-up.
-        warmup_steps: w.
+        warmup_steps: the length of the warm-up, w.
         optimizer: whose learning rate it is, if `decay_schedule_fn` is a function.
         initial_learning_rate: lr0, if it is not the schedule's first learning rate.
         decay_schedule_fn: TensorFlow's name of `schedule`. Here it may be a function too: from the
