@@ -26,7 +26,7 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # frameworks.md goes from its title to the third level
 highlight_language = "text"
-smartquotes = False
+smartquotes_action = "D"  # dashes only: quotes in texts are often code
 
 default_role = "code"  # docstrings take single backticks for code, too
 napoleon_google_docstring, napoleon_numpy_docstring = True, False

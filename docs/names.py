@@ -86,6 +86,7 @@ def directives(module: str) -> list[str]:
             continue
         own = thing(module, name)
         if isinstance(own, ModuleType):
+            lines += [f".. rubric:: {own.__name__}", ""]
             lines += [f".. automodule:: {own.__name__}", "   :members:", ""]
         elif isinstance(own, type):
             signature = "()" if name in NOT_CALLED else ""

@@ -149,3 +149,30 @@ def test_the_pictures_are_those_of_their_script(script):
         shown = (pictures.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
         assert draw().svg() == shown, "run python docs/pictures.py"
         assert len(shown) < 10_000
+
+
+DOCSTRING = """Lion, by its paper:
+
+    p = p - lr sign(u)
+    m = beta2 m
+
+Some words, with an example:
+
+    more = 1
+
+Arguments:
+    lr: the learning rate.
+
+Example:
+    >>> opt = Lion()
+"""
+
+
+def test_formulas_of_docstrings_are_literal_blocks_and_sections_stay(script):
+    conf = script("conf")
+    lines = DOCSTRING.splitlines()
+    conf.formulas_are_literal(None, "class", "Lion", None, None, lines)
+    text = "\n".join(lines)
+    assert "paper:\n\n::\n\n    p = p - lr sign(u)\n    m = beta2 m\n\nSome words" in text
+    assert "example:\n\n::\n\n    more = 1\n\nArguments:\n    lr: the" in text
+    assert text.count("::\n") == 2
