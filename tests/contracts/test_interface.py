@@ -8,6 +8,7 @@ import transformers.optimization
 
 import fusedstep.hf
 import fusedstep.optim
+from fusedstep.optim.shared_arguments import with_shared_arguments
 from tests.support.cases import (
     ALWAYS_OURS,
     CASES,
@@ -62,7 +63,33 @@ def test_every_optimizer_has_our_own_arguments_last(ours):
     for name, default in ALWAYS_OURS.items():
         assert arguments[name].kind is inspect.Parameter.KEYWORD_ONLY
         assert arguments[name].default is default
-        assert f"        {name}: " in ours.__doc__
+        assert f"\n    {name}: " in inspect.getdoc(ours)
+
+
+DOCSTRING = """Words.
+
+    Arguments:
+        lr: the rate.
+
+    Example:
+        >>> 1
+    """
+
+
+@pytest.mark.parametrize("text", [DOCSTRING, inspect.cleandoc(DOCSTRING)], ids=["3.12", "3.13"])
+def test_shared_arguments_come_before_the_example_whatever_python_does_to_docstrings(text):
+    """Python 3.13 takes the indentation of a docstring away."""
+
+    class Own:
+        __doc__ = text
+
+        def __init__(self, lr=1.0, maximize=False):
+            pass
+
+    lines = inspect.getdoc(with_shared_arguments(Own)).splitlines()
+    assert lines[2:4] == ["Arguments:", "    lr: the rate."]
+    assert lines[4].startswith("    maximize: ascends")
+    assert lines[-2:] == ["Example:", "    >>> 1"]
 
 
 @each(CASES)

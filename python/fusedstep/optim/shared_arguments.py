@@ -42,25 +42,24 @@ PARAGRAPHS = {
 def with_shared_arguments(kind: T) -> T:
     """Decorates an optimizer: its docstring gets the paragraphs on those of its arguments that it
     does not describe itself. They come after its own, before the example."""
-    text = kind.__doc__
-    if text is None:  # python -OO
+    if kind.__doc__ is None:  # python -OO
         return kind
-    head, separator, example = text.partition("\n    Example:")
+    # Python 3.13 takes the indentation away itself.
+    head, separator, example = inspect.cleandoc(kind.__doc__).partition("\n\nExample:")
     taken = inspect.signature(kind).parameters
-    missing = [name for name in PARAGRAPHS if name in taken and f"\n        {name}: " not in head]
+    missing = [name for name in PARAGRAPHS if name in taken and f"\n    {name}: " not in head]
     lines = [line for name in missing for line in _paragraph(name)]
-    title = "" if "\n    Arguments:\n" in head else "\n    Arguments:\n"
-    kind.__doc__ = "".join([head, title, *lines, separator, example])
+    title = [] if "\nArguments:\n" in head else ["", "Arguments:"]
+    kind.__doc__ = "\n".join([head, *title, *lines]) + separator + example
     return kind
 
 
 def _paragraph(name: str) -> list[str]:
-    wrapped = textwrap.wrap(
+    return textwrap.wrap(
         f"{name}: {PARAGRAPHS[name]}",
-        width=100,
-        initial_indent=" " * 8,
-        subsequent_indent=" " * 12,
+        width=96,
+        initial_indent=" " * 4,
+        subsequent_indent=" " * 8,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return [f"{line}\n" for line in wrapped]
