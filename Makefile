@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info docs clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks test-peers tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info docs clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -66,6 +66,10 @@ ACCMT := .venv-accmt
 test-accmt: ## tests ours inside accmt's Trainer, installed into .venv-accmt with transformers 4.57
 	$(MAKE) VENV=$(ACCMT) EXTRA=accmt $(ACCMT)/built
 	$(ACCMT)/bin/python -m pytest tests/frameworks
+
+test-peers: ## compares steps with other packages' optimizers, installed into .venv-peers
+	$(MAKE) VENV=$(PEERS) EXTRA=bench,peers $(PEERS)/built
+	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m pytest tests/frameworks/test_other_packages.py
 
 gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
