@@ -112,7 +112,7 @@ docs: ## the site, from docs/ and the docstrings, by Sphinx in .venv-docs: build
 	$(MAKE) VENV=$(DOCS) $(DOCS)/tools
 	FUSEDSTEP_NATIVE=OFF $(DOCS)/bin/pip install --quiet --no-build-isolation -e ".[docs]"
 	rm -rf build/docs
-	$(DOCS)/bin/python docs/stage.py build/docs/pages
+	$(DOCS)/bin/python docs/pages.py build/docs/pages
 	$(DOCS)/bin/python -m sphinx -q -W --keep-going -n -c docs build/docs/pages build/docs/html
 
 budgets: $(VENV)/built ## compiles every kernel for every GPU and writes the budgets of registers that tests compare with

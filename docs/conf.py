@@ -1,4 +1,4 @@
-"""Sphinx' settings for the site. `make docs` builds it from the pages that stage.py lays out."""
+"""Sphinx' settings for the site. `make docs` builds it from the pages that pages.py lays out."""
 
 from __future__ import annotations
 

@@ -200,6 +200,18 @@ def test_the_messages_of_the_page_are_those_of_the_code():
             assert part.strip(": ") in code, message
 
 
+READS = re.compile(
+    r'environ(?:\.get)?[\[(]"(FUSEDSTEP_\w+)"|choice\("(FUSEDSTEP_\w+)"\)|VARIABLE = "(\w+)"'
+    r"|ENV\{(FUSEDSTEP_\w+)\}"
+)
+
+
+def test_the_page_of_backends_has_every_variable_that_the_code_reads():
+    read = {name for match in READS.findall(sources()) for name in match if name}
+    listed = {in_code(row[0])[0] for row in rows(BACKENDS, "## Installing")[1:]}
+    assert listed == read and len(read) == 5
+
+
 def test_the_rule_of_how_it_works_is_the_rule():
     python, cpp = re.findall(r"```text\n(.*?)```", HOW, re.DOTALL)
     assert python in (ROOT / "python/fusedstep/rules/lion.py").read_text()

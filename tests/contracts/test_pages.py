@@ -89,11 +89,11 @@ LINKED = [
 
 @pytest.mark.parametrize(("here", "there"), LINKED)
 def test_links_hold_on_the_site(script, here, there):
-    assert script("stage").linked(here, DOCS / "index.md", "https://h.org/x/") == there
+    assert script("pages").linked(here, DOCS / "index.md", "https://h.org/x/") == there
 
 
 def test_without_a_repository_only_the_words_of_a_link_stay(script):
-    linked = script("stage").linked
+    linked = script("pages").linked
     assert (
         linked("[a `b` c](../setup.py), [d](faq.md)", DOCS / "index.md") == "a `b` c, [d](faq.md)"
     )
@@ -102,11 +102,11 @@ def test_without_a_repository_only_the_words_of_a_link_stay(script):
 def test_the_site_has_every_page_with_its_pictures_and_no_link_outside(
     script, tmp_path, monkeypatch
 ):
-    stage = script("stage")
-    monkeypatch.delenv(stage.SOURCE, raising=False)
-    assert stage.main([str(tmp_path)]) == 0
+    pages = script("pages")
+    monkeypatch.delenv(pages.SOURCE, raising=False)
+    assert pages.main([str(tmp_path)]) == 0
     laid_out = {path.stem for path in tmp_path.glob("*.md")}
-    listed = [name for names in stage.CONTENTS.values() for name in names]
+    listed = [name for names in pages.CONTENTS.values() for name in names]
     assert {path.stem for path in DOCS.glob("*.md")} <= laid_out
     assert set(listed) <= laid_out and len(listed) == len(set(listed))
     contents = (tmp_path / "index.md").read_text()

@@ -1,4 +1,4 @@
-"""Lays the pages of the site out for Sphinx: `python docs/stage.py build/docs/pages`.
+"""Lays the pages of the site out for Sphinx: `python docs/pages.py build/docs/pages`.
 
 The pages are plain markdown that also reads well in the repository. Here they get what only the
 site needs: the table of contents, the API from docstrings, and links that hold on the site. A link
