@@ -15,7 +15,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks test-peers tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info docs clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -67,6 +67,10 @@ test-accmt: ## tests ours inside accmt's Trainer, installed into .venv-accmt wit
 	$(MAKE) VENV=$(ACCMT) EXTRA=accmt $(ACCMT)/built
 	$(ACCMT)/bin/python -m pytest tests/frameworks
 
+test-peers: ## compares steps with other packages' optimizers, installed into .venv-peers
+	$(MAKE) VENV=$(PEERS) EXTRA=bench,peers $(PEERS)/built
+	PATH="$(abspath $(PEERS)/bin):$$PATH" $(PEERS)/bin/python -m pytest tests/frameworks/test_other_packages.py
+
 gpu: ## on a machine with a GPU, with its own Python and torch: runs tests, compute-sanitizer, benchmarks
 	$(PYTHON) -m bench.gpu --parts $(GPU_PARTS) $(if $(GPU_OUT),--out $(GPU_OUT)) $(GPU_LIMITS)
 
@@ -102,6 +106,14 @@ rules: $(VENV)/tools ## prints csrc/rules.h and csrc/cuda/cut.h again after a ru
 build: rules ## after an edit of a rule or of C++: compiles what changed into the package
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
 	touch $(VENV)/built
+
+DOCS := .venv-docs
+docs: ## the site, from docs/ and the docstrings, by Sphinx in .venv-docs: build/docs/html/index.html
+	$(MAKE) VENV=$(DOCS) $(DOCS)/tools
+	FUSEDSTEP_NATIVE=OFF $(DOCS)/bin/pip install --quiet --no-build-isolation -e ".[docs]"
+	rm -rf build/docs
+	$(DOCS)/bin/python docs/pages.py build/docs/pages
+	$(DOCS)/bin/python -m sphinx -q -W --keep-going -n -c docs build/docs/pages build/docs/html
 
 budgets: $(VENV)/built ## compiles every kernel for every GPU and writes the budgets of registers that tests compare with
 	$(BIN)/python -m tests.support.write_budgets

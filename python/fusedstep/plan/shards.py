@@ -263,9 +263,9 @@ def _along(placement: Any, dim: int) -> Any:
 
 
 def zeros_like(param: Any, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros as `torch.zeros_like(grad, dtype=dtype)`, but spread as the parameter is. In torch 2.6 a
-    gradient that was computed from a parameter of FSDP2 over tensor parallelism may be spread in
-    another order, and a state like it would be saved in that order."""
+    """Zeros as `torch.zeros_like(grad, dtype=dtype)`, but spread as the parameter is. In torch 2.6
+    what is computed from a parameter of FSDP2 over tensor parallelism is spread in another order,
+    and a state like it would be saved in that order."""
     return torch.zeros_like(param if is_dtensor(param) else grad, dtype=dtype)
 
 

@@ -50,7 +50,7 @@ class WarmUp(LRScheduler):
 
     Arguments:
         schedule: what follows the warm-up.
-        warmup_steps: w.
+        warmup_steps: the length of the warm-up, w.
         power: the exponent of the ramp; 1: it is straight.
         optimizer: whose learning rate it is, if `decay_schedule_fn` is a function.
         initial_learning_rate: lr0, if it is not the schedule's first learning rate.
