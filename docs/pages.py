@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+SCRIPTS = DOCS / "scripts"
 SOURCE = "FUSEDSTEP_DOCS_SOURCE"
 PICTURES = (".png", ".svg")
 
@@ -24,11 +25,12 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog",
     "CONTRIBUTING.md": "contributing",
     "SECURITY.md": "security",
+    "docs/scripts/README.md": "scripts",
     "python/fusedstep/schedules/README.md": "schedules",
 }
 # The table of contents. A page that is not in it stands under "More".
 CONTENTS = {
-    "Start": ("index", "choose", "migrate", "faq"),
+    "Start": ("index", "choose", "migrate", "scripts", "faq"),
     "Use": ("backends", "precision", "distributed", "frameworks", "options", "schedules", "api"),
     "Know": ("how-it-works", "exactness", "performance", "versions"),
     "Take part": ("contributing", "changelog", "security"),
@@ -73,6 +75,8 @@ def linked(text: str, page: Path, source: str = "") -> str:
         path = (page.parent / target).resolve()
         if path in names:
             return f"[{words}]({names[path]}.md{anchor})"
+        if path.parent == SCRIPTS:
+            return f"[{words}](scripts.md#{path.stem.replace('_', '-')})"
         inside = path.relative_to(ROOT).as_posix()
         if mark:
             return f"![{words}](/files/{inside})"
@@ -98,6 +102,14 @@ def documented(block: str, module: str) -> str:
     return f"{table}\n```{{eval-rst}}\n" + "\n".join(names.directives(module)) + "\n```\n"
 
 
+def scripts() -> str:
+    """The scripts themselves, for the page on them."""
+    return "".join(
+        f"\n({path.stem.replace('_', '-')})=\n## {path.name}\n```python\n{path.read_text()}```\n"
+        for path in sorted(SCRIPTS.glob("*.py"))
+    )
+
+
 def main(words: list[str]) -> int:
     target = Path(words[0] if words else ROOT / "build" / "docs" / "pages")
     shutil.rmtree(target, ignore_errors=True)
@@ -111,6 +123,8 @@ def main(words: list[str]) -> int:
             shutil.copyfile(picture, copy)
         text = linked(text, page, source)
         text = NAMES.sub(lambda match: documented(match[1], match[2]), text)
+        if name == "scripts":
+            text += scripts()
         if name == "index":
             text += contents(sorted(pages().values()))
         (target / f"{name}.md").write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
+    ROOT / "docs" / "scripts" / "README.md",
     *ROOT.glob("tests/*/README.md"),
     ROOT / "python" / "fusedstep" / "schedules" / "README.md",
 ]
@@ -78,6 +79,7 @@ LINKED = [
     ("[a](choose.md#memory)", "[a](choose.md#memory)"),
     ("[a](../CONTRIBUTING.md)", "[a](contributing.md)"),
     ("[`a`](../python/fusedstep/schedules/README.md#which-one)", "[`a`](schedules.md#which-one)"),
+    ("[a](scripts/cpu_offload.py)", "[a](scripts.md#cpu-offload)"),
     ("[a](../setup.py)", "[a](https://h.org/x/setup.py)"),
     ("[a](../README.md#status)", "[a](https://h.org/x/README.md#status)"),
     ("![a](pictures/rule.svg)", "![a](/files/docs/pictures/rule.svg)"),
