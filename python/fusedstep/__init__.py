@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .frameworks import register as register
     from .frameworks import unregister as unregister
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What is for users: packages, modules, and two functions. They are loaded when they are first used,
 # so that `import fusedstep` does not import torch.
