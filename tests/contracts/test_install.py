@@ -86,7 +86,9 @@ def test_the_workflows_test_what_the_classifiers_promise():
     pinned = re.search(r'"torch==([\d.]+)"', project).group(1)
     oldest = re.search(r'"torch>=([\d.]+)"', project).group(1)
     assert matrix["torch"] == [pinned]
-    assert [own["torch"] for own in matrix["include"]] == [f"{oldest}.0"]
+    first, last = ([own["python"], own["torch"]] for own in matrix["include"])
+    assert first == [promised[0], f"{oldest}.0"]
+    assert last[0] == promised[-1] and last[1] > pinned  # newer than what we develop with
 
 
 @pytest.mark.parametrize("file", [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"])
