@@ -88,7 +88,8 @@ def test_the_workflows_test_what_the_classifiers_promise():
     assert matrix["torch"] == [pinned]
     first, last = ([own["python"], own["torch"]] for own in matrix["include"])
     assert first == [promised[0], f"{oldest}.0"]
-    assert last[0] == promised[-1] and last[1] > pinned  # newer than what we develop with
+    assert last[0] == promised[-1]
+    assert last[1].split(".")[:2] != pinned.split(".")[:2]  # another one than we develop with
 
 
 @pytest.mark.parametrize("file", [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"])
