@@ -9,11 +9,22 @@ TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 # C++ watches tensors of a torch that has this. Older ones are watched by Python, with more calls.
 HAS_EXCHANGE = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
-# torch 2.11 makes no Adagrad states for groups that are added later, and its step fails; 2.13 does.
-ADAGRAD_ADDS_GROUPS = "add_param_group" in vars(torch.optim.Adagrad)
-
 # What FSDP2 of torch 2.6 says on a CPU, whatever the optimizer is.
 NO_STREAMS = "'Stream' object has no attribute 'record_event'"
+
+
+def adagrad_takes_later_groups() -> bool:
+    """Whether torch's Adagrad steps a group that was added later. That of torch 2.11 does not: it
+    makes states in its constructor only."""
+    first, later = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.Adagrad([first])
+    optimizer.add_param_group({"params": [later]})
+    later.grad = torch.zeros(1)
+    try:
+        optimizer.step()
+    except KeyError:
+        return False
+    return True
 
 
 def skip_without_fsdp2(failed: str) -> None:
