@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bench import predict, readme
+from bench import one_pass, predict, readme
 from bench.predict import DEFAULTS, LAUNCH, TORCH, TRAINER, Prediction
 from bench.providers import OURS, OURS_TRITON
 
@@ -48,6 +48,19 @@ race; above 1 is slower.
 | target | predicted, for the CUDA backend | reached | measured |
 | :-- | :-- | :-- | :-- |
 {targets}
+
+## One read instead of two
+
+Adafactor's second read could come from L2, if it followed soon after the first: 6 bytes an element
+instead of 8 in bfloat16. For this a list is cut into waves of {wave:.0f} MB of gradients, of which two are in
+flight, and all multiprocessors wait twice in each wave. A matrix that is larger than a wave is read
+twice. bench/one_pass.py computes:
+
+{one_pass}
+
+Only barriers inside one launch could gain, and on T5 more than on Llama, whose largest matrices do
+not fit. Such a kernel was measured: 5.61 ms for llama-1b, where phases took 2.56
+([the first day](2026-11-26-nvidia-h200/first.md)). So a step has phases, and two reads.
 """
 
 
@@ -90,6 +103,8 @@ def page(rows: list[Prediction]) -> str:
     return TEXT.format(
         table="\n".join(lines),
         targets="\n".join(reached),
+        one_pass=one_pass.table(),
+        wave=one_pass.WAVE / 1e6,
         measured=sentence,
         copy=predict.COPY / 1e12,
         **{"l2": predict.L2 / 1e6, "gap": predict.GAP * 1e6, "wait": predict.WAIT * 1e6},

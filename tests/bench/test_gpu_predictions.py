@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="the predictions read the kernels' work lists")
 
-from bench import gpu, predict, predicted, readme, table
+from bench import gpu, one_pass, predict, predicted, readme, table
 from bench.clock import Outcome, take_turns
 from bench.devices import DEVICES, Cuda, Sample
 from bench.lists import DTYPES, LISTS
@@ -36,6 +36,16 @@ def test_the_page_of_predictions_is_written(tmp_path, monkeypatch):
     assert reached[0] == "reached" and set(reached[2:]) <= {"yes", "no"}
     if not torch.cuda.is_available():
         assert said == predicted.PAGE.read_text(), "make predict writes it again"
+
+
+@pytest.mark.parametrize("name", one_pass.NAMES)
+def test_waves_hold_every_matrix_that_fits_and_two_of_them_fit_l2(name):
+    own, sizes = one_pass.cut(name), [predict.elements([s]) for s in LISTS[name].shapes]
+    assert own.inside == sum(size for size in sizes if 2 * size <= one_pass.WAVE)
+    assert own.inside + own.outside == sum(sizes)
+    assert 2 * own.inside / one_pass.WAVE <= own.waves <= 4 * own.inside / one_pass.WAVE + 1
+    assert 2 * one_pass.WAVE < predict.L2
+    assert own.one_read(0.0) <= own.two_reads
 
 
 def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():
