@@ -52,13 +52,13 @@ race; above 1 is slower.
 ## One read instead of two
 
 Adafactor's second read could come from L2, if it followed soon after the first: 6 bytes an element
-instead of 8 in bfloat16. For this a list is cut into waves of {wave:.0f} MB of gradients, of which two are in
-flight, and all multiprocessors wait twice in each wave. A matrix that is larger than a wave is read
-twice. bench/one_pass.py computes:
+instead of 8 in bfloat16. For this a list is cut into waves of {wave:.0f} MB of gradients, of which two
+are in flight, and all multiprocessors wait twice in each wave. A matrix that is larger than a wave
+is read twice. bench/one_pass.py computes:
 
 {one_pass}
 
-Only barriers inside one launch could gain, and on T5 more than on Llama, whose largest matrices do
+Only barriers inside one launch could gain more than 3 %, and only on T5: most matrices of Llama do
 not fit. Such a kernel was measured: 5.61 ms for llama-1b, where phases took 2.56
 ([the first day](2026-11-26-nvidia-h200/first.md)). So a step has phases, and two reads.
 """
