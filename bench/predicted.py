@@ -52,7 +52,7 @@ race; above 1 is slower.
 ## One read instead of two
 
 Adafactor's second read could come from L2, if it followed soon after the first: 6 bytes an element
-instead of 8 in bfloat16. For this a list is cut into waves of {wave:.0f} MB of gradients. Two of them
+instead of 8 in bfloat16. For this a list is cut into waves of {wave:.0f} MB of gradients. Two
 are in flight, and all multiprocessors wait twice in each. A matrix that is larger than a wave is
 read twice. bench/one_pass.py computes:
 
