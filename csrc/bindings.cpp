@@ -198,10 +198,10 @@ std::unique_ptr<Copies> make_copies(std::vector<std::tuple<int64_t, int64_t, int
   return std::make_unique<Copies>(std::move(runs));
 }
 
-std::unique_ptr<Watch> make_watch(PyObject* api, List param_lists, Dict state, PyObject* keys,
+std::unique_ptr<Watch> make_watch(List param_lists, Dict state, PyObject* keys,
                                   std::vector<int64_t> cells, Watch::Layouts earlier) {
   auto watch =
-      std::make_unique<Watch>(api, param_lists.object, state.object, keys, std::move(cells), earlier);
+      std::make_unique<Watch>(param_lists.object, state.object, keys, std::move(cells), earlier);
   if (PyErr_Occurred()) throw Raised();
   return watch;
 }
@@ -215,7 +215,9 @@ std::vector<std::string> levels() {
   return names;
 }
 
-bool learn_to_watch(PyObject* api, List samples) { return Watch::get_ready(api, samples.object); }
+bool learn_to_watch(PyObject* source, List samples) {
+  return Watch::get_ready(source, samples.object);
+}
 bool learn_dtensors(PyObject* dtensor, PyObject* tensor, PyObject* local) {
   return sharded.learn(dtensor, tensor, local);
 }
@@ -264,6 +266,6 @@ PyMODINIT_FUNC PyInit__native() {
     add_class<&make<Squares, int64_t, int64_t, int64_t, Numbers>, 4>(
         module, "fusedstep._native.Squares", of_squares);
     add_class<&make_copies, 1>(module, "fusedstep._native.Copies", of_copies);
-    add_class<&make_watch, 6>(module, "fusedstep._native.Watch", of_watch);
+    add_class<&make_watch, 5>(module, "fusedstep._native.Watch", of_watch);
   });
 }

@@ -1,6 +1,10 @@
 // Finds where tensors keep what a watch reads, on samples, and checks it on every pair of them.
 #include "tensor_memory.h"
 
+#include <algorithm>
+
+#include "owned.h"
+
 namespace fusedstep {
 namespace {
 
@@ -13,32 +17,45 @@ struct DlExchangeApi {
   DlFromObject tensor_from_object;
 };
 
+int64_t number_at(PyObject* tuple, Py_ssize_t place) {
+  return PyLong_AsLongLong(PyTuple_GetItem(tuple, place));
+}
+
+std::vector<int64_t> numbers(PyObject* tuple) {
+  std::vector<int64_t> found;
+  for (Py_ssize_t k = 0; k < PyTuple_Size(tuple); ++k) found.push_back(number_at(tuple, k));
+  return found;
+}
+
+// Null if `source` is no capsule of DLPack, or of an unknown version.
+DlFromObject dl_from_object(PyObject* source) {
+  const void* api = PyCapsule_GetPointer(source, "dlpack_exchange_api");
+  PyErr_Clear();
+  const auto* table = static_cast<const DlExchangeApi*>(api);
+  return table != nullptr && table->major == 1 ? table->tensor_from_object : nullptr;
+}
+
 bool is_one_bit(int64_t mask) { return mask != 0 && (mask & (mask - 1)) == 0; }
 
 }  // namespace
 
 TensorMemory memory;
 
-DlFromObject dl_from_object(PyObject* exchange_api) {
-  const void* api = PyCapsule_GetPointer(exchange_api, "dlpack_exchange_api");
-  PyErr_Clear();
-  const auto* table = static_cast<const DlExchangeApi*>(api);
-  return table != nullptr && table->major == 1 ? table->tensor_from_object : nullptr;
-}
-
 struct TensorMemory::Sample {
   PyObject* tensor;
   const char* body;
   int64_t storage, data;
   bool negated, conjugated, lazy;
+  std::vector<int64_t> sizes, strides;
   int64_t ndim, facts;
 
   explicit Sample(PyObject* tuple) : tensor(PyTuple_GetItem(tuple, 0)) {
-    auto number = [&](Py_ssize_t k) { return PyLong_AsLongLong(PyTuple_GetItem(tuple, k)); };
+    auto number = [&](Py_ssize_t k) { return number_at(tuple, k); };
     body = reinterpret_cast<const char*>(number(1));
     storage = number(2), data = number(3);
     negated = number(4), conjugated = number(5), lazy = number(6);
-    ndim = number(7), facts = number(8);
+    sizes = numbers(PyTuple_GetItem(tuple, 7)), strides = numbers(PyTuple_GetItem(tuple, 8));
+    ndim = int64_t(sizes.size()), facts = number(9);
   }
 };
 
@@ -57,15 +74,41 @@ int64_t find_place(const Samples& samples, int64_t begin, int64_t end, Right&& r
 
 }  // namespace
 
-bool TensorMemory::learn(PyObject* list, DlFromObject from_object) {
+bool TensorMemory::learn(PyObject* source, PyObject* list) {
+  from_object_ = dl_from_object(source), asked_ = nullptr;
+  if (from_object_ == nullptr && !PyCallable_Check(source)) return known_ = false;
+  if (from_object_ == nullptr) Py_INCREF(source), asked_ = source;
   Samples samples;
   for (Py_ssize_t k = 0; k < PyList_Size(list); ++k) samples.emplace_back(PyList_GetItem(list, k));
-  known_ = !samples.empty() && find_storage(samples) && find_sizes(samples, from_object) &&
-           find_flags(samples) && tells_apart(samples, from_object);
+  known_ = !samples.empty() && find_storage(samples) && find_sizes(samples) && find_flags(samples) &&
+           tells_apart(samples);
   PyErr_Clear();
   if (!known_ || !find_gradients(samples)) grad_ = 0;
   PyErr_Clear();
   return known_;
+}
+
+bool TensorMemory::describe(PyObject* tensor, DlTensor* out) const {
+  if (from_object_ != nullptr) return from_object_(tensor, out) == 0;
+  const Owned said(PyObject_CallFunctionObjArgs(asked_, tensor, nullptr));
+  if (!said) return false;
+  if (said.get() == Py_None) {
+    PyErr_SetString(PyExc_BufferError, "a tensor has no memory that can be watched");
+    return false;
+  }
+  const std::vector<int64_t> own = numbers(said.get());
+  const int64_t ndim = at<int64_t>(body(tensor), sizes_ - 8);
+  // More than kMaxDims are elsewhere, strides behind sizes.
+  const char* sizes = body(tensor) + sizes_;
+  const char* strides = sizes + 8 * kMaxDims;
+  if (ndim > kMaxDims) sizes = at<const char*>(sizes, 0), strides = sizes + 8 * ndim;
+  out->data = reinterpret_cast<void*>(own.at(0)), out->byte_offset = 0;
+  out->device_type = int32_t(own.at(1)), out->device_id = int32_t(own.at(2));
+  out->code = uint8_t(own.at(3)), out->bits = uint8_t(own.at(4)), out->lanes = 1;
+  out->ndim = int32_t(ndim);
+  out->shape = reinterpret_cast<int64_t*>(const_cast<char*>(sizes));
+  out->strides = reinterpret_cast<int64_t*>(const_cast<char*>(strides));
+  return true;
 }
 
 // Must run first: DLPack asks a lazy copy for its address, which makes it a real copy.
@@ -87,17 +130,16 @@ bool TensorMemory::find_storage(const Samples& samples) {
   return deleter_ > 0;
 }
 
-bool TensorMemory::find_sizes(const Samples& samples, DlFromObject from_object) {
-  sizes_ = 0;
-  for (const Sample& x : samples) {
-    DlTensor t;
-    if (x.ndim > kMaxDims || from_object(x.tensor, &t) != 0) continue;  // a device without DLPack
-    const int64_t sizes = reinterpret_cast<const char*>(t.shape) - x.body;
-    const int64_t strides = reinterpret_cast<const char*>(t.strides) - x.body;
-    if (sizes_ == 0) sizes_ = sizes, strides_ = strides;
-    if (sizes != sizes_ || strides != strides_) return false;
-  }
-  return storage_ < sizes_ && sizes_ < 256 && strides_ == sizes_ + 8 * kMaxDims;
+bool TensorMemory::find_sizes(const Samples& samples) {
+  sizes_ = find_place(samples, storage_ + 16, 128, [](const Sample& x, int64_t k) {
+    bool right = at<int64_t>(x.body, k - 8) == x.ndim;
+    for (int64_t d = 0; right && x.ndim <= kMaxDims && d < x.ndim; ++d)
+      right = at<int64_t>(x.body, k + 8 * d) == x.sizes[d] &&
+              at<int64_t>(x.body, k + 8 * (kMaxDims + d)) == x.strides[d];
+    return right;
+  });
+  strides_ = sizes_ + 8 * kMaxDims;
+  return sizes_ > 0;
 }
 
 // Finds the word with one bit for negated and one for conjugated tensors.
@@ -128,15 +170,17 @@ std::vector<int64_t> TensorMemory::words(const char* body, int64_t ndim) const {
   return row;
 }
 
-bool TensorMemory::tells_apart(const Samples& samples, DlFromObject from_object) const {
+bool TensorMemory::tells_apart(const Samples& samples) const {
   std::vector<std::vector<int64_t>> seen;
   for (const Sample& x : samples) {
     const bool plain = x.ndim <= kMaxDims;
     DlTensor t;
-    if (from_object(x.tensor, &t) == 0) {
+    if (describe(x.tensor, &t)) {
       const int64_t bytes = t.address() - x.data;
       if (is_plain(x.body, t) != plain || (t.data && offset(x.body) * t.bits / 8 != bytes))
         return false;
+      if (!std::equal(x.sizes.begin(), x.sizes.end(), t.shape)) return false;
+      if (!std::equal(x.strides.begin(), x.strides.end(), t.strides)) return false;
     }
     seen.push_back(plain ? words(x.body, x.ndim) : std::vector<int64_t>());
     if (plain) seen.back().push_back(offset(x.body));

@@ -22,26 +22,27 @@ struct DlTensor {
 
 using DlFromObject = int (*)(PyObject* tensor, DlTensor* out);
 
-// The function from the table that torch 2.10 and later publishes for DLPack. Null if the table has
-// an unknown version.
-DlFromObject dl_from_object(PyObject* exchange_api);
-
 // DLPack is public, but slow (mostly for a lock that we already hold), and it does not say whether
-// a tensor is negated or conjugated. So we read the few words of a tensor that hold all this. No
-// torch header says where they are. `learn` finds the places once, on samples with known facts. It
-// fails unless samples with different facts have different words. It also looks for gradients, which
-// a watch can do without.
+// a tensor is negated or conjugated; before torch 2.10 there is only a function of Python, which is
+// slower. So we read the few words of a tensor that hold all this. No torch header says where they
+// are. `learn` finds the places once, on samples with known facts. It fails unless samples with
+// different facts have different words. It also looks for gradients, which a watch can do without.
 class TensorMemory {
  public:
   // Tensors with more dimensions keep their sizes elsewhere.
   static constexpr int kMaxDims = 5;
   static constexpr int kWords = 18;
 
-  // `samples` is a list of tuples: the tensor; the addresses of its C++ object, its storage and the
-  // storage's data; whether it is negated, conjugated, copy-on-write; its number of dimensions; a
-  // number that identifies all its facts.
-  bool learn(PyObject* samples, DlFromObject from_object);
+  // `source` says what tensors are: a capsule with the table that torch 2.10 and later publishes for
+  // DLPack, or a function of Python, which returns (address, device type, device index, code, bits)
+  // as DLPack would, or None. `samples` is a list of tuples: the tensor; the addresses of its C++
+  // object, its storage and the storage's data; whether it is negated, conjugated, copy-on-write; its
+  // sizes; its strides; a number that identifies all its facts.
+  bool learn(PyObject* source, PyObject* samples);
   bool known() const { return known_; }
+
+  // Asks the source. False, with an exception of Python, if it cannot say.
+  bool describe(PyObject* tensor, DlTensor* out) const;
 
   const char* body(PyObject* tensor) const { return at<const char*>(tensor, body_); }
   const char* storage(const char* body) const { return at<const char*>(body, storage_); }
@@ -101,10 +102,10 @@ class TensorMemory {
   using Samples = std::vector<Sample>;
 
   bool find_storage(const Samples& samples);
-  bool find_sizes(const Samples& samples, DlFromObject from_object);
+  bool find_sizes(const Samples& samples);
   bool find_flags(const Samples& samples);
   bool find_gradients(const Samples& samples);
-  bool tells_apart(const Samples& samples, DlFromObject from_object) const;
+  bool tells_apart(const Samples& samples) const;
 
   // After space for kMaxDims strides come: offset in the storage, elements, dtype, device, flags.
   int64_t tail() const { return strides_ + 8 * kMaxDims; }
@@ -116,6 +117,8 @@ class TensorMemory {
     return *reinterpret_cast<const T*>(static_cast<const char*>(base) + offset);
   }
 
+  DlFromObject from_object_ = nullptr;
+  PyObject* asked_ = nullptr;  // the function of Python, kept alive for good
   int64_t body_ = 0, storage_ = 0, data_ = 0, deleter_ = 0, sizes_ = 0, strides_ = 0, flags_ = 0;
   int64_t negated_ = 0, conjugated_ = 0;
   int64_t holder_ = 0, grad_ = 0;      // 0: not learned

@@ -13,17 +13,16 @@ constexpr int64_t kEmpty = 16;  // EMPTY in plan/shards.py
 
 bool Watch::is_ready() { return memory.known(); }
 
-bool Watch::get_ready(PyObject* exchange_api, PyObject* samples) {
-  const DlFromObject from_object = dl_from_object(exchange_api);
+bool Watch::get_ready(PyObject* source, PyObject* samples) {
   TensorMemory found;
-  if (from_object == nullptr || !found.learn(samples, from_object)) return false;
+  if (!found.learn(source, samples)) return false;
   memory = found;
   return true;
 }
 
 bool Watch::matches_in_full(Seen& seen, PyObject* object) {
   DlTensor t;
-  if (from_object_(object, &t) != 0) return false;
+  if (!memory.describe(object, &t)) return false;
   const int64_t* at = layouts_.at(seen.layout);
   if (!visit_layout(object, t, [&](int64_t value) { return value == *at++; })) return false;
   note(seen, object, t);

@@ -34,7 +34,7 @@ class Rows {
 class Watch {
  public:
   // Learns the memory layout of tensors from samples (see TensorMemory). Returns whether it could.
-  static bool get_ready(PyObject* exchange_api, PyObject* samples);
+  static bool get_ready(PyObject* source, PyObject* samples);
   static bool is_ready();
 
   // The last layout of a gradient that is absent now: DLPack's code and bits of its dtype, whether it
@@ -45,8 +45,8 @@ class Watch {
   // `cells` has, for each parameter, the place of its gradient's address in a table, or 0.
   // `earlier` has the known layouts of earlier gradients.
   // Raises a Python exception if a tensor cannot be read.
-  Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
-        std::vector<int64_t> cells, const Layouts& earlier);
+  Watch(PyObject* param_lists, PyObject* state, PyObject* keys, std::vector<int64_t> cells,
+        const Layouts& earlier);
   ~Watch();
   Watch(const Watch&) = delete;
 
@@ -67,8 +67,8 @@ class Watch {
     const char* holder;  // of a gradient that is read in place, else null
     const char *body, *storage;
     int64_t address;
-    int32_t words;   // a row: its type, bytes of an element, its words; -1 if DLPack is asked
-    int32_t layout;  // a row: what DLPack says about it
+    int32_t words;   // a row: its type, bytes of an element, its words; -1 if the source is asked
+    int32_t layout;  // a row: what the source says about it
   };
   // A state dict. Dicts with the same keys in the same order share a row.
   struct Dict {
@@ -102,7 +102,6 @@ class Watch {
   bool matches(Seen& seen, const char* body);
   bool matches_in_full(Seen& seen, PyObject* object);
 
-  DlFromObject from_object_;
   PyObject* keys_;                // a tuple
   std::vector<PyObject*> names_;  // the keys of state dicts, kept alive, so none takes their address
   std::vector<int64_t> cells_;

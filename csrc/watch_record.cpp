@@ -23,7 +23,7 @@ void Watch::note(Seen& seen, PyObject* object, const DlTensor& t) {
 
 bool Watch::record(PyObject* object) {
   DlTensor t;
-  if (from_object_(object, &t) != 0) return false;
+  if (!memory.describe(object, &t)) return false;
   std::vector<int64_t> layout;
   visit_layout(object, t, [&](int64_t value) { return layout.push_back(value), true; });
   seen_.push_back({});
@@ -124,9 +124,9 @@ struct Watch::Recorder {
   }
 };
 
-Watch::Watch(PyObject* exchange_api, PyObject* param_lists, PyObject* state, PyObject* keys,
-             std::vector<int64_t> cells, const Layouts& earlier)
-    : from_object_(dl_from_object(exchange_api)), keys_(keys), cells_(std::move(cells)) {
+Watch::Watch(PyObject* param_lists, PyObject* state, PyObject* keys, std::vector<int64_t> cells,
+             const Layouts& earlier)
+    : keys_(keys), cells_(std::move(cells)) {
   Py_INCREF(keys_);
   Recorder recorder{*this, earlier};
   if (!walk(param_lists, state, recorder) && !PyErr_Occurred())

@@ -8,13 +8,21 @@ from fusedstep import native
 from fusedstep.plan import watch
 from fusedstep.plan.layouts import Layout, Layouts
 
-pytestmark = pytest.mark.skipif(
-    watch.EXCHANGE is None, reason="there is only the watch in Python: the other needs torch 2.10"
-)
+# torch's table for DLPack, and our function of Python that older versions of torch need.
+SOURCES = dict.fromkeys([watch.SOURCE, watch.described])
 
 
-def learns(samples):
-    return native.module.learn_to_watch(watch.EXCHANGE, samples)
+@pytest.fixture(autouse=True, params=SOURCES, ids=["DLPack", "Python"][-len(SOURCES) :])
+def source(request):
+    """What C++ asks about tensors."""
+    assert native.module.learn_to_watch(request.param, watch.samples())
+    yield request.param
+    assert native.module.learn_to_watch(watch.SOURCE, watch.samples())
+
+
+@pytest.fixture
+def learns(source):
+    return lambda samples: native.module.learn_to_watch(source, samples)
 
 
 def changed(samples, index, place, value):
@@ -24,7 +32,7 @@ def changed(samples, index, place, value):
     ]
 
 
-def test_it_is_learned_from_the_samples():
+def test_it_is_learned_from_the_samples(learns):
     assert learns(watch.samples())
     assert native.module.can_watch()
 
@@ -39,27 +47,34 @@ def test_it_is_learned_from_the_samples():
         (4, lambda negated: not negated),
         (5, lambda conjugated: not conjugated),
         (6, lambda lazy: not lazy),
+        (7, lambda sizes: (*sizes, 1)),
+        (8, lambda strides: tuple(stride + 1 for stride in (*strides, 1))),
     ],
-    ids=["body", "storage", "data", "negated", "conjugated", "lazy"],
+    ids=["body", "storage", "data", "negated", "conjugated", "lazy", "sizes", "strides"],
 )
-def test_a_false_sample_is_refused_and_changes_nothing(index, place, value):
+def test_a_false_sample_is_refused_and_changes_nothing(index, place, value, learns):
     samples = watch.samples()
     assert not learns(changed(samples, range(len(samples))[index], place, value))
     assert native.module.can_watch()
 
 
-def test_samples_that_look_alike_and_are_not_are_refused():
+def test_samples_that_look_alike_and_are_not_are_refused(learns):
     twin = (torch.zeros(4), torch.zeros(4))
     rows = [
-        (t, t._cdata, t.untyped_storage()._cdata, t.data_ptr(), False, False, False, 1, 10_000 + k)
+        (
+            *(t, t._cdata, t.untyped_storage()._cdata, t.data_ptr(), False, False, False),
+            *((4,), (1,), 10_000 + k),
+        )
         for k, t in enumerate(twin)
     ]
     assert not learns(watch.samples() + rows)
     assert learns(watch.samples() + rows[:1] + [(*rows[1][:-1], rows[0][-1])])
 
 
-def test_nothing_but_samples_is_refused():
+def test_nothing_but_samples_is_refused(learns):
     assert not learns([])
+    for nothing in (None, 3, object()):
+        assert not native.module.learn_to_watch(nothing, watch.samples())
 
 
 def test_its_flags_are_those_of_torch():

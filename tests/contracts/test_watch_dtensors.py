@@ -8,7 +8,7 @@ from fusedstep import native
 from fusedstep.plan import shards, watch
 from tests.support.fake_mesh import fake_mesh
 
-KINDS = [watch.PythonWatch, *([] if watch.EXCHANGE is None else [watch.watch])]
+KINDS = [watch.PythonWatch, watch.watch]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=["python", "native"][: len(KINDS)])
 
 
@@ -277,7 +277,6 @@ def test_a_collective_that_is_under_way_is_waited_for(kind, mesh, monkeypatch):
         assert world.cells[0] == pending.elem.data_ptr()
 
 
-@pytest.mark.skipif(watch.EXCHANGE is None, reason="there is only the watch in Python")
 def test_a_dtensor_without_its_local_tensor_has_changed(mesh):
     for which in range(3):
         world = World(watch.watch, mesh)
@@ -285,7 +284,6 @@ def test_a_dtensor_without_its_local_tensor_has_changed(mesh):
         assert world.check() == -1
 
 
-@pytest.mark.skipif(watch.EXCHANGE is None, reason="there is only the watch in Python")
 def test_classes_with_other_slots_are_refused():
     learn = native.module.learn_dtensors
 

@@ -7,10 +7,6 @@ import torch
 from fusedstep import native
 from fusedstep.plan import versions, watch
 
-pytestmark = pytest.mark.skipif(
-    watch.EXCHANGE is None, reason="there is only the watch in Python: the other needs torch 2.10"
-)
-
 KEYS = ("exp_avg", "step")
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 
-# C++ watches tensors of a torch that has this. Older ones are watched by Python, with more calls.
+# What C++ asks about tensors, since torch 2.10. With older ones it asks Python.
 HAS_EXCHANGE = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 # What FSDP2 of torch 2.6 says on a CPU, whatever the optimizer is.

@@ -146,13 +146,14 @@ class Adafactor(FactoredOptimizer):
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         usual = grad.dtype if grad.dtype == torch.float64 else torch.float32
         shapes = self._state_shapes(group, param)
+        like = grad if type(param) in shards.PLAIN else shards.spread_right(param, grad)
         state: State = {}
         for key in sorted(shapes):  # transformers' order
             dtype = self._dtype_of_state(key, usual, param)
             if key in self.reduced:
                 state[key] = shards.zeros(param, grad, shapes[key], dtype, self.reduced[key])
             else:
-                state[key] = shards.zeros_like(param, grad, dtype)
+                state[key] = torch.zeros_like(like, dtype=dtype)
         state["RMS"] = 0
         return state
 

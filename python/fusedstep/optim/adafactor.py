@@ -131,7 +131,8 @@ class Adafactor(FactoredOptimizer):
         shapes = self._state_shapes(group, param)
         dtype = self._dtype_of_state("variance", grad.dtype, param)  # of all second moments
         if "variance" in shapes:
-            return {"variance": shards.zeros_like(param, grad, dtype)}
+            like = grad if type(param) in shards.PLAIN else shards.spread_right(param, grad)
+            return {"variance": torch.zeros_like(like, dtype=dtype)}
         return {
             key: shards.zeros(param, grad, shape, dtype, self.reduced[key])
             for key, shape in shapes.items()

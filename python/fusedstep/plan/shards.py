@@ -262,11 +262,11 @@ def _along(placement: Any, dim: int) -> Any:
     return type(placement)(dim)
 
 
-def zeros_like(param: Any, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros as `torch.zeros_like(grad, dtype=dtype)`, but spread as the parameter is. In torch 2.6
-    what is computed from a parameter of FSDP2 over tensor parallelism is spread in another order,
-    and a state like it would be saved in that order."""
-    return torch.zeros_like(param if is_dtensor(param) else grad, dtype=dtype)
+def spread_right(param: Tensor, grad: Tensor) -> Tensor:
+    """What a state of the parameter's shape is made like: the gradient, unless the parameter is a
+    DTensor. In torch 2.6 what is computed from a parameter of FSDP2 over tensor parallelism is
+    spread in another order, and a state like it would be saved in that order."""
+    return param if is_dtensor(param) else grad
 
 
 def zeros(param: Any, like: Tensor, shape: torch.Size, dtype: torch.dtype, reduced: int) -> Tensor:

@@ -50,7 +50,7 @@ def watch(
     if native.module is not None and _can_watch() and _can_look_into(param_lists):
         known = {layout: layout and _in_native_form(layout) for layout in {*earlier}}
         layouts = [known[layout] for layout in earlier]
-        return native.module.Watch(EXCHANGE, param_lists, state, keys, cells, layouts)
+        return native.module.Watch(param_lists, state, keys, cells, layouts)
     return PythonWatch(param_lists, state, keys, cells, earlier)
 
 
@@ -65,17 +65,35 @@ def _is_negated(layout: Layout) -> bool:
     return layout.is_lazy and not layout.dtype.is_complex
 
 
-EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+# DLPack's codes of devices.
+DEVICES = {"cpu": 1, "cuda": 2, "mps": 8, "xpu": 14}
+
+
+def described(tensor: Tensor) -> tuple[int, ...] | None:
+    """What DLPack would say of a tensor, for a torch before 2.10, whose DLPack C++ cannot ask: its
+    address, the code and the index of its device, the code and the bits of its dtype. None if it
+    has no memory that can be watched."""
+    device, dtype = tensor.device, tensor.dtype
+    if tensor.layout != torch.strided or device.type not in DEVICES:
+        return None
+    code = 5 if dtype.is_complex else 4 if dtype == torch.bfloat16 else 2
+    if not (dtype.is_complex or dtype.is_floating_point):
+        code = 6 if dtype == torch.bool else int(not dtype.is_signed)
+    return tensor.data_ptr(), DEVICES[device.type], device.index or 0, code, 8 * dtype.itemsize
+
+
+# What C++ asks about tensors.
+SOURCE = getattr(Tensor, "__dlpack_c_exchange_api__", described)
 
 
 def _can_watch() -> bool:
     """Whether C++ can read tensor headers in memory. The first call lets it learn how."""
     if native.module.can_watch():
         return True
-    if EXCHANGE is None or not hasattr(torch, "_lazy_clone"):
+    if not hasattr(torch, "_lazy_clone"):
         return False
     with torch.no_grad(), _disable_current_modes():
-        return bool(native.module.learn_to_watch(EXCHANGE, samples()))
+        return bool(native.module.learn_to_watch(SOURCE, samples()))
 
 
 def _can_look_into(param_lists: ParamLists) -> bool:
@@ -91,7 +109,7 @@ def _can_look_into(param_lists: ParamLists) -> bool:
 def samples() -> list[tuple[Any, ...]]:
     """Tensors with many sizes, strides, dtypes, flags and gradients, for C++ to learn from. Each
     comes with the addresses of its C++ object, its storage and its data; whether it is negated,
-    conjugated, and lazy (copied on its first write); its number of dimensions; and a number that is
+    conjugated, and lazy (copied on its first write); its sizes and strides; and a number that is
     equal for tensors that are alike."""
     tensors: list[Tensor] = []
     for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1,) * 6):
@@ -127,7 +145,8 @@ def samples() -> list[tuple[Any, ...]]:
             tensor.is_neg(),
             tensor.is_conj(),
             lazy,
-            tensor.dim(),
+            tuple(tensor.shape),
+            tensor.stride(),
             facts.setdefault((_layout(tensor), tensor.storage_offset()), len(facts)),
         )
         for tensor, data, lazy in found
