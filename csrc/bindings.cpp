@@ -215,9 +215,7 @@ std::vector<std::string> levels() {
   return names;
 }
 
-bool learn_to_watch(PyObject* source, List samples) {
-  return Watch::get_ready(source, samples.object);
-}
+bool learn_to_watch(PyObject* source, List samples) { return Watch::get_ready(source, samples.object); }
 bool learn_dtensors(PyObject* dtensor, PyObject* tensor, PyObject* local) {
   return sharded.learn(dtensor, tensor, local);
 }

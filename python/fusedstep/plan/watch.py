@@ -154,7 +154,8 @@ def samples() -> list[tuple[Any, ...]]:
 
 
 class PythonWatch:
-    """The same without C++, or with a torch older than 2.10. It is ten times slower."""
+    """The same without C++, or where C++ could not learn how tensors lie in memory. It is many times
+    slower."""
 
     def __init__(
         self,
