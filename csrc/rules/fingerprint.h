@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "06aba2b6cc7afe9a";
+constexpr char kFingerprint[] = "8f3d7aef8b15fc72";
 
 }  // namespace fusedstep
