@@ -37,6 +37,14 @@ Kernel of_gradient(int dtype) {
   return instance<kUnit, kNone, kAny, kNone, V, InDouble>();
 }
 
+// The first read of rows that are so long that few kernels can hold them.
+template <int V>
+Kernel of_long_rows(int gradient) {
+  if (gradient == kBfloat16) return instance<Unit::kStatistics, kNone, kBfloat16, kNone, V, false>();
+  if (gradient == kFloat16) return instance<Unit::kStatistics, kNone, kFloat16, kNone, V, false>();
+  return {};
+}
+
 template <bool InDouble>
 Kernel of_parameter(bool aligned, int dtype) {
   if constexpr (!InDouble) {
@@ -121,8 +129,11 @@ Kernel find(Unit unit, int momentum_slot, int width, bool aligned, const int32_t
     case Unit::kRows:
       return of_any<Unit::kRows, InDouble>();
     case Unit::kStatistics:
-      if constexpr (!InDouble)
+      if constexpr (!InDouble) {
+        if (width > 24 * kThreads) return of_long_rows<4>(gradient);
+        if (width > 16 * kThreads) return of_long_rows<3>(gradient);
         if (width > 8 * kThreads) return of_gradient<Unit::kStatistics, 2, InDouble>(gradient);
+      }
       return of_gradient<Unit::kStatistics, 1, InDouble>(gradient);
     case Unit::kColumnSums:
       return of_gradient<Unit::kColumnSums, 1, InDouble>(gradient);

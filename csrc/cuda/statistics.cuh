@@ -6,7 +6,8 @@
 // registers) and the next batch as it loads (16). About 40 registers are left for all else. With 24 or
 // 32 columns, the sums take 64 and the next row 16, so squares cannot stay in registers. The row stays
 // in shared memory as it is stored (16,384 numbers of 16 bits are 32 KB), and its squares are made
-// twice. Meanwhile the next row loads: 24 KB for 12,288 columns, more for wider ones.
+// twice. Meanwhile the next row loads. That is 16 to 32 KB, where a multiprocessor of an H200 needs 26
+// for full speed; but reading all rows once more would take longer.
 #pragma once
 
 #include "columns.cuh"

@@ -12,6 +12,8 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOST = {
     "STATISTICS -/bf16/-": 10.5,
     "STATISTICS -/bf16/- x2": 11.5,
+    "STATISTICS -/bf16/- x3": 15.5,
+    "STATISTICS -/bf16/- x4": 14.5,
     "STATISTICS -/fp16/-": 11,
     "STATISTICS -/fp32/-": 14.5,
     "UPDATE bf16/bf16/-": 15,

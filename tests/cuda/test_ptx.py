@@ -75,7 +75,9 @@ def test_float32_parameters_with_gradients_in_bfloat16(case):
     check(Problem(case, [(7,), (32, 16), (33, 17)], prepare=bfloat16_gradients))
 
 
+# Short matrices are cut into chunks; rows of 17 lines stay whole up to 16,384 columns.
 WIDE = [(3, 4096), (2, 4104), (2, 8192), (3, 8208), (2, 12300), (18, 2064)]
+WIDE += [(17, 8208), (17, 12296)]
 
 
 @pytest.mark.parametrize("dtype", sweep([F32, BF16, F64], [BF16]), ids=str)
