@@ -29,6 +29,7 @@ from tests.support.cases import (
     states,
 )
 from tests.support.cuda_on_cpu import (
+    GRADIENTS_HAVE_ANY_DTYPE,
     bfloat16_gradients,
     check,
     is_stored,
@@ -226,7 +227,8 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
             chain = 64 * (dtype == F64)
             check(Problem(case, SHAPES, (dtype,), prepare=in_float32, chain=chain))
         if is_factored(case) or RULE[rule_of(case)].dtypes == LARGE_MODELS:
-            check(Problem(case, SHAPES, prepare=bfloat16_gradients))
+            if GRADIENTS_HAVE_ANY_DTYPE:
+                check(Problem(case, SHAPES, prepare=bfloat16_gradients))
             for dtype in (F32, BF16, F16):
                 check(Problem(case, SHAPES[:2], (dtype,), prepare=in_16_bits))
     for dtype in (F32, F64):  # sums have the type of the computation, whatever was read
@@ -236,7 +238,11 @@ def test_every_kernel_that_was_built_is_launched_and_right(simulator):
     matrices = Problem(MUON, [(64, 16), (33, 17)], (F32,))  # its u is bfloat16
     assert_same(*matrices.run("simcuda"), *matrices.run("reference"))
     # test_stored.py launches the others.
-    assert launched(simulator).keys() == {own for own in kernels(library()) if not is_stored(own)}
+    built = {own for own in kernels(library()) if not is_stored(own)}
+    missing = built ^ launched(simulator).keys()
+    assert not missing or (
+        not GRADIENTS_HAVE_ANY_DTYPE and all(" fp32/bf16/" in own for own in missing)
+    )
 
 
 @each([ADAMW, PART_CAPPED, MOMENTUM])

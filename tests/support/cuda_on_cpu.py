@@ -23,6 +23,10 @@ from tests.support.rule_cases import is_factored
 SMALL_UNITS = replace(cuda.UNIT_SIZES, unit=Height(8, 256), update_elements=2048)
 
 
+# From torch 2.10 on.
+GRADIENTS_HAVE_ANY_DTYPE = hasattr(torch.Tensor, "grad_dtype")
+
+
 def library(variant: str = "plain", csrc: Path = CSRC) -> Path:
     """The backend's module, built from the kernels in `csrc`."""
     sources = [csrc / "cuda" / "bindings.cpp", *sorted((csrc / "cuda").glob("*.cu"))]
@@ -51,7 +55,7 @@ def launched(settings: Any) -> dict[str, int]:
 
 def bfloat16_gradients(optimizer: Any, params: Params, step: int) -> None:
     """Rounds the gradients. Those of float32 parameters are bfloat16 then; a float64 run keeps its
-    dtypes. For `Problem.prepare`; needs torch 2.10."""
+    dtypes. For `Problem.prepare`, if GRADIENTS_HAVE_ANY_DTYPE."""
     for param in params:
         assert param.grad is not None
         rounded = param.grad.bfloat16()
