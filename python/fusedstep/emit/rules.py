@@ -37,7 +37,7 @@ struct RuleOf;
 """
 
 
-SETS = {USUAL: "Usual", LARGE_MODELS: "LargeModels"}
+SETS: dict[tuple[tuple[str, ...], ...], str] = {USUAL: "Usual", LARGE_MODELS: "LargeModels"}
 
 
 def rules_headers() -> dict[str, str]:

@@ -184,7 +184,8 @@ def factored(
         if bucket.kind == "vector":
             layout.add_vector(*sizes)
         else:
-            layout.add_matrices(*sizes, long_rows=index in in_long_rows)
+            batch, rows, cols = sizes
+            layout.add_matrices(batch, rows, cols, index in in_long_rows)
     return Factored(layout, _work_lists(layout, lists))
 
 
