@@ -179,7 +179,7 @@ def targets(rows: list[Prediction]) -> list[tuple[str, str, str]]:
          f"floor is {fitting_floor * 1e6:.0f} us. The device alone: "
          f"{fitting_floor / fitting.device:.2f}", words(fitting.share >= 0.85)),
         ("Adafactor bf16: at least 0.8 of the floor of 8 bytes above",
-         listed(twice) + ": rows of more than 8,192 columns are read once more",
+         listed(twice) + ": rows of up to 16,384 columns are read twice",
          words(min(twice.values()) >= 0.8)),
         ("Adafactor bf16 on llama-1b and t5-xl: at least 15 x transformers",
          listed(peers, "{:.1f} x") + ": its bytes give no more than "

@@ -304,6 +304,8 @@ struct RuleOf;
 
 using Usual = DtypesList<Dtypes<kFloat32, kFloat32, kFloat32>, Dtypes<kBfloat16, kBfloat16, kBfloat16>, Dtypes<kBfloat16, kBfloat16, kFloat32>>;
 
+using LargeModels = DtypesList<Dtypes<kFloat32, kFloat32, kFloat32>, Dtypes<kBfloat16, kBfloat16, kBfloat16>, Dtypes<kBfloat16, kBfloat16, kFloat32>, Dtypes<kFloat32, kBfloat16, kFloat32>, Dtypes<kFloat16, kFloat16, kFloat16>, Dtypes<kFloat16, kFloat16, kFloat32>>;
+
 template <class T>
 struct RuleOf<kAccumulate, T> {
   using type = Accumulate<T>;
@@ -337,7 +339,7 @@ struct RuleOf<kAdagrad, T> {
 template <class T>
 struct RuleOf<kAdam, T> {
   using type = Adam<T>;
-  using dtypes = Usual;
+  using dtypes = LargeModels;
   using stored = DtypesList<>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
@@ -367,7 +369,7 @@ struct RuleOf<kAdamax, T> {
 template <class T>
 struct RuleOf<kAdamw, T> {
   using type = Adamw<T>;
-  using dtypes = Usual;
+  using dtypes = LargeModels;
   using stored = DtypesList<Dtypes<kNoisyBfloat16, kBfloat16, kNoisyBfloat16>, Dtypes<kNoisyBfloat16, kBfloat16, kFloat32>, Dtypes<kRest16, kBfloat16, kBfloat16>, Dtypes<kRest16, kBfloat16, kFloat32>, Dtypes<kRest8, kBfloat16, kBfloat16>>;
   static constexpr int kStates = 2;
   static constexpr bool kOnlyDtypes = false;
@@ -407,7 +409,7 @@ struct RuleOf<kAsgd, T> {
 template <class T>
 struct RuleOf<kLion, T> {
   using type = Lion<T>;
-  using dtypes = Usual;
+  using dtypes = LargeModels;
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;
@@ -517,7 +519,7 @@ struct RuleOf<kSgd, T> {
 template <class T>
 struct RuleOf<kSgdMomentum, T> {
   using type = SgdMomentum<T>;
-  using dtypes = Usual;
+  using dtypes = LargeModels;
   using stored = DtypesList<>;
   static constexpr int kStates = 1;
   static constexpr bool kOnlyDtypes = false;

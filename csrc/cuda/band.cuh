@@ -9,7 +9,7 @@ namespace fusedstep::cuda {
 // number then suits the registers.
 template <int D, class T>
 constexpr int kVectorOf =
-    D == kBfloat16 || D == kRest16 || D == kRest8 || (D == kAny && sizeof(T) == 4) ? 8 : 4;
+    kHas16Bits<D> || D == kRest16 || D == kRest8 || (D == kAny && sizeof(T) == 4) ? 8 : 4;
 
 struct Band {
   int64_t matrix;  // of the batch

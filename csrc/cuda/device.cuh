@@ -19,7 +19,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
 
 // What a block of a factored kernel keeps on chip. The current unit of work uses `work` for column
-// sums or row factors.
+// sums, row factors or a row of numbers of 16 bits.
 struct Shared {
   double reduced[kWarps];
   alignas(16) char work[32768];
@@ -57,9 +57,14 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 // others that are still there may be made again at each use.
 __device__ __forceinline__ void keep(float& x) { asm volatile("" : "+f"(x)); }
 __device__ __forceinline__ void keep(double& x) { asm volatile("" : "+d"(x)); }
+__device__ __forceinline__ void keep(int& x) { asm volatile("" : "+r"(x)); }
+
+// Tells the compiler what a branch of the caller has made sure of.
+__device__ __forceinline__ void assume(bool known) { __builtin_assume(known); }
 
 #else
 
+inline void assume(bool) {}
 inline void let_next_kernel_start() {}
 inline void wait_for_kernel_before() {}
 template <class T>

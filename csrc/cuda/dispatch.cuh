@@ -16,9 +16,9 @@ template <Unit kUnit, int P, int G, int M, int V, class T>
 __device__ __forceinline__ void carry_out(const KernelArgs& args, int64_t index, int unit) {
   // Rows loaded at once. SUM_U2 reads only the gradient, so it needs more of them. Noise leaves no
   // registers for a second row.
-  constexpr int kBatch = G == kAny || P == kNoisyBfloat16          ? 1
-                         : kUnit == Unit::kSumU2 && G == kBfloat16 ? 4
-                                                                   : 2;
+  constexpr int kBatch = G == kAny || P == kNoisyBfloat16         ? 1
+                         : kUnit == Unit::kSumU2 && kHas16Bits<G> ? 4
+                                                                  : 2;
   // Two places for this test: the first read leaves no spare register, and for each width one of the
   // places spills (nvcc 13.0, sm_80 and sm_90).
   if (V == 1 && !has_gradient(args.table + index * args.fields)) return;

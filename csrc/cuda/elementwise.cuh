@@ -14,13 +14,13 @@ constexpr int kElementwiseThreads = 128;
 // Blocks that should fit on a multiprocessor: with so many, enough bytes are on their way.
 template <int S, bool InDouble>
 constexpr int kElementwiseResident = InDouble                            ? 2
-                                     : S == kBfloat16                    ? 7
+                                     : kHas16Bits<S>                     ? 7
                                      : S == kNoisyBfloat16 || S == kBent ? 6
                                                                          : 5;
 
 // Elements of a thread's vector: 16 bytes of the smallest dtype of the kernel.
 template <int P, int G, int S>
-constexpr int kElementwiseVector = P == kBfloat16 || G == kBfloat16 || S == kBfloat16 ? 8 : 4;
+constexpr int kElementwiseVector = kHas16Bits<P> || kHas16Bits<G> || kHas16Bits<S> ? 8 : 4;
 
 template <class Rule, class T, int N, size_t... K>
 __device__ __forceinline__ void update_one(const Rule& rule, T& p, T g, T (&state)[N],
@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, I
   constexpr int kRoom = kStates > 0 ? kStates : 1;  // no array is empty
   constexpr int kVector = kElementwiseVector<P, G, S>;
   constexpr int kStride = kElementwiseThreads * kVector;
-  constexpr int kAhead = P == kFloat32 ? 2 : 1;  // vectors that a thread loads at once
+  // Vectors that a thread loads at once: those of 4 elements are small.
+  constexpr int kAhead = P == kFloat32 && (kVector == 4 || kStates == 0) ? 2 : 1;
   constexpr bool kHasCompanions = kHasCompanion<P> || kHasCompanion<S>;
   constexpr bool kNoise =
       P == kNoisyBfloat16 || S == kNoisyBfloat16 || P == kAnyStored || S == kAnyStored;

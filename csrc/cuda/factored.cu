@@ -10,7 +10,21 @@ Kernel instance() {
   return {phase<kUnit, P, G, M, V, InDouble>, kThreads, int64_t(sizeof(Shared))};
 }
 
-// Kernels for one dtype need aligned tensors and row moments of 32 bits at most. Others take any.
+// Kernels for one dtype need aligned tensors, and row moments in float32 or the gradient's dtype.
+// Others take any.
+
+// The dtypes of parameter, gradient and momentum (kNone without it) that the second read has kernels
+// for. They are those of python/fusedstep/rules/spec.py, LARGE_MODELS.
+template <int P, int G, int M>
+struct Dtypes {};
+template <class... D>
+struct DtypesList {};
+using UpdateDtypes =
+    DtypesList<Dtypes<kFloat32, kFloat32, kNone>, Dtypes<kFloat32, kFloat32, kFloat32>,
+               Dtypes<kBfloat16, kBfloat16, kNone>, Dtypes<kBfloat16, kBfloat16, kBfloat16>,
+               Dtypes<kBfloat16, kBfloat16, kFloat32>, Dtypes<kFloat32, kBfloat16, kNone>,
+               Dtypes<kFloat32, kBfloat16, kFloat32>, Dtypes<kFloat16, kFloat16, kNone>,
+               Dtypes<kFloat16, kFloat16, kFloat16>, Dtypes<kFloat16, kFloat16, kFloat32>>;
 
 // Units that read only the gradient. `of_parameter` is for those that read only the parameter.
 template <Unit kUnit, int V, bool InDouble>
@@ -18,8 +32,17 @@ Kernel of_gradient(int dtype) {
   if constexpr (!InDouble) {
     if (dtype == kFloat32) return instance<kUnit, kNone, kFloat32, kNone, V, false>();
     if (dtype == kBfloat16) return instance<kUnit, kNone, kBfloat16, kNone, V, false>();
+    if (dtype == kFloat16) return instance<kUnit, kNone, kFloat16, kNone, V, false>();
   }
   return instance<kUnit, kNone, kAny, kNone, V, InDouble>();
+}
+
+// The first read of rows that are so long that few kernels can hold them.
+template <int V>
+Kernel of_long_rows(int gradient) {
+  if (gradient == kBfloat16) return instance<Unit::kStatistics, kNone, kBfloat16, kNone, V, false>();
+  if (gradient == kFloat16) return instance<Unit::kStatistics, kNone, kFloat16, kNone, V, false>();
+  return {};
 }
 
 template <bool InDouble>
@@ -30,6 +53,7 @@ Kernel of_parameter(bool aligned, int dtype) {
     // Noise is for stores.
     if (own == kBfloat16 || own == kNoisyBfloat16)
       return instance<Unit::kSquares, kBfloat16, kNone, kNone, 1, false>();
+    if (own == kFloat16) return instance<Unit::kSquares, kFloat16, kNone, kNone, 1, false>();
     if (own == kRest16) return instance<Unit::kSquares, kRest16, kNone, kNone, 1, false>();
     if (own == kRest8) return instance<Unit::kSquares, kRest8, kNone, kNone, 1, false>();
     if (!is_dtype(dtype)) return instance<Unit::kSquares, kAnyStored, kNone, kNone, 1, false>();
@@ -37,24 +61,19 @@ Kernel of_parameter(bool aligned, int dtype) {
   return instance<Unit::kSquares, kAny, kNone, kNone, 1, InDouble>();
 }
 
-// Calls `found` with the dtypes of parameter, gradient and momentum that kernels were built for.
-template <bool InDouble, class Found>
-Kernel of_all(bool momentum, bool aligned, const int32_t* dtypes, Found found) {
-  using Any = std::integral_constant<int, kAny>;
-  using None = std::integral_constant<int, kNone>;
-  using Float32 = std::integral_constant<int, kFloat32>;
-  using Bfloat16 = std::integral_constant<int, kBfloat16>;
-  const int p = dtypes[0], g = dtypes[1];
+// Kernels of the second read for dtypes.
+template <bool InDouble, int... P, int... G, int... M>
+Kernel of_dtypes(int momentum, bool aligned, const int32_t* dtypes, DtypesList<Dtypes<P, G, M>...>) {
+  constexpr Unit kUnit = Unit::kUpdate;
+  Kernel found = momentum == kNone ? instance<kUnit, kAny, kAny, kNone, 1, InDouble>()
+                                   : instance<kUnit, kAny, kAny, kAny, 1, InDouble>();
   if constexpr (!InDouble) {
-    if (aligned && (!momentum || dtypes[MatrixRow::kMomentum] == kFloat32)) {
-      if (p == kFloat32 && g == kFloat32)
-        return momentum ? found(Float32(), Float32(), Float32()) : found(Float32(), Float32(), None());
-      if (p == kBfloat16 && g == kBfloat16)
-        return momentum ? found(Bfloat16(), Bfloat16(), Float32())
-                        : found(Bfloat16(), Bfloat16(), None());
-    }
+    ((aligned && dtypes[0] == P && dtypes[1] == G && momentum == M
+          ? void(found = instance<kUnit, P, G, M, 1, false>())
+          : void()),
+     ...);
   }
-  return momentum ? found(Any(), Any(), Any()) : found(Any(), Any(), None());
+  return found;
 }
 
 // Kernels of the second read if the parameter or the momentum is not stored in a dtype. A float64
@@ -100,7 +119,8 @@ Kernel of_any_with(int parameter, int momentum) {
 
 template <bool InDouble>
 Kernel find(Unit unit, int momentum_slot, int width, bool aligned, const int32_t* dtypes) {
-  const bool momentum = momentum_slot > 0, usual = aligned && dtypes[2] != kFloat64;
+  const bool momentum = momentum_slot > 0;
+  const bool usual = aligned && (dtypes[2] == kFloat32 || dtypes[2] == dtypes[1]);
   const int gradient = usual ? dtypes[1] : int(kAny);
   const int parameter = dtypes[0], own = momentum ? dtypes[momentum_slot] : int(kNone);
   switch (unit) {
@@ -109,8 +129,11 @@ Kernel find(Unit unit, int momentum_slot, int width, bool aligned, const int32_t
     case Unit::kRows:
       return of_any<Unit::kRows, InDouble>();
     case Unit::kStatistics:
-      if constexpr (!InDouble)
+      if constexpr (!InDouble) {
+        if (width > 24 * kThreads) return of_long_rows<4>(gradient);
+        if (width > 16 * kThreads) return of_long_rows<3>(gradient);
         if (width > 8 * kThreads) return of_gradient<Unit::kStatistics, 2, InDouble>(gradient);
+      }
       return of_gradient<Unit::kStatistics, 1, InDouble>(gradient);
     case Unit::kColumnSums:
       return of_gradient<Unit::kColumnSums, 1, InDouble>(gradient);
@@ -129,9 +152,7 @@ Kernel find(Unit unit, int momentum_slot, int width, bool aligned, const int32_t
     case Unit::kUpdate:
       if (!is_dtype(parameter) || (momentum && !is_dtype(own)))
         return of_stored<InDouble>(own, aligned, dtypes);
-      return of_all<InDouble>(momentum, aligned, dtypes, [](auto p, auto g, auto m) {
-        return instance<Unit::kUpdate, p, g, m, 1, InDouble>();
-      });
+      return of_dtypes<InDouble>(own, aligned, dtypes, UpdateDtypes());
     case Unit::kTinyUpdate:
       return of_any_with<Unit::kTinyUpdate, InDouble>(parameter, own);
     case Unit::kVectorUpdate:

@@ -133,7 +133,8 @@ struct Writer {
   Slot<P> p;
   Slot<M == kNone ? P : M> m;
   const Adafactor<T> rule;
-  const T step_size, decay;
+  const T step_size;
+  T decay;
   const int momentum_slot;
   const Noises<kNoise> noises;
   bool aligned = true;  // only momentum of 8 bits may be used if it is not
@@ -146,6 +147,18 @@ struct Writer {
         decay(T(tensor.sums(tensor.cut.step_at)[1])),
         momentum_slot(momentum_slot),
         noises(tensor.args, tensor.index, tensor.scalars, tensor.elements()) {}
+
+  // Whether batches of rows have loops of their own, see over_band. Kernels with momentum have no
+  // registers for them.
+  static constexpr bool kWholeBatches = M == kNone && P != kAny && P != kAnyStored;
+  // Whether the decay has no sign, see python/fusedstep/rules/decay.py.
+  __device__ __forceinline__ bool plain() const { return !(decay < T(0)); }
+  __device__ __forceinline__ Writer known_plain() const {
+    Writer own = *this;
+    keep(own.decay);  // the compiler must not look at the sign before it is known
+    assume(own.plain());
+    return own;
+  }
 
   template <int N>
   struct Old {
@@ -172,7 +185,7 @@ struct Writer {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       new_p[k] = old.p[k];
-      squares += new_p[k] * new_p[k];
+      squares = k == 0 ? new_p[0] * new_p[0] : squares + new_p[k] * new_p[k];
       if constexpr (M != kNone) {
         new_m[k] = old.m[k];
         rule.update(new_p[k], new_m[k], u[k], step_size, decay);

@@ -22,6 +22,9 @@ template <int D>
 constexpr bool kHasCompanion =
     D == kRest16 || D == kRest8 || D == kCopiedFloat16 || D == kBent || D == kAnyStored;
 
+template <int D>
+constexpr bool kHas16Bits = D == kBfloat16 || D == kFloat16;
+
 // `Bucket` has checked the dtype, so one that has neither 8 nor 4 bytes has 2.
 template <int D>
 __device__ __forceinline__ int item_bytes(int dtype) {
@@ -247,31 +250,48 @@ __device__ __forceinline__ T round_to_storage(int dtype, T x) {
   return dtype == kFloat32 ? T(float(x)) : x;
 }
 
-// One loaded number. With `kBits` it is kept as it is stored, so that no thread waits for it before
-// its first use. It then has 32 bits at most.
-template <class T, bool kBits>
-struct OneStored {
+// A second moment that a thread loads, changes and stores. It is stored in float32 or, if D has 16
+// bits, in D. It is kept as it is stored, so that no thread waits for it before its first use.
+template <int D, class T>
+struct Moment {
   uint32_t bits = 0;
 
+  static __device__ __forceinline__ bool is_wide(int dtype) {
+    return D == kFloat32 || dtype == kFloat32;
+  }
   __device__ __forceinline__ void load(const char* from, int dtype) {
-    bits = dtype == kFloat32 ? *reinterpret_cast<const uint32_t*>(from)
-                             : *reinterpret_cast<const uint16_t*>(from);
+    bits = is_wide(dtype) ? *reinterpret_cast<const uint32_t*>(from)
+                          : *reinterpret_cast<const uint16_t*>(from);
   }
   __device__ __forceinline__ T value(int dtype) const {
-    return T(dtype == kFloat32    ? from_bits(bits)
-             : dtype == kBfloat16 ? from_bits(bits << 16)
-                                  : from_half(bits));
+    if constexpr (D == kFloat16) return is_wide(dtype) ? from_bits(bits) : from_half(bits);
+    return from_bits(is_wide(dtype) ? bits : bits << 16);
+  }
+  // Stores a new moment if `here`. Returns its stored value, which the step uses as well.
+  static __device__ __forceinline__ T store(char* to, int dtype, T x, bool here) {
+    if (is_wide(dtype)) {
+      if (here) *reinterpret_cast<float*>(to) = x;
+      return x;
+    }
+    const uint32_t narrow = D == kFloat16 ? two_halves(x, 0.0f) : two_bfloat16(x, 0.0f);
+    if (here) *reinterpret_cast<uint16_t*>(to) = uint16_t(narrow);
+    return D == kFloat16 ? from_half(narrow) : from_bits(narrow << 16);
   }
 };
 
 template <class T>
-struct OneStored<T, false> {
+struct Moment<kAny, T> {
   T number = T(0);
 
   __device__ __forceinline__ void load(const char* from, int dtype) {
     number = load_one<kAny, T>(from, dtype);
   }
   __device__ __forceinline__ T value(int) const { return number; }
+  static __device__ __forceinline__ T store(char* to, int dtype, T x, bool here) {
+    const T moment = round_to_storage(dtype, x);
+    if (here) store_one<kAny>(to, dtype, moment);
+    return moment;
+  }
 };
 
 }  // namespace fusedstep::cuda

@@ -222,7 +222,7 @@ def test_the_checks_see_too_many_registers_and_too_few_wide_accesses(planted):
     statistics = Name("fusedstep::cuda::phase", (2, -2, 0, -2, 1, False))
     assert narrow(statistics, plain, "sm_90")
     assert not over_budget(statistics, plain, "sm_90")
-    assert over_budget(statistics, replace(plain, registers=129), "sm_90") == "129 registers of 128"
+    assert over_budget(statistics, replace(plain, registers=129), "sm_90") == "129 registers of 120"
     (more,) = (facts for name, facts in planted.on("sm_90").items() if label(name) == "late<3>")
     said = over_budget(Name("late", (3,)), more, "sm_90")
     assert "no budget. Run `make budgets`, which writes tests/cuda/budgets.json" in said

@@ -14,4 +14,4 @@ pytestmark = pytest.mark.usefixtures("simulator")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @each(STRONG)
 def test_strong_decays(case, dtype):
-    check(Problem(case, [(7,), (33, 17), (3, 5, 7)], (dtype,)))
+    check(Problem(case, [(7,), (33, 17), (3, 5, 7), (3, 2064)], (dtype,)))

@@ -26,6 +26,7 @@ BESIDE = [CASE["hf-adafactor-scaled"], MOMENTUM]
 IN_UNITS = [(300, 24), (100, 17), (2, 70, 40), (20, 520), (19, 2064), (10, 5000), (9, 8208)]
 # Rows of two widths of tiles, and longer ones, on both sides of each limit.
 WIDE = [(3, 4096), (2, 4104), (40, 4100), (2, 8192), (2, 8200), (1, 8193), (17, 9000)]
+WIDE += [(17, 12288), (33, 14_336), (17, 16_384), (17, 16_392)]
 # In a column of a unit's 512 rows, one thread adds up to half of them one after the other.
 CHAIN = 256
 FEW = [(7,), (33, 17), (258, 40), (3, 5, 7), (2, 2064)]

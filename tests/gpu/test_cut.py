@@ -234,18 +234,21 @@ def test_a_unit_of_a_block_has_rows_enough_and_not_too_many(sizes, item_bytes):
 
 
 @pytest.mark.parametrize(
-    ("rows", "cols", "unit_rows", "chunk_cols"),
+    ("rows", "cols", "unit_rows", "chunk_cols", "long_rows"),
     [
-        (100, 4096, 256, 4096),
-        (2000, 5632, 256, 8192),
-        (100_000, 8193, 256, 4096),
-        (64, 1, 524_288, 4096),
-        (128_256, 1024, 512, 4096),
+        (100, 4096, 256, 4096, False),
+        (2000, 5632, 256, 8192, True),
+        (100_000, 8193, 256, 4096, False),
+        (100_000, 8193, 256, 12288, True),
+        (4096, 14_336, 256, 16384, True),
+        (4096, 16_385, 256, 4096, True),
+        (64, 1, 524_288, 4096, False),
+        (128_256, 1024, 512, 4096, False),
     ],
 )
-def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols):
+def test_units_have_as_many_elements_of_short_rows(rows, cols, unit_rows, chunk_cols, long_rows):
     layout = cut.Layout(fusedstep.backends.cuda.UNIT_SIZES, 4)
-    layout.add_matrices(1, rows, cols)
+    layout.add_matrices(1, rows, cols, long_rows)
     assert (layout.cuts[0].unit_rows, layout.cuts[0].chunk_cols) == (unit_rows, chunk_cols)
 
 

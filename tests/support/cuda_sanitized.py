@@ -58,7 +58,7 @@ IN_FEW_BITS = [
 # For ASan: tensors that are ragged, empty or not aligned, in every way.
 TENSORS = [(), (1,), (0,), (7,), (1025,), (8193,)]
 MATRICES = [(1, 9), (9, 1), (32, 16), (33, 17), (300, 40), (2, 17, 20), (600, 3, 3), (5, 0, 3)]
-WIDE = [(3, 4096), (3, 4104), (3, 5001), (2, 8200), (11, 8201)]
+WIDE = [(3, 4096), (3, 4104), (3, 5001), (2, 8200), (11, 8201), (9, 8208), (9, 12296)]
 RAGGED = [
     *(
         Problem(case, [*TENSORS, (33, 17)], (dtype,), offset=offset)

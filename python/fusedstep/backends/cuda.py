@@ -21,7 +21,7 @@ from ..gpu.unit_sizes import Height, UnitSizes, ceil_div
 from ..plan.bucket import Bucket
 from ..plan.launcher import Backend, Launcher
 from ..plan.rows import HostRows
-from ..rules.layout import ITEM_BYTES
+from ..rules.layout import FLOAT32, ITEM_BYTES
 from .cpu import RULE_IDS
 from .reference import flat_launcher
 
@@ -29,13 +29,16 @@ KINDS = ("elementwise", "matrix", "vector")
 BIT_OF = {kind: 1 << index for index, kind in enumerate(UNITS)}
 UNIT_SIZES = UnitSizes(
     row_widths=(4096, 8192),  # 512 threads, with 8 or 16 columns each
+    long_row_widths=(12288, 16384),  # with 24 or 32
     wide_row_widths=(2048,),  # with 4
     chunk_cols=4096,
     flat_width=8192,
     column_widths=(256, 128, 64),
     element_widths=(1,),  # a block takes rows of any width
     unit=Height(256, 2048),  # a unit leaves two sums per column: below 2 % of bfloat16 traffic
-    programs=dict.fromkeys((2048, 4096, 8192), 128),  # one on most of an H100's multiprocessors
+    programs=dict.fromkeys(
+        (2048, 4096, 8192, 12288, 16384), 128
+    ),  # one on most of an H100's multiprocessors
     least_elements=16384,
     update_elements=131072,
     update_programs=256,
@@ -67,7 +70,7 @@ class CudaLauncher(work.DeviceLauncher):
             self._add_factored(bucket)
 
     def _add_factored(self, bucket: Bucket) -> None:
-        lists = [(False, list(range(len(bucket.members))))]
+        lists, long_rows = [(False, list(range(len(bucket.members))))], False
         if bucket.kind == "matrix":
             # Kernels load parameter, gradient and momentum in vectors, but not the moments. Rows
             # whose momentum has 8 bits are whole blocks.
@@ -75,7 +78,11 @@ class CudaLauncher(work.DeviceLauncher):
             codes = [code for k, code in enumerate(bucket.storage.codes) if k not in (2, 3)]
             columns = 16 // min(ITEM_BYTES[code] for code in codes)
             lists = work.by_alignment(bucket, columns, vectors)
-        factored = work.factored(bucket, UNIT_SIZES, lists)
+            # The widest tiles have kernels for 16 bits only. A wider number has no room on chip,
+            # beside the sums down its column.
+            _, gradient, moments = bucket.storage.codes[:3]
+            long_rows = ITEM_BYTES[gradient] == 2 and moments in (FLOAT32, gradient)
+        factored = work.factored(bucket, UNIT_SIZES, lists, long_rows)
         layout = factored.layout
         self.native.set_scratch(
             self.upload(torch.tensor(layout.rows(), device="cpu")).data_ptr(),

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from ..rules import RULES, Rule, RuleError
-from ..rules.spec import USUAL, at
+from ..rules.spec import LARGE_MODELS, USUAL, at
 from .text import Kind, Text, camel, function, header
 
 FACTS = """\
@@ -35,6 +35,9 @@ struct RuleList {};
 template <int Rule, class T>
 struct RuleOf;
 """
+
+
+SETS: dict[tuple[tuple[str, ...], ...], str] = {USUAL: "Usual", LARGE_MODELS: "LargeModels"}
 
 
 def rules_headers() -> dict[str, str]:
@@ -101,7 +104,7 @@ def _rules_by_number() -> list[str]:
     rules = [rule for rule in RULES.values() if not rule.factored]
     numbers = ", ".join(f"k{camel(rule.name)}" for rule in rules)
     return [
-        f"using Usual = {_dtypes(USUAL)};",
+        *(f"using {name} = {_dtypes(sets)};" for sets, name in SETS.items()),
         *(_rule_of(rule) for rule in rules),
         f"using ElementwiseRules = RuleList<{numbers}>;",
     ]
@@ -198,7 +201,7 @@ def _method(text: Text) -> str:
 
 
 def _rule_of(rule: Rule) -> str:
-    dtypes = "Usual" if rule.dtypes == USUAL else _dtypes(rule.dtypes)
+    dtypes = SETS.get(rule.dtypes) or _dtypes(rule.dtypes)
     return "\n".join(
         [
             "template <class T>",

@@ -187,23 +187,25 @@ class Layout:
     def add_vector(self, elements: int) -> None:
         self._add_pieces("VECTOR", ceil_div(elements, VECTOR_UNIT))
 
-    def add_matrices(self, batch: int, rows: int, cols: int) -> None:
+    def add_matrices(self, batch: int, rows: int, cols: int, long_rows: bool = False) -> None:
+        """With `long_rows`, kernels for the backend's widest tiles can read this gradient."""
         if batch > 1 and rows * cols <= TINY_ELEMENTS and self.has_whole_columns:
             exchanged = batch * (2 * cols + 1) + 1
             self._add_pieces("TINY", ceil_div(batch, TINY_MATRICES), exchanged)
         else:
-            self._add_blocks(batch, rows, cols)
+            self._add_blocks(batch, rows, cols, long_rows)
 
     def _add_pieces(self, name: str, units: int, exchanged: int = 1) -> None:
         cut = Cut(step_at=self._take(2), p_count=units, u_count=units, late_count=units)
         cut.p_at, cut.u_at, cut.late_at = (self._take(units) for _ in range(3))
         self._add(cut, {kind(name): units, kind(f"{name}_UPDATE"): units}, 0, exchanged)
 
-    def _add_blocks(self, batch: int, rows: int, cols: int) -> None:
-        unit_sizes, widest = self.unit_sizes, self.row_widths[-1]
-        chunk = holding(cols, self.row_widths)
-        if cols > widest:
-            chunk = min(unit_sizes.chunk_cols, widest)
+    def _add_blocks(self, batch: int, rows: int, cols: int, long_rows: bool) -> None:
+        unit_sizes = self.unit_sizes
+        widths = self.row_widths + (unit_sizes.long_row_widths if long_rows else ())
+        chunk = holding(cols, widths)
+        if cols > widths[-1]:
+            chunk = min(unit_sizes.chunk_cols, widths[-1])
         if self.mode == "cols":
             chunk = min(unit_sizes.chunk_cols, chunk)
         cut = Cut(step_at=self._take(2))
@@ -215,7 +217,7 @@ class Layout:
             cut.row_blocks = 2  # the second one has no row
         flat = cut.row_blocks == 1
         if flat and cols > unit_sizes.flat_width:
-            chunk = min(unit_sizes.flat_width, chunk)
+            chunk = min(unit_sizes.flat_width, unit_sizes.chunk_cols, chunk)
         cut.chunk_cols = chunk
         cut.chunks = ceil_div(cols, chunk)
         cut.tile_cols = chunk if flat else unit_sizes.tile_cols(cut.row_blocks)

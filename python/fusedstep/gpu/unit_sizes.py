@@ -54,6 +54,7 @@ class UnitSizes:
     update_programs: int  # units of the second read that run at a time
     least_update_elements: int  # in a unit of the second read
     padded: bool  # whether a short row costs as much as a full tile
+    long_row_widths: tuple[int, ...] = ()  # wider ones, for some gradients
 
     def unit_rows(self, cols: int, tile: int, elements: int | None) -> int:
         """How many rows a unit of the first read has, of a matrix with `cols` columns in tiles of

@@ -172,13 +172,20 @@ class Factored(NamedTuple):
     work_lists: list[WorkList]  # in order
 
 
-def factored(bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment) -> Factored:
-    """Cuts all tensors."""
+def factored(
+    bucket: Bucket, unit_sizes: UnitSizes, lists: ByAlignment, long_rows: bool = False
+) -> Factored:
+    """Cuts all tensors. With `long_rows`, the widest tiles can hold rows of those that are
+    aligned."""
     elements = max(1, bucket.elements)  # a process may have nothing of a bucket
     layout = Layout(unit_sizes, bucket.compute_dtype.itemsize, bucket.mode, elements)
-    add = layout.add_vector if bucket.kind == "vector" else layout.add_matrices
-    for sizes in bucket.table[:, len(bucket.dtypes) + 1 :].tolist():
-        add(*sizes)
+    in_long_rows = {i for aligned, tensors in lists if aligned and long_rows for i in tensors}
+    for index, sizes in enumerate(bucket.table[:, len(bucket.dtypes) + 1 :].tolist()):
+        if bucket.kind == "vector":
+            layout.add_vector(*sizes)
+        else:
+            batch, rows, cols = sizes
+            layout.add_matrices(batch, rows, cols, index in in_long_rows)
     return Factored(layout, _work_lists(layout, lists))
 
 

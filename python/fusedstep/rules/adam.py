@@ -8,7 +8,7 @@ from typing import Any
 from .adamw import average, descend
 from .decay import penalized
 from .numbers import maximum, sqrt
-from .spec import Rule
+from .spec import LARGE_MODELS, Rule
 
 SCALARS = (
     "beta1",
@@ -83,6 +83,6 @@ def scalars(
 
 
 RULES = (
-    Rule("adam", ("m", "v"), SCALARS, (adam,), in_blocks=True),
+    Rule("adam", ("m", "v"), SCALARS, (adam,), dtypes=LARGE_MODELS, in_blocks=True),
     Rule("adam_amsgrad", ("m", "v", "w"), SCALARS, (adam_amsgrad,)),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from .decay import decayed, signed_decay
 from .numbers import div, maximum, sqrt
-from .spec import Rule
+from .spec import LARGE_MODELS, Rule
 
 SCALARS = (
     "beta1",
@@ -142,7 +142,15 @@ STORED = (
 )
 
 RULES = (
-    Rule("adamw", ("m", "v"), SCALARS, (adamw,), stored=STORED, in_blocks=True),
+    Rule(
+        "adamw",
+        ("m", "v"),
+        SCALARS,
+        (adamw,),
+        dtypes=LARGE_MODELS,
+        stored=STORED,
+        in_blocks=True,
+    ),
     Rule("adamw_amsgrad", ("m", "v", "w"), SCALARS, (adamw_amsgrad,)),
     Rule("adamw_decay_last", ("m", "v"), SCALARS, (adamw_decay_last,)),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from .adamw import average
 from .decay import decayed, signed_decay
 from .numbers import where
-from .spec import Rule
+from .spec import LARGE_MODELS, Rule
 
 
 def against(p, x, size):
@@ -37,4 +37,4 @@ def scalars(
 
 
 SCALARS = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "decay", "step_size")
-RULES = (Rule("lion", ("m",), SCALARS, (lion,), in_blocks=True),)
+RULES = (Rule("lion", ("m",), SCALARS, (lion,), dtypes=LARGE_MODELS, in_blocks=True),)

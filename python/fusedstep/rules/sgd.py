@@ -7,7 +7,7 @@ from typing import Any
 
 from .decay import penalized
 from .numbers import where
-from .spec import Rule
+from .spec import LARGE_MODELS, Rule
 
 SCALARS = ("penalty", "step_size")
 WITH_MOMENTUM = (*SCALARS, "momentum", "one_minus_dampening", "look_ahead")
@@ -52,5 +52,5 @@ def scalars_with_momentum(
 
 RULES = (
     Rule("sgd", (), SCALARS, (sgd,)),
-    Rule("sgd_momentum", ("m",), WITH_MOMENTUM, (sgd_momentum,)),
+    Rule("sgd_momentum", ("m",), WITH_MOMENTUM, (sgd_momentum,), dtypes=LARGE_MODELS),
 )

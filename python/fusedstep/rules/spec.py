@@ -15,6 +15,15 @@ USUAL = (
     ("bfloat16", "bfloat16", "bfloat16"),
     ("bfloat16", "bfloat16", "float32"),
 )
+# Rules that large models are trained with also meet float32 parameters whose gradients were added
+# up or sent in bfloat16, and models that are wholly in float16. Each entry costs a kernel for each
+# rule, so other rules do not have them.
+LARGE_MODELS = (
+    *USUAL,
+    ("float32", "bfloat16", "float32"),
+    ("float16", "float16", "float16"),
+    ("float16", "float16", "float32"),
+)
 
 
 class RuleError(ValueError):
@@ -32,8 +41,9 @@ class Rule:
     update of any other rule takes `p`, `g`, the states and all scalars, in this order, and returns
     `p` and the states.
     Rules of one `family` share everything except the update, and are one struct in C++.
-    Each of `dtypes` has its own GPU kernel, and so has each of `stored`, which are names of codes
-    in `rules/layout.py`; one more kernel takes anything. If `only_dtypes`, slots are never stored
+    Each of `dtypes` has its own CUDA kernel, and so has each of `stored`, which are names of codes
+    in `rules/layout.py`; one more kernel takes anything. csrc/cuda/factored.cu lists the kernels of
+    factored rules. If `only_dtypes`, slots are never stored
     by other codes. If `in_blocks`, a CPU has loops for states of 8 bits; those of other rules go
     through buffers, which takes two to three times as long.
     """
