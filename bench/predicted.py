@@ -27,10 +27,10 @@ We measured the host's work on a CPU. For each parameter, as a tensor of one ele
 {ours:.2f} us, torch's fused AdamW {fused:.2f} us and its foreach AdamW {foreach:.2f} us. A step of
 ours that launches nothing takes {adamw:.0f} us (AdamW) and {adafactor:.0f} us (Adafactor).
 
-We counted instructions in machine code for sm_90, but not Triton's. For each element, Adafactor's
-first read takes {bf16} in bfloat16 and {fp32} in float32, and its second read {update}. The device
-runs {issued:.1f} million million a second. So in bfloat16 the first read takes {slower:.2f} times
-as long as its bytes.
+We counted instructions in machine code for sm_90. For each element, Adafactor's first read takes
+{bf16} in bfloat16 and {fp32} in float32 ({triton_bf16} and {triton_fp32} in Triton), and its second
+read {update}. The device runs {issued:.1f} million million a second. So in bfloat16 the first read
+takes {slower:.2f} times as long as its bytes.
 
 A step takes the longest of device, launches and host, and then the waits. What the peers move is
 an estimate from their source; bench/predict.py lists the passes. We take their reductions across
@@ -99,6 +99,8 @@ def page(rows: list[Prediction]) -> str:
         **{"foreach": predict.FOREACH_EACH * 1e6, "adamw": predict.OURS_STEP["adamw"] * 1e6},
         **{"adafactor": predict.OURS_STEP["adafactor"] * 1e6, "issued": predict.ISSUED / 1e12},
         **{"bf16": predict.READ["bfloat16"], "fp32": predict.READ["float32"]},
+        triton_bf16=predict.TRITON_READ["bfloat16"],
+        triton_fp32=predict.TRITON_READ["float32"],
         **{
             "update": predict.UPDATE,
             "slower": predict.READ["bfloat16"] / predict.ISSUED * predict.COPY / 2,
