@@ -132,6 +132,7 @@ def factored(
     }
     if name in by_name:
         return by_name[name]
+    most: int | None
     if name in ("ROW_SUMS", "COLUMN_SUMS") and width < LEAST_CHUNK:  # whole rows
         most = 168 if item_bytes == 8 and name == "COLUMN_SUMS" else registers
         return Block(width, 2048, 8, most if aligned else None)
