@@ -8,6 +8,7 @@ ANOTHER := $(filter-out $(PINNED),$(TORCH))
 VENV ?= .venv$(if $(ANOTHER),-$(ANOTHER))
 EXTRA := $(if $(ANOTHER),test,dev)
 BIN := $(VENV)/bin
+SELECT ?= -m "not slow"
 NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 # For `make gpu`: what it runs, where the results go, and time limits, such as GPU_LIMITS="--tests-seconds 600".
@@ -15,7 +16,7 @@ GPU_PARTS ?= facts tests profile experiments counters sanitizer nccl bench memor
 GPU_OUT ?=
 GPU_LIMITS ?=
 
-.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks test-peers tests tests-apart tests-compiled tests-interpreted tests-spread gpu results readme predict style rules build wheels budgets info docs clean
+.PHONY: bench bench-peers bench-precision bench-pytest test test-accmt test-all test-frameworks test-peers tests tests-apart tests-compiled tests-interpreted tests-spread test-triton budgets-triton gpu results readme predict style rules build wheels budgets info docs clean
 
 bench: $(VENV)/built ## times ours and the peers on this machine's devices; tables and plots go to bench/out
 	$(BIN)/python -m bench
@@ -38,7 +39,7 @@ bench-pytest: $(VENV)/built ## a small fixed subset under pytest-benchmark
 	$(BIN)/python -m pytest bench --benchmark-only
 
 test: $(VENV)/built ## all tests except the slow sweeps
-	$(MAKE) --jobs=2 --output-sync=target tests SELECT='-m "not slow"'
+	$(MAKE) --jobs=2 --output-sync=target tests
 
 test-all: $(VENV)/built ## all tests, with the slow sweeps: up to 12 GiB of memory
 	$(MAKE) --jobs=2 --output-sync=target tests SELECT=
@@ -56,6 +57,22 @@ tests-compiled:
 	$(BIN)/python -m pytest $(SELECT) $(patsubst %,--ignore=%,$(APART) $(SPREAD))
 tests-interpreted:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(SELECT) tests/triton/interpreted
+
+# The releases of Triton that have budgets, in tests/triton/budgets. Each gets an environment of its own.
+RELEASES := 3.6.0 3.7.1 3.9.0
+TRITON ?= $(RELEASES)
+OF_RELEASE = TRITON_CACHE_DIR=.venv-triton-$*/kernels .venv-triton-$*/bin/python -m
+test-triton: $(TRITON:%=test-triton-%) ## tests the kernels with every Triton that has budgets, or with one: TRITON=3.6.0
+budgets-triton: $(TRITON:%=budgets-triton-%) ## writes Triton's budgets with each of these releases
+.SECONDARY: $(RELEASES:%=release-%)
+release-%:
+	$(MAKE) VENV=.venv-triton-$* EXTRA=test .venv-triton-$*/built
+	.venv-triton-$*/bin/pip install --quiet triton==$* "numpy<2.4" # Triton 3.6's interpreter needs it
+test-triton-%: release-%
+	$(OF_RELEASE) pytest $(SELECT) tests/triton --ignore=tests/triton/interpreted
+	TRITON_INTERPRET=1 $(OF_RELEASE) pytest $(SELECT) tests/triton/interpreted
+budgets-triton-%: release-%
+	$(OF_RELEASE) tests.support.write_budgets triton
 
 FRAMEWORKS := .venv-frameworks
 test-frameworks: ## tests ours inside timm, trl and peft, installed into .venv-frameworks

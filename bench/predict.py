@@ -22,20 +22,29 @@ COPY = 4.27e12
 GAP = 4e-6  # seconds from one kernel's start to the next one's, if they do nothing
 LAUNCH = {OURS: 3e-6, OURS_TRITON: 4e-6}  # seconds of the host for one launch, by provider
 TORCH_LAUNCH = 5e-6  # and for a launch by torch, with its operator
-UPLOAD = 15e-6  # seconds of the host for a bucket's scalars, through page-locked memory
+# Seconds of the host for a bucket's scalars, through page-locked memory. CUDA's travel with the
+# launches if they are few.
+UPLOAD = {OURS: 0.0, OURS_TRITON: 15e-6}
 WAIT = 20e-6  # seconds lost whenever the host reads a number from the device
 L2 = 62.9e6  # bytes of cache, as the device says
-# Seconds of the host for each parameter of an AdamW step, measured on a CPU (AMD EPYC, 2026-11-21,
-# bench/results) on a list of single elements.
-OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.38e-6, 3.09e-6, 11.16e-6
-# And for a whole step of one tensor that launches nothing (same CPU and day).
-OURS_STEP = {"adamw": 27e-6, "adafactor": 55e-6}
+# The host of that H200 took 1.88 times as long for torch's fused AdamW as the AMD EPYC of the next
+# two lines: 5.56 us a parameter (bench/results).
+HOST = 1.88
+# Seconds of the host for each parameter of an AdamW step, measured on a CPU (AMD EPYC with AVX-512,
+# 2026-11-27, bench/results) on a list of single elements.
+OURS_EACH, FUSED_EACH, FOREACH_EACH = 0.12e-6 * HOST, 2.96e-6 * HOST, 10.78e-6 * HOST
+# And for a whole step of one tensor whose launches are only recorded (same CPU and day).
+OURS_STEP = {"adamw": 15e-6 * HOST, "adafactor": 17e-6 * HOST}
 # Instructions of a thread for each element of an aligned matrix, in the first read and in the
 # second. They are in tests/cuda/budgets.json, code included that runs only if gradients are scaled
 # or a quotient is out of range.
 READ = {"float32": 14.1, "bfloat16": 10.5}
 READ_OF_LONG_ROWS = 15.0  # in bfloat16, of more columns than a thread has registers for squares
 UPDATE = 14.8
+# Triton's first read of rows of 1,024 columns or more, and its read for the sum of u^2 of a capped
+# matrix: the most in tests/triton/budgets.
+TRITON_READ = {"float32": 12.6, "bfloat16": 12.9}
+TRITON_SUM_U2 = 14.0
 # AdamW with options for low precision, on bfloat16: bytes of memory for each element, and the
 # instructions of a thread, of a loop over 8 elements in tests/cuda/budgets.json. These include code
 # for strange numbers and for parts of tensors, so a step may be faster.
@@ -158,7 +167,7 @@ def low_precision(name: str) -> list[Prediction]:
 
 
 def our_host(provider: str, family: str, launches: int, buckets: int, count: int) -> float:
-    of_buckets = UPLOAD * buckets + LAUNCH[provider] * launches
+    of_buckets = UPLOAD[provider] * buckets + LAUNCH[provider] * launches
     return OURS_STEP[family] + of_buckets + OURS_EACH * count
 
 
@@ -188,10 +197,12 @@ def our_adafactor(provider: str, rule: str, chosen: ParameterList, dtype: str) -
             layout.add_matrices(*sizes, long_rows=item == 2)
             chunked = layout.cuts[-1].chunks > 1
             moved += (4 + scaled + chunked + capped - again) * item * count
-            if provider == OURS:  # nobody has counted Triton's instructions
-                long = not chunked and columns > layout.row_widths[-1]
-                instructions = READ_OF_LONG_ROWS if long else READ[dtype]
-                computing += max(0.0, instructions * count / ISSUED - item * count / COPY)
+            long = provider == OURS and not chunked and columns > layout.row_widths[-1]
+            usual = (READ if provider == OURS else TRITON_READ)[dtype]
+            executed = (READ_OF_LONG_ROWS if long else usual) * count
+            computing += max(0.0, executed / ISSUED - item * count / COPY)
+            if capped and provider == OURS_TRITON:
+                computing += max(0.0, TRITON_SUM_U2 * count / ISSUED - item * count / COPY)
             read += item * count
             units += sum(n for kind, n in layout.work[-1].items() if kind.name in ONE_READ)
         kinds |= {(len(shape) > 1, kind) for kind in layout.work[-1]}

@@ -1,9 +1,9 @@
 """Launches compiled kernels again, without Triton's binder and cache key.
 
 `kernel[grid](...)` looks at every argument of every launch to find the compiled kernel. That takes
-16 to 50 us, its launcher 2. Between the steps of a plan only addresses change, so the kernel that
-the first launch found is kept, and later steps call its launcher. Launches are ordinary ones where
-this could make a difference: with hooks of profilers, other options, addresses that are not
+8 to 50 us, its launcher 1 or 2. Between the steps of a plan only addresses change, so the kernel
+that the first launch found is kept, and later steps call its launcher. Launches are ordinary ones
+where this could make a difference: with hooks of profilers, other options, addresses that are not
 aligned, memory that Triton allocates, and with drivers and versions that were not read.
 """
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 # The versions whose CompiledKernel.run was read: it takes grid, stream, function, metadata, hooks,
 # then all arguments of the kernel.
-KNOWN = ((3, 4), (3, 5), (3, 6), (3, 7))
+KNOWN = ((3, 4), (3, 5), (3, 6), (3, 7), (3, 8), (3, 9))
 ALIGNED = 16  # Triton compiles another kernel for pointers that are not multiples of this
+OPTIONS = ("instrumentation_mode", "fpsan_homomorphic_casts")
 HOOKS = ("launch_enter_hook", "launch_exit_hook", "add_stages_inspection_hook")
 
 # Takes a stream and the addresses of the arguments that change.
@@ -30,6 +31,7 @@ class KeptKernels:
 
     def __init__(self) -> None:
         self._kept: dict[int, Launch] = {}
+        self._held: dict[int, Any] = {}  # Triton 3.8 unloads a kernel that nobody holds
         self._options: tuple[Any, ...] | None = None
         self._stream = 0
         self._at: dict[str, int] | None = None
@@ -59,7 +61,7 @@ class KeptKernels:
         if self._at is not None:
             again = _again(kernel, compiled, programs, arguments, self._at)
             if again is not None:
-                self._kept[index] = again
+                self._kept[index], self._held[index] = again, compiled
 
 
 def options_now() -> tuple[Any, ...] | None:
@@ -71,7 +73,8 @@ def options_now() -> tuple[Any, ...] | None:
         hook = getattr(knobs.runtime, name, None)
         if hook is not None and getattr(hook, "calls", True):  # an empty chain calls nothing
             return None
-    return knobs.runtime.debug, getattr(knobs.compilation, "instrumentation_mode", None)
+    chosen = (getattr(knobs.compilation, name, None) for name in OPTIONS)
+    return knobs.runtime.debug, *chosen
 
 
 def _addresses(changing: dict[str, Tensor]) -> dict[str, int] | None:
@@ -104,7 +107,8 @@ def _again(
 
 
 def _launcher(compiled: Any) -> Any:
-    """The launcher of a compiled kernel, if it is NVIDIA's and allocates nothing."""
+    """The launcher of a compiled kernel, if it is NVIDIA's, allocates nothing and passes nothing of
+    its own."""
     if _version() not in KNOWN or not isinstance(compiled, triton.compiler.CompiledKernel):
         return None  # the second: interpreted, or not compiled yet
     from triton.backends.nvidia.driver import CudaLauncher
@@ -112,8 +116,8 @@ def _launcher(compiled: Any) -> Any:
     run = compiled.run
     if type(run) is not CudaLauncher:
         return None
-    sizes = [getattr(run, f"{name}_scratch_size", 0) for name in ("global", "profile")]
-    return None if any(sizes) else run
+    allocates = [getattr(run, f"{name}_scratch_size", 0) for name in ("global", "profile")]
+    return None if any(allocates) or getattr(run, "gsan_enabled", False) else run
 
 
 def _version() -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """Sizes of tiles, numbers of warps and registers, by kind of work and dtype, for all GPUs.
 
 Those of the second read were chosen on an H200 (bench/results, 2026-11-26). The others come from
-what Triton 3.7.1's compilers report for sm_80, sm_90, sm_100 and gfx942: no spills, and registers
-for 512 threads on a multiprocessor, except for unaligned rows, float64, COLUMN_SUMS tiles, and
-aligned float32 rows of 1,024 and 2,048 columns in the first read.
+what the compilers of Triton 3.6, 3.7 and 3.9 report for sm_80, sm_90, sm_100 and gfx942: no spills,
+and registers for 512 threads on a multiprocessor, except for unaligned rows, float64, COLUMN_SUMS
+tiles, and aligned float32 rows of up to 2,048 columns in the first read.
 Nothing is tuned at run time: kernels write in place, so they must not run twice.
 """
 
@@ -66,10 +66,16 @@ class Storage(NamedTuple):
     has_blocks: bool = False
     is_split: bool = False  # parameters have companions
 
-    @property
-    def more_registers(self) -> int:
-        """What an update needs besides."""
-        return 0 if self.is_usual else 16 + 8 * self.has_blocks
+    def registers(self, usual: int, momentum: bool, light: bool) -> int:
+        """Those of an update that has `usual` ones if slots are stored as usual. With 88 to 128, as
+        many blocks of 8 warps fit on a multiprocessor."""
+        if self.is_usual:
+            return usual
+        if not light:
+            return 208  # with 152, Triton 3.9 spills
+        if momentum and usual < 128:
+            return 144 if self.has_blocks and self.is_split else 128
+        return usual + 16 + 8 * self.has_blocks
 
 
 USUAL = Storage()
@@ -80,10 +86,9 @@ def elementwise(item_bytes: int, storage: Storage = USUAL, aligned: bool = False
     8 of a 16-bit slot beside float64, or of codes of 8 bits. Unless slots are stored as usual, a
     thread has two numbers of a tile with a mask."""
     block = 512 if item_bytes == 8 else 1024
-    # With 80, 768 threads fit on a multiprocessor. ptxas would take up to 96. With blocks too, it
-    # spills for sm_100.
-    light = storage.is_noisy and not storage.has_blocks and aligned and item_bytes < 8
-    return Chunk(block, 4 * block, 4, block if storage.is_usual else 256, 80 if light else None)
+    # Without a number, ptxas spills a few bytes of some of these.
+    heavy = aligned and (item_bytes == 8 or (storage.is_noisy and not storage.has_blocks))
+    return Chunk(block, 4 * block, 4, block if storage.is_usual else 256, 128 if heavy else None)
 
 
 def squares(item_bytes: int) -> Chunk:
@@ -109,7 +114,7 @@ def factored(
     if name == "UPDATE" and item_bytes == 8 and not aligned:
         registers = 160  # with 128, ptxas for sm_80 spills
     if name.endswith("UPDATE"):
-        registers += storage.more_registers
+        registers = storage.registers(registers, momentum, aligned or name != "UPDATE")
     elif name in ("TINY", "VECTOR"):
         registers += 8 * storage.is_split
     by_name = {
@@ -127,22 +132,29 @@ def factored(
     }
     if name in by_name:
         return by_name[name]
+    most: int | None
     if name in ("ROW_SUMS", "COLUMN_SUMS") and width < LEAST_CHUNK:  # whole rows
-        return Block(width, 2048, 8, registers if aligned else None)
+        most = 168 if item_bytes == 8 and name == "COLUMN_SUMS" else registers
+        return Block(width, 2048, 8, most if aligned else None)
     if name in ("ROW_SUMS", "COLUMN_SUMS"):
         # One row: offsets of a second one may not fit in 32 bits.
         most = 255 if name == "COLUMN_SUMS" and width < 8192 else None
         return Block(width, width, max(4, width // 512), most)
+    if name == "STATISTICS" and item_bytes == 4:
+        if width < WHOLE_ROW:
+            # Aligned, a thread has 32 elements.
+            return Block(width, 4096, 4 if aligned else 8)
+        # A thread has 16 columns of two rows. With fewer, it would take part in the sums of more
+        # rows for the same number of elements. Up to 2048 columns it can also finish them: with 128
+        # registers that code spills. So do two rows of 8192 columns if they are not aligned.
+        rows = 1 if width == 8192 and not aligned else 2
+        registers = 160 if width <= UNIT_SIZES.flat_width else 128
+        return Block(width, rows * width, width // 512, registers if aligned else None)
     if name == "STATISTICS":
-        if item_bytes == 4 and width >= WHOLE_ROW:
-            # A thread has 16 columns of two rows. With fewer, it would take part in the sums of
-            # more rows for the same number of elements.
-            # Up to 2048 columns it can also finish them. With 128 registers that code spills.
-            registers = 160 if width <= UNIT_SIZES.flat_width else 128
-            return Block(width, 2 * width, width // 512, registers if aligned else None)
-        tile = 2048 if item_bytes == 8 else 4096
-        return Block(width, max(width, tile), 16 if width == 8192 else 8)
+        return Block(width, max(width, 2048), 8)
     if name == "SUM_U2" and width == 32:
         return Block(width, 1024, 4, registers)
+    if name == "SUM_U2" and item_bytes == 4 and aligned:
+        return Block(width, 2048, 4, 96)  # a thread has two loads under way
     most = None if name == "SQUARES" else registers
     return Block(width, 2048 if aligned or width < 1024 else 1024, 8, most)

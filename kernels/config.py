@@ -41,6 +41,13 @@ class FactoredConfig:
     WIDTH: int  # columns of a tile, or elements of a vector on chip at a time
     HEIGHT: int  # rows of a tile
 
+    @property
+    def SUM_ROWS(self) -> int:
+        """The rows of the sums down the columns that a unit of the first read keeps: half of a
+        tile's, if a thread has elements of both halves in the same column."""
+        in_halves = self.KIND == "STATISTICS" and self.T != tl.float64 and self.HEIGHT > 1
+        return self.HEIGHT // 2 if in_halves else self.HEIGHT
+
 
 @dataclass(frozen=True)
 class SquaresConfig:

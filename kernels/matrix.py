@@ -157,44 +157,35 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
     scale = memory.gradient_scale(args, tensor, CFG)
     g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols + left
     row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
-    # If the threads of a program hold whole rows, a thread's columns are the same in all rows of a
-    # tile, and it adds them up at once. That saves registers.
-    if CFG.WIDTH >= memory.WHOLE_ROW:
-        s = tl.full((CFG.WIDTH,), 0.0, CFG.T)
-        h = tl.full((CFG.WIDTH,), 0.0, CFG.T)
-    else:
-        s = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
-        h = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
+    is_scaled = tl.abs(scale) != 1.0  # the sign does not matter
+    per_column = div(tl.full((), 1.0, CFG.T), cols.to(CFG.T))
+    s = tl.full((CFG.SUM_ROWS, CFG.WIDTH), 0.0, CFG.T)
+    h = tl.full((CFG.SUM_ROWS, CFG.WIDTH), 0.0, CFG.T)
     sum_of_lane = tl.full((CFG.HEIGHT,), 0.0, CFG.W)
     least_of_lane = tl.full((CFG.HEIGHT,), float("inf"), CFG.T)
     # Load two tiles ahead into shared memory.
     for row in tl.range(0, count, CFG.HEIGHT, num_stages=3):
         row_ok, col_ok, place = tile(count - row, cols - left, cols, CFG)
         mask = row_ok[:, None] & col_ok[None, :]
-        g = tl.load(g_at + row * cols + place, mask, other=0.0).to(CFG.T) * scale
-        square = g * g
+        g = tl.load(g_at + row * cols + place, mask, other=0.0).to(CFG.T)
         # Rows past the end add nothing: their squares are zero and their moment is one.
         moment_at = row_at + row + tl.arange(0, CFG.HEIGHT)
         moment = tl.load(moment_at, row_ok, other=1.0).to(CFG.T)
+        if is_scaled:
+            g *= scale
+        square = g * g
         if CFG.KIND != "COLUMN_SUMS":
             # The threads that load a row's moment also add up the row, so all of them have loaded
             # it before one stores it.
-            mean_square = div(tl.sum(square, 1), cols.to(CFG.T))
+            mean_square = tl.sum(square, 1) * per_column
             stored = new_moment(moment, mean_square, decay_rates, CFG.DTYPES[2])
             tl.store(moment_at, stored, row_ok)
             moment = tl.where(row_ok, stored.to(CFG.T), 1.0)
             sum_of_lane += tl.where(row_ok, moment, 0.0).to(CFG.W)
             least_of_lane = tl.minimum(least_of_lane, least_or_inf(moment, row_ok))
-        weighted = square * rules.inverse(moment)[:, None]
-        if CFG.WIDTH >= memory.WHOLE_ROW:
-            s += tl.sum(square, 0)
-            h += tl.sum(weighted, 0)
-        else:
-            s += square
-            h += weighted
-    if CFG.WIDTH < memory.WHOLE_ROW:
-        s = tl.sum(s, 0)
-        h = tl.sum(h, 0)
+        s, h = with_rows(s, h, square, rules.inverse(moment), CFG)
+    s = tl.sum(s, 0)
+    h = tl.sum(h, 0)
     if CFG.KIND != "COLUMN_SUMS":
         least_row = tl.min(least_of_lane, 0).to(CFG.W)
         store_rows(args, tensor, batch * blocks + block, tl.sum(sum_of_lane, 0), least_row)
@@ -211,6 +202,34 @@ def statistics(args, tensor, unit, CFG: tl.constexpr):
         out = memory.partials(args, tensor) + (batch * blocks + block) * 2 * cols
         tl.store(out + col, s, col < cols)
         tl.store(out + cols + col, h, col < cols)
+
+
+@triton.jit
+def with_rows(s, h, square, weight, CFG: tl.constexpr):
+    """The sums down the columns with a tile's squares, as they are and weighted. Only here is a
+    product fused with a sum: that is one instruction less for each element."""
+    if CFG.SUM_ROWS == CFG.HEIGHT:
+        return s + square, fused(square, weight[:, None], h)
+    else:
+        first, second = halves(square)
+        of_first, of_second = tl.split(tl.trans(tl.reshape(weight, (2, CFG.HEIGHT // 2))))
+        return s + (first + second), fused(
+            second, of_second[:, None], fused(first, of_first[:, None], h)
+        )
+
+
+@triton.jit
+def halves(tile):
+    """The upper and the lower half of a tile. A thread has elements of both in the same column."""
+    rows: tl.constexpr = tile.shape[0] // 2
+    both = tl.reshape(tile, (2, rows, tile.shape[1]))
+    return tl.split(tl.permute(both, (1, 2, 0)))
+
+
+@triton.jit
+def fused(a, b, c):
+    """a * b + c, rounded once."""
+    return tl.fma(a, tl.broadcast_to(b, a.shape), c)
 
 
 @triton.jit

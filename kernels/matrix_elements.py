@@ -75,22 +75,28 @@ def sum_u2(args, tensor, unit, CFG: tl.constexpr):
         part = tl.zeros((), CFG.W)
         if is_capped(args, tensor, batch, mean, cap, CFG):
             scale = memory.gradient_scale(args, tensor, CFG)
+            is_scaled = tl.abs(scale) != 1.0  # the sign does not matter
             g_at = memory.slot(table_row, 1, CFG) + (batch * rows + first) * cols
             row_at = memory.slot_anywhere(table_row, 2, CFG) + batch * rows + first
             factor_at = memory.col_factors(args, tensor, batch, cols)
             total = tl.full((CFG.HEIGHT, CFG.WIDTH), 0.0, CFG.T)
             for start in range(left, right, CFG.WIDTH):
                 col = start + tl.arange(0, CFG.WIDTH)
-                c = tl.load(factor_at + col, col < cols, other=0.0, cache_modifier=".ca")
+                c = tl.load(factor_at + col, col < cols, other=1.0, cache_modifier=".ca")
                 for top in range(0, count, CFG.HEIGHT):
                     row = top + tl.arange(0, CFG.HEIGHT)
                     mask = (row < count)[:, None] & (col < cols)[None, :]
                     place = row[:, None] * cols + col[None, :]
+                    # First of all, so that the factors of rows are computed while it comes.
+                    g = tl.load(g_at + place, mask, other=0.0).to(CFG.T)
                     moment = tl.load(row_at + row, row < count, other=1.0).to(CFG.T)
+                    if is_scaled:
+                        g *= scale
                     r = rules.row_factor(moment, mean)
-                    g = tl.load(g_at + place, mask, other=0.0).to(CFG.T) * scale
+                    # Outside of the matrix g is 0 and the cap is finite. So u is 0, or nan if it is
+                    # for an element of the matrix.
                     u = rules.precondition(g, r[:, None] * c[None, :], cap)
-                    total += tl.where(mask, u * u, 0.0)
+                    total += u * u
             part = tl.sum(tl.sum(total, 0), 0).to(CFG.W)
         elif (first == 0) & (left == 0):
             tiles = memory.cut(args, tensor, memory.TILES)

@@ -143,7 +143,7 @@ def gradient_scale(args, tensor, CFG: tl.constexpr):
 def noise_of(args, tensor, elements):
     """What the noise of the tensor's step depends on, or None. `elements` are those here."""
     if args[7] is None:
-        return None
+        return  # `return None` does not compile before Triton 3.7
     else:
         step = tl.load(scalar_row(args, tensor) + scalars.STEP)
         return noise.of_tensor(args[7], tensor, step, elements)

@@ -50,7 +50,7 @@ def places(of, start, lane):
     there is no noise. `start` may be a number for each row of a tile. `lane` has 32 bits and is
     smaller than LONG."""
     if of is None:
-        return None
+        return  # `return None` does not compile before Triton 3.7
     else:
         return _places(of, start, lane)
 

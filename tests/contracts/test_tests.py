@@ -191,7 +191,9 @@ def test_a_new_elementwise_rule_is_not_taken_for_a_factored_one():
     assert len(FACTORED) + len(ELEMENTWISE) == len(CASES)
 
 
-each_budget = pytest.mark.parametrize("backend", [budgets.CUDA, budgets.TRITON], ids=str)
+each_budget = pytest.mark.parametrize(
+    "backend", [budgets.CUDA, *map(budgets.of_triton, budgets.TRITON_RELEASES)], ids=str
+)
 
 
 @each_budget

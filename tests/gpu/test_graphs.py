@@ -1,5 +1,5 @@
-"""On a GPU, with both backends: streams, steps in CUDA graphs, and a GradScaler that leaves its
-scale to the step."""
+"""On a GPU, with both backends: streams, steps in CUDA graphs, launches that are made again, and a
+GradScaler that leaves its scale to the step."""
 
 import pytest
 import torch
@@ -112,6 +112,23 @@ def test_a_step_follows_what_its_stream_did_before(name, dtype, gpu):
                 param.grad.fill_(7.0)
     torch.cuda.synchronize()
     assert_same_numbers(numbers(optimizer, params), expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_triton_makes_later_launches_without_its_binder(name, gpu, monkeypatch):
+    """On the real driver, as tests/triton/test_again.py shows on a libcuda that does nothing."""
+    pytest.importorskip("triton", minversion="3.4")
+    from fusedstep.kernels import launch
+
+    params, ordinary, real = params_on(gpu, torch.float32, SHAPES), [], launch.run
+    monkeypatch.setattr(launch, "run", lambda *own: ordinary.append(own[0]) or real(*own))
+    options = {**OPTIONS[name][1], "capturable": False, "backend": "triton"}
+    optimizer = OPTIONS[name][0](params, **options)
+    for step in range(3):
+        write_gradients(params, torch.float32, step)
+        ordinary.clear()
+        optimizer.step()
+        assert bool(ordinary) == (step == 0)
 
 
 @each_dtype

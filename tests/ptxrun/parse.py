@@ -114,7 +114,8 @@ class Kernel:
         elif first == ".reg":
             self._scopes.declare_registers(statement)
         elif first == ".loc":
-            _, file, line, column, *_ = statement.split()
+            # After a comma: where the function was inlined, as from Triton 3.9.
+            _, file, line, column, *_ = statement.partition(",")[0].split()
             self._location = (self._module.files.get(file, ""), int(line), int(column))
         elif first == ".param":
             self._scopes.declare_passed(statement, self.layouts["local"])

@@ -4,6 +4,7 @@ the gates compare with them exactly, so a change shows in the diff."""
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 TESTS = Path(__file__).parents[1]
 REGISTERS = 65536  # for each multiprocessor of every NVIDIA GPU here
-Table = Mapping[str, Mapping[str, int]]  # kernel -> what is counted -> number
+Table = Mapping[str, Mapping[str, float]]  # kernel -> what is counted -> number
 
 
 def allocated(registers: int) -> int:
@@ -27,21 +28,21 @@ class Budgets:
     file: Path
 
     def __str__(self) -> str:
-        return self.file.parent.name
+        return str(self.file.relative_to(TESTS).with_suffix(""))
 
     @property
     def measured_with(self) -> str:
         return _read(self.file)["measured with"]
 
     @property
-    def kernels(self) -> dict[str, dict[str, int]]:
-        return _read(self.file)["kernels"]
+    def kernels(self) -> dict[str, dict[str, float]]:
+        return _read(self.file)["kernels"] if self.file.exists() else {}
 
     def write(self, measured_with: str, kernels: Table) -> None:
         self.file.write_text(text(measured_with, kernels))
         _read.cache_clear()
 
-    def of(self, kernel: str, what: str) -> int | None:
+    def of(self, kernel: str, what: str) -> float | None:
         """A kernel's budget; None if it is not listed."""
         return self.kernels.get(kernel, {}).get(what)
 
@@ -80,5 +81,20 @@ def text(measured_with: str, kernels: Table) -> str:
     return head + ",\n".join(lines) + "\n  }\n}\n"
 
 
+def of_triton(release: str) -> Budgets:
+    """The budgets of a release of Triton, such as 3.7."""
+    return Budgets(TESTS / "triton" / "budgets" / f"{release}.json")
+
+
+def installed_triton() -> str:
+    """The release that is installed here, or else the one that `make test` installs."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "3.7"
+    return ".".join(version.split(".")[:2])
+
+
 CUDA = Budgets(TESTS / "cuda" / "budgets.json")
-TRITON = Budgets(TESTS / "triton" / "budgets.json")
+TRITON_RELEASES = sorted(file.stem for file in (TESTS / "triton" / "budgets").glob("*.json"))
+TRITON = of_triton(installed_triton())  # its file is missing for a release without budgets

@@ -6,8 +6,6 @@ import importlib
 import multiprocessing
 import os
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +18,9 @@ import torch
 from fusedstep.backends.triton import TritonBackend
 from fusedstep.gpu import work
 from fusedstep.gpu.cut import WITHOUT_TILES
+from fusedstep.rules.layout import NOISY_BFLOAT16
 from tests.support.exchange import FakeProcesses, share
+from tests.support.machine_code import NO_LOOP, Loop, hot_loop, report
 from tests.support.rule_cases import CASE_OF
 
 NAMES = {
@@ -71,6 +71,11 @@ class Launch:
         return update and update.removesuffix(" in float64")
 
     @property
+    def is_usual(self) -> bool:
+        """Whether all slots are stored in the dtypes of their tensors."""
+        return max(self["CODES"] or (0,)) < NOISY_BFLOAT16
+
+    @property
     def warps(self) -> int:
         return dict(self.options)["num_warps"]
 
@@ -91,6 +96,7 @@ class Facts:
     stores: dict[int, int]
     inexact: tuple[str, ...]
     float_atomics: tuple[str, ...]
+    loop: Loop = NO_LOOP  # of launches with `counts_loop`
 
 
 def recorded_launches(
@@ -247,7 +253,16 @@ def compile_for(launch: Launch, target: str) -> Facts:
     if on_amd:
         options.pop("maxnreg", None)  # the package passes it to CUDA only
     asm = triton.compile(source, target=gpu, options=options).asm
-    return _facts_amd(asm["llir"], asm["amdgcn"]) if on_amd else _facts(asm["ptx"], asm["cubin"])
+    if on_amd:
+        return _facts_amd(asm["llir"], asm["amdgcn"])
+    loop = hot_loop(asm["cubin"]) if counts_loop(launch, target) else NO_LOOP
+    return _facts(asm["ptx"], asm["cubin"], loop)
+
+
+def counts_loop(launch: Launch, target: str) -> bool:
+    """Whether the instructions of the loop over tiles are counted: in the usual cases."""
+    has_tiles = launch.is_aligned and launch.kind not in WITHOUT_TILES
+    return target == "sm_90" and has_tiles and launch.is_usual
 
 
 # Accesses that name a level of the cache are not to slots: only factors of columns are loaded so.
@@ -264,16 +279,10 @@ PTX_INEXACT = re.compile(
 PTX_FLOAT_ATOMIC = re.compile(r"\b(?:red|atom)\.\S*\.(?:f|bf)\d\S*")
 
 
-def _facts(ptx: str, cubin: bytes) -> Facts:
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _facts(ptx: str, cubin: bytes, loop: Loop) -> Facts:
+    used = report(cubin, "-res-usage")
     registers, stack, local = (
-        int(re.search(rf"{what}:(\d+)", report)[1]) for what in ("REG", "STACK", "LOCAL")
+        int(re.search(rf"{what}:(\d+)", used)[1]) for what in ("REG", "STACK", "LOCAL")
     )
     loads, stores = Counter(), Counter()
     for match in PTX_ACCESS.finditer(ptx):
@@ -281,7 +290,7 @@ def _facts(ptx: str, cubin: bytes) -> Facts:
         size = int(match["bytes"], 16) if match["bytes"] else bits // 8
         (stores if match["what"] == "st" else loads)[size] += 1
     inexact, atomics = (tuple(sorted(set(p.findall(ptx)))) for p in (PTX_INEXACT, PTX_FLOAT_ATOMIC))
-    return Facts(registers, stack + local, 0, dict(loads), dict(stores), inexact, atomics)
+    return Facts(registers, stack + local, 0, dict(loads), dict(stores), inexact, atomics, loop)
 
 
 # Read from LLVM's text, because the assembler also loads several numbers of a table at once. Here

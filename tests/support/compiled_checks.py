@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import re
 from collections import Counter
 
 from fusedstep.gpu.cut import WITHOUT_TILES
@@ -115,6 +116,14 @@ def loaded_slots(launch):
     return [slot for slot in loaded if slot in slots(launch)]
 
 
+def whole_slots(launch):
+    """The slots that are loaded whole."""
+    loads = TILES_OF[launch.kind][0]
+    if launch.kind in RULES and not reads_parameter(RULES[launch.kind]):
+        loads = [slot for slot in loads if slot != "p"]
+    return loads
+
+
 def expected_accesses(launch, target):
     """The loads and stores of one thread for a tile of every slot, by size in bytes. AMD's warps
     have 64 threads, so a thread has too few elements for 16 bytes of a 16-bit slot: it has 8."""
@@ -122,18 +131,22 @@ def expected_accesses(launch, target):
     height = 1 if launch["VECTOR"] else launch["HEIGHT"]
     tile = launch["BLOCK"] or launch["WIDTH"] * height
     elements = tile // (launch.warps * (64 if target == "gfx942" else 32))
-    loads, stores, copies = TILES_OF[launch.kind]
-    if launch.kind in RULES and not reads_parameter(RULES[launch.kind]):
-        loads = [slot for slot in loads if slot != "p"]
-    for chosen, times, count in ((loads, copies, expected[0]), (stores, 1, expected[1])):
+    for chosen, count in (
+        (whole_slots(launch), expected[0]),
+        (TILES_OF[launch.kind][1], expected[1]),
+    ):
         for slot in chosen:
             for dtype in tensors_of(launch, slot, count is expected[0]):
                 nbytes = elements * BYTES.get(dtype, 2)
-                count[min(nbytes, 16)] += times * max(nbytes // 16, 1)
+                count[min(nbytes, 16)] += max(nbytes // 16, 1)
     if target == "gfx942" and launch.kind in ("UPDATE", "SUM_U2"):
         # Factors of columns. On NVIDIA their loads are told apart, see PTX_ACCESS.
-        expected[0][16 if launch["WIDTH"] < 1024 else 8] += 1
+        expected[0][FACTORS_ON_AMD.get((launch.kind, launch["WIDTH"]), 16)] += 1
     return list(expected)
+
+
+# The bytes of a thread's load of factors, where they are not 16.
+FACTORS_ON_AMD = {("UPDATE", 1024): 8, ("SUM_U2", 256): 4}
 
 
 BYTES = {"fp64": 8, "fp32": 4, "int8": 1, "uint8": 1}
@@ -160,16 +173,39 @@ def over_budget(launch, target, facts):
     return TRITON.complaint(budget_row(launch), budget_column(launch, target), facts.registers)
 
 
-def measured_registers(found):
+# Columns of what is counted in the hot loop, on sm_90.
+LOOPS = ["fp32 instructions", "fp32 barriers", "bf16 instructions", "bf16 barriers"]
+
+
+def loop_numbers(launch, facts):
+    """Column -> number: instructions for each element of the hot loop, and barriers of a pass."""
+    dtype = launch["DTYPES"][0]
+    if not facts.loop.loads or dtype not in ("fp32", "bf16") or len({*launch["DTYPES"][:2]}) > 1:
+        return {}
+    dtypes = [d for slot in whole_slots(launch) for d in tensors_of(launch, slot, True)]
+    elements = facts.loop.loads * 16 / sum(BYTES.get(dtype, 2) for dtype in dtypes)
+    each = round(facts.loop.instructions / elements, 1)
+    return {f"{dtype} instructions": each, f"{dtype} barriers": facts.loop.barriers}
+
+
+def long_loop(launch, target, facts):
+    budget = TRITON.kernels.get(budget_row(launch), {})
+    numbers = loop_numbers(launch, facts)
+    return [f"{number} {what}" for what, number in numbers.items() if number > budget.get(what, 0)]
+
+
+def measured(found):
     """The budgets: the most registers of a thread, for each kind of launch. With n registers,
     65536 / n threads fit on a multiprocessor of sm_90: 2048 (the maximum) with 32, 1024 with 64,
     512 with 128, and one program of 256 threads with 255. On gfx942, 512 / n warps fit, 8 at
-    most."""
-    measured = {}
+    most. And what the loops over tiles take."""
+    rows = {}
     for launch, target, facts in found:
-        row, column = measured.setdefault(budget_row(launch), {}), budget_column(launch, target)
-        row[column] = max(row.get(column, 0), allocated(facts.registers))
-    return {name: {c: row[c] for c in COLUMNS if c in row} for name, row in measured.items()}
+        row, column = rows.setdefault(budget_row(launch), {}), budget_column(launch, target)
+        numbers = {column: allocated(facts.registers), **loop_numbers(launch, facts)}
+        row.update((what, max(row.get(what, 0), number)) for what, number in numbers.items())
+    columns = COLUMNS + LOOPS
+    return {name: {c: row[c] for c in columns if c in row} for name, row in rows.items()}
 
 
 def narrow(launch, target, facts):
@@ -181,23 +217,29 @@ def narrow(launch, target, facts):
         [Counter({k: n for k, n in c.items() if k >= least}) for c in accesses]
         for accesses in (expected_accesses(launch, target), (facts.loads, facts.stores))
     )
-    # LLVM unrolls the loop over the blocks of a chunk if it is short, else perhaps 2 or 4 of them.
-    for times in {1, 2, 4, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
-        if found == [Counter({k: times * n for k, n in c.items()}) for c in expected]:
+    # LLVM unrolls the loop over the blocks of a chunk if it is short, else perhaps 2 to 4 passes.
+    ahead = TILES_OF[launch.kind][2] - 1  # tiles loaded before the loop
+    for times in {1, 2, 3, 4, (launch["CHUNK"] or 1) // (launch["BLOCK"] or 1)}:
+        if found == [Counter({k: (ahead + times) * n for k, n in c.items()}) for c in expected]:
             return ""
-    return f"{found}, expected {expected}"
+    return f"{found}, expected {expected} for each tile"
+
+
+# Kinds of work whose source uses fma on purpose.
+FUSED = ("STATISTICS", "COLUMN_SUMS")
+PLAIN_FMA = re.compile(r"fma\.rn\.f(?:32|64)(?:x2)?|@llvm\.fma\S*|v_(?:pk_)?fma\w*")
 
 
 def inexact(launch, target, facts):
+    found = facts.inexact
+    if launch.kind in FUSED:
+        found = tuple(one for one in found if not PLAIN_FMA.fullmatch(one))
     allowed = () if dict(launch.options)["enable_fp_fusion"] is False else ("fusion is allowed",)
-    return facts.inexact + allowed
+    return found + allowed
 
 
 def adds_atomically(launch, target, facts):
     return facts.float_atomics
-
-
-CHECKS = [spills, over_budget, narrow, inexact, adds_atomically]
 
 
 def complaints(check, found):

@@ -1,9 +1,11 @@
 """Kernels that are launched again without Triton's binder. The first tests replace Triton's
 compiled kernels by fakes; the last one runs Triton's own driver on a libcuda that loads nothing."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,15 @@ def test_other_options_need_an_ordinary_launch(fakes, monkeypatch):
     assert fakes.launches_of(optimizer) == (0, count)
 
 
+def test_a_plan_holds_the_kernels_that_it_launches_again(fakes):
+    """Newer releases of Triton unload a kernel that nobody holds."""
+    _optimizer, count = begun(fakes)
+    compiled = [weakref.ref(own[-1]) for own in fakes.ordinary]
+    fakes.ordinary.clear()
+    gc.collect()
+    assert count == len([own for own in compiled if own() is not None]) > 0
+
+
 def without_launcher(monkeypatch):
     monkeypatch.setattr(nvidia, "CudaLauncher", type("Other", (), {}))
 
@@ -175,7 +186,7 @@ def with_scratch(monkeypatch):
 
 
 def of_another_version(monkeypatch):
-    monkeypatch.setattr(triton, "__version__", "3.8.0")
+    monkeypatch.setattr(triton, "__version__", "4.0.0")
 
 
 def not_compiled(monkeypatch):

@@ -1,5 +1,5 @@
 """Checks of every Triton kernel, compiled for three NVIDIA GPUs and one AMD GPU: no spills,
-registers within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
+registers and instructions within budget, 16-byte accesses, exact arithmetic, no atomic sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tests.support.compiled_checks import (  # noqa: E402
     adds_atomically,
     complaints,
     inexact,
-    measured_registers,
+    long_loop,
+    measured,
     narrow,
     over_budget,
     spills,
@@ -33,6 +34,7 @@ from tests.support.triton_gate import (  # noqa: E402
     F32,
     F64,
     MIXES,
+    RELEASE,
     TARGETS,
     compiled,
     found_on,
@@ -48,9 +50,9 @@ each_target = pytest.mark.parametrize(
     "target",
     [pytest.param(target, marks=[pytest.mark.slow] * (target != "sm_90")) for target in TARGETS],
 )
-SINCE_3_7 = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
-with_the_pinned_triton = pytest.mark.skipif(
-    not SINCE_3_7, reason=f"the budgets are of {BUDGETS.measured_with}"
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+with_budgets = pytest.mark.skipif(
+    not BUDGETS.file.exists(), reason=f"no budgets of {RELEASE}: `make budgets` writes them"
 )
 
 
@@ -78,18 +80,23 @@ def test_nothing_spills(gate):
     assert not complaints(spills, gate)
 
 
-@with_the_pinned_triton
+@with_budgets
 @each_gate
 def test_registers_stay_in_their_budget(gate):
     assert not complaints(over_budget, gate)
 
 
-@with_the_pinned_triton
+@with_budgets
+@each_gate
+def test_hot_loops_have_no_more_instructions_and_barriers_than_their_budget(gate):
+    assert not complaints(long_loop, gate)
+
+
+@with_budgets
 @pytest.mark.slow
 def test_no_budget_is_larger_than_it_has_to_be(found):
     """So that a regression of 10 % shows."""
-    measured = measured_registers(itertools.chain(*map(found, TARGETS)))
-    assert not BUDGETS.differences(measured)
+    assert not BUDGETS.differences(measured(itertools.chain(*map(found, TARGETS))))
 
 
 @each_gate
@@ -99,7 +106,7 @@ def test_tiles_move_16_bytes_at_a_time(gate):
 
 @each_gate
 def test_arithmetic_is_exact(gate):
-    if gate[0][1] == "gfx942" and not SINCE_3_7:
+    if gate[0][1] == "gfx942" and VERSION < (3, 7):
         pytest.skip("Triton before 3.7 spells AMD's roots and quotients out, in fma")
     assert not complaints(inexact, gate)
 

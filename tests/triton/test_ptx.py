@@ -71,7 +71,8 @@ def test_elementwise_rules_have_the_bits_of_the_reference(case, dtype):
 def test_factored_rules_in_other_dtypes(dtype):
     with on_ptx() as counted:
         Problem(ADAFACTOR, [(7,), (33, 17)], (dtype,)).check()
-    assert counted["fma"] == counted["approximate"] == counted["fusable"] == 0
+    assert counted["fma"] > 0  # the first read has some on purpose
+    assert counted["approximate"] == counted["fusable"] == 0
 
 
 def test_a_momentum():

@@ -28,7 +28,8 @@ SHAPES = [(7,), (33, 17), (40, 128)]
 def test_values(case, stored):
     with on_ptx() as counted:
         check(case, stored, SHAPES)
-    assert counted["fma"] == counted["approximate"] == counted["fusable"] == 0
+    assert bool(counted["fma"]) == (case is not ADAMW)  # a first read has some on purpose
+    assert counted["approximate"] == counted["fusable"] == 0
 
 
 @pytest.mark.slow
