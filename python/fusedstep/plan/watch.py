@@ -154,7 +154,7 @@ def samples() -> list[tuple[Any, ...]]:
 
 
 class PythonWatch:
-    """The same without C++, or where C++ could not learn how tensors lie in memory. It is many times
+    """The same without C++, or where C++ could not learn how tensors lie in memory. It is far
     slower."""
 
     def __init__(
