@@ -67,7 +67,7 @@ budgets-triton: $(TRITON:%=budgets-triton-%) ## writes Triton's budgets with eac
 .SECONDARY: $(RELEASES:%=release-%)
 release-%:
 	$(MAKE) VENV=.venv-triton-$* EXTRA=test .venv-triton-$*/built
-	.venv-triton-$*/bin/pip install --quiet triton==$* "numpy<2.4" # Triton 3.6's interpreter needs it
+	.venv-triton-$*/bin/pip install --quiet triton==$*
 test-triton-%: release-%
 	$(OF_RELEASE) pytest $(SELECT) tests/triton --ignore=tests/triton/interpreted
 	TRITON_INTERPRET=1 $(OF_RELEASE) pytest $(SELECT) tests/triton/interpreted

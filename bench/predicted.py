@@ -26,8 +26,8 @@ bucket cost it {upload:.0f} us, and each number that it reads back {wait:.0f} us
 We measured the host's work on a CPU; that of the H200 takes {host} times as long, as torch's fused
 AdamW showed. There, for each parameter, as a tensor of one element, ours takes {ours:.2f} us,
 torch's fused AdamW {fused:.2f} us and its foreach AdamW {foreach:.2f} us. A step of ours whose
-launches are only recorded takes {adamw:.0f} us (AdamW) and {adafactor:.0f} us (Adafactor). The
-measured times of small lists are older than the host's part of today.
+launches are only recorded takes {adamw:.0f} us (AdamW) and {adafactor:.0f} us (Adafactor). Small
+lists were measured before the host's part became as short as it is now.
 
 We counted instructions in machine code for sm_90. For each element, Adafactor's first read takes
 {bf16} in bfloat16 and {fp32} in float32 ({triton_bf16} and {triton_fp32} in Triton), and its second

@@ -18,7 +18,7 @@ struct DlExchangeApi {
 };
 
 int64_t number_at(PyObject* tuple, Py_ssize_t place) {
-  return PyLong_AsLongLong(PyTuple_GetItem(tuple, place));
+  return int64_t(PyLong_AsUnsignedLongLongMask(PyTuple_GetItem(tuple, place)));
 }
 
 std::vector<int64_t> numbers(PyObject* tuple) {
@@ -97,14 +97,15 @@ bool TensorMemory::describe(PyObject* tensor, DlTensor* out) const {
     return false;
   }
   const std::vector<int64_t> own = numbers(said.get());
+  if (own.size() != 5 || PyErr_Occurred()) return false;
   const int64_t ndim = at<int64_t>(body(tensor), sizes_ - 8);
   // More than kMaxDims are elsewhere, strides behind sizes.
   const char* sizes = body(tensor) + sizes_;
   const char* strides = sizes + 8 * kMaxDims;
   if (ndim > kMaxDims) sizes = at<const char*>(sizes, 0), strides = sizes + 8 * ndim;
-  out->data = reinterpret_cast<void*>(own.at(0)), out->byte_offset = 0;
-  out->device_type = int32_t(own.at(1)), out->device_id = int32_t(own.at(2));
-  out->code = uint8_t(own.at(3)), out->bits = uint8_t(own.at(4)), out->lanes = 1;
+  out->data = reinterpret_cast<void*>(own[0]), out->byte_offset = 0;
+  out->device_type = int32_t(own[1]), out->device_id = int32_t(own[2]);
+  out->code = uint8_t(own[3]), out->bits = uint8_t(own[4]), out->lanes = 1;
   out->ndim = int32_t(ndim);
   out->shape = reinterpret_cast<int64_t*>(const_cast<char*>(sizes));
   out->strides = reinterpret_cast<int64_t*>(const_cast<char*>(strides));
@@ -172,10 +173,14 @@ std::vector<int64_t> TensorMemory::words(const char* body, int64_t ndim) const {
 
 bool TensorMemory::tells_apart(const Samples& samples) const {
   std::vector<std::vector<int64_t>> seen;
+  bool said = false;
   for (const Sample& x : samples) {
     const bool plain = x.ndim <= kMaxDims;
     DlTensor t;
-    if (describe(x.tensor, &t)) {
+    if (!describe(x.tensor, &t)) {
+      PyErr_Clear();  // it has no memory that can be watched
+    } else {
+      said = true;
       const int64_t bytes = t.address() - x.data;
       if (is_plain(x.body, t) != plain || (t.data && offset(x.body) * t.bits / 8 != bytes))
         return false;
@@ -187,7 +192,7 @@ bool TensorMemory::tells_apart(const Samples& samples) const {
     for (size_t k = 0; plain && k + 1 < seen.size(); ++k)
       if (seen[k] == seen.back() && samples[k].facts != x.facts) return false;
   }
-  return true;
+  return said;
 }
 
 // A holder is null for tensors that never needed a gradient, such as the first sample, and set for

@@ -30,8 +30,8 @@ class KeptKernels:
     """The kernels of a plan's launches, by their number, after each was launched once."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Launch] = {}
-        self._held: dict[int, Any] = {}  # Triton 3.8 unloads a kernel that nobody holds
+        # With the compiled kernel, because Triton 3.8 unloads one that nobody holds.
+        self._kept: dict[int, tuple[Launch, Any]] = {}
         self._options: tuple[Any, ...] | None = None
         self._stream = 0
         self._at: dict[str, int] | None = None
@@ -51,7 +51,8 @@ class KeptKernels:
         """Launches kernel `index` again. Returns False if it needs an ordinary launch."""
         if self._at is None or index not in self._kept:
             return False
-        self._kept[index](self._stream, self._at)
+        again, _ = self._kept[index]
+        again(self._stream, self._at)
         return True
 
     def keep(
@@ -61,7 +62,7 @@ class KeptKernels:
         if self._at is not None:
             again = _again(kernel, compiled, programs, arguments, self._at)
             if again is not None:
-                self._kept[index], self._held[index] = again, compiled
+                self._kept[index] = again, compiled
 
 
 def options_now() -> tuple[Any, ...] | None:

@@ -67,8 +67,8 @@ class Storage(NamedTuple):
     is_split: bool = False  # parameters have companions
 
     def registers(self, usual: int, momentum: bool, light: bool) -> int:
-        """Those of an update that has `usual` ones if slots are stored as usual. With 88 to 128, as
-        many blocks of 8 warps fit on a multiprocessor."""
+        """Those of an update that has `usual` ones if slots are stored as usual. From 88 to
+        128, the same number of blocks of 8 warps fits on a multiprocessor."""
         if self.is_usual:
             return usual
         if not light:

@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kElementwiseThreads, kElementwiseResident<S, I
   constexpr int kRoom = kStates > 0 ? kStates : 1;  // no array is empty
   constexpr int kVector = kElementwiseVector<P, G, S>;
   constexpr int kStride = kElementwiseThreads * kVector;
-  // Vectors that a thread loads at once: those of 4 elements are small.
+  // Vectors that a thread loads at once: those of 4 elements are small, and without states there are
+  // registers for two.
   constexpr int kAhead = P == kFloat32 && (kVector == 4 || kStates == 0) ? 2 : 1;
   constexpr bool kHasCompanions = kHasCompanion<P> || kHasCompanion<S>;
   constexpr bool kNoise =

@@ -1,4 +1,5 @@
 // Lists the kernels for factored rules.
+#include "../rules.h"
 #include "dispatch.cuh"
 #include "instances.h"
 
@@ -14,11 +15,7 @@ Kernel instance() {
 // Others take any.
 
 // The dtypes of parameter, gradient and momentum (kNone without it) that the second read has kernels
-// for. They are those of python/fusedstep/rules/spec.py, LARGE_MODELS.
-template <int P, int G, int M>
-struct Dtypes {};
-template <class... D>
-struct DtypesList {};
+// for: those of python/fusedstep/rules/spec.py, LARGE_MODELS, as a test compares.
 using UpdateDtypes =
     DtypesList<Dtypes<kFloat32, kFloat32, kNone>, Dtypes<kFloat32, kFloat32, kFloat32>,
                Dtypes<kBfloat16, kBfloat16, kNone>, Dtypes<kBfloat16, kBfloat16, kBfloat16>,

@@ -5,6 +5,6 @@
 namespace fusedstep {
 
 // A hash of the files in python/fusedstep/rules. Python refuses a module with another hash.
-constexpr char kFingerprint[] = "617cbfdfd41ef5d4";
+constexpr char kFingerprint[] = "5c343ae25c6a85ad";
 
 }  // namespace fusedstep

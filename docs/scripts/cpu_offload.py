@@ -21,15 +21,16 @@ from fusedstep.optim import AdamW
 
 
 class Offloaded:
-    """The parameters of a model and their optimizer, on the CPU."""
+    """The parameters of a model and their optimizer, on the CPU. A step takes the gradients of one
+    backward; parameters that got none are left alone."""
 
     def __init__(self, model: nn.Module, lr: float) -> None:
         self.params = [param for param in model.parameters() if param.requires_grad]
         self.on_gpu = self.params[0].is_cuda
         self.hosts = [nn.Parameter(self.host_copy(param.detach())) for param in self.params]
         for param, host in zip(self.params, self.hosts, strict=True):
-            host.grad = self.host_copy(torch.zeros_like(host))
-            param.register_post_accumulate_grad_hook(self.sends_to(host))
+            room = self.host_copy(torch.zeros_like(host))
+            param.register_post_accumulate_grad_hook(self.sends_to(host, room))
         self.optimizer = AdamW(self.hosts, lr=lr, master_weights=True, backend="cpu")
 
     def host_copy(self, tensor: Tensor) -> Tensor:
@@ -37,9 +38,9 @@ class Offloaded:
         copy = torch.empty_like(tensor, device="cpu", pin_memory=self.on_gpu)
         return copy.copy_(tensor)
 
-    def sends_to(self, host: nn.Parameter):
+    def sends_to(self, host: nn.Parameter, room: Tensor):
         def send(param: Tensor) -> None:
-            host.grad.copy_(param.grad, non_blocking=True)
+            host.grad = room.copy_(param.grad, non_blocking=True)
             param.grad = None  # the allocator keeps its memory until the copy is over
 
         return send
@@ -48,6 +49,7 @@ class Offloaded:
         if self.on_gpu:
             torch.cuda.current_stream().synchronize()  # the gradients are here
         self.optimizer.step()
+        self.optimizer.zero_grad()
         with torch.no_grad():
             for param, host in zip(self.params, self.hosts, strict=True):
                 param.copy_(host, non_blocking=True)

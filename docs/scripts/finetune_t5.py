@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
             max_steps=given.steps,
             per_device_train_batch_size=32,
             logging_steps=10,
+            max_grad_norm=0.0,  # Adafactor clips its update by itself
             save_strategy="no",
             disable_tqdm=True,
             report_to=[],

@@ -56,6 +56,8 @@ def read_bytes(path: Path | None = None) -> Tensor:
 def batch_of(text: Tensor, step: int, rows: int, length: int, rank: int = 0) -> tuple[Tensor, ...]:
     """Tokens and targets of a step. They depend on step and rank alone, so a run that is resumed
     sees what it would have seen."""
+    if len(text) <= length:
+        raise SystemExit(f"--text has {len(text)} bytes: give a longer file, or a shorter --length")
     generator = torch.Generator().manual_seed(1_000_003 * rank + step)
     starts = torch.randint(len(text) - length, (rows, 1), generator=generator)
     windows = text[starts + torch.arange(length + 1)]

@@ -1,5 +1,6 @@
 """Without a GPU: the predictions, the pairing of times on any device, the text of `make gpu`."""
 
+import json
 import subprocess
 import sys
 import time
@@ -38,6 +39,37 @@ def test_the_page_of_predictions_is_written(tmp_path, monkeypatch):
         assert said == predicted.PAGE.read_text(), "make predict writes it again"
 
 
+def test_instructions_are_those_that_the_gates_count():
+    def loop(kernel, elements):
+        return round(cuda[kernel]["loop"] / elements, 1)
+
+    def most(kernels, name):
+        return max(own[kernel][name] for own in triton for kernel in kernels)
+
+    folder = ROOT / "tests"
+    cuda = json.loads((folder / "cuda" / "budgets.json").read_text())["kernels"]
+    files = (folder / "triton" / "budgets").glob("*.json")
+    triton = [json.loads(file.read_text())["kernels"] for file in files]
+    reads = {
+        "float32": loop("STATISTICS -/fp32/-", 16),
+        "bfloat16": loop("STATISTICS -/bf16/-", 32),
+    }
+    assert reads == predict.READ
+    assert loop("STATISTICS -/bf16/- x3", 24) == predict.READ_OF_LONG_ROWS
+    assert loop("UPDATE bf16/bf16/-", 16) == predict.UPDATE
+    wide = [f"STATISTICS {columns}" for columns in (1024, 2048, 4096, 8192)]
+    reads = {
+        "float32": most(wide, "fp32 instructions"),
+        "bfloat16": most(wide, "bf16 instructions"),
+    }
+    assert reads == predict.TRITON_READ
+    assert most(["SUM_U2 1024"], "bf16 instructions") == predict.TRITON_SUM_U2
+    stored = ["noisy/bf16/noisy", "rest16/bf16/fp32", "rest16/bf16/bf16", "bf16/bf16/int8",
+              "rest8/bf16/int8"]  # fmt: skip
+    for kernel, (_, instructions) in zip(stored, predict.LOW_PRECISION.values(), strict=True):
+        assert cuda[f"adamw {kernel}"]["loop"] / 8 == instructions
+
+
 @pytest.mark.parametrize("name", one_pass.NAMES)
 def test_waves_hold_every_matrix_that_fits_and_two_of_them_fit_l2(name):
     own, sizes = one_pass.cut(name), [predict.elements([s]) for s in LISTS[name].shapes]
@@ -46,6 +78,8 @@ def test_waves_hold_every_matrix_that_fits_and_two_of_them_fit_l2(name):
     assert 2 * own.inside / one_pass.WAVE <= own.waves <= 4 * own.inside / one_pass.WAVE + 1
     assert 2 * one_pass.WAVE < predict.L2
     assert own.one_read(0.0) <= own.two_reads
+    gains = [1 - own.one_read(wait) / own.two_reads for wait in (one_pass.PLAIN, one_pass.INSIDE)]
+    assert gains[0] < 0.03 and (gains[1] > 0.03) == (name == "t5-xl")  # the page says so
 
 
 def test_predicted_bytes_of_adamw_are_the_floor_of_the_list():

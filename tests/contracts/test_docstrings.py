@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from fusedstep.described import describes, filled
+from fusedstep.docstrings import describes, filled
 from fusedstep.optim import InZero
 from fusedstep.schedules import SchedulerType, named
 
@@ -87,6 +87,11 @@ def test_entries_stand_in_the_order_of_the_signature_and_own_ones_stay():
 def test_a_docstring_without_entries_stays():
     text = "Does it.\n\nExample:\n    >>> 1"
     assert filled(text, [], {}) == text
+
+
+def test_an_entry_on_something_that_is_no_argument_is_an_error():
+    with pytest.raises(ValueError, match="describes 'b', which is no argument"):
+        filled("Does it.\n\nArguments:\n    b: what?\n\nExample:\n    >>> 1", ["a"], {})
 
 
 def test_the_types_of_schedules_names_are_all_names():

@@ -262,7 +262,7 @@ def test_a_signed_decay_is_the_decay_or_minus_what_is_kept(decay):
 
 FLOORS = [
     {"rules"},
-    {"described", "native", "shared_memory", "stored_numbers", "words"},
+    {"docstrings", "native", "shared_memory", "stored_numbers", "words"},
     {"plan"},
     {"gpu", "operations", "check"},
     {"check_states"},

@@ -8,16 +8,14 @@ from fusedstep import native
 from fusedstep.plan import watch
 from fusedstep.plan.layouts import Layout, Layouts
 
+
 # torch's table for DLPack, and our function of Python that older versions of torch need.
-SOURCES = dict.fromkeys([watch.SOURCE, watch.described])
-
-
-@pytest.fixture(autouse=True, params=SOURCES, ids=["DLPack", "Python"][-len(SOURCES) :])
+@pytest.fixture(autouse=True, params=watch.SOURCES, ids=["DLPack", "Python"][-len(watch.SOURCES) :])
 def source(request):
     """What C++ asks about tensors."""
     assert native.module.learn_to_watch(request.param, watch.samples())
     yield request.param
-    assert native.module.learn_to_watch(watch.SOURCE, watch.samples())
+    assert native.module.learn_to_watch(watch.SOURCES[0], watch.samples())
 
 
 @pytest.fixture
@@ -69,6 +67,18 @@ def test_samples_that_look_alike_and_are_not_are_refused(learns):
     ]
     assert not learns(watch.samples() + rows)
     assert learns(watch.samples() + rows[:1] + [(*rows[1][:-1], rows[0][-1])])
+
+
+def test_a_false_answer_about_a_late_sample_is_refused():
+    """Also after the sample that has no memory."""
+
+    def wrong(tensor):
+        facts = watch.dlpack_facts(tensor)
+        return facts if tensor is not samples[-4][0] else (facts[0] + 4, *facts[1:])
+
+    samples = watch.samples()
+    assert not native.module.learn_to_watch(wrong, samples)
+    assert not native.module.learn_to_watch(lambda tensor: (1, 2), samples)
 
 
 def test_nothing_but_samples_is_refused(learns):

@@ -9,7 +9,7 @@ from fusedstep.plan import shards, watch
 from tests.support.fake_mesh import fake_mesh
 
 KINDS = [watch.PythonWatch, watch.watch]
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=["python", "native"][: len(KINDS)])
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=["python", "native"])
 
 
 @pytest.fixture(autouse=True, scope="module")

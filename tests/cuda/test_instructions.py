@@ -1,8 +1,12 @@
 """Instructions for each element in the hot loops of the machine code, from the budgets. Issue slots
 are what a loop runs out of next, once it is near the speed of memory."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from fusedstep.rules.spec import LARGE_MODELS
 from tests.support.budgets import CUDA as BUDGETS
 
 VECTOR = 16  # bytes of a load
@@ -57,3 +61,12 @@ def test_a_hot_loop_has_few_instructions_for_each_element(kernel):
     loop, loads = (BUDGETS.of(kernel, what) for what in ("loop", "loop loads"))
     found = loop / elements(kernel, loads)
     assert MOST[kernel] / 1.25 < found <= MOST[kernel], f"{found:.1f}: {loop} for {loads} loads"
+
+
+def test_the_second_read_has_kernels_for_the_dtypes_of_large_models():
+    source = Path(__file__).parents[2] / "csrc" / "cuda" / "factored.cu"
+    (listed,) = re.findall(r"using UpdateDtypes =(.*?);", source.read_text(), re.DOTALL)
+    found = re.findall(r"Dtypes<k(\w+), k(\w+), k(\w+)>", listed)
+    wanted = {(p, g, momentum) for p, g, m in LARGE_MODELS for momentum in ("none", m)}
+    assert len(found) == len(wanted)
+    assert {tuple(map(str.lower, dtypes)) for dtypes in found} == wanted

@@ -146,7 +146,7 @@ class Adafactor(FactoredOptimizer):
     def _new_state(self, group: Group, param: Tensor, grad: Tensor) -> State:
         usual = grad.dtype if grad.dtype == torch.float64 else torch.float32
         shapes = self._state_shapes(group, param)
-        like = grad if type(param) in shards.PLAIN else shards.spread_right(param, grad)
+        like = grad if type(param) in shards.PLAIN else shards.state_model(param, grad)
         state: State = {}
         for key in sorted(shapes):  # transformers' order
             dtype = self._dtype_of_state(key, usual, param)

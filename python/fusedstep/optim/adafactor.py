@@ -131,7 +131,7 @@ class Adafactor(FactoredOptimizer):
         shapes = self._state_shapes(group, param)
         dtype = self._dtype_of_state("variance", grad.dtype, param)  # of all second moments
         if "variance" in shapes:
-            like = grad if type(param) in shards.PLAIN else shards.spread_right(param, grad)
+            like = grad if type(param) in shards.PLAIN else shards.state_model(param, grad)
             return {"variance": torch.zeros_like(like, dtype=dtype)}
         return {
             key: shards.zeros(param, grad, shape, dtype, self.reduced[key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..described import describes
+from ..docstrings import describes
 
 PARAGRAPHS = {
     "params": "parameters, (name, parameter) pairs, or groups: dicts with ``params`` and with the "

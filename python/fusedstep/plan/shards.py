@@ -262,7 +262,7 @@ def _along(placement: Any, dim: int) -> Any:
     return type(placement)(dim)
 
 
-def spread_right(param: Tensor, grad: Tensor) -> Tensor:
+def state_model(param: Tensor, grad: Tensor) -> Tensor:
     """What a state of the parameter's shape is made like: the gradient, unless the parameter is a
     DTensor. In torch 2.6 what is computed from a parameter of FSDP2 over tensor parallelism is
     spread in another order, and a state like it would be saved in that order."""

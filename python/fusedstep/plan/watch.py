@@ -56,9 +56,15 @@ def watch(
 
 def _in_native_form(layout: Layout) -> tuple[int, int, bool, tuple[int, ...]]:
     """A layout for C++: the dtype in DLPack's codes, whether the gradient is negated, strides."""
-    code = 5 if layout.dtype.is_complex else 4 if layout.dtype == torch.bfloat16 else 2
     bits = 8 * layout.dtype.itemsize
-    return code, bits, _is_negated(layout), layout.strides
+    return _code(layout.dtype), bits, _is_negated(layout), layout.strides
+
+
+def _code(dtype: torch.dtype) -> int:
+    """DLPack's code of a dtype."""
+    if not (dtype.is_complex or dtype.is_floating_point):
+        return 6 if dtype == torch.bool else int(not dtype.is_signed)
+    return 5 if dtype.is_complex else 4 if dtype == torch.bfloat16 else 2
 
 
 def _is_negated(layout: Layout) -> bool:
@@ -69,21 +75,23 @@ def _is_negated(layout: Layout) -> bool:
 DEVICES = {"cpu": 1, "cuda": 2, "mps": 8, "xpu": 14}
 
 
-def described(tensor: Tensor) -> tuple[int, ...] | None:
+def dlpack_facts(tensor: Tensor) -> tuple[int, ...] | None:
     """What DLPack would say of a tensor, for a torch before 2.10, whose DLPack C++ cannot ask: its
     address, the code and the index of its device, the code and the bits of its dtype. None if it
     has no memory that can be watched."""
     device, dtype = tensor.device, tensor.dtype
     if tensor.layout != torch.strided or device.type not in DEVICES:
         return None
-    code = 5 if dtype.is_complex else 4 if dtype == torch.bfloat16 else 2
-    if not (dtype.is_complex or dtype.is_floating_point):
-        code = 6 if dtype == torch.bool else int(not dtype.is_signed)
-    return tensor.data_ptr(), DEVICES[device.type], device.index or 0, code, 8 * dtype.itemsize
+    bits = 8 * dtype.itemsize
+    return tensor.data_ptr(), DEVICES[device.type], device.index or 0, _code(dtype), bits
 
 
-# What C++ asks about tensors.
-SOURCE = getattr(Tensor, "__dlpack_c_exchange_api__", described)
+# What C++ can ask about tensors: the first that it understands.
+SOURCES = tuple(
+    source
+    for source in (getattr(Tensor, "__dlpack_c_exchange_api__", None), dlpack_facts)
+    if source is not None
+)
 
 
 def _can_watch() -> bool:
@@ -93,7 +101,7 @@ def _can_watch() -> bool:
     if not hasattr(torch, "_lazy_clone"):
         return False
     with torch.no_grad(), _disable_current_modes():
-        return bool(native.module.learn_to_watch(SOURCE, samples()))
+        return any(native.module.learn_to_watch(source, samples()) for source in SOURCES)
 
 
 def _can_look_into(param_lists: ParamLists) -> bool:
@@ -112,7 +120,7 @@ def samples() -> list[tuple[Any, ...]]:
     conjugated, and lazy (copied on its first write); its sizes and strides; and a number that is
     equal for tensors that are alike."""
     tensors: list[Tensor] = []
-    for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1,) * 6):
+    for shape in ((), (3,), (2, 3), (3, 2), (1, 2, 3, 1), (1, 2, 1, 1, 3), (1, 2, 1, 1, 1, 3)):
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int32, torch.complex64):
             tensors.append(torch.zeros(shape, dtype=dtype, device="cpu"))
         pairs = torch.zeros(2, *shape, dtype=torch.complex64, device="cpu")

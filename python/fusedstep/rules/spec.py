@@ -43,9 +43,9 @@ class Rule:
     Rules of one `family` share everything except the update, and are one struct in C++.
     Each of `dtypes` has its own CUDA kernel, and so has each of `stored`, which are names of codes
     in `rules/layout.py`; one more kernel takes anything. csrc/cuda/factored.cu lists the kernels of
-    factored rules. If `only_dtypes`, slots are never stored
-    by other codes. If `in_blocks`, a CPU has loops for states of 8 bits; those of other rules go
-    through buffers, which takes two to three times as long.
+    factored rules. If `only_dtypes`, slots are never stored by other codes. If `in_blocks`, a CPU
+    has loops for states of 8 bits; those of other rules go through buffers, which takes two to
+    three times as long.
     """
 
     name: str

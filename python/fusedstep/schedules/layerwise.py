@@ -33,6 +33,7 @@ class LayerWiseSchedule(LRScheduler):
 
     def __init__(self, schedules: dict[Tensor, Any]) -> None:
         self.schedules = schedules
+        self._step_count = 0  # accelerate counts it up where gradients are accumulated
         for param in schedules:
             if param.requires_grad:
                 param.register_post_accumulate_grad_hook(self._step_one)

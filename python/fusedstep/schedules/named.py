@@ -15,6 +15,7 @@ from .layerwise import LayerWiseSchedule, optimizers_of_layers
 from .shared_arguments import with_shared_arguments
 
 MetricName = Literal["reduce_lr_on_plateau", "greedy"]
+# `get_scheduler` takes any string, as its peer does; these are for editors that complete them.
 StepName = Literal[
     "linear",
     "cosine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..described import describes
+from ..docstrings import describes
 
 PARAGRAPHS = {
     "step": "s: how many steps were made before, from 0. The keyword arguments are the letters of "

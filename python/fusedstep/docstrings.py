@@ -43,6 +43,10 @@ def filled(text: str, arguments: list[str], paragraphs: Mapping[str, str]) -> st
     for name in arguments:
         if name in paragraphs and name not in entries:
             entries[name] = wrapped(name, paragraphs[name])
+    if unknown := entries.keys() - set(arguments):
+        raise ValueError(
+            f"the docstring describes {unknown.pop()!r}, which is no argument: {head!r}"
+        )
     ordered = sorted(entries, key=lambda name: arguments.index(name))
     section = TITLE + "".join(entries[name] for name in ordered) if entries else ""
     return f"{head.rstrip()}\n{section}{example}{rest}"
