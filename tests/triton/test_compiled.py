@@ -99,6 +99,8 @@ def test_no_budget_is_larger_than_it_has_to_be(found):
     assert not BUDGETS.differences(measured(itertools.chain(*map(found, TARGETS))))
 
 
+# Triton 3.8, which has no budgets, loads some tiles ahead, and then there are twice as many loads.
+@with_budgets
 @each_gate
 def test_tiles_move_16_bytes_at_a_time(gate):
     assert not complaints(narrow, gate)
