@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 import torch
-from tiny_gpt import TinyGPT, batch_of, read_bytes
+from tiny_gpt import TinyGPT, add_sizes, batch_of, read_bytes
 from torch import Tensor, nn
 
 from fusedstep.optim import AdamW
@@ -78,11 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=16, help="sequences in a batch")
-    parser.add_argument("--length", type=int, default=128, help="bytes in a sequence")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    add_sizes(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)
 

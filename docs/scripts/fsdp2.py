@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from tiny_gpt import TinyGPT, batch_of, read_bytes
+from tiny_gpt import TinyGPT, add_sizes, batch_of, read_bytes
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 
@@ -95,11 +95,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--optimizer", choices=["adamw", "adafactor"], default="adamw")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=8, help="sequences in a process's batch")
-    parser.add_argument("--length", type=int, default=128, help="bytes in a sequence")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    add_sizes(parser, rows=8)  # of each process
     parser.add_argument("--save", type=Path)
     parser.add_argument("--resume", type=Path)
     return parser.parse_args(arguments)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tiny_gpt import TinyGPT, batch_of, read_bytes
+from tiny_gpt import TinyGPT, add_sizes, batch_of, read_bytes
 
 from fusedstep.hf import get_cosine_schedule_with_warmup
 from fusedstep.optim import AdamW, param_groups
@@ -71,11 +71,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="a file to learn; by default the pages of docs/")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--stop", type=int, help="stop after this step of the schedule")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=16, help="sequences in a batch")
-    parser.add_argument("--length", type=int, default=128, help="bytes in a sequence")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    add_sizes(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--resume", type=Path)

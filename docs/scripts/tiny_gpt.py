@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -62,3 +63,12 @@ def batch_of(text: Tensor, step: int, rows: int, length: int, rank: int = 0) -> 
     starts = torch.randint(len(text) - length, (rows, 1), generator=generator)
     windows = text[starts + torch.arange(length + 1)]
     return windows[:, :-1], windows[:, 1:]
+
+
+def add_sizes(parser: argparse.ArgumentParser, rows: int = 16) -> None:
+    """The sizes of the model and of a batch, for a command line."""
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=rows, help="sequences in a batch")
+    parser.add_argument("--length", type=int, default=128, help="bytes in a sequence")
+    parser.add_argument("--lr", type=float, default=1e-3)

@@ -8,21 +8,26 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..docstrings import describes
 from ..optim.hyperparams import scalar
 from ..plan import devices
 from ..schedules import formulas
 
+with_arguments = describes(
+    {
+        "optimizer": "an Adafactor of transformers' dialect with ``relative_step=True``.",
+        "initial_lr": "what is shown for a group before its first step.",
+    }
+)
 
+
+@with_arguments
 class AdafactorSchedule(LambdaLR):
     """The step size of each group's first parameter at its last step (``optimizer._get_lr``), or
     ``initial_lr`` if the parameter has no gradient. Mirrors
     ``transformers.optimization.AdafactorSchedule``. Step it after the optimizer and before
     gradients are cleared. Values are Python floats; one on a device is only read by
     ``get_last_lr``.
-
-    Arguments:
-        optimizer: an Adafactor of transformers' dialect with ``relative_step=True``.
-        initial_lr: what is shown for a group before its first step.
 
     Example:
         >>> from fusedstep.hf import Adafactor
@@ -74,12 +79,9 @@ class AdafactorSchedule(LambdaLR):
         return [scalar(lr) for lr in self._last_lr]
 
 
+@with_arguments
 def get_adafactor_schedule(optimizer: Optimizer, initial_lr: float = 0.0) -> AdafactorSchedule:
     """The proxy schedule of an Adafactor: ``AdafactorSchedule(optimizer, initial_lr)``.
-
-    Arguments:
-        optimizer: an Adafactor of transformers' dialect with ``relative_step=True``.
-        initial_lr: what is shown for a group before its first step.
 
     Example:
         >>> from fusedstep.hf import Adafactor

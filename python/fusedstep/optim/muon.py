@@ -25,6 +25,12 @@ from .shared_arguments import with_shared_arguments
 ADJUSTMENTS = (None, "original", "match_rms_adamw", "spectral_unclamped")
 
 
+def check_adjustment(name: object) -> None:
+    """Refuses an unknown one: in the constructor, as torch does, and in a group at any time."""
+    if name not in ADJUSTMENTS:
+        raise ValueError(f"Adjust learning rate function {name} is not supported")
+
+
 @with_shared_arguments
 class Muon(FusedOptimizer):
     """Muon: same arguments, states and errors as ``torch.optim.Muon``, for matrices only.
@@ -93,8 +99,7 @@ class Muon(FusedOptimizer):
         for name, value in named.items():
             if not 0.0 <= value:
                 raise ValueError(f"{name} should be >= 0 but is: {value}")
-        if adjust_lr_fn not in ADJUSTMENTS:
-            raise ValueError(f"Adjust learning rate function {adjust_lr_fn} is not supported")
+        check_adjustment(adjust_lr_fn)
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -133,10 +138,7 @@ class Muon(FusedOptimizer):
             raise ValueError("Number of steps must be less than 100 for computational efficiency")
         if not isinstance(coefficients, (tuple, list)) or len(coefficients) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
-        if group["adjust_lr_fn"] not in ADJUSTMENTS:
-            raise ValueError(
-                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported"
-            )
+        check_adjustment(group["adjust_lr_fn"])
 
     def _check_param(self, where: check.Where, group: Group, param: Tensor, grad: Tensor) -> None:
         name = type(self).__name__

@@ -21,10 +21,11 @@ from .factories import (
     get_reduce_on_plateau_schedule,
     get_wsd_schedule,
 )
-from .greedy import GreedyLR, StreamingAverage, get_greedy_schedule
+from .greedy import GreedyLR, get_greedy_schedule
 from .layerwise import LayerWiseSchedule
 from .named import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType, get_scheduler
 from .schedule import Schedule
+from .streaming_average import StreamingAverage
 from .warm_up import WarmUp
 
 __all__ = [
